@@ -1,0 +1,1 @@
+"""Networks that super-resolve a batch of patches: architectures, weights, inference, training, metrics."""

@@ -1,0 +1,1 @@
+"""One file an architecture; `table.py` lists them."""

@@ -1,0 +1,92 @@
+"""SRVGGNetCompact: Real-ESRGAN's small VGG-style network, the project's default.
+
+Plain 3x3 convolutions at source resolution, one pixel shuffle, and the nearest-neighbour enlarged
+input added at the end. Keys are those of the public checkpoints (`realesr-general-x4v3`,
+`realesr-animevideov3`): one flat list, even numbers convolutions, odd ones PReLU.
+
+Source: Wang, Xie, Dong, Shan, "Real-ESRGAN", ICCVW 2021, and its repository's `srvgg_arch`.
+"""
+
+from collections.abc import Mapping
+from itertools import count
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.networks.spec import Geometry, NetworkSpec, StateDict
+
+
+class SRVGGNetCompact(nn.Module):
+    """(N, 3, h, w) RGB in [0, 1] -> (N, 3, scale*h, scale*w).
+
+    Parameters
+    ----------
+    features
+        Channels of the body.
+    convolutions
+        Body convolutions between the first and the last; the receptive radius is `convolutions + 2` pixels.
+    scale
+        Enlargement along each axis.
+    """
+
+    def __init__(self, features: int = 64, convolutions: int = 16, scale: int = 4) -> None:
+        super().__init__()
+        self.scale = scale
+        layers: list[nn.Module] = [nn.Conv2d(3, features, 3, padding=1), nn.PReLU(features)]
+        for _ in range(convolutions):
+            layers += [nn.Conv2d(features, features, 3, padding=1), nn.PReLU(features)]
+        layers.append(nn.Conv2d(features, 3 * scale**2, 3, padding=1))
+        self.body = nn.ModuleList(layers)
+        self.initialise()
+
+    def initialise(self) -> None:
+        """Kaiming-normal weights and a damped last layer; PyTorch's default lets the signal die here."""
+        convolutions = [layer for layer in self.body if isinstance(layer, nn.Conv2d)]
+        for layer in convolutions:
+            nn.init.kaiming_normal_(layer.weight, a=0.25)
+            nn.init.zeros_(layer.bias)
+        convolutions[-1].weight.data.mul_(0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The body may run in bfloat16 (autocast); the skip path and the sum stay in float32."""
+        out = x
+        for layer in self.body:
+            out = layer(out)
+        base = F.interpolate(x.float(), scale_factor=self.scale, mode="nearest")
+        return F.pixel_shuffle(out.float(), self.scale) + base
+
+
+def _last_index(state: StateDict) -> int:
+    return next(i for i in count(2, 2) if f"body.{i + 2}.weight" not in state)
+
+
+def recognise(state: StateDict) -> bool:
+    """A flat `body.N` list whose second entry is a PReLU's vector."""
+    first, second = state.get("body.0.weight"), state.get("body.1.weight")
+    return first is not None and first.ndim == 4 and second is not None and second.ndim == 1
+
+
+def hyperparameters(state: StateDict) -> dict[str, int]:
+    """Width, depth and scale of a checkpoint, from its shapes."""
+    last = _last_index(state)
+    return {
+        "features": state["body.0.weight"].shape[0],
+        "convolutions": last // 2 - 1,
+        "scale": round((state[f"body.{last}.weight"].shape[0] / 3) ** 0.5),
+    }
+
+
+def geometry(hyperparameters: Mapping[str, int]) -> Geometry:
+    """The receptive radius is known and small, so tiles are cut exactly."""
+    return Geometry(hyperparameters["scale"], halo=hyperparameters["convolutions"] + 2, exact=True, fade=0)
+
+
+SPEC = NetworkSpec(
+    name="srvgg-compact",
+    recognise=recognise,
+    canonical=dict,
+    hyperparameters=hyperparameters,
+    build=SRVGGNetCompact,
+    geometry=geometry,
+    paper="Wang et al., Real-ESRGAN, ICCVW 2021 (arXiv 2107.10833)",
+)

@@ -1,0 +1,1 @@
+"""Whole-slide images: read them, find the tissue, plan tiles, blend them, write pyramids."""
