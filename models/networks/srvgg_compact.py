@@ -44,7 +44,8 @@ class SRVGGNetCompact(nn.Module):
         convolutions = [layer for layer in self.body if isinstance(layer, nn.Conv2d)]
         for layer in convolutions:
             nn.init.kaiming_normal_(layer.weight, a=0.25)
-            nn.init.zeros_(layer.bias)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
         convolutions[-1].weight.data.mul_(0.1)
 
     def forward(self, x: Tensor) -> Tensor:

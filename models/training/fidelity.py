@@ -59,7 +59,7 @@ def train(recipe: Recipe, images: list[Tensor], checkpoint: Path, device: torch.
     """The network with its averaged (EMA) weights after `recipe.iterations` steps."""
     torch.manual_seed(recipe.seed)
     network = SRVGGNetCompact(recipe.features, recipe.convolutions, recipe.scale)
-    network = network.to(device, memory_format=torch.channels_last)
+    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     averaged = {key: value.detach().clone() for key, value in network.state_dict().items()}
     optimiser = torch.optim.AdamW(network.parameters(), recipe.learning_rate, betas=(0.9, 0.99))
     rng = torch.Generator().manual_seed(recipe.seed)
@@ -81,7 +81,7 @@ def train(recipe: Recipe, images: list[Tensor], checkpoint: Path, device: torch.
             predicted = network(low.contiguous(memory_format=torch.channels_last))
         loss = charbonnier(predicted, high)
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(network.parameters(), recipe.clip)
         optimiser.step()
         decay = min(recipe.ema, (iteration + 1) / (iteration + 10))
@@ -98,7 +98,8 @@ def train(recipe: Recipe, images: list[Tensor], checkpoint: Path, device: torch.
             torch.save(state, checkpoint.with_suffix(".tmp"))
             checkpoint.with_suffix(".tmp").replace(checkpoint)
     network.load_state_dict(averaged)
-    return network.eval()
+    network.eval()
+    return network
 
 
 def _cosine(recipe: Recipe, iteration: int) -> float:
@@ -108,7 +109,7 @@ def _cosine(recipe: Recipe, iteration: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=Path, required=True, help="folder of sharp images at the target's µm per pixel")
+    parser.add_argument("--images", type=Path, required=True, help="folder of sharp images at the target's µm/px")
     parser.add_argument("--out", type=Path, required=True, help="the .safetensors file to write")
     for name, default in asdict(Recipe()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)

@@ -1,0 +1,189 @@
+"""A network as an upscaler: device, precision, batches, and what is done when memory or numbers fail.
+
+Nothing is ever put in the place of a patch: a batch that does not fit is halved, a batch with
+non-finite output is computed again in float32, and what still fails raises.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from models.errors import DeviceError, NonFiniteOutputError, OutOfMemoryError
+from models.networks.spec import Geometry
+from models.zoo.weights import Weights
+
+Pixels = NDArray[np.uint8] | NDArray[np.float32]
+
+_CUDA_BATCH = 8
+_NO_MEMORY = ("can't allocate memory", "not enough memory")
+
+
+class NetworkUpscaler:
+    """One network on one device; implements `models.upscaler.PatchUpscaler`.
+
+    On the CPU patches are computed one by one, which is fastest there (activations stay in the cache) and makes the
+    output independent of how patches are batched. Holds the weights and the activations of `batch` patches at most.
+    Not for concurrent calls.
+
+    Parameters
+    ----------
+    network
+        Takes and returns RGB in [0, 1], as `models.networks.spec.NetworkSpec.build` promises.
+    device, precision
+        As `models.upscaler.load_upscaler`.
+    batch
+        Patches at once; None for the device's own.
+
+    Raises
+    ------
+    DeviceError
+        If the device is unknown or absent.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        geometry: Geometry,
+        *,
+        name: str,
+        fingerprint: str,
+        device: str = "auto",
+        precision: str = "auto",
+        batch: int | None = None,
+    ) -> None:
+        self._device = choose_device(device)
+        self._network = network.eval().requires_grad_(False)
+        self._network.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.name = name
+        self.fingerprint = fingerprint
+        self.scale, self.halo = geometry.scale, geometry.halo
+        self.exact, self.fade = geometry.exact, geometry.fade
+        self.size_multiple = geometry.size_multiple
+        self.device = str(self._device)
+        self.precision = choose_precision(precision, self._device)
+        self.batch = batch or (_CUDA_BATCH if self._device.type == "cuda" else 1)
+        self.incidents: list[str] = []
+
+    @classmethod
+    def from_weights(cls, weights: Weights, *, name: str, device: str, precision: str) -> "NetworkUpscaler":
+        """The upscaler of a loaded file."""
+        return cls(
+            weights.network,
+            weights.geometry,
+            name=name,
+            fingerprint=weights.fingerprint,
+            device=device,
+            precision=precision,
+        )
+
+    def __call__(self, batch: NDArray[np.uint8]) -> Pixels:
+        """Enlarge uint8 (N, h, w, 3); see `models.upscaler.PatchUpscaler`."""
+        count, height, width, _ = batch.shape
+        padding = [(0, -side % self.size_multiple) for side in (height, width)]
+        padded = np.pad(batch, [(0, 0), *padding, (0, 0)], mode="reflect")
+        shape = (count, self.scale * height, self.scale * width, 3)
+        out: Pixels = np.empty(shape, np.uint8) if self.exact else np.empty(shape, np.float32)
+        first = 0
+        while first < count:
+            chosen = slice(first, min(first + self.batch, count))
+            enlarged = self._enlarge(padded[chosen], first)
+            if enlarged is None:
+                self._halve_batch()
+                continue
+            out[chosen] = enlarged[:, : shape[1], : shape[2]]
+            first = chosen.stop
+        return out
+
+    def _enlarge(self, patches: NDArray[np.uint8], first: int) -> Pixels | None:
+        """One batch; None where memory did not suffice, so that the failed attempt's tensors are gone by then."""
+        try:
+            return self._finite(patches, first)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            return None
+
+    def _halve_batch(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        if self.batch == 1:
+            message = f"{self.name}: one patch does not fit into the memory of {self.device}; free some, or use the CPU"
+            raise OutOfMemoryError(message)
+        self.incidents.append(f"out of memory on {self.device}: batch of {self.batch} halved to {self.batch // 2}")
+        self.batch //= 2
+
+    @torch.inference_mode()
+    def _finite(self, patches: NDArray[np.uint8], first: int) -> Pixels:
+        image = self._forward(patches, self.precision)
+        if self.precision != "fp32" and not torch.isfinite(image).all():
+            self.incidents.append(f"non-finite output in {self.precision}: batch of {len(patches)} computed in fp32")
+            image = self._forward(patches, "fp32")
+        finite = torch.isfinite(image).flatten(1).all(1)
+        if not finite.all():
+            index = first + int(finite.logical_not().nonzero()[0])
+            raise NonFiniteOutputError(f"{self.name}: patch {index} of the batch came out as NaN or infinity", index)
+        image = image.mul(255)
+        image = image.round().clamp(0, 255).to(torch.uint8) if self.exact else image.clamp(0, 255)
+        pixels: Pixels = image.permute(0, 2, 3, 1).cpu().numpy()
+        return pixels
+
+    def _forward(self, patches: NDArray[np.uint8], precision: str) -> Tensor:
+        """(n, 3, scale*h, scale*w) float32 in about [0, 1]."""
+        channels_last = torch.from_numpy(np.ascontiguousarray(patches)).permute(0, 3, 1, 2).to(self._device)
+        bf16 = torch.autocast(self._device.type, torch.bfloat16, enabled=precision == "bf16")
+        with bf16, _repeatable(self._device):
+            out: Tensor = self._network(channels_last.float().div(255))
+        return out.float()
+
+
+def choose_device(device: str) -> torch.device:
+    """The device of a name; "auto" is CUDA where there is one.
+
+    Raises
+    ------
+    DeviceError
+        If the name is unknown, or its device is absent.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise DeviceError(f"{device}: no such device; use auto, cpu, cuda or cuda:N") from error
+    if chosen.type not in ("cpu", "cuda"):
+        raise DeviceError(f"{device}: not supported; use auto, cpu, cuda or cuda:N")
+    if chosen.type == "cuda" and not (chosen.index or 0) < torch.cuda.device_count():
+        found = torch.cuda.device_count()
+        raise DeviceError(f"{device}: not here; torch {torch.__version__} sees {found} CUDA devices")
+    return chosen
+
+
+def choose_precision(precision: str, device: torch.device) -> str:
+    """Resolve "auto": bf16 where the hardware computes in it, else fp32; emulated bf16 is slower.
+
+    Raises
+    ------
+    ValueError
+        If the name is none of the three.
+    """
+    if precision not in ("auto", "fp32", "bf16"):
+        raise ValueError(f"{precision}: no such precision; use auto, fp32 or bf16")
+    if precision != "auto":
+        return precision
+    native = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16" if native else "fp32"
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether CUDA's or the CPU's allocator gave up; the CPU's says so only in words."""
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _NO_MEMORY)
+
+
+def _repeatable(device: torch.device) -> AbstractContextManager[None]:
+    """On CUDA: no algorithm chosen by stopwatch, none that sums in changing order, and no TF32 in the name of fp32."""
+    if device.type != "cuda":
+        return nullcontext()
+    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)

@@ -1,0 +1,1 @@
+"""How good an enlarged image is."""

@@ -1,0 +1,120 @@
+"""Any model as one callable: a batch of uint8 patches in, the enlarged batch out.
+
+`load_upscaler` is the one door. Torch is imported behind it, and only for a network.
+"""
+
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.errors import UnsupportedScaleError
+from models.interpolate import Interpolator
+from models.zoo.catalog import ModelCard, ModelKind, catalog, find, weights_path
+
+WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt")
+
+
+class PatchUpscaler(Protocol):
+    """What a pipeline needs of a model.
+
+    Attributes
+    ----------
+    name
+        Catalog name, or architecture, scale and fingerprint of a user's file; never a path.
+    scale
+        Output pixels per source pixel along each axis.
+    halo, exact, fade
+        Source pixels of context around what is kept; whether tiles cut so join exactly; source pixels of cross-fade.
+    size_multiple
+        What the network needs sides to be a multiple of; met inside, by reflection, so any patch is accepted.
+    precision
+        "fp32", "bf16" or "uint8"; the output depends on it.
+    batch
+        Patches that are computed at once; larger batches are cut into such, smaller ones are fine.
+    fingerprint
+        Hash of the weights' content, the same whatever file format they came in.
+    incidents
+        What had to be done differently, such as a halved batch; the reader may empty it.
+    """
+
+    name: str
+    scale: int
+    halo: int
+    exact: bool
+    fade: int
+    size_multiple: int
+    precision: str
+    device: str
+    batch: int
+    fingerprint: str
+    incidents: list[str]
+
+    def __call__(self, batch: NDArray[np.uint8]) -> NDArray[np.uint8] | NDArray[np.float32]:
+        """Enlarge uint8 (N, h, w, 3) to (N, scale*h, scale*w, 3), halo included: the caller crops.
+
+        The result is uint8 from an exact model, else float32 in 0..255, to be cross-faded before it is rounded.
+
+        Raises
+        ------
+        OutOfMemoryError
+            If not even one patch fits.
+        NonFiniteOutputError
+            If the network answers NaN or infinity in float32 too.
+        """
+        ...
+
+
+def load_upscaler(
+    model: str, *, scale: int | None = None, device: str = "auto", precision: str = "auto"
+) -> PatchUpscaler:
+    """A ready model.
+
+    Parameters
+    ----------
+    model
+        A name of the catalog, or a file of weights (.safetensors, .pth, .pt).
+    scale
+        None for the model's own.
+    device
+        "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N". Interpolation always runs on the CPU.
+    precision
+        "auto" (bf16 where the hardware has it, else fp32), "fp32" or "bf16"; a stored plan passes its own.
+
+    Raises
+    ------
+    UnknownModelError, WeightsError, UnsupportedScaleError, DeviceError
+        If there is no such model, file, scale or device.
+    """
+    card = None if _is_file(model) else find(model)
+    if card is not None and card.kind is ModelKind.INTERPOLATION:
+        return Interpolator(model, card.default_scale if scale is None else scale)
+    path = Path(model) if card is None else weights_path(card)
+    from models.inference import NetworkUpscaler
+    from models.zoo.weights import load_weights
+
+    weights = load_weights(path, sha256=card.sha256 if card else None)
+    if scale not in (None, weights.geometry.scale):
+        raise UnsupportedScaleError(f"{model} enlarges by {weights.geometry.scale}, not by {scale}")
+    name = card.name if card else weights.name
+    return NetworkUpscaler.from_weights(weights, name=name, device=device, precision=precision)
+
+
+def model_card(model: str) -> ModelCard:
+    """The card of a catalog name, or one made from what a file of weights says of itself.
+
+    Raises
+    ------
+    UnknownModelError, WeightsError
+        If there is no such model, or its file can't be used.
+    """
+    if not _is_file(model):
+        return find(model)
+    from models.zoo.weights import load_weights
+
+    return load_weights(Path(model)).card()
+
+
+def _is_file(model: str) -> bool:
+    return model not in catalog() and (Path(model).suffix.lower() in WEIGHT_SUFFIXES or Path(model).is_file())
