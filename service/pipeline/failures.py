@@ -1,0 +1,39 @@
+"""Exceptions of the three packages -> Problems: the one such table."""
+
+import errno
+
+from models import errors as models_errors
+from service.codes import problem
+from service.errors import Problem, ServiceError
+from wsi import errors as wsi_errors
+
+_CODES: tuple[tuple[type[Exception], str], ...] = (
+    (wsi_errors.SlideUnreadableError, "slide.unreadable"),
+    (wsi_errors.UnsupportedPixelsError, "slide.unsupported-pixels"),
+    (wsi_errors.PixelSizeMissingError, "slide.mpp-missing"),
+    (wsi_errors.PixelSizeImplausibleError, "slide.mpp-implausible"),
+    (wsi_errors.TileReadError, "slide.tile-unreadable"),
+    (wsi_errors.PlanError, "request.plan"),
+    (wsi_errors.OutputFormatError, "request.format"),
+    (wsi_errors.VerificationError, "result.verification"),
+    (models_errors.UnknownModelError, "model.unknown"),
+    (models_errors.WeightsError, "model.weights"),
+    (models_errors.UnsupportedScaleError, "model.scale"),
+    (models_errors.DeviceError, "device.missing"),
+    (models_errors.NonFiniteOutputError, "model.non-finite"),
+    (models_errors.OutOfMemoryError, "device.out-of-memory"),
+)
+
+
+def describe(error: Exception) -> Problem:
+    """What to tell the user of `error`; an exception of no package is an internal error."""
+    if isinstance(error, ServiceError):
+        return error.problem
+    for kind, code in _CODES:
+        if isinstance(error, kind):
+            return problem(code, str(error))
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return problem("storage.full", "the disk is full; make space and ask again: finished stripes are kept")
+    if isinstance(error, OSError) and error.filename is not None:
+        return problem("storage.unusable", f"{error.filename}: {error.strerror}")
+    return problem("internal", f"{type(error).__name__}: {error}")

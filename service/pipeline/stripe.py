@@ -1,0 +1,209 @@
+"""One stripe of the plan: read -> batch -> upscale -> blend -> write, into one segment.
+
+A pure function of (slide, plan, stripe number): whoever computes it, in whatever order, the bytes are the same.
+"""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.errors import NonFiniteOutputError
+from models.upscaler import PatchUpscaler
+from service.progress import CancelToken
+from wsi.blending import blender_for
+from wsi.geometry import Region, Size
+from wsi.pyramid import PyramidBuilder
+from wsi.slide import Pixels
+from wsi.tiler import PatchBatch, Tiler
+from wsi.tiling import Stripe, Tile, TilePlan
+from wsi.writers.segment import SegmentWriter, blank_colour
+
+Upscaled = NDArray[np.uint8] | NDArray[np.float32]
+Encode = Callable[[Pixels], Sequence[bytes]]
+
+# Background waits for a batch of tissue to fill up at most this long.
+_QUEUE = 64
+# Encoded tiles in flight: bounds memory to about 50 MB of pixels.
+_ENCODING = 64
+
+
+@dataclass(slots=True)
+class StripeReport:
+    """What happened in one stripe; stored in its segment, so that a resumed job still tells it."""
+
+    tissue: int = 0
+    rejected: int = 0
+    bad_tiles: list[dict[str, Any]] = field(default_factory=list)
+    incidents: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class StripeWork:
+    """All that is the same for every stripe of a job.
+
+    Attributes
+    ----------
+    levels
+        How many pyramid levels a stripe completes by itself.
+    more_levels
+        Whether coarser ones follow, for which raw rows are kept.
+    upscaler, plain
+        For tissue, and for what is rejected.
+    mark_bad
+        A tile for which the network answers no number is resampled plainly and reported, instead of failing the job.
+    advance
+        Called with the number of tiles that were just finished.
+    """
+
+    plan: TilePlan
+    tiler: Tiler
+    upscaler: PatchUpscaler
+    plain: PatchUpscaler
+    encode: Encode
+    encoders: ThreadPoolExecutor
+    levels: int
+    more_levels: bool
+    mark_bad: bool
+    advance: Callable[[int], None]
+    cancel: CancelToken
+
+    def run(self, stripe: Stripe, path: Path) -> None:
+        """Make the stripe's segment at `path`.
+
+        Raises
+        ------
+        TileReadError, NonFiniteOutputError
+            A tile can't be read or computed, and is not to be marked.
+        Cancelled
+            Somebody asked to stop; nothing is left behind.
+        """
+        report = StripeReport()
+        blender = blender_for(self.plan, stripe)
+        with SegmentWriter(path) as writer:
+            encoding = _Encoding(self.encoders, self.encode, writer)
+            sizes = _stripe_sizes(stripe.output.size, self.levels)
+            builder = PyramidBuilder(sizes, encoding.submit, keep_rest=self.more_levels)
+            try:
+                batches = self.tiler.rows(stripe.first_row, stripe.rows + blender.extra_rows)
+                for tile, upscaled in self._upscaled(batches, stripe, report):
+                    for block in blender.add(tile, upscaled):
+                        builder.add(block.x, block.y - stripe.output.y, block.pixels)
+                builder.finish()
+            finally:
+                encoding.wait()
+            report.incidents += self.upscaler.incidents
+            self.upscaler.incidents.clear()
+            writer.finish(builder.rest, asdict(report))
+
+    def _upscaled(
+        self, batches: Iterable[PatchBatch], stripe: Stripe, report: StripeReport
+    ) -> Iterator[tuple[Tile, Upscaled]]:
+        """Tiles in the plan's order; those with tissue through the network, `plan.batch` at a time."""
+        queue: list[tuple[Tile, Pixels, bool]] = []
+        last_row = stripe.first_row + stripe.rows - 1
+        for batch in batches:
+            report.bad_tiles += [_told(bad.core, bad) for bad in batch.bad if bad.row <= last_row]
+            for tile, patch, tissue in zip(batch.tiles, batch.pixels, batch.tissue.tolist(), strict=True):
+                if tile.row <= last_row:
+                    report.tissue += tissue
+                    report.rejected += not tissue
+                queue.append((tile, patch, tissue))
+                waiting = sum(entry[2] for entry in queue)
+                row_ends = tile.column == self.plan.columns - 1
+                if waiting == self.plan.batch or len(queue) == _QUEUE or row_ends:
+                    yield from self._flush(queue, report, last_row)
+                    queue.clear()
+
+    def _flush(
+        self, queue: Sequence[tuple[Tile, Pixels, bool]], report: StripeReport, last_row: int
+    ) -> Iterator[tuple[Tile, Upscaled]]:
+        self.cancel.raise_if_cancelled()
+        seen = [(tile, patch) for tile, patch, tissue in queue if tissue]
+        results = iter(self._infer(seen, report) if seen else ())
+        for tile, patch, tissue in queue:
+            yield tile, next(results) if tissue else self._plain(patch)
+        self.advance(sum(tile.row <= last_row for tile, _, _ in queue))
+
+    def _infer(self, seen: Sequence[tuple[Tile, Pixels]], report: StripeReport) -> Sequence[Upscaled]:
+        try:
+            return list(self.upscaler(np.stack([patch for _, patch in seen])))
+        except NonFiniteOutputError as error:
+            tile, patch = seen[error.index]
+            where = f"tile ({tile.column}, {tile.row}) at x {tile.core.x}, y {tile.core.y} of level {self.plan.level}"
+            if not self.mark_bad:
+                raise NonFiniteOutputError(f"{where}: {error}", error.index) from error
+            report.bad_tiles.append(
+                {
+                    "row": tile.row,
+                    "column": tile.column,
+                    "level": self.plan.level,
+                    "region": [tile.core.x, tile.core.y, tile.core.width, tile.core.height],
+                    "cause": str(error),
+                    "remedy": "resampled plainly",
+                }
+            )
+            before, after = seen[: error.index], seen[error.index + 1 :]
+            return [
+                *(self._infer(before, report) if before else ()),
+                self._plain(patch),
+                *(self._infer(after, report) if after else ()),
+            ]
+
+    def _plain(self, patch: Pixels) -> Pixels:
+        """Without the network; the part of the halo that the filter does not need stays black and is cropped."""
+        spare = self.plan.halo - self.plain.halo
+        inner = patch[spare : patch.shape[0] - spare, spare : patch.shape[1] - spare]
+        scaled = self.plain(inner[None])[0]
+        return np.pad(scaled, ((spare * self.plan.scale,) * 2, (spare * self.plan.scale,) * 2, (0, 0)))
+
+
+def _told(core: Region, bad: Any) -> dict[str, Any]:
+    return {
+        "row": bad.row,
+        "column": bad.column,
+        "level": bad.level,
+        "region": [core.x, core.y, core.width, core.height],
+        "cause": bad.cause,
+        "remedy": str(bad.remedy),
+    }
+
+
+def _stripe_sizes(output: Size, levels: int) -> tuple[Size, ...]:
+    return tuple(output.halved(level) for level in range(levels))
+
+
+class _Encoding:
+    """Encodes tiles on a pool and hands them to the segment; at most `_ENCODING` at a time."""
+
+    def __init__(self, pool: ThreadPoolExecutor, encode: Encode, writer: SegmentWriter) -> None:
+        self._pool, self._encode, self._writer = pool, encode, writer
+        self._free = threading.Semaphore(_ENCODING)
+        self._futures: list[Future[None]] = []
+
+    def submit(self, level: int, row: int, column: int, tile: Pixels) -> None:
+        self._free.acquire()
+        if len(self._futures) > 4 * _ENCODING:
+            self._settle([future for future in self._futures if future.done()])
+        self._futures.append(self._pool.submit(self._run, level, row, column, tile))
+
+    def wait(self) -> None:
+        """All is written; raises what went wrong first."""
+        self._settle(list(self._futures))
+
+    def _settle(self, futures: list[Future[None]]) -> None:
+        settled = set(futures)
+        self._futures = [future for future in self._futures if future not in settled]
+        for future in futures:
+            future.result()
+
+    def _run(self, level: int, row: int, column: int, tile: Pixels) -> None:
+        try:
+            self._writer.put(level, row, column, blank_colour(tile) or self._encode(tile))
+        finally:
+            self._free.release()

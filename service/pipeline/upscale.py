@@ -1,0 +1,344 @@
+"""One slide, from the request to the verified file: what the command line, the worker and Python all call."""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from models.interpolate import Interpolator
+from models.upscaler import PatchUpscaler, load_upscaler, model_card
+from models.zoo.catalog import ModelCard, ModelKind
+from service.codes import problem
+from service.errors import Cancelled, ServiceError
+from service.pipeline.stripe import StripeWork
+from service.pipeline.workspace import Workspace
+from service.progress import CancelToken, Progress, Stage, TileClock
+from service.request import BadTilePolicy, UpscaleRequest
+from wsi.geometry import Region
+from wsi.ome_xml import ImageFacts
+from wsi.provenance import NOT_FOR_DIAGNOSIS, Provenance, software
+from wsi.pyramid import level_sizes, levels_in_stripe
+from wsi.readers.open_slide import open_slide
+from wsi.slide import SlideReader, content_hash
+from wsi.tiler import Tiler
+from wsi.tiling import TilePlan, choose_level, source_region
+from wsi.tissue import DEFAULT_ENTROPY, survey
+from wsi.verify import Source, verify
+from wsi.writers.join import build_crown, joined_levels
+from wsi.writers.segment import Segment
+from wsi.writers.table import OutputFormat, format_of
+
+Tell = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A request with everything that had to be looked up for it."""
+
+    request: UpscaleRequest
+    reader: SlideReader
+    format: OutputFormat
+    upscaler: PatchUpscaler
+    provenance: Provenance
+    facts: ImageFacts
+    warnings: tuple[str, ...]
+
+    @property
+    def plan(self) -> TilePlan:
+        return self.provenance.plan
+
+
+def upscale(
+    request: UpscaleRequest, on_progress: Tell = lambda progress: None, cancel: CancelToken | None = None
+) -> dict[str, Any]:
+    """Upscale one slide and return the report.
+
+    The output appears under its name only when it is whole and has been read back. An interrupted call leaves its
+    finished stripes in a hidden folder beside the output; the same call goes on from there.
+
+    Parameters
+    ----------
+    on_progress
+        Called from this thread at every batch.
+    cancel
+        Looked at between batches.
+
+    Returns
+    -------
+    dict
+        JSON values: slide, model, plan, tiles, warnings, incidents, seconds; no paths.
+
+    Raises
+    ------
+    WsiError, ModelError, ServiceError
+        As their packages say. A failure that the same request would meet again leaves nothing behind.
+    """
+    cancel = cancel or CancelToken()
+    started = time.monotonic()
+    output_format = format_of(request.output)
+    _refuse_output(request)
+    on_progress(Progress(Stage.OPENING))
+    with ExitStack() as stack:
+        reader = open_slide(request.slide)
+        stack.callback(reader.close)
+        workspace = stack.enter_context(Workspace(request.output))
+        with _kept_if_continuable(workspace):
+            on_progress(Progress(Stage.PLANNING))
+            job = _prepare(request, reader, output_format, workspace)
+            cancel.raise_if_cancelled()
+            segments, resumed = _make_stripes(job, workspace, on_progress, cancel)
+            report = _report(job, segments, resumed)
+            _finish(job, workspace, segments, report, on_progress, cancel)
+    return {**report, "seconds": round(time.monotonic() - started, 3)}
+
+
+@contextmanager
+def _kept_if_continuable(workspace: Workspace) -> Iterator[None]:
+    """Finished stripes outlive a crash, a cancel, a full disk; not what would fail the same way again."""
+    workspace.keep()
+    try:
+        yield
+    except (Cancelled, OSError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:
+        workspace.release()
+        raise
+    workspace.release()
+
+
+def _refuse_output(request: UpscaleRequest) -> None:
+    output = request.output
+    if output.exists() and request.slide.exists() and output.samefile(request.slide):
+        raise ServiceError(problem("request.output", f"{output.name} is the slide itself; choose another output"))
+    if output.is_dir() and not (output / ".zattrs").exists() and any(output.iterdir()):
+        raise ServiceError(
+            problem("request.output", f"{output} is a folder that holds other files; choose another output")
+        )
+
+
+def _prepare(
+    request: UpscaleRequest, reader: SlideReader, output_format: OutputFormat, workspace: Workspace
+) -> _Job:
+    info = reader.info
+    mpp = info.trusted_mpp(request.mpp)
+    card = model_card(request.model)
+    level, scale = choose_level(info, mpp, card.scales, card.default_scale, request.target_mpp, request.level)
+    region = source_region(info, level, Region(*request.region) if request.region else None)
+    asked = {
+        **asdict(replace(request, slide=Path(), output=Path(), slide_sha256=None)),
+        "format": output_format.name,
+        "source": request.slide_sha256 or content_hash(request.slide),
+        "software": software(),
+    }
+    stored = workspace.state()
+    precision = stored["precision"] if stored else "auto"
+    upscaler = load_upscaler(request.model, scale=scale, device=request.device, precision=precision)
+    asked["model_sha256"] = upscaler.fingerprint
+    key = hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
+    if stored and stored["key"] == key:
+        plan = TilePlan.from_dict(stored["plan"])
+        warnings = tuple(stored["warnings"])
+    else:
+        if precision != "auto":
+            upscaler = load_upscaler(request.model, scale=scale, device=request.device)
+        plan, warnings = _plan(request, reader, card, upscaler, level, region, mpp)
+        workspace.begin(
+            {"key": key, "precision": upscaler.precision, "plan": plan.as_dict(), "warnings": list(warnings)}
+        )
+    provenance = Provenance(
+        source_sha256=str(asked["source"]),
+        source_mpp=mpp,
+        source_objective=info.objective,
+        model=upscaler.name,
+        model_sha256=upscaler.fingerprint,
+        precision=upscaler.precision,
+        output_format=f"{output_format.name} q{request.quality}",
+        plan=plan,
+        mark_bad=request.on_bad_tile is BadTilePolicy.MARK,
+    )
+    return _Job(request, reader, output_format, upscaler, provenance, _facts(reader, provenance), warnings)
+
+
+def _plan(
+    request: UpscaleRequest,
+    reader: SlideReader,
+    card: ModelCard,
+    upscaler: PatchUpscaler,
+    level: int,
+    region: Region,
+    mpp: tuple[float, float],
+) -> tuple[TilePlan, tuple[str, ...]]:
+    entropy = DEFAULT_ENTROPY if request.entropy is None else request.entropy
+    look = survey(reader, level, region)
+    if look.is_dark() and card.kind is ModelKind.NETWORK:
+        raise ServiceError(
+            problem(
+                "slide.not-brightfield",
+                f"{reader.info.name}: most of it is black, as in fluorescence, and {card.name} is made for "
+                "brightfield stains; use an interpolating model such as bicubic",
+            )
+        )
+    plan = TilePlan(
+        level=level,
+        source=region,
+        scale=upscaler.scale,
+        halo=max(upscaler.halo, Interpolator("bicubic", upscaler.scale).halo),
+        fade=upscaler.fade,
+        batch=upscaler.batch,
+        entropy=entropy,
+        mask=(),
+    )
+    mask = (
+        look.tissue_rows(plan.core, plan.rows, plan.columns)
+        if entropy > 0
+        else tuple("1" * plan.columns for _ in range(plan.rows))
+    )
+    return replace(plan, mask=mask), _warnings(reader, card, level, mpp)
+
+
+def _warnings(reader: SlideReader, card: ModelCard, level: int, mpp: tuple[float, float]) -> tuple[str, ...]:
+    found = list(reader.info.warnings)
+    source = mpp[0] * reader.info.levels[level].downsample
+    if card.source_mpp and not card.source_mpp[0] <= source <= card.source_mpp[1]:
+        low, high = card.source_mpp
+        found.append(
+            f"the source has {source:.3g} µm per pixel and {card.name} was trained for {low:g} to {high:g}: expect less "
+            "than its published gain"
+        )
+    return tuple(found)
+
+
+def _facts(reader: SlideReader, provenance: Provenance) -> ImageFacts:
+    plan, mpp = provenance.plan, provenance.source_mpp
+    downsample = reader.info.levels[plan.level].downsample
+    return ImageFacts(
+        uuid=provenance.uuid,
+        name=f"{provenance.model} x{plan.scale}",
+        software=software(),
+        description=f"{NOT_FOR_DIAGNOSIS} Model {provenance.model}, x{plan.scale}.",
+        sizes=level_sizes(plan.output),
+        mpp=(mpp[0] * downsample / plan.scale, mpp[1] * downsample / plan.scale),
+        objective=provenance.computed_objective(downsample),
+        annotations=tuple(provenance.as_pairs(downsample)),
+        icc_profile=reader.info.icc_profile,
+    )
+
+
+def _make_stripes(
+    job: _Job, workspace: Workspace, on_progress: Tell, cancel: CancelToken
+) -> tuple[list[Segment], int]:
+    """All stripes' segments, in order, and how many an earlier run had made."""
+    plan, levels = job.plan, len(job.facts.sizes)
+    in_stripe = levels_in_stripe(plan.stripe_height, levels)
+    found = {stripe.number: workspace.finished_segment(stripe.number) for stripe in plan.stripes()}
+    resumed = sum(
+        stripe.rows * plan.columns for stripe in plan.stripes() if found[stripe.number] is not None
+    )
+    clock = TileClock(plan.rows * plan.columns, resumed)
+    on_progress(clock.snapshot(Stage.UPSCALING))
+
+    def advance(tiles: int) -> None:
+        clock.done += tiles
+        on_progress(clock.snapshot(Stage.UPSCALING))
+
+    mark_bad = job.request.on_bad_tile is BadTilePolicy.MARK
+    interpolating = isinstance(job.upscaler, Interpolator)
+    with ExitStack() as stack:
+        tiler = Tiler(job.reader, plan, mark_bad=mark_bad)
+        stack.callback(tiler.close)
+        work = StripeWork(
+            plan=plan,
+            tiler=tiler,
+            upscaler=job.upscaler,
+            plain=job.upscaler if interpolating else Interpolator("bicubic", plan.scale),
+            encode=job.format.encoder(job.request.quality),
+            encoders=stack.enter_context(ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="encode")),
+            levels=in_stripe,
+            more_levels=levels > in_stripe,
+            mark_bad=mark_bad,
+            advance=advance,
+            cancel=cancel,
+        )
+        segments = []
+        for stripe in plan.stripes():
+            segment = found[stripe.number]
+            if segment is None:
+                work.run(stripe, workspace.segment_path(stripe.number))
+                segment = Segment(workspace.segment_path(stripe.number))
+            segments.append(segment)
+    return segments, sum(segment is not None for segment in found.values())
+
+
+def _finish(
+    job: _Job,
+    workspace: Workspace,
+    segments: list[Segment],
+    report: dict[str, Any],
+    on_progress: Tell,
+    cancel: CancelToken,
+) -> None:
+    """Join, read back, publish."""
+    plan, facts, quality = job.plan, job.facts, job.request.quality
+    total = plan.rows * plan.columns
+    on_progress(Progress(Stage.JOINING, total, total))
+    in_stripe = levels_in_stripe(plan.stripe_height, len(facts.sizes))
+    crown = (
+        build_crown(workspace.crown, segments, facts.sizes, in_stripe, job.format.encoder(quality))
+        if len(facts.sizes) > in_stripe
+        else None
+    )
+    levels = joined_levels(
+        segments, crown, plan.stripe_height, len(facts.sizes), in_stripe, cancel.raise_if_cancelled
+    )
+    workspace.clear_result()
+    job.format.join(workspace.result, levels, facts, quality)
+    on_progress(Progress(Stage.VERIFYING, total, total))
+    skip = tuple(Region(*bad["region"]) for bad in report["tiles"]["bad"])
+    seed = int(job.provenance.identity[:8], 16)
+    verify(workspace.result, job.format.name, facts, quality, Source(job.reader, plan, skip), seed)
+    cancel.raise_if_cancelled()
+    workspace.publish()
+
+
+def _report(job: _Job, segments: list[Segment], resumed: int) -> dict[str, Any]:
+    plan, facts, info = job.plan, job.facts, job.reader.info
+    told = [segment.report for segment in segments]
+    return {
+        "software": software(),
+        "statement": NOT_FOR_DIAGNOSIS,
+        "slide": {"sha256": job.provenance.source_sha256, **info.as_dict(), "mpp_used": list(job.provenance.source_mpp)},
+        "model": {
+            "name": job.upscaler.name,
+            "sha256": job.upscaler.fingerprint,
+            "precision": job.upscaler.precision,
+            "device": job.upscaler.device,
+            "tiles_join_exactly": job.upscaler.exact,
+        },
+        "output": {
+            "format": job.format.name,
+            "quality": job.request.quality,
+            "uuid": facts.uuid,
+            "width": facts.sizes[0].width,
+            "height": facts.sizes[0].height,
+            "levels": [[size.width, size.height] for size in facts.sizes],
+            "mpp": list(facts.mpp),
+            "magnification": facts.objective,
+            "icc_profile_carried_over": facts.icc_profile is not None,
+        },
+        "plan": {key: value for key, value in plan.as_dict().items() if key != "mask"},
+        "tiles": {
+            "total": plan.rows * plan.columns,
+            "tissue": sum(report["tissue"] for report in told),
+            "rejected": sum(report["rejected"] for report in told),
+            "bad": [bad for report in told for bad in report["bad_tiles"]],
+        },
+        "stripes": {"total": len(segments), "resumed": resumed},
+        "warnings": list(job.warnings),
+        "incidents": [incident for report in told for incident in report["incidents"]],
+    }

@@ -1,0 +1,119 @@
+"""Where a result is made: a hidden folder beside it, with the plan and the finished stripes, kept across crashes."""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from service.codes import problem
+from service.errors import ServiceError
+from wsi.errors import VerificationError
+from wsi.writers.segment import Segment, sync_folder
+
+
+class Workspace:
+    """Owned by one process at a time (a file lock, which dies with it); a context manager.
+
+    Its name holds no ``.zarr``: readers take the first such part of a path for the image.
+    """
+
+    def __init__(self, output: Path) -> None:
+        token = hashlib.sha256(output.name.encode()).hexdigest()[:16]
+        self.folder = output.parent / f".slidelift-{token}"
+        self._output = output
+        self._kept = False
+
+    def __enter__(self) -> "Workspace":
+        try:
+            self.folder.mkdir(exist_ok=True)
+        except FileNotFoundError:
+            raise ServiceError(
+                problem("request.output", f"{self._output.parent}: no such folder; make it, or choose another output")
+            ) from None
+        self._lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock)
+            raise ServiceError(
+                problem("request.in-progress", f"{self._output.name} is being made by another process right now")
+            ) from None
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._kept:
+            shutil.rmtree(self.folder)
+        os.close(self._lock)
+
+    def keep(self) -> None:
+        """Leave everything in place when the process ends, to be continued."""
+        self._kept = True
+
+    def release(self) -> None:
+        """Remove everything when the process ends: the result is out, or can never be."""
+        self._kept = False
+
+    def state(self) -> dict[str, Any] | None:
+        """What `begin` stored, None where nothing can be continued."""
+        try:
+            state: dict[str, Any] = json.loads((self.folder / "plan.json").read_text("utf-8"))
+        except (FileNotFoundError, json.JSONDecodeError):
+            return None
+        return state
+
+    def begin(self, state: dict[str, Any]) -> None:
+        """Forget earlier work and store `state` (write, flush, rename)."""
+        for old in self.folder.iterdir():
+            if old.name != "lock":
+                shutil.rmtree(old) if old.is_dir() else old.unlink()
+        partial = self.folder / "plan.part"
+        with partial.open("w", encoding="utf-8") as file:
+            json.dump(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(self.folder / "plan.json")
+        sync_folder(self.folder)
+
+    def segment_path(self, number: int) -> Path:
+        """Where a stripe's encoded tiles lie."""
+        return self.folder / f"stripe-{number:05}.segment"
+
+    def finished_segment(self, number: int) -> Segment | None:
+        """A stripe's segment if it is whole; a damaged one is removed, to be made again."""
+        path = self.segment_path(number)
+        try:
+            return Segment(path)
+        except FileNotFoundError:
+            return None
+        except VerificationError:
+            path.unlink()
+            return None
+
+    @property
+    def result(self) -> Path:
+        """Where the joined file is written before it is verified."""
+        return self.folder / ("joined" + "".join(self._output.suffixes[-2:]))
+
+    @property
+    def crown(self) -> Path:
+        """Where the coarse levels are gathered."""
+        return self.folder / "crown.segment"
+
+    def clear_result(self) -> None:
+        """Remove what an interrupted join left."""
+        if self.result.is_dir():
+            shutil.rmtree(self.result)
+        self.result.unlink(missing_ok=True)
+
+    def publish(self) -> None:
+        """Give the verified result its name, in the place of an earlier one."""
+        if self._output.is_dir():
+            self._output.rename(self.folder / "replaced")
+        self.result.replace(self._output)
+        sync_folder(self._output.parent)

@@ -1,0 +1,52 @@
+"""What is asked: one slide, one model, one result."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+
+class BadTilePolicy(StrEnum):
+    """What to do with a source tile that can't be decoded."""
+
+    FAIL = "fail"
+    MARK = "mark"
+
+
+@dataclass(frozen=True, slots=True)
+class UpscaleRequest:
+    """One upscale, as the command line, the worker and Python ask for it.
+
+    Attributes
+    ----------
+    slide, output
+        Files of this machine; the output's suffix names its format (.ome.tiff, .ome.tif, .ome.zarr).
+    model
+        A name of the catalog or a file of weights.
+    mpp
+        The source's µm per pixel at level 0: given where the slide does not say, or to confirm what it says.
+    target_mpp
+        Wanted µm per pixel of the result; None for the source level's divided by the model's scale.
+    level
+        Source level; None to choose by target_mpp, else level 0.
+    region
+        (x, y, width, height) in level-0 pixels; None for the whole slide.
+    entropy
+        Least Shannon entropy in bits of a tissue patch; None for the default, 0 to reject nothing.
+    quality
+        JPEG quality of an OME-TIFF, 1 to 100.
+    slide_sha256
+        The slide's content hash where the caller already has it.
+    """
+
+    slide: Path
+    output: Path
+    model: str = "compact-x4"
+    mpp: float | None = None
+    target_mpp: float | None = None
+    level: int | None = None
+    region: tuple[int, int, int, int] | None = None
+    entropy: float | None = None
+    quality: int = 90
+    on_bad_tile: BadTilePolicy = BadTilePolicy.FAIL
+    device: str = "auto"
+    slide_sha256: str | None = None

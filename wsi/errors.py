@@ -1,0 +1,69 @@
+"""Every failure a slide can cause.
+
+    WsiError
+    ├── SlideError                the slide, as a file, is at fault; the message names it
+    │   ├── SlideUnreadableError      no reader can open it, or it opens and nothing can be decoded
+    │   ├── UnsupportedPixelsError    16-bit, fluorescence, one channel: readable, not what this program is for
+    │   ├── PixelSizeMissingError     no µm per pixel in the slide and none given
+    │   └── PixelSizeImplausibleError µm per pixel no microscope has, not confirmed
+    ├── TileReadError             one region can't be decoded; carries it
+    ├── PlanError                 what was asked can't be cut from this slide (level, region, target)
+    ├── OutputFormatError         the output's suffix names no format
+    └── VerificationError         what was written does not read back as it should
+"""
+
+from wsi.geometry import Region
+
+
+class WsiError(Exception):
+    """Root of this package's failures."""
+
+
+class SlideError(WsiError):
+    """The slide itself is at fault."""
+
+
+class SlideUnreadableError(SlideError):
+    """No reader can make pixels of the file."""
+
+
+class UnsupportedPixelsError(SlideError):
+    """The pixels are readable but are not 8-bit brightfield colour."""
+
+
+class PixelSizeMissingError(SlideError):
+    """The slide does not say its µm per pixel."""
+
+
+class PixelSizeImplausibleError(SlideError):
+    """The slide says a µm per pixel that no slide scanner has."""
+
+
+class TileReadError(WsiError):
+    """A region of an open slide can't be decoded.
+
+    Attributes
+    ----------
+    level, region
+        Where, in the pixels of that level.
+    """
+
+    def __init__(self, slide: str, level: int, region: Region, cause: str) -> None:
+        super().__init__(
+            f"{slide}: level {level}, x {region.x}, y {region.y}, {region.width}x{region.height} px "
+            f"can't be decoded ({cause}); scan or export the slide again, or pass --on-bad-tile mark "
+            "to resample such tiles from a coarser level"
+        )
+        self.level, self.region, self.cause = level, region, cause
+
+
+class PlanError(WsiError):
+    """The request does not fit this slide."""
+
+
+class OutputFormatError(WsiError):
+    """No writer for that suffix."""
+
+
+class VerificationError(WsiError):
+    """A finished file failed its check; it is not a result."""

@@ -1,0 +1,89 @@
+"""What made this image: source, model, plan, software; by content, never by name, place or time."""
+
+import hashlib
+import json
+import uuid
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+from wsi.tiling import TilePlan
+
+NOT_FOR_DIAGNOSIS = "Computed by super-resolution, not scanned; not for primary diagnosis."
+
+
+def software() -> str:
+    """This program's name and version."""
+    try:
+        return f"slidelift {version('slidelift')}"
+    except PackageNotFoundError:
+        return "slidelift (source tree)"
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """The image is a function of these; two runs that agree in them write the same bytes.
+
+    Attributes
+    ----------
+    source_sha256
+        Content hash of the slide.
+    source_mpp, source_objective
+        Of the slide's level 0: µm per pixel along x and y, magnification of the scan.
+    model, model_sha256
+        Its catalog name (or architecture), and the hash of its weights.
+    precision
+        Of the network's body.
+    output_format
+        Format and quality, since the bytes depend on them.
+    """
+
+    source_sha256: str
+    source_mpp: tuple[float, float]
+    source_objective: float | None
+    model: str
+    model_sha256: str
+    precision: str
+    output_format: str
+    plan: TilePlan
+    mark_bad: bool = False
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 over everything."""
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "plan"}
+        text = json.dumps({**values, "plan": self.plan.as_dict(), "software": software()}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def uuid(self) -> str:
+        """The image's identifier, derived from its content."""
+        return str(uuid.uuid5(uuid.NAMESPACE_OID, self.identity))
+
+    def computed_objective(self, downsample: float) -> float | None:
+        """Magnification that viewers zoom by: the scan's at the source level times the scale."""
+        if self.source_objective is None:
+            return None
+        return round(self.source_objective / downsample * self.plan.scale, 3)
+
+    def as_pairs(self, downsample: float) -> list[tuple[str, str]]:
+        """Names and values for the image's own annotation."""
+        computed, source = self.computed_objective(downsample), self.plan.source
+        pairs = [
+            ("statement", NOT_FOR_DIAGNOSIS),
+            ("software", software()),
+            ("model", self.model),
+            ("model sha256", self.model_sha256),
+            ("scale", str(self.plan.scale)),
+            ("precision", self.precision),
+            ("source sha256", self.source_sha256),
+            ("source level", str(self.plan.level)),
+            ("source region x,y,width,height", f"{source.x},{source.y},{source.width},{source.height}"),
+            ("source um per pixel", f"{self.source_mpp[0]:.6g},{self.source_mpp[1]:.6g}"),
+            ("tissue entropy threshold, bits", f"{self.plan.entropy:g}"),
+        ]
+        if computed is not None:
+            pairs += [
+                ("scan magnification", f"{self.source_objective:g}"),
+                ("magnification", f"{computed:g}, computed as scan magnification times scale"),
+            ]
+        return pairs

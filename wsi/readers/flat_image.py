@@ -1,0 +1,81 @@
+"""PNG, JPEG and BMP pictures as slides of one level, decoded whole."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from wsi.errors import SlideUnreadableError, TileReadError, UnsupportedPixelsError
+from wsi.geometry import Region, Size
+from wsi.slide import Level, Pixels, SlideInfo
+
+_SIGNATURES = {b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"BM": "BMP"}
+# A picture is held whole in memory: 300 Mpx are 0.9 GB. Slides that are larger come tiled.
+MAX_PIXELS = 300_000_000
+_EIGHT_BIT = {"RGB", "L", "P", "1", "RGBA", "LA"}
+
+
+def accepts(path: Path) -> bool:
+    """Whether the file begins as one of these formats does."""
+    with path.open("rb") as file:
+        return file.read(4).startswith(tuple(_SIGNATURES))
+
+
+class FlatImageReader:
+    """A picture in memory: 3 bytes a pixel, at most `MAX_PIXELS`."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            with Image.open(path, formats=tuple(_SIGNATURES.values())) as image:
+                size, mode, profile = Size(*image.size), image.mode, image.info.get("icc_profile")
+                if size.width * size.height > MAX_PIXELS:
+                    raise UnsupportedPixelsError(
+                        f"{path.name}: {size.width}x{size.height} px in one piece is too large; save it as a tiled, "
+                        "pyramidal TIFF first"
+                    )
+                if mode not in _EIGHT_BIT:
+                    raise UnsupportedPixelsError(
+                        f"{path.name}: pixel mode {mode} is not 8-bit RGB or grey; convert it first"
+                    )
+                self._pixels = np.asarray(_opaque(image))
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise SlideUnreadableError(f"{path.name}: the picture can't be decoded ({error}); copy it again") from error
+        self.info = SlideInfo(
+            name=path.name,
+            reader="pillow",
+            levels=(Level(size, 1.0),),
+            mpp=None,  # a picture's dots per inch are a wish for printers, not a pixel size
+            objective=None,
+            vendor=None,
+            icc_profile=profile,
+            warnings=_warnings(path, mode),
+        )
+
+    def read(self, level: int, region: Region) -> Pixels:
+        """See `SlideReader.read`."""
+        if level != 0:
+            raise TileReadError(self.info.name, level, region, "a picture has one level")
+        return self._pixels[region.y : region.bottom, region.x : region.right]
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    if image.mode in {"RGBA", "LA"} or "transparency" in image.info:
+        overlay = image.convert("RGBA")
+        canvas = Image.new("RGBA", overlay.size, "white")
+        canvas.alpha_composite(overlay)
+        image = canvas
+    return image.convert("RGB")
+
+
+def _warnings(path: Path, mode: str) -> tuple[str, ...]:
+    found = []
+    with path.open("rb") as file:
+        header = file.read(26)
+    if header.startswith(b"\x89PNG") and header[24:25] == b"\x10":
+        found.append("16-bit samples were converted to 8 bits")
+    if mode in {"RGBA", "LA"}:
+        found.append("transparent pixels were laid on white")
+    return tuple(found)

@@ -1,0 +1,108 @@
+"""The TIFF family in Python, for what libopenslide refuses: OME-TIFF, plain and striped TIFF."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import tifffile
+from tiffslide import TiffSlide
+
+from wsi.errors import SlideUnreadableError, TileReadError, UnsupportedPixelsError
+from wsi.geometry import Region, Size
+from wsi.slide import Level, Pixels, SlideInfo
+
+_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_ICC_PROFILE = 34675
+# What damaged files were seen to raise from tifffile, imagecodecs and zarr underneath.
+_DECODER_ERRORS = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    NotImplementedError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    AssertionError,
+)
+
+
+def accepts(path: Path) -> bool:
+    """Whether the file begins as a TIFF does."""
+    with path.open("rb") as file:
+        return file.read(4) in _SIGNATURES
+
+
+class TiffSlideReader:
+    """One TIFF; reads from any number of threads."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # partial vendor metadata: not used here
+                self._slide = TiffSlide(path)
+                self.info = self._describe()
+        except (tifffile.TiffFileError, *_DECODER_ERRORS) as error:
+            raise SlideUnreadableError(
+                f"{path.name}: neither OpenSlide nor tiffslide can open this TIFF ({error or type(error).__name__}); "
+                "it may be damaged: copy or export it again"
+            ) from error
+        self._refuse_other_pixels()
+
+    def read(self, level: int, region: Region) -> Pixels:
+        """See `SlideReader.read`; one grey channel becomes three equal ones."""
+        downsample = self.info.levels[level].downsample
+        origin = round(region.x * downsample), round(region.y * downsample)
+        try:
+            pixels = self._slide.read_region(origin, level, (region.width, region.height), as_array=True)
+        except _DECODER_ERRORS as error:
+            cause = str(error) or type(error).__name__
+            raise TileReadError(self.info.name, level, region, cause) from error
+        if pixels.ndim == 2:
+            pixels = pixels[..., None]
+        if pixels.shape[2] == 1:
+            pixels = np.repeat(pixels, 3, axis=2)
+        if pixels.shape != (region.height, region.width, 3):
+            raise TileReadError(self.info.name, level, region, f"decoded to the wrong shape {pixels.shape}")
+        return np.ascontiguousarray(pixels)
+
+    def close(self) -> None:
+        """Give the file handle back."""
+        self._slide.close()
+
+    def _describe(self) -> SlideInfo:
+        slide, properties = self._slide, self._slide.properties
+        mpp = properties.get("tiffslide.mpp-x"), properties.get("tiffslide.mpp-y")
+        tag = slide.ts_tifffile.pages.first.tags.get(_ICC_PROFILE)
+        objective = properties.get("tiffslide.objective-power")
+        return SlideInfo(
+            name=self._path.name,
+            reader="tiffslide",
+            levels=tuple(
+                Level(Size(*size), downsample)
+                for size, downsample in zip(slide.level_dimensions, slide.level_downsamples, strict=True)
+            ),
+            mpp=(float(mpp[0]), float(mpp[1])) if mpp[0] and mpp[1] else None,
+            objective=float(objective) if objective else None,
+            vendor=properties.get("tiffslide.vendor") or "tiff",
+            icc_profile=bytes(tag.value) if tag is not None else None,
+        )
+
+    def _refuse_other_pixels(self) -> None:
+        page = self._slide.ts_tifffile.pages.first
+        kind, samples = page.dtype, page.samplesperpixel
+        shown = page.photometric.name if isinstance(page.photometric, tifffile.PHOTOMETRIC) else page.photometric
+        readable = shown in {"RGB", "YCBCR"} and samples == 3 or shown == "MINISBLACK" and samples == 1
+        axes = self._slide.ts_tifffile.series[0].axes.strip("QIS")
+        if kind != np.uint8 or not readable or axes != "YX":
+            raise UnsupportedPixelsError(
+                f"{self._path.name}: {samples} x {kind} samples, {shown}, axes {self._slide.ts_tifffile.series[0].axes}: "
+                "only 8-bit RGB or grey pictures are upscaled; export an 8-bit RGB view of it first"
+            )
+        if any(0 in level.pages[0].databytecounts for level in self._slide.ts_tifffile.series[0].levels):
+            raise SlideUnreadableError(
+                f"{self._path.name}: some of its tiles hold no data, which tifffile would show as black; write the "
+                "slide again with every tile filled"
+            )

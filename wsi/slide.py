@@ -1,0 +1,158 @@
+"""What a slide is: its levels, its µm per pixel, and the protocol that every reader keeps."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi.errors import PixelSizeImplausibleError, PixelSizeMissingError
+from wsi.geometry import Region, Size
+
+Pixels = NDArray[np.uint8]
+
+# The finest objectives resolve about 0.1 µm per pixel; a whole slide at 20 µm per pixel is a thumbnail.
+PLAUSIBLE_MPP = (0.05, 20.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One resolution of a slide; `downsample` is level 0's pixels per pixel of this one, at least 1."""
+
+    size: Size
+    downsample: float
+
+
+@dataclass(frozen=True, slots=True)
+class SlideInfo:
+    """What a slide says of itself.
+
+    Attributes
+    ----------
+    mpp
+        µm per pixel of level 0 along x and y; None where the file does not say.
+    objective
+        Magnification of the scan, None where unknown.
+    bounds
+        The scanned part of level 0 where the format frames it in emptiness (MRXS), else None.
+    icc_profile
+        The colour profile's bytes, to be carried over.
+    warnings
+        What was converted or could mislead, one sentence each.
+    """
+
+    name: str
+    reader: str
+    levels: tuple[Level, ...]
+    mpp: tuple[float, float] | None
+    objective: float | None
+    vendor: str | None
+    bounds: Region | None = None
+    icc_profile: bytes | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> Size:
+        """Of level 0."""
+        return self.levels[0].size
+
+    def trusted_mpp(self, given: float | None) -> tuple[float, float]:
+        """µm per pixel of level 0: what the user gave, else what the slide says if that can be true.
+
+        Raises
+        ------
+        PixelSizeMissingError, PixelSizeImplausibleError
+            The slide says nothing, or something outside 0.05 to 20 µm, and `given` is None.
+        """
+        if given is not None:
+            return given, given
+        if self.mpp is None:
+            raise PixelSizeMissingError(
+                f"{self.name}: the file does not say its µm per pixel; pass it with --mpp (about 0.25 for a 40x scan, "
+                "0.5 for 20x, 1.0 for 10x)"
+            )
+        low, high = PLAUSIBLE_MPP
+        if not all(low <= value <= high for value in self.mpp):
+            raise PixelSizeImplausibleError(
+                f"{self.name}: the file says {self.mpp[0]:.6g} µm per pixel, which no slide scanner has; pass the true "
+                "value, or this one to confirm it, with --mpp"
+            )
+        return self.mpp
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; the profile is told by its size."""
+        return {
+            "width": self.size.width,
+            "height": self.size.height,
+            "mpp": list(self.mpp) if self.mpp else None,
+            "objective": self.objective,
+            "vendor": self.vendor,
+            "reader": self.reader,
+            "levels": [
+                {"width": level.size.width, "height": level.size.height, "downsample": level.downsample}
+                for level in self.levels
+            ],
+            "bounds": [self.bounds.x, self.bounds.y, self.bounds.width, self.bounds.height] if self.bounds else None,
+            "icc_profile_bytes": len(self.icc_profile) if self.icc_profile else 0,
+            "warnings": list(self.warnings),
+        }
+
+
+class SlideReader(Protocol):
+    """An open slide; `read` may be called from any thread."""
+
+    @property
+    def info(self) -> SlideInfo:
+        """What the slide says of itself."""
+        ...
+
+    def read(self, level: int, region: Region) -> Pixels:
+        """Decode a region.
+
+        Parameters
+        ----------
+        level
+            Index into `info.levels`.
+        region
+            In pixels of that level, inside it.
+
+        Returns
+        -------
+        Pixels
+            uint8 (region.height, region.width, 3), RGB.
+
+        Raises
+        ------
+        TileReadError
+            Any of it can't be decoded. Other regions stay readable.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give file handles back."""
+        ...
+
+
+def companion_files(path: Path) -> Iterator[Path]:
+    """The file itself and those that belong to it (MRXS's folder, the JPEGs that a VMS or VMU names)."""
+    yield path
+    suffix = path.suffix.lower()
+    if suffix == ".mrxs":
+        yield from sorted(file for file in path.with_suffix("").rglob("*") if file.is_file())
+    elif suffix in {".vms", ".vmu"}:
+        index = path.read_text("latin-1")
+        yield from sorted(file for file in path.parent.iterdir() if file != path and file.name in index)
+    elif suffix == ".dcm":
+        yield from sorted(file for file in path.parent.glob("*.dcm") if file != path)
+
+
+def content_hash(path: Path) -> str:
+    """SHA-256 of a slide's bytes, companions included, names not."""
+    digest = hashlib.sha256()
+    for file in companion_files(path):
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()

@@ -1,0 +1,176 @@
+"""Reopen what was written, with other libraries, and compare: the gate before "done".
+
+OME-TIFF is read back by tifffile and OpenSlide, OME-Zarr by zarr; the OME-XML is validated against its schema by
+ome-types. Sample regions of each level are compared with the level below, and of the finest with the source, so
+that no tile lies in another's place.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import ome_types
+import openslide
+import tifffile
+import zarr
+from PIL import Image
+
+from wsi.errors import TileReadError, VerificationError
+from wsi.geometry import Region, Size
+from wsi.ome_xml import ImageFacts
+from wsi.pyramid import TILE, halve
+from wsi.slide import Pixels, SlideReader
+from wsi.tiling import TilePlan
+from wsi.writers import ome_tiff
+
+ReadResult = Callable[[int, Region], Pixels]
+
+_SAMPLES = 8
+_SAMPLE_SIDE = 128
+# Mean grey levels between a level and the halved one below it: JPEG's noise at quality 90 stays under 3.
+_LEVEL_TOLERANCE = 6.0
+# Mean colour of a 64-px source region against the result's: networks shift it by 1 or 2, another tile by far more.
+_COLOUR_TOLERANCE = 16.0
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What the result was made from; `skip` are source regions that hold substitutes for unreadable pixels."""
+
+    reader: SlideReader
+    plan: TilePlan
+    skip: tuple[Region, ...] = ()
+
+
+def verify(path: Path, output_format: str, facts: ImageFacts, quality: int, source: Source, seed: int) -> None:
+    """Raise unless the file at `path` reads back as what `facts` and `source` say.
+
+    Parameters
+    ----------
+    seed
+        Chooses the sampled regions.
+
+    Raises
+    ------
+    VerificationError
+        Names the file and what differs.
+    """
+    try:
+        if output_format == ome_tiff.NAME:
+            _check_tiff_tables(path, facts)
+            with openslide.OpenSlide(path) as slide:
+                _check_openslide(path, slide, facts)
+                _check_pixels(path, _openslide_reader(slide), facts.sizes, quality, source, seed)
+        else:
+            group = zarr.open_group(str(path), mode="r", zarr_format=2)
+            _check_zarr(path, group, facts)
+            _check_pixels(path, _zarr_reader(group), facts.sizes, 100, source, seed)
+    except (openslide.OpenSlideError, tifffile.TiffFileError, KeyError, ValueError, OSError) as error:
+        raise VerificationError(f"{path.name}: the written file can't be read back ({error})") from error
+
+
+def _require(holds: bool, path: Path, message: str) -> None:
+    if not holds:
+        raise VerificationError(f"{path.name}: {message}")
+
+
+def _check_xml(path: Path, xml: str, facts: ImageFacts) -> None:
+    _require("&#" not in xml, path, "its OME-XML holds a character entity, with which QuPath loses the pyramid")
+    pixels = ome_types.from_xml(xml, validate=True).images[0].pixels
+    _require((pixels.size_x, pixels.size_y) == _shape(facts.sizes[0]), path, "its OME-XML gives another size")
+    close = np.allclose((pixels.physical_size_x, pixels.physical_size_y), facts.mpp, rtol=1e-6)
+    _require(bool(close), path, "its OME-XML gives another pixel size")
+
+
+def _check_tiff_tables(path: Path, facts: ImageFacts) -> None:
+    with tifffile.TiffFile(path) as tiff:
+        _require(tiff.is_ome, path, "tifffile does not see an OME-TIFF")
+        _check_xml(path, tiff.ome_metadata, facts)
+        levels = tiff.series[0].levels
+        found = [(level.shape[1], level.shape[0]) for level in levels]
+        _require(found == [_shape(size) for size in facts.sizes], path, f"tifffile sees the levels {found}")
+        for level in levels:
+            page = level.pages[0]
+            _require(page.tile == (TILE, TILE), path, f"tiles of {page.tile}")
+            _require(0 not in page.databytecounts, path, "a tile has no bytes")
+
+
+def _check_openslide(path: Path, slide: openslide.OpenSlide, facts: ImageFacts) -> None:
+    found = list(slide.level_dimensions)
+    _require(found == [_shape(size) for size in facts.sizes], path, f"OpenSlide sees the levels {found}")
+    mpp = [float(slide.properties[name]) for name in (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y)]
+    _require(bool(np.allclose(mpp, facts.mpp, rtol=1e-3)), path, f"OpenSlide sees {mpp} µm per pixel")
+
+
+def _check_zarr(path: Path, group: zarr.Group, facts: ImageFacts) -> None:
+    for level, size in enumerate(facts.sizes):
+        _require(group[str(level)].shape == (3, size.height, size.width), path, f"array {level} has another shape")
+    datasets = group.attrs["multiscales"][0]["datasets"]
+    _require(len(datasets) == len(facts.sizes), path, "its multiscales list other levels")
+    _check_xml(path, (path / "OME" / "METADATA.ome.xml").read_text("utf-8"), facts)
+
+
+def _check_pixels(
+    path: Path, read: ReadResult, sizes: Sequence[Size], quality: int, source: Source, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    for level in range(1, len(sizes)):
+        side = Size(min(_SAMPLE_SIDE, sizes[level].width), min(_SAMPLE_SIDE, sizes[level].height))
+        x, y = _corner(rng, sizes[level], side)
+        finer = halve(read(level - 1, Region(2 * x, 2 * y, 2 * side.width, 2 * side.height)))
+        difference = np.abs(finer.astype(float) - read(level, Region(x, y, side.width, side.height))).mean()
+        _require(
+            difference <= _LEVEL_TOLERANCE + (100 - quality) / 4,
+            path,
+            f"level {level} at ({x}, {y}) differs from the level below by {difference:.1f} grey levels",
+        )
+    for _ in range(_SAMPLES):
+        _check_against_source(path, read, source, rng)
+
+
+def _check_against_source(path: Path, read: ReadResult, source: Source, rng: np.random.Generator) -> None:
+    plan = source.plan
+    side = Size(min(64, plan.source.width), min(64, plan.source.height))
+    x, y = _corner(rng, plan.source.size, side)
+    region = Region(plan.source.x + x, plan.source.y + y, side.width, side.height)
+    if any(not region.intersect(bad).is_empty for bad in source.skip):
+        return
+    try:
+        expected = source.reader.read(plan.level, region).mean(axis=(0, 1))
+    except TileReadError:
+        return
+    found = read(0, Region(x, y, side.width, side.height).scaled(plan.scale)).mean(axis=(0, 1))
+    difference = float(np.abs(expected - found).max())
+    _require(
+        difference <= _COLOUR_TOLERANCE,
+        path,
+        f"the result at ({x * plan.scale}, {y * plan.scale}) differs from the source there by {difference:.1f} grey "
+        "levels in its mean colour",
+    )
+
+
+def _corner(rng: np.random.Generator, size: Size, side: Size) -> tuple[int, int]:
+    return int(rng.integers(size.width - side.width + 1)), int(rng.integers(size.height - side.height + 1))
+
+
+def _openslide_reader(slide: openslide.OpenSlide) -> ReadResult:
+    def read(level: int, region: Region) -> Pixels:
+        downsample = slide.level_downsamples[level]
+        origin = round(region.x * downsample), round(region.y * downsample)
+        image: Image.Image = slide.read_region(origin, level, (region.width, region.height))
+        return np.asarray(image.convert("RGB"))
+
+    return read
+
+
+def _zarr_reader(group: zarr.Group) -> ReadResult:
+    def read(level: int, region: Region) -> Pixels:
+        planes = group[str(level)][:, region.y : region.bottom, region.x : region.right]
+        return np.ascontiguousarray(np.moveaxis(np.asarray(planes), 0, -1))
+
+    return read
+
+
+def _shape(size: Size) -> tuple[int, int]:
+    return size.width, size.height

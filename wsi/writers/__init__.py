@@ -1,0 +1,1 @@
+"""Encoded tiles -> files that QuPath opens; `table.py` lists the formats."""

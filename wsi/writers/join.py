@@ -1,0 +1,62 @@
+"""Segments of all stripes -> the levels of the whole, in file order.
+
+Stripes bring the tiles of the levels they complete by themselves; the coarser ones (the crown) are made here from
+the raw rows that each stripe kept of its first incomplete level.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from wsi.geometry import Size
+from wsi.pyramid import TILE, PyramidBuilder
+from wsi.slide import Pixels
+from wsi.writers.segment import Entry, Segment, SegmentWriter, blank_colour
+
+
+def build_crown(
+    path: Path, segments: Sequence[Segment], sizes: tuple[Size, ...], first: int,
+    encode: Callable[[Pixels], Sequence[bytes]],
+) -> Segment:
+    """Encode the levels from `first` on into a segment of their own.
+
+    Memory: one stripe's raw rows, and the tiles of the crown that are begun.
+    """
+    with SegmentWriter(path) as writer:
+
+        def emit(level: int, row: int, column: int, tile: Pixels) -> None:
+            writer.put(level, row, column, blank_colour(tile) or encode(tile))
+
+        builder = PyramidBuilder(sizes[first:], emit, first)
+        y = 0
+        for segment in segments:
+            if segment.rest is not None:
+                builder.add(0, y, segment.rest)
+                y += segment.rest.shape[0]
+        builder.finish()
+        writer.finish(None, {})
+    return Segment(path)
+
+
+def joined_levels(
+    segments: Sequence[Segment], crown: Segment | None, stripe_height: int, levels: int, in_stripes: int,
+    check: Callable[[], None],
+) -> Iterator[Iterator[Entry]]:
+    """For each level, its entries in the order of rows and columns, rows counted from the top of the result.
+
+    Parameters
+    ----------
+    check
+        Called before each segment is read; may raise to stop.
+    """
+    for level in range(levels):
+        if level < in_stripes:
+            yield _stacked(segments, level, (stripe_height >> level) // TILE, check)
+        elif crown is not None:
+            yield crown.entries(level)
+
+
+def _stacked(segments: Sequence[Segment], level: int, rows: int, check: Callable[[], None]) -> Iterator[Entry]:
+    for number, segment in enumerate(segments):
+        check()
+        for entry in segment.entries(level):
+            yield Entry(entry.level, entry.row + number * rows, entry.column, entry.part, entry.payload)

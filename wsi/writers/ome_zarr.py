@@ -1,0 +1,126 @@
+"""Stripes -> OME-Zarr 0.4 (Zarr v2), the version that QuPath reads, lossless.
+
+Array ``0`` is the finest level, axes c, y, x; chunks of one plane of 512 x 512. Chunks of white are not stored:
+the fill value is white. ``OME/METADATA.ome.xml`` tells QuPath pixel size, magnification and RGB, which it does not
+take from the Zarr attributes.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numcodecs
+import numpy as np
+import zarr
+from numcodecs import blosc
+
+from wsi.ome_xml import ImageFacts, planar_xml
+from wsi.pyramid import TILE
+from wsi.slide import Pixels
+from wsi.writers.segment import Blank, Entry
+
+NAME = "ome-zarr"
+SUFFIXES = (".ome.zarr",)
+FILL = 255
+
+_CODEC = numcodecs.Blosc(cname="zstd", clevel=1, shuffle=numcodecs.Blosc.NOSHUFFLE)
+blosc.use_threads = False  # tiles are encoded in parallel already, and one thread's bytes are always the same
+
+
+def encoder(quality: int) -> Callable[[Pixels], Sequence[bytes]]:
+    """A function from one tile, uint8 (512, 512, 3), to its three compressed planes; `quality` is not needed."""
+    return _encode
+
+
+def _encode(tile: Pixels) -> Sequence[bytes]:
+    return tuple(bytes(_CODEC.encode(np.ascontiguousarray(tile[..., channel]))) for channel in range(3))
+
+
+@cache
+def _encoded_blank(value: int) -> bytes:
+    return bytes(_CODEC.encode(np.full((TILE, TILE), value, np.uint8)))
+
+
+def join(target: Path, levels: Iterable[Iterable[Entry]], facts: ImageFacts, quality: int) -> None:
+    """Write the finished folder and flush it to disk.
+
+    Parameters
+    ----------
+    levels
+        For each level, finest first, its tiles' planes in the order of rows and columns.
+    """
+    group = zarr.create_group(str(target), zarr_format=2, attributes=_attributes(facts))
+    for level, size in enumerate(facts.sizes):
+        group.create_array(
+            str(level),
+            shape=(3, size.height, size.width),
+            chunks=(1, TILE, TILE),
+            dtype="u1",
+            compressors=_CODEC,
+            fill_value=FILL,
+            chunk_key_encoding={"name": "v2", "separator": "/"},
+        )
+    for level, entries in enumerate(levels):
+        for entry in entries:
+            for channel, data in _planes(entry):
+                chunk = target / str(level) / str(channel) / str(entry.row) / str(entry.column)
+                chunk.parent.mkdir(parents=True, exist_ok=True)
+                chunk.write_bytes(data)
+    metadata = zarr.create_group(str(target / "OME"), zarr_format=2)
+    folder = Path(str(metadata.store_path).removeprefix("file://"))
+    (folder / "METADATA.ome.xml").write_text(planar_xml(facts), encoding="utf-8")
+    if facts.icc_profile is not None:
+        (folder / "profile.icc").write_bytes(facts.icc_profile)
+    os.sync()  # one call for tens of thousands of chunks
+
+
+def _planes(entry: Entry) -> list[tuple[int, bytes]]:
+    if isinstance(entry.payload, Blank):
+        colours = enumerate(entry.payload.colour)
+        return [(channel, _encoded_blank(value)) for channel, value in colours if value != FILL]
+    return [(entry.part, entry.payload)]
+
+
+def _attributes(facts: ImageFacts) -> dict[str, Any]:
+    full = facts.sizes[0]
+    datasets = [
+        {
+            "path": str(level),
+            "coordinateTransformations": [
+                {
+                    "type": "scale",
+                    "scale": [1.0, facts.mpp[1] * full.height / size.height, facts.mpp[0] * full.width / size.width],
+                }
+            ],
+        }
+        for level, size in enumerate(facts.sizes)
+    ]
+    window = {"min": 0, "max": 255, "start": 0, "end": 255}
+    return {
+        "multiscales": [
+            {
+                "version": "0.4",
+                "name": facts.name,
+                "axes": [
+                    {"name": "c", "type": "channel"},
+                    {"name": "y", "type": "space", "unit": "micrometer"},
+                    {"name": "x", "type": "space", "unit": "micrometer"},
+                ],
+                "datasets": datasets,
+                "type": "mean",
+                "metadata": {"description": "2x2 mean, rounded half up, an odd last row or column dropped"},
+            }
+        ],
+        "omero": {
+            "version": "0.4",
+            "name": facts.name,
+            "channels": [
+                {"label": label, "color": colour, "active": True, "window": window}
+                for label, colour in (("Red", "FF0000"), ("Green", "00FF00"), ("Blue", "0000FF"))
+            ],
+            "rdefs": {"model": "color"},
+        },
+        "slidelift": dict(facts.annotations),
+    }

@@ -1,0 +1,172 @@
+"""A stripe's encoded tiles in one file: what a crash does not lose.
+
+Tiles are appended from any thread as they are encoded; the index, the raw rows of the first unfinished level and
+the stripe's report follow at the end. The file is written beside, flushed to disk and renamed, so that one that has
+its name is whole.
+
+    tiles ... | index | rest | report (JSON) | their three sizes and a checksum | magic
+"""
+
+import json
+import os
+import struct
+import threading
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi.errors import VerificationError
+from wsi.slide import Pixels
+
+_MAGIC = b"SLSEG1\n\0"
+_FOOTER = struct.Struct("<QQQQQI8s")
+_INDEX = np.dtype(
+    [
+        ("level", "<u1"),
+        ("part", "<u1"),
+        ("blank", "<u1"),
+        ("colour", "<u1", 3),
+        ("row", "<u4"),
+        ("column", "<u4"),
+        ("offset", "<u8"),
+        ("size", "<u4"),
+        ("checksum", "<u4"),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Blank:
+    """A tile of one colour; stored as the colour alone."""
+
+    colour: tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One encoded tile, or one of its parts (planes), of a segment."""
+
+    level: int
+    row: int
+    column: int
+    part: int
+    payload: bytes | Blank
+
+
+def blank_colour(tile: Pixels) -> Blank | None:
+    """The colour of a tile that has only one, else None."""
+    first = tile[0, 0]
+    if (tile[-1, -1] == first).all() and (tile[0] == first).all() and (tile == first).all():
+        return Blank((int(first[0]), int(first[1]), int(first[2])))
+    return None
+
+
+class SegmentWriter:
+    """Writes one segment; `put` may be called from any thread. Nothing is left behind unless `finish` is reached."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._partial = path, path.with_suffix(".part")
+        self._file = self._partial.open("wb")
+        self._lock = threading.Lock()
+        self._rows: list[tuple[Any, ...]] = []
+        self._end = 0
+
+    def put(self, level: int, row: int, column: int, payload: Sequence[bytes] | Blank) -> None:
+        """Append a tile: its encoded parts in order, or its one colour."""
+        with self._lock:
+            if isinstance(payload, Blank):
+                self._rows.append((level, 0, 1, payload.colour, row, column, 0, 0, 0))
+                return
+            for part, data in enumerate(payload):
+                self._file.write(data)
+                self._rows.append(
+                    (level, part, 0, (0, 0, 0), row, column, self._end, len(data), zlib.crc32(data))
+                )
+                self._end += len(data)
+
+    def finish(self, rest: Pixels | None, report: dict[str, Any]) -> None:
+        """Write the index and the rest, flush to disk, take the final name."""
+        index = np.array(self._rows, _INDEX)
+        index = index[np.lexsort((index["part"], index["column"], index["row"], index["level"]))]
+        shape = (0, 0) if rest is None else rest.shape[:2]
+        tail = [index.tobytes(), b"" if rest is None else rest.tobytes(), json.dumps(report).encode()]
+        for section in tail:
+            self._file.write(section)
+        checksum = zlib.crc32(b"".join(tail))
+        self._file.write(_FOOTER.pack(*(len(section) for section in tail), *shape, checksum, _MAGIC))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._partial.replace(self._path)
+        sync_folder(self._path.parent)
+
+    def __enter__(self) -> "SegmentWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._file.closed:
+            self._file.close()
+            self._partial.unlink(missing_ok=True)
+
+
+class Segment:
+    """A finished segment, opened for reading; entries come in the order (level, row, column, part).
+
+    Raises
+    ------
+    VerificationError
+        The file is cut short or altered.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            if size < _FOOTER.size:
+                raise VerificationError(f"{path.name}: cut short")
+            file.seek(size - _FOOTER.size)
+            *sizes, height, width, checksum, magic = _FOOTER.unpack(file.read(_FOOTER.size))
+            tail_size = sum(sizes)
+            if magic != _MAGIC or tail_size + _FOOTER.size > size:
+                raise VerificationError(f"{path.name}: not a finished segment")
+            file.seek(size - _FOOTER.size - tail_size)
+            tail = file.read(tail_size)
+        if zlib.crc32(tail) != checksum:
+            raise VerificationError(f"{path.name}: its index is damaged")
+        index_size, rest_size, _ = sizes
+        self.index: NDArray[Any] = np.frombuffer(tail[:index_size], _INDEX)
+        rest = np.frombuffer(tail[index_size : index_size + rest_size], np.uint8)
+        self.rest: Pixels | None = rest.reshape(height, width, 3) if rest_size else None
+        self.report: dict[str, Any] = json.loads(tail[index_size + rest_size :])
+
+    def entries(self, level: int) -> Iterator[Entry]:
+        """Tiles of one level; each checksum is compared as it is read."""
+        rows = self.index[self.index["level"] == level]
+        with self.path.open("rb") as file:
+            for row in rows:
+                where = level, int(row["row"]), int(row["column"]), int(row["part"])
+                if row["blank"]:
+                    yield Entry(*where, Blank(tuple(int(value) for value in row["colour"])))
+                    continue
+                file.seek(int(row["offset"]))
+                data = file.read(int(row["size"]))
+                if zlib.crc32(data) != row["checksum"]:
+                    raise VerificationError(f"{self.path.name}: tile {where} was altered on disk")
+                yield Entry(*where, data)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename inside `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

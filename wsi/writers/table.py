@@ -1,0 +1,50 @@
+"""The one table of output formats."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsi.errors import OutputFormatError
+from wsi.ome_xml import ImageFacts
+from wsi.slide import Pixels
+from wsi.writers import ome_tiff, ome_zarr
+from wsi.writers.segment import Entry
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFormat:
+    """How one format encodes a tile and joins tiles to a file.
+
+    Attributes
+    ----------
+    encoder
+        ``encoder(quality)`` is a function from uint8 (512, 512, 3) to the tile's encoded parts.
+    join
+        ``join(target, levels, facts, quality)`` writes the file and flushes it to disk.
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    encoder: Callable[[int], Callable[[Pixels], Sequence[bytes]]]
+    join: Callable[[Path, Iterable[Iterable[Entry]], ImageFacts, int], None]
+
+
+FORMATS = (
+    OutputFormat(ome_tiff.NAME, ome_tiff.SUFFIXES, ome_tiff.encoder, ome_tiff.join),
+    OutputFormat(ome_zarr.NAME, ome_zarr.SUFFIXES, ome_zarr.encoder, ome_zarr.join),
+)
+
+
+def format_of(output: Path) -> OutputFormat:
+    """The format that an output's suffix names.
+
+    Raises
+    ------
+    OutputFormatError
+        None does; the message lists those that exist.
+    """
+    for known in FORMATS:
+        if output.name.lower().endswith(known.suffixes):
+            return known
+    offered = ", ".join(suffix for known in FORMATS for suffix in known.suffixes)
+    raise OutputFormatError(f"{output.name}: the output's name must end in one of {offered}")
