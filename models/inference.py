@@ -18,6 +18,8 @@ from models.zoo.weights import Weights
 Pixels = NDArray[np.uint8] | NDArray[np.float32]
 
 _CUDA_BATCH = 8
+_OTHER_KERNEL_VALUES = 20480
+"""Up to this many values torch convolves a single CPU patch with another kernel, whose sums differ in the last bit."""
 _NO_MEMORY = ("can't allocate memory", "not enough memory")
 
 
@@ -133,10 +135,13 @@ class NetworkUpscaler:
     def _forward(self, patches: NDArray[np.uint8], precision: str) -> Tensor:
         """(n, 3, scale*h, scale*w) float32 in about [0, 1]."""
         channels_last = torch.from_numpy(np.ascontiguousarray(patches)).permute(0, 3, 1, 2).to(self._device)
+        if self._device.type == "cpu" and len(patches) == 1 and patches.size <= _OTHER_KERNEL_VALUES:
+            # Two copies take the kernel of larger patches; else a slide's narrow last tile would not join exactly.
+            channels_last = channels_last.repeat(2, 1, 1, 1)
         bf16 = torch.autocast(self._device.type, torch.bfloat16, enabled=precision == "bf16")
-        with bf16, _repeatable(self._device):
+        with bf16, _repeatable(self._device, precision):
             out: Tensor = self._network(channels_last.float().div(255))
-        return out.float()
+        return out[: len(patches)].float()
 
 
 def choose_device(device: str) -> torch.device:
@@ -182,8 +187,11 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _NO_MEMORY)
 
 
-def _repeatable(device: torch.device) -> AbstractContextManager[None]:
-    """On CUDA: no algorithm chosen by stopwatch, none that sums in changing order, and no TF32 in the name of fp32."""
+def _repeatable(device: torch.device, precision: str) -> AbstractContextManager[None]:
+    """On CUDA: no algorithm chosen by stopwatch, none that sums in changing order, and no TF32 in the name of fp32.
+
+    Beside a bf16 body TF32 serves for what a network keeps out of autocast: four times bf16's resolution.
+    """
     if device.type != "cuda":
         return nullcontext()
-    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=precision == "bf16")

@@ -36,7 +36,8 @@ class DenseBlock(nn.Module):
         """One growing tensor; the name is bound anew, so that without gradients each shorter one is freed at once."""
         dense = x
         for convolution in (self.conv1, self.conv2, self.conv3, self.conv4):
-            dense = torch.cat((dense, _lrelu(convolution(dense))), 1)
+            grown = _lrelu(convolution(dense))
+            dense = torch.cat((dense.to(grown.dtype), grown), 1)
         out: Tensor = self.conv5(dense)
         return out * 0.2 + x
 
@@ -81,14 +82,19 @@ class RRDBNet(nn.Module):
         self.conv_last = nn.Conv2d(features, 3, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The body may run in bfloat16 (autocast); the last convolution, which makes the image, stays in float32."""
-        first = self.conv_first(F.pixel_unshuffle(x, self.fold))
-        out = first + self.conv_body(self.body(first))
-        out = _lrelu(self.conv_up1(_double(out)))
-        out = _lrelu(self.conv_up2(_double(out)))
-        out = _lrelu(self.conv_hr(out))
+        """The body may run in bfloat16 (autocast); what carries the image from end to end stays in float32.
+
+        That is the first convolution and all after the body, a thirteenth of the arithmetic at 23 blocks. In bfloat16
+        they cost 0.5 grey levels in the mean and 2.6 at worst (6 blocks); in float32 0.004 and 0.02 remain.
+        """
         with torch.autocast(x.device.type, enabled=False):
-            image: Tensor = self.conv_last(out.float())
+            first = self.conv_first(F.pixel_unshuffle(x.float(), self.fold))
+        residual = self.conv_body(self.body(first))
+        with torch.autocast(x.device.type, enabled=False):
+            out = first + residual.float()
+            out = _lrelu(self.conv_up1(_double(out)))
+            out = _lrelu(self.conv_up2(_double(out)))
+            image: Tensor = self.conv_last(_lrelu(self.conv_hr(out)))
         return image
 
 

@@ -8,6 +8,7 @@ import hashlib
 import json
 import pickle
 import struct
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,7 +131,8 @@ def _read(path: Path) -> object:
     try:
         if path.suffix.lower() == ".safetensors":
             return load_file(path)
-        return torch.load(path, weights_only=True, map_location="cpu")
+        with warnings.catch_warnings(action="ignore"):  # of pickle protocols, which are refused anyway
+            return torch.load(path, weights_only=True, map_location="cpu")
     except _UNREADABLE as error:
         reason = str(error).partition("\n")[0]
         advice = "use a .safetensors file, or a .pth that holds nothing but tensors"

@@ -1,0 +1,245 @@
+"""What a network upscaler does with devices, precision, memory and numbers."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from models.errors import (
+    DeviceError,
+    NonFiniteOutputError,
+    OutOfMemoryError,
+    UnknownModelError,
+    UnsupportedScaleError,
+    WeightsError,
+)
+from models.inference import NetworkUpscaler, choose_device, choose_precision, is_out_of_memory
+from models.networks.rrdbnet import RRDBNet
+from models.networks.spec import Geometry
+from models.upscaler import load_upscaler
+
+EXACT = Geometry(scale=2, halo=1, exact=True, fade=0)
+INEXACT = Geometry(scale=2, halo=1, exact=False, fade=1)
+CPU = torch.device("cpu")
+
+
+class Repeat(nn.Module):
+    """Repeats pixels; what a subclass does with the batch first is its misbehaviour."""
+
+    def misbehave(self, x):
+        return x
+
+    def forward(self, x):
+        return nn.functional.interpolate(self.misbehave(x), scale_factor=2, mode="nearest")
+
+
+def upscaler(network, geometry=EXACT, precision="fp32", batch=1) -> NetworkUpscaler:
+    return NetworkUpscaler(
+        network, geometry, name="fake", fingerprint="0", device="cpu", precision=precision, batch=batch
+    )
+
+
+def repeated(patches):
+    return patches.repeat(2, axis=1).repeat(2, axis=2)
+
+
+class TestOutput:
+    def test_every_level_survives_the_way_to_float_and_back(self):
+        levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=3)
+        assert np.array_equal(upscaler(Repeat())(levels), repeated(levels))
+
+    def test_halves_are_rounded_to_even_and_what_is_outside_is_clipped(self):
+        class Constant(Repeat):
+            def misbehave(self, x):
+                values = torch.tensor([0.5, 1.5, 2.5, -7.0, 254.5, 300.0]).div(255)
+                return values.reshape(1, 1, 1, 6).expand(len(x), 3, 1, 6)
+
+        out = upscaler(Constant())(np.zeros((1, 1, 6, 3), np.uint8))
+        assert out[0, 0, ::2, 0].tolist() == [0, 2, 2, 0, 254, 255]
+
+    def test_inexact_networks_answer_in_unrounded_float32(self, patches):
+        class Shift(Repeat):
+            def misbehave(self, x):
+                return x + 0.25 / 255
+
+        out = upscaler(Shift(), INEXACT)(patches)
+        assert out.dtype == np.float32
+        assert np.abs(out - np.minimum(repeated(patches) + 0.25, 255)).max() < 1e-3
+
+    @pytest.mark.parametrize(("height", "width"), [(8, 12), (5, 7), (1, 1), (2, 9)])
+    def test_any_size_meets_the_size_multiple_by_reflection(self, height, width):
+        sizes = []
+
+        class Watch(Repeat):
+            def misbehave(self, x):
+                sizes.append(x.shape[2:])
+                return x
+
+        geometry = Geometry(scale=2, halo=1, exact=True, fade=0, size_multiple=4)
+        batch = np.random.default_rng(0).integers(0, 256, (2, height, width, 3), np.uint8)
+        assert np.array_equal(upscaler(Watch(), geometry)(batch), repeated(batch))
+        assert all(side % 4 == 0 for size in sizes for side in size)
+
+    def test_empty_batch_gives_an_empty_result(self):
+        assert upscaler(Repeat())(np.zeros((0, 4, 5, 3), np.uint8)).shape == (0, 8, 10, 3)
+
+    @pytest.mark.parametrize("batch", [1, 2, 3, 8])
+    def test_cpu_batches_change_no_bit(self, tiny_network, patches, batch):
+        network = tiny_network("srvgg-compact", noise=0.15)
+        geometry = Geometry(scale=4, halo=5, exact=True, fade=0)
+        alone = np.concatenate([upscaler(network, geometry)(patch[None]) for patch in patches])
+        assert np.array_equal(upscaler(network, geometry, batch=batch)(patches), alone)
+
+
+class TestMemory:
+    @pytest.fixture
+    def patches(self):
+        """Above the size at which a single patch is computed as two copies."""
+        return np.random.default_rng(3).integers(0, 256, (3, 84, 84, 3), np.uint8)
+
+    @pytest.mark.parametrize(
+        "error", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("DefaultCPUAllocator: not enough memory")]
+    )
+    def test_batch_is_halved_until_it_fits_and_that_is_recorded(self, patches, error):
+        class Narrow(Repeat):
+            def misbehave(self, x):
+                if len(x) > 1:
+                    raise error
+                return x
+
+        model = upscaler(Narrow(), batch=4)
+        assert np.array_equal(model(patches), repeated(patches))
+        assert model.batch == 1
+        assert [incident.partition(": ")[2] for incident in model.incidents] == [
+            "batch of 4 halved to 2",
+            "batch of 2 halved to 1",
+        ]
+
+    def test_patch_that_does_not_fit_alone_raises(self, patches):
+        class Full(Repeat):
+            def misbehave(self, x):
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+
+        with pytest.raises(OutOfMemoryError, match="one patch does not fit"):
+            upscaler(Full(), batch=2)(patches)
+
+    def test_other_errors_are_not_taken_for_a_lack_of_memory(self, patches):
+        class Broken(Repeat):
+            def misbehave(self, x):
+                raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+        with pytest.raises(RuntimeError, match="mat1 and mat2"):
+            upscaler(Broken(), batch=2)(patches)
+
+    def test_cpu_allocators_own_words_are_understood(self):
+        with pytest.raises(RuntimeError) as caught:
+            torch.empty(2**55, dtype=torch.uint8)
+        assert is_out_of_memory(caught.value)
+
+
+class TestNonFinite:
+    def test_overflow_in_bf16_is_computed_again_in_fp32_and_recorded(self, patches):
+        class Overflowing(Repeat):
+            def misbehave(self, x):
+                return x * float("inf") if torch.is_autocast_enabled("cpu") else x
+
+        model = upscaler(Overflowing(), precision="bf16", batch=2)
+        assert np.array_equal(model(patches), repeated(patches))
+        assert len(model.incidents) == 2
+        assert "computed in fp32" in model.incidents[0]
+
+    @pytest.mark.parametrize("precision", ["fp32", "bf16"])
+    @pytest.mark.parametrize("batch", [1, 2, 3])
+    def test_patch_that_stays_non_finite_is_named_by_its_index(self, patches, precision, batch):
+        class HatesOnePatch(Repeat):
+            def misbehave(self, x):
+                return torch.where(x.amax((1, 2, 3), keepdim=True) == 0, torch.nan, x)
+
+        patches[2] = 0
+        with pytest.raises(NonFiniteOutputError, match="patch 2") as caught:
+            upscaler(HatesOnePatch(), precision=precision, batch=batch)(patches)
+        assert caught.value.index == 2
+
+    def test_infinite_weight_is_caught(self, tiny_network, patches):
+        network = tiny_network("srvgg-compact")
+        network.body[2].weight.data[0, 0, 1, 1] = float("inf")
+        with pytest.raises(NonFiniteOutputError):
+            upscaler(network, Geometry(scale=4, halo=5, exact=True, fade=0))(patches)
+
+
+class TestPrecision:
+    @pytest.mark.parametrize(
+        ("avx512", "amx", "expected"), [(False, False, "fp32"), (True, False, "bf16"), (False, True, "bf16")]
+    )
+    def test_auto_takes_bf16_only_where_the_cpu_computes_in_it(self, monkeypatch, avx512, amx, expected):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+        assert choose_precision("auto", CPU) == expected
+
+    def test_cuda_takes_bf16_and_a_stored_plans_choice_wins(self):
+        assert choose_precision("auto", torch.device("cuda")) == "bf16"
+        assert choose_precision("fp32", torch.device("cuda")) == "fp32"
+        assert choose_precision("bf16", CPU) == "bf16"
+        with pytest.raises(ValueError, match="fp16"):
+            choose_precision("fp16", CPU)
+
+    def test_skip_path_of_the_compact_network_stays_float32_in_bf16(self, tiny_network):
+        levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=3)
+        network = tiny_network("srvgg-compact", noise=0.0)
+        out = upscaler(network, Geometry(scale=4, halo=5, exact=True, fade=0), precision="bf16")(levels)
+        assert np.array_equal(out[:, ::4, ::4], levels)
+
+    @pytest.mark.parametrize("name", ["srvgg-compact", "rrdbnet"])
+    def test_bf16_body_stays_within_half_a_grey_level(self, tiny_network, name):
+        patches = np.random.default_rng(0).integers(60, 200, (1, 16, 16, 3), np.uint8)
+        geometry = Geometry(scale=4, halo=5, exact=False, fade=1)
+        network = tiny_network(name, noise=0.01)
+        fp32, bf16 = (upscaler(network, geometry, precision)(patches) for precision in ("fp32", "bf16"))
+        assert bf16.dtype == np.float32
+        assert 0 < np.abs(fp32 - bf16).max() < 0.5
+
+    def test_what_carries_the_image_through_rrdbnet_stays_float32_in_bf16(self):
+        seen = {}
+        network = RRDBNet(features=8, growth=4, blocks=1)
+        for name, layer in network.named_modules():
+            layer.register_forward_hook(lambda layer, inputs, output, name=name: seen.update({name: output.dtype}))
+        upscaler(network, Geometry(4, 32, exact=False, fade=16), "bf16")(np.zeros((1, 8, 8, 3), np.uint8))
+        for name in ("conv_first", "conv_up1", "conv_up2", "conv_hr", "conv_last"):
+            assert seen[name] == torch.float32, name
+        for name in ("body.0.rdb1.conv1", "body.0.rdb3.conv5", "conv_body"):
+            assert seen[name] == torch.bfloat16, name
+
+
+class TestDoor:
+    @pytest.fixture
+    def file(self, tmp_path, tiny_network):
+        save_file(tiny_network("srvgg-compact").state_dict(), tmp_path / "mine.safetensors")
+        return str(tmp_path / "mine.safetensors")
+
+    def test_file_of_weights_becomes_an_upscaler(self, file, patches):
+        model = load_upscaler(file, device="cpu")
+        assert (model.scale, model.halo, model.exact, model.batch, model.device) == (4, 5, True, 1, "cpu")
+        assert model(patches).shape == (3, 84, 104, 3)
+
+    def test_interpolation_takes_its_default_scale_or_the_one_asked_for(self):
+        assert load_upscaler("bicubic").scale == 4
+        assert load_upscaler("lanczos", scale=2).scale == 2
+        assert load_upscaler("nearest").fingerprint == "nearest-pillow"
+
+    def test_unknown_name_scale_and_device_have_their_own_errors(self, file, monkeypatch):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+        with pytest.raises(UnknownModelError, match="compact-x4"):
+            load_upscaler("sharpest")
+        with pytest.raises(UnsupportedScaleError, match="by 4, not by 2"):
+            load_upscaler(file, scale=2)
+        with pytest.raises(DeviceError, match="cuda: not here"):
+            load_upscaler(file, device="cuda")
+        for device in ("gpu", "meta"):
+            with pytest.raises(DeviceError, match="use auto, cpu, cuda"):
+                choose_device(device)
+
+    def test_weights_are_checked_before_the_network_is_used(self, tmp_path):
+        save_file(RRDBNet(features=8, growth=4, blocks=1).state_dict(), tmp_path / "untrained.safetensors")
+        with pytest.raises(WeightsError, match=r"untrained\.safetensors: changes a grey patch"):
+            load_upscaler(str(tmp_path / "untrained.safetensors"))
