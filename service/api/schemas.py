@@ -1,0 +1,260 @@
+"""What travels over the wire, and how it is made of what the rooms keep."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StrictInt
+
+from models.zoo.catalog import DEFAULT_MODEL, ModelKind
+from service.jobs.job import Job, JobOrder, JobState, ResultFormat
+from service.jobs.slide import Slide
+from service.progress import Stage
+from service.request import BadTilePolicy
+
+Mpp = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
+Pixel = Annotated[StrictInt, Field(ge=0, lt=2**31)]
+Extent = Annotated[StrictInt, Field(ge=1, lt=2**31)]
+
+
+class ProblemOut(BaseModel):
+    """A problem, RFC 9457; branch on `code`, which is stable."""
+
+    type: str = Field(examples=["urn:slidelift:problem:slide.mpp-missing"])
+    title: str
+    status: int
+    detail: str = Field(description="What happened and what to try.")
+    code: str = Field(examples=["slide.mpp-missing"])
+    instance: str
+    errors: list[dict[str, Any]] | None = Field(default=None, description="With request.invalid: each wrong place.")
+
+
+class LevelOut(BaseModel):
+    """One resolution of a slide."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    width: int
+    height: int
+    downsample: float
+
+
+class SlideOut(BaseModel):
+    """A slide that was uploaded."""
+
+    id: str
+    name: str
+    bytes: int
+    sha256: str
+    width: int
+    height: int
+    mpp: tuple[float, float] | None = Field(description="µm per pixel (x, y) of level 0, as the slide says.")
+    objective: float | None
+    vendor: str | None
+    levels: list[LevelOut]
+    warnings: list[str]
+    created: datetime
+
+    @classmethod
+    def of(cls, slide: Slide) -> Self:
+        """What a client sees of a slide."""
+        facts = slide.facts
+        return cls(
+            id=slide.id,
+            name=slide.name,
+            bytes=slide.bytes,
+            sha256=slide.sha256,
+            width=facts.width,
+            height=facts.height,
+            mpp=facts.mpp,
+            objective=facts.objective,
+            vendor=facts.vendor,
+            levels=[LevelOut.model_validate(level) for level in facts.levels],
+            warnings=list(facts.warnings),
+            created=_moment(slide.created),
+        )
+
+
+class SlidesOut(BaseModel):
+    """A page of slides, the newest first."""
+
+    slides: list[SlideOut]
+    next: str | None = Field(description="Address of the next page.")
+
+
+class JobIn(BaseModel):
+    """What to make of which slide."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    slide: str = Field(description="Id of an uploaded slide.")
+    model: str = Field(default=DEFAULT_MODEL, description="A name of GET /v1/models.")
+    mpp: Mpp | None = Field(default=None, description="The source's µm per pixel: gives or confirms it.")
+    target_mpp: Mpp | None = Field(default=None, description="Wanted µm per pixel of the result.")
+    level: Pixel | None = Field(default=None, description="Source level.")
+    region: tuple[Pixel, Pixel, Extent, Extent] | None = Field(
+        default=None, description="x, y, width, height in level-0 pixels.", examples=[[0, 0, 1024, 1024]]
+    )
+    format: ResultFormat = ResultFormat.OME_TIFF
+    on_bad_tile: BadTilePolicy = Field(
+        default=BadTilePolicy.FAIL, description="What a tile that can't be decoded does to the job."
+    )
+    entropy: float | None = Field(default=None, ge=0, le=8, description="Least entropy in bits of tissue; 0 takes all.")
+    quality: StrictInt = Field(default=90, ge=1, le=100, description="JPEG quality of an OME-TIFF.")
+
+    def order(self) -> JobOrder:
+        """The same, as the rooms behind the wire take it."""
+        return JobOrder(**{name: getattr(self, name) for name in JobIn.model_fields})
+
+
+class ProgressOut(BaseModel):
+    """How far a job is."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    tiles_done: int = 0
+    tiles_total: int = 0
+    tiles_per_second: float | None = None
+    eta_seconds: float | None = None
+    resumed_tiles: int = 0
+
+
+class ResultOut(BaseModel):
+    """Where a result can be downloaded, and what proves it whole."""
+
+    href: str
+    format: ResultFormat
+    bytes: int
+    sha256: str
+    media_type: str
+
+
+class JobOut(BaseModel):
+    """A job: what was asked, where it stands, what came of it."""
+
+    id: str
+    slide: str
+    model: str
+    mpp: float | None
+    target_mpp: float | None
+    level: int | None
+    region: tuple[int, int, int, int] | None
+    format: ResultFormat
+    on_bad_tile: BadTilePolicy
+    entropy: float | None
+    quality: int
+    state: JobState
+    stage: Stage | None
+    progress: ProgressOut
+    attempt: int
+    cancel_requested: bool
+    created: datetime
+    started: datetime | None
+    finished: datetime | None
+    warnings: list[str]
+    error: ProblemOut | None
+    result: ResultOut | None = Field(description="Null until the job has succeeded, and after its deletion.")
+    report: str | None = Field(description="Address of the report.")
+
+    @classmethod
+    def of(cls, job: Job, error: ProblemOut | None) -> Self:
+        """What a client sees of a job."""
+        order, here = job.order, f"/v1/jobs/{job.id}"
+        return cls(
+            id=job.id,
+            slide=order.slide,
+            model=order.model,
+            mpp=order.mpp,
+            target_mpp=order.target_mpp,
+            level=order.level,
+            region=order.region,
+            format=order.format,
+            on_bad_tile=order.on_bad_tile,
+            entropy=order.entropy,
+            quality=order.quality,
+            state=job.state,
+            stage=job.progress.stage if job.progress else None,
+            progress=ProgressOut.model_validate(job.progress) if job.progress else ProgressOut(),
+            attempt=job.attempt,
+            cancel_requested=job.cancel_requested,
+            created=_moment(job.created),
+            started=_moment(job.started) if job.started is not None else None,
+            finished=_moment(job.finished) if job.finished is not None else None,
+            warnings=list(job.warnings),
+            error=error,
+            result=_result(job, here),
+            report=f"{here}/report" if job.state is JobState.SUCCEEDED else None,
+        )
+
+
+class JobsOut(BaseModel):
+    """A page of jobs, the newest first."""
+
+    jobs: list[JobOut]
+    next: str | None = Field(description="Address of the next page.")
+
+
+class ModelOut(BaseModel):
+    """A model on offer and its facts."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    name: str
+    kind: ModelKind
+    description: str
+    architecture: str | None
+    scales: list[int]
+    default_scale: int
+    parameters: int | None
+    source_mpp: tuple[float, float] | None = Field(description="Trained for sources of this range of µm per pixel.")
+    brightfield_only: bool
+    exact: bool = Field(description="True where the seams of tiles can't be told from the rest.")
+    seam: str | None
+    metrics: dict[str, dict[str, float]]
+    trained_on: str | None
+    licence: str | None
+    citation: str | None
+    notes: str | None
+    sha256: str | None
+
+
+class ModelsOut(BaseModel):
+    """The models on offer."""
+
+    default: str
+    models: list[ModelOut]
+
+
+class CheckOut(BaseModel):
+    """One thing that the service needs to work."""
+
+    ok: bool
+    detail: str
+
+
+class ReadyOut(BaseModel):
+    """All that the service needs is there."""
+
+    status: str = "ready"
+    checks: dict[str, CheckOut]
+
+
+class LiveOut(BaseModel):
+    """The process answers."""
+
+    status: str = "live"
+
+
+def _moment(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def _result(job: Job, here: str) -> ResultOut | None:
+    if job.result is None or job.result_deleted is not None:
+        return None
+    return ResultOut(
+        href=f"{here}/result",
+        format=job.order.format,
+        bytes=job.result.bytes,
+        sha256=job.result.sha256,
+        media_type=job.order.format.media_type,
+    )

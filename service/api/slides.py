@@ -1,0 +1,138 @@
+"""Slides: uploaded by PUT, looked at, deleted."""
+
+import base64
+import binascii
+import re
+import time
+from typing import Annotated
+
+import anyio
+from fastapi import APIRouter, Path, Request, Response
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
+
+from service.api.context import Context, InContext
+from service.api.problems import documented
+from service.api.reading import Before, Limit, next_page, readable
+from service.api.schemas import SlideOut, SlidesOut
+from service.codes import refusal
+from service.errors import Problem, ServiceError
+from service.jobs.slide import Slide, SlideFacts
+from service.jobs.store import UnknownSlideError
+from service.storage import CHUNK_BYTES, Landed, Upload
+
+router = APIRouter(prefix="/v1/slides", tags=["slides"], responses=documented())
+
+SlideId = Annotated[str, Path(description="Id of a slide; for an upload the name of its file.")]
+_SHA256 = re.compile(r"(?:^|,)\s*sha-256\s*=\s*([^,]*)", re.IGNORECASE)
+_BINARY_BODY = {
+    "requestBody": {
+        "required": True,
+        "description": "The bare file: curl -T slide.svs",
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+
+
+@router.put("/{slide:path}", status_code=201, summary="Upload a slide", openapi_extra=_BINARY_BODY)
+async def upload(slide: SlideId, request: Request, response: Response, context: InContext) -> SlideOut:
+    """Take the body as it streams in; it becomes a slide once it lies whole on disk and a probe could read it.
+
+    `Repr-Digest` or `Content-Digest` with sha-256 (RFC 9530) are checked if sent.
+    """
+    announced = _announced_bytes(request)
+    expected_sha256 = _expected_sha256(request)
+    arriving = await run_in_threadpool(context.storage.receive, slide, announced)
+    try:
+        await _pump(request, arriving)
+        landed = await run_in_threadpool(arriving.land, announced, expected_sha256)
+        facts = await _probed(context, landed, slide)
+        kept = Slide(landed.slide_id, slide, landed.path.name, landed.bytes, landed.sha256, time.time(), facts)
+        await run_in_threadpool(context.store.add_slide, kept)
+    except BaseException:
+        with anyio.CancelScope(shield=True):
+            await run_in_threadpool(arriving.discard)
+        raise
+    arriving.close()
+    response.headers["Location"] = f"/v1/slides/{kept.id}"
+    return SlideOut.of(kept)
+
+
+@readable(router, "", summary="List slides")
+def slides(request: Request, context: InContext, limit: Limit = 100, before: Before = None) -> SlidesOut:
+    """List what was uploaded, the newest first."""
+    found = context.store.slides(limit, before)
+    return SlidesOut(
+        slides=[SlideOut.of(one) for one in found], next=next_page(request, limit, [one.id for one in found])
+    )
+
+
+@readable(router, "/{slide}", summary="Facts of a slide")
+def slide_facts(slide: SlideId, context: InContext) -> SlideOut:
+    """Tell what the probe found."""
+    found = context.store.slide(slide)
+    if found is None:
+        raise UnknownSlideError(slide)
+    return SlideOut.of(found)
+
+
+@router.delete("/{slide}", status_code=204, summary="Delete a slide")
+def delete_slide(slide: SlideId, context: InContext) -> None:
+    """Delete a slide; results made of it stay. Refused while an unfinished job needs it."""
+    context.store.remove_slide(slide)
+    context.storage.remove_slide(slide)
+
+
+async def _pump(request: Request, arriving: Upload) -> None:
+    """Move the body to disk in chunks of a MiB; the writing happens off the event loop."""
+    buffer = bytearray()
+    try:
+        async for piece in request.stream():
+            buffer += piece
+            if len(buffer) >= CHUNK_BYTES:
+                await run_in_threadpool(arriving.write, bytes(buffer))
+                buffer.clear()
+    except ClientDisconnect as error:
+        raise refusal("upload.incomplete", "the connection broke; send the file again") from error
+    if buffer:
+        await run_in_threadpool(arriving.write, bytes(buffer))
+
+
+async def _probed(context: Context, landed: Landed, name: str) -> SlideFacts:
+    """Let a process of its own look into the file; what it says of the path is said of the user's name."""
+    try:
+        async with context.probes:
+            return SlideFacts.from_probe(await run_in_threadpool(context.probe, landed.path))
+    except ServiceError as error:
+        found = error.problem
+        detail = found.detail.replace(str(landed.path), name).replace(landed.path.name, name)
+        raise ServiceError(Problem(found.code, detail, found.status, found.by_user)) from error
+
+
+def _announced_bytes(request: Request) -> int | None:
+    if "content-range" in request.headers:
+        detail = (
+            "a PUT with Content-Range would store a part as the whole (RFC 9110 §14.5); send the file from its start"
+        )
+        raise refusal("upload.content-range", detail)
+    if request.headers.get("content-type", "").startswith("multipart/"):
+        raise refusal("upload.multipart", "send the bare file as the body, not a form: curl -T slide.svs URL")
+    length = request.headers.get("content-length")
+    return int(length) if length is not None else None
+
+
+def _expected_sha256(request: Request) -> bytes | None:
+    for header in ("repr-digest", "content-digest"):
+        if found := _SHA256.search(request.headers.get(header, "")):
+            return _decoded(found[1].strip())
+    return None
+
+
+def _decoded(value: str) -> bytes:
+    try:
+        digest = base64.b64decode(value[1:-1], validate=True) if value[:1] == value[-1:] == ":" else b""
+    except binascii.Error:
+        digest = b""
+    if len(digest) != 32:
+        raise refusal("upload.digest-invalid", "expected sha-256=:<base64 of 32 bytes>: (RFC 9530)")
+    return digest

@@ -1,0 +1,274 @@
+"""A job's states and the moves between them: pure values, no clock, no database.
+
+    queued ──► running ──► succeeded | failed | cancelled
+      │  ▲        │
+      │  └────────┘  handed back by a worker that stops or whose decoder crashed
+      └──► cancelled
+
+A worker holds a running job by a lease that it must extend. When the lease runs out another worker may take the job
+over. Each taking counts `attempt` up by one, and the attempt is also the fence: a worker's writes name the attempt they
+belong to, and what an earlier attempt writes late is refused.
+"""
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Self
+
+from service.codes import problem
+from service.errors import Problem
+from service.progress import Progress
+from service.request import BadTilePolicy, UpscaleRequest
+
+MAX_CRASHES = 3
+"""Crashes after which a job is the culprit: two may be bad luck; more would only keep the worker from others."""
+
+
+class JobState(StrEnum):
+    """Where a job stands; the last three are final."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_final(self) -> bool:
+        """True where no move leads on."""
+        return not ALLOWED_MOVES[self]
+
+
+ALLOWED_MOVES: dict[JobState, frozenset[JobState]] = {
+    JobState.QUEUED: frozenset({JobState.RUNNING, JobState.CANCELLED}),
+    JobState.RUNNING: frozenset(JobState),  # to itself: taken over from a dead worker
+    JobState.SUCCEEDED: frozenset(),
+    JobState.FAILED: frozenset(),
+    JobState.CANCELLED: frozenset(),
+}
+
+
+class ForbiddenMoveError(ValueError):
+    """A move that the state of the job does not allow."""
+
+
+class ResultFormat(StrEnum):
+    """What the pipeline writes; the value is the word of the REST surface."""
+
+    OME_TIFF = "ome-tiff"
+    OME_ZARR = "ome-zarr"
+
+    @property
+    def suffix(self) -> str:
+        """Suffix of the pipeline's output."""
+        return {ResultFormat.OME_TIFF: ".ome.tiff", ResultFormat.OME_ZARR: ".ome.zarr"}[self]
+
+    @property
+    def media_type(self) -> str:
+        """Media type of what is downloaded; a Zarr folder travels as one zip."""
+        return {ResultFormat.OME_TIFF: "image/tiff", ResultFormat.OME_ZARR: "application/zip"}[self]
+
+
+@dataclass(frozen=True, slots=True)
+class JobOrder:
+    """What was asked: an UpscaleRequest before it meets the paths of a machine.
+
+    Attributes
+    ----------
+    slide
+        The id of an uploaded slide; the other attributes are those of `service.request.UpscaleRequest`.
+    """
+
+    slide: str
+    model: str
+    mpp: float | None = None
+    target_mpp: float | None = None
+    level: int | None = None
+    region: tuple[int, int, int, int] | None = None
+    format: ResultFormat = ResultFormat.OME_TIFF
+    on_bad_tile: BadTilePolicy = BadTilePolicy.FAIL
+    entropy: float | None = None
+    quality: int = 90
+
+    def request(self, slide: Path, output: Path, *, device: str, slide_sha256: str) -> UpscaleRequest:
+        """Make the request that the pipeline on this machine understands."""
+        return UpscaleRequest(
+            slide=slide,
+            output=output,
+            model=self.model,
+            mpp=self.mpp,
+            target_mpp=self.target_mpp,
+            level=self.level,
+            region=self.region,
+            entropy=self.entropy,
+            quality=self.quality,
+            on_bad_tile=self.on_bad_tile,
+            device=device,
+            slide_sha256=slide_sha256,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The file that a job made: its name within the job's folder, and what proves a download whole."""
+
+    file: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one attempt ended; QUEUED hands the job back, finished stripes and all.
+
+    Attributes
+    ----------
+    crashed
+        True where the job is handed back because its process died: it counts towards MAX_CRASHES.
+    """
+
+    state: JobState
+    problem: Problem | None = None
+    result: Result | None = None
+    warnings: tuple[str, ...] = ()
+    crashed: bool = False
+
+    def __post_init__(self) -> None:
+        if self.state is JobState.RUNNING:
+            raise ForbiddenMoveError("an attempt that goes on has no outcome")
+        if (self.state is JobState.SUCCEEDED) != (self.result is not None):
+            raise ForbiddenMoveError("success has a result, and nothing else has one")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One job at one moment; every move returns another. Times are seconds since 1970.
+
+    Attributes
+    ----------
+    attempt
+        How often the job was taken by a worker; the fence of its writes.
+    crashes
+        How many attempts ended with the death of the worker or of its decoder.
+    cancel_requested
+        Somebody asked to stop; the worker that holds the job sees it at its next heartbeat.
+    result_deleted
+        When its result was deleted on request.
+    """
+
+    id: str
+    order: JobOrder
+    created: float
+    state: JobState = JobState.QUEUED
+    started: float | None = None
+    finished: float | None = None
+    attempt: int = 0
+    crashes: int = 0
+    worker: str | None = None
+    lease_until: float | None = None
+    cancel_requested: bool = False
+    progress: Progress | None = None
+    warnings: tuple[str, ...] = ()
+    problem: Problem | None = None
+    result: Result | None = None
+    result_deleted: float | None = None
+
+    def is_abandoned(self, now: float) -> bool:
+        """True where the worker that holds the job has let its lease run out."""
+        return self.state is JobState.RUNNING and self.lease_until is not None and self.lease_until <= now
+
+    def is_held(self, attempt: int) -> bool:
+        """True where that attempt may still write."""
+        return self.state is JobState.RUNNING and self.attempt == attempt
+
+    def claimed(self, worker: str, now: float, lease_seconds: float) -> Self:
+        """Let a worker take the job, if it is queued or abandoned.
+
+        An abandoned job counts a crash, and ends instead of running again when somebody asked to cancel it or when
+        that was one crash too many: so look at the state of what is returned.
+        """
+        if self.state is JobState.RUNNING:
+            if not self.is_abandoned(now):
+                raise ForbiddenMoveError(f"job {self.id} is held by a living worker")
+            abandoned = self.settled(Outcome(JobState.QUEUED, _ABANDONED, crashed=True), now)
+            if abandoned.state.is_final:
+                return abandoned
+            return abandoned.claimed(worker, now, lease_seconds)
+        return self._moved(
+            JobState.RUNNING,
+            started=self.started if self.started is not None else now,
+            attempt=self.attempt + 1,
+            worker=worker,
+            lease_until=now + lease_seconds,
+        )
+
+    def extended(self, now: float, lease_seconds: float) -> Self:
+        """Let the worker that holds the job keep it for another lease."""
+        if self.state is not JobState.RUNNING:
+            raise ForbiddenMoveError(f"job {self.id} is {self.state}: nobody holds a lease")
+        return replace(self, lease_until=now + lease_seconds)
+
+    def advanced(self, progress: Progress) -> Self:
+        """Note how far the running job is."""
+        if self.state is not JobState.RUNNING:
+            raise ForbiddenMoveError(f"job {self.id} is {self.state}: it can't advance")
+        return replace(self, progress=progress)
+
+    def cancelled(self, now: float) -> Self:
+        """Cancel the job at once where no living worker holds it; else leave word for that worker."""
+        if self.state is JobState.QUEUED or self.is_abandoned(now):
+            return self._ended(JobState.CANCELLED, now, cancel_requested=True)
+        if self.state is JobState.RUNNING:
+            return replace(self, cancel_requested=True)
+        raise ForbiddenMoveError(f"job {self.id} is {self.state}: it can't be cancelled")
+
+    def settled(self, outcome: Outcome, now: float) -> Self:
+        """End the attempt of the worker that holds the job."""
+        if self.state is not JobState.RUNNING:
+            raise ForbiddenMoveError(f"job {self.id} is {self.state}: no attempt is under way")
+        if outcome.state is not JobState.QUEUED:
+            return self._ended(
+                outcome.state,
+                now,
+                problem=outcome.problem,
+                result=outcome.result,
+                warnings=outcome.warnings,
+            )
+        crashes = self.crashes + outcome.crashed
+        if self.cancel_requested:
+            return self._ended(JobState.CANCELLED, now, crashes=crashes)
+        if outcome.crashed and crashes >= MAX_CRASHES:
+            return self._ended(JobState.FAILED, now, crashes=crashes, problem=_too_many_crashes(crashes, outcome))
+        return self._moved(JobState.QUEUED, crashes=crashes, worker=None, lease_until=None)
+
+    def without_result(self, now: float) -> Self:
+        """Note that the result of a succeeded job was deleted."""
+        if self.state is not JobState.SUCCEEDED:
+            raise ForbiddenMoveError(f"job {self.id} is {self.state}: it has no result")
+        return replace(self, result_deleted=self.result_deleted if self.result_deleted is not None else now)
+
+    def _ended(self, state: JobState, now: float, **changes: Any) -> Self:
+        return self._moved(state, finished=now, worker=None, lease_until=None, **changes)
+
+    def _moved(self, state: JobState, **changes: Any) -> Self:
+        if state not in ALLOWED_MOVES[self.state]:
+            raise ForbiddenMoveError(f"job {self.id} can't go from {self.state} to {state}")
+        return replace(self, state=state, **changes)
+
+
+_ABANDONED = problem("job.crashed-repeatedly", "the worker that held the job fell silent")
+
+
+def _too_many_crashes(crashes: int, outcome: Outcome) -> Problem:
+    """Blame the slide where its decoding process died; where the whole worker fell silent, say just that."""
+    last = outcome.problem.detail if outcome.problem else "no reason known"
+    if outcome.problem and outcome.problem.code == "runner.crashed":
+        return problem(
+            "slide.crashes-decoder",
+            f"the process that decodes this slide died {crashes} times (last: {last}); "
+            "export the slide again from its scanner's software, or convert it to OME-TIFF",
+        )
+    return problem(
+        "job.crashed-repeatedly",
+        f"{crashes} attempts ended in a crash (last: {last}); look at the worker's log and memory, then ask again",
+    )

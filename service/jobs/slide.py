@@ -1,0 +1,71 @@
+"""An uploaded slide as the database knows it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+
+@dataclass(frozen=True, slots=True)
+class SlideLevel:
+    """One resolution of a slide: size in its own pixels, and how many level-0 pixels one of them spans."""
+
+    width: int
+    height: int
+    downsample: float
+
+
+@dataclass(frozen=True, slots=True)
+class SlideFacts:
+    """What a probe found out; checks that need no pixels are made against it.
+
+    Attributes
+    ----------
+    mpp
+        (x, y) in µm per pixel of level 0 as the slide says, None if it does not.
+    """
+
+    width: int
+    height: int
+    mpp: tuple[float, float] | None
+    objective: float | None
+    vendor: str | None
+    levels: tuple[SlideLevel, ...]
+    warnings: tuple[str, ...] = ()
+
+    @classmethod
+    def from_probe(cls, facts: Mapping[str, Any]) -> Self:
+        """Take the plain values that a probe's process printed."""
+        return cls(
+            width=facts["width"],
+            height=facts["height"],
+            mpp=tuple(facts["mpp"]) if facts["mpp"] else None,
+            objective=facts["objective"],
+            vendor=facts["vendor"],
+            levels=tuple(SlideLevel(level["width"], level["height"], level["downsample"]) for level in facts["levels"]),
+            warnings=tuple(facts["warnings"]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Slide:
+    """A slide in storage.
+
+    Attributes
+    ----------
+    id
+        Random; the name of its folder.
+    name
+        As its user called it: kept here and nowhere else, neither in paths nor in logs nor in results.
+    file
+        The safe name of its file within the folder.
+    created
+        Seconds since 1970.
+    """
+
+    id: str
+    name: str
+    file: str
+    bytes: int
+    sha256: str
+    created: float
+    facts: SlideFacts

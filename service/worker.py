@@ -1,0 +1,345 @@
+"""The worker: claims jobs one after another and sees each through to its result.
+
+Two threads. The main one claims, waits for the pipeline (which decodes and computes in the runner's child process) and
+seals the result. The other, the pulse, keeps the lease, and turns everything that must end the work (a cancellation, a
+lost lease, a stop of the worker) into the one thing that the pipeline looks at: its CancelToken.
+"""
+
+import logging
+import os
+import signal
+import socket
+import sqlite3
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+from service.archive import archive
+from service.codes import problem
+from service.errors import EXIT_DONE, EXIT_FAILED, Cancelled, Problem, ServiceError
+from service.jobs.job import Job, JobState, Outcome, Result, ResultFormat
+from service.jobs.slide import Slide
+from service.jobs.sql_store import SqlStore
+from service.jobs.store import Beat, LeaseLostError, Store, StoreFullError
+from service.progress import CancelToken, Progress
+from service.request import UpscaleRequest
+from service.settings import Settings
+from service.storage import Storage, digest, is_full, remove
+
+GRACE_SECONDS = 15
+"""How long the pipeline gets to look at its token before its process is killed; a batch takes a second or two."""
+
+STOP_SECONDS = 28
+"""When a worker that was told to stop leaves, come what may; supervisors kill after 30."""
+
+PROGRESS_SECONDS = 0.5
+"""How often progress is worth a commit; whoever polls sees no more."""
+
+log = logging.getLogger(__name__)
+
+
+class Pipeline(Protocol):
+    """What the worker needs of `service.runner.Runner`."""
+
+    def run(
+        self, request: UpscaleRequest, on_progress: Callable[[Progress], None], cancel: CancelToken
+    ) -> Mapping[str, Any]:
+        """Upscale one slide and report; raises ServiceError."""
+
+    def close(self) -> None:
+        """End the child process, from any thread and also in the middle of a run."""
+
+
+class _End(StrEnum):
+    """Why an attempt must end before it is done, the weightiest last."""
+
+    STOPPED = "the worker stops"
+    CANCELLED = "cancelled on request"
+    LOST = "another worker has the job"
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """One taking of one job, shared by the two threads."""
+
+    job: Job
+    token: CancelToken = field(default_factory=CancelToken)
+    end: _End | None = None
+    ended_at: float = 0
+
+    def finish_early(self, end: _End) -> None:
+        """Ask the pipeline to stop; a lost lease overrides any other reason."""
+        if self.end is None:
+            self.ended_at = time.monotonic()
+        if self.end is None or end is _End.LOST:
+            self.end = end
+        self.token.cancel()
+
+
+class Worker:
+    """Runs jobs of a store one at a time; owns the runner and the pulse thread, and closes both.
+
+    Parameters
+    ----------
+    runner_factory
+        Makes the Pipeline; called again after one has failed.
+    stop
+        Set from outside to hand back the running job and return.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        storage: Storage,
+        runner_factory: Callable[[], Pipeline],
+        stop: threading.Event,
+    ) -> None:
+        self._settings, self._store, self._storage = settings, store, storage
+        self._runner_factory, self._stop = runner_factory, stop
+        self._name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self._runner: Pipeline | None = None
+        self._attempt: _Attempt | None = None
+        self._retired = threading.Event()
+
+    def work(self) -> None:
+        """Claim and run jobs until told to stop."""
+        pulse = threading.Thread(target=self._pulse, name="pulse")
+        pulse.start()
+        try:
+            while not self._stop.is_set():
+                job = self._claim()
+                if job is None:
+                    self._stop.wait(self._settings.poll_seconds)
+                else:
+                    self._see_through(job)
+        finally:
+            self._retired.set()
+            pulse.join()
+            self._drop_runner()
+
+    def _claim(self) -> Job | None:
+        try:
+            return self._store.claim(self._name)
+        except (sqlite3.Error, StoreFullError):
+            log.exception("no job can be claimed")
+            return None
+
+    def _see_through(self, job: Job) -> None:
+        log.info("job %s: attempt %d", job.id, job.attempt)
+        self._attempt = attempt = _Attempt(job)
+        try:
+            outcome = self._outcome(attempt)
+            if attempt.end is _End.LOST:
+                raise LeaseLostError(_End.LOST)
+            settled = self._store.settle(job.id, job.attempt, outcome)
+        except LeaseLostError:
+            log.warning("job %s: %s", job.id, _End.LOST)
+            return
+        except (sqlite3.Error, StoreFullError):
+            log.exception("job %s: its end can't be written; its lease runs out and it is taken up again", job.id)
+            return
+        finally:
+            self._attempt = None
+        log.info("job %s: %s", job.id, settled.state)
+        self._storage.tidy_job(settled)
+
+    def _outcome(self, attempt: _Attempt) -> Outcome:
+        """Run one attempt to whatever end."""
+        try:
+            return self._run(attempt)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the job ends with it and the worker goes on
+            if not isinstance(error, Cancelled):
+                self._drop_runner()
+            if attempt.end is not None:
+                cancelled = attempt.end is _End.CANCELLED
+                return Outcome(JobState.CANCELLED if cancelled else JobState.QUEUED)
+            return self._failed(attempt.job, error)
+
+    def _run(self, attempt: _Attempt) -> Outcome:
+        job = attempt.job
+        slide = self._store.slide(job.order.slide)
+        if slide is None:
+            return Outcome(
+                JobState.FAILED, problem("slide.unknown", f"{job.order.slide}: the slide is no longer there")
+            )
+        source = self._storage.slide_path(slide)
+        output = self._storage.output_path(job.id, job.order.format)
+        request = job.order.request(source, output, device=self._settings.device, slide_sha256=slide.sha256)
+        report = self._report(attempt, request, slide)
+        attempt.token.raise_if_cancelled()
+        warnings = tuple(str(warning) for warning in report.get("warnings", ()))
+        return Outcome(JobState.SUCCEEDED, result=_seal(output, attempt), warnings=warnings)
+
+    def _report(self, attempt: _Attempt, request: UpscaleRequest, slide: Slide) -> Mapping[str, Any]:
+        """Upscale, and keep the report; where an earlier attempt got as far as that, take up what it left.
+
+        The pipeline's output appears whole, the report after it: a lone output is one whose report was lost with its
+        process, and is made again.
+        """
+        job_id, output = attempt.job.id, request.output
+        kept = self._storage.read_report(job_id)
+        if kept is not None and output.exists():
+            return kept
+        remove(output)
+        if self._runner is None:
+            self._runner = self._runner_factory()
+        ran = self._runner.run(request, self._teller(attempt), attempt.token)
+        report: dict[str, Any] = _without_paths(ran, request.slide, output, slide)
+        self._storage.write_report(job_id, report)
+        return report
+
+    def _failed(self, job: Job, error: Exception) -> Outcome:
+        if isinstance(error, ServiceError):
+            found = error.problem
+            if found.code == "runner.crashed":
+                log.warning("job %s: %s", job.id, found.code)
+                return Outcome(JobState.QUEUED, self._pathless(job, found), crashed=True)
+            log.info("job %s: %s", job.id, found.code)
+            return Outcome(JobState.FAILED, self._pathless(job, found))
+        if isinstance(error, OSError) and is_full(error):
+            return Outcome(
+                JobState.FAILED, problem("storage.full", "the disk filled up; delete results, then ask again")
+            )
+        log.error("job %s failed", job.id, exc_info=error)
+        return Outcome(JobState.FAILED, problem("internal", "the worker failed unexpectedly; its log says more"))
+
+    def _pathless(self, job: Job, found: Problem) -> Problem:
+        slide = self._store.slide(job.order.slide)
+        if slide is None:
+            return found
+        output = self._storage.output_path(job.id, job.order.format)
+        detail = _without_paths(found.detail, self._storage.slide_path(slide), output, slide)
+        return Problem(found.code, detail, found.status, found.by_user)
+
+    def _teller(self, attempt: _Attempt) -> Callable[[Progress], None]:
+        """Write progress to the store, at each new stage and else now and then."""
+        told: tuple[str, float] | None = None
+
+        def tell(progress: Progress) -> None:
+            nonlocal told
+            now = time.monotonic()
+            if told and told[0] == progress.stage and now - told[1] < PROGRESS_SECONDS:
+                return
+            told = (progress.stage, now)
+            try:
+                self._store.advance(attempt.job.id, attempt.job.attempt, progress)
+            except LeaseLostError:
+                attempt.finish_early(_End.LOST)
+            except (sqlite3.Error, StoreFullError):
+                log.exception("job %s: its progress can't be written", attempt.job.id)
+
+        return tell
+
+    def _pulse(self) -> None:
+        """Keep the lease and hear of cancellations until the worker retires."""
+        last_beat = time.monotonic()
+        while True:
+            attempt = self._attempt
+            try:
+                self._store.sign_of_life(self._name)
+                if attempt is not None:
+                    beat = self._store.heartbeat(attempt.job.id, attempt.job.attempt)
+                    if beat is Beat.CANCEL:
+                        attempt.finish_early(_End.CANCELLED)
+                last_beat = time.monotonic()
+            except LeaseLostError:
+                if attempt is not None and attempt is self._attempt:
+                    attempt.finish_early(_End.LOST)
+            except (sqlite3.Error, StoreFullError):
+                log.exception("the heartbeat can't be written")
+                if attempt is not None and time.monotonic() - last_beat > self._settings.lease_seconds:
+                    attempt.finish_early(_End.LOST)
+            if attempt is not None and attempt is self._attempt:
+                self._press(attempt)
+            if self._retired.wait(self._next_beat()):
+                return
+
+    def _next_beat(self) -> float:
+        """Beat faster while somebody waits for the end of an attempt."""
+        ending = self._stop.is_set() or (self._attempt is not None and self._attempt.end is not None)
+        return min(0.5, self._settings.heartbeat_seconds) if ending else self._settings.heartbeat_seconds
+
+    def _press(self, attempt: _Attempt) -> None:
+        """Stop the attempt if the worker stops; kill a pipeline that does not listen."""
+        if self._stop.is_set():
+            attempt.finish_early(_End.STOPPED)
+        if attempt.end is not None and time.monotonic() - attempt.ended_at > GRACE_SECONDS:
+            log.warning("job %s: its process does not stop and is ended", attempt.job.id)
+            self._drop_runner()
+
+    def _drop_runner(self) -> None:
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            runner.close()
+
+
+def work(settings: Settings, stop: threading.Event, runner_factory: Callable[[], Pipeline] | None = None) -> None:
+    """Run jobs of a data folder until `stop` is set; returns within 30 seconds of that."""
+    if runner_factory is None:
+        from service.runner import Runner
+
+        runner_factory = Runner
+    storage = Storage(
+        settings.data_dir,
+        max_upload_bytes=settings.max_upload_bytes,
+        disk_reserve_bytes=settings.disk_reserve_bytes,
+    )
+    store = SqlStore(settings.database, lease_seconds=settings.lease_seconds)
+    storage.sweep(store)
+    try:
+        Worker(settings, store, storage, runner_factory, stop).work()
+    finally:
+        store.close()
+
+
+def main(settings: Settings | None = None, runner_factory: Callable[[], Pipeline] | None = None) -> int:
+    """Run a worker until SIGTERM or SIGINT; the running job is handed back and goes on where it was."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    stop = threading.Event()
+
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        if not stop.is_set():
+            log.info("%s: handing back the running job", signal.Signals(number).name)
+            stop.set()
+            last_resort = threading.Timer(STOP_SECONDS, os._exit, (EXIT_FAILED,))
+            last_resort.daemon = True
+            last_resort.start()
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)
+    work(settings or Settings(), stop, runner_factory)
+    return EXIT_DONE
+
+
+def _seal(output: Path, attempt: _Attempt) -> Result:
+    """Make of the pipeline's output the file that is downloaded, durable and hashed."""
+    if not output.exists():
+        raise FileNotFoundError(f"the pipeline reported success and wrote no {output.name}")
+    file = output
+    if attempt.job.order.format is ResultFormat.OME_ZARR:
+        file = output.with_name(output.name + ".zip")
+        archive(output, file, attempt.token.raise_if_cancelled)
+    size, sha256 = digest(file, attempt.token.raise_if_cancelled)
+    return Result(file.name, size, sha256)
+
+
+def _without_paths(said: Any, source: Path, output: Path, slide: Slide) -> Any:
+    """Replace this machine's paths in a report or a message; a client has no use for them."""
+    if isinstance(said, str):
+        return (
+            said.replace(str(source), f"slide {slide.id}")
+            .replace(str(output), output.name)
+            .replace(f"{output.parent}{os.sep}", "")
+        )
+    if isinstance(said, Mapping):
+        return {key: _without_paths(value, source, output, slide) for key, value in said.items()}
+    if isinstance(said, (list, tuple)):
+        return [_without_paths(value, source, output, slide) for value in said]
+    return said

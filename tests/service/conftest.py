@@ -1,0 +1,82 @@
+"""What the service's tests share: a client without a server, a small real slide, a stand-in for the probe."""
+
+import asyncio
+import struct
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from service.app import create_app
+from service.errors import Problem, ServiceError
+from service.settings import Settings
+
+
+class Client:
+    """Synchronous calls into an ASGI application; an exception that leaves it is an error of the test."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self.app = app
+
+    def __call__(self, method: str, url: str, **options: Any) -> httpx.Response:
+        async def call() -> httpx.Response:
+            transport = httpx.ASGITransport(self.app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+                return await client.request(method, url, **options)
+
+        return asyncio.run(call())
+
+
+@pytest.fixture
+def tiff() -> bytes:
+    """A valid little-endian TIFF of one grey pixel."""
+    tags = [(256, 1), (257, 1), (258, 8), (259, 1), (262, 1), (273, 122), (277, 1), (278, 1), (279, 1)]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + struct.pack("<I", 0) + b"\x80"
+
+
+@pytest.fixture
+def facts() -> dict[str, Any]:
+    """What the stand-in probe says; a test may change it."""
+    return {
+        "width": 2220,
+        "height": 2967,
+        "mpp": [0.499, 0.499],
+        "objective": 20.0,
+        "vendor": "aperio",
+        "levels": [{"width": 2220, "height": 2967, "downsample": 1.0}],
+        "warnings": [],
+    }
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(data_dir=tmp_path / "data", disk_reserve_bytes=0, max_upload_bytes=8 * 2**20)
+
+
+@pytest.fixture
+def app(settings: Settings, facts: dict[str, Any]) -> Iterator[FastAPI]:
+    def probe(slide: Path) -> Mapping[str, Any]:
+        if not slide.read_bytes()[:4] == b"II*\0":
+            raise ServiceError(Problem("slide.unreadable", f"{slide}: no reader knows it", 422, by_user=True))
+        return facts
+
+    made = create_app(settings, probe)
+    yield made
+    made.state.context.store.close()
+
+
+@pytest.fixture
+def call(app: FastAPI) -> Client:
+    return Client(app)
+
+
+@pytest.fixture
+def slide_id(call: Client, tiff: bytes) -> str:
+    """The id of an uploaded slide."""
+    answer = call("PUT", "/v1/slides/Patient Müller.svs", content=tiff)
+    assert answer.status_code == 201, answer.text
+    return str(answer.json()["id"])

@@ -1,0 +1,166 @@
+"""What holds for the whole REST surface: health, errors, HEAD, the OpenAPI document, what is not imported."""
+
+import logging
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from service.codes import CODES
+from service.settings import Settings
+
+Call = Callable[..., httpx.Response]
+
+
+def is_problem(answer: httpx.Response, status: int, code: str) -> bool:
+    said = answer.json()
+    assert (answer.status_code, said["status"], said["code"]) == (status, status, code), answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    return True
+
+
+def test_live_process_says_so(call: Call) -> None:
+    assert call("GET", "/health/live").json() == {"status": "live"}
+
+
+def test_service_is_ready_only_with_a_living_worker(
+    app: FastAPI, call: Call, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = call("GET", "/health/ready")
+    assert is_problem(answer, 503, "service.not-ready")
+    assert {name: check["ok"] for name, check in answer.json()["checks"].items()} == {
+        "database": True,
+        "disk": True,
+        "worker": False,
+    }
+    assert "slidelift worker" in answer.json()["detail"]
+    app.state.context.store.sign_of_life("w")
+    assert call("GET", "/health/ready").json()["status"] == "ready"
+    late = time.time() + settings.lease_seconds + 1
+    monkeypatch.setattr("service.api.health.time.time", lambda: late)
+    assert is_problem(call("GET", "/health/ready"), 503, "service.not-ready")
+
+
+def test_full_disk_and_broken_database_are_named(app: FastAPI, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise OSError("/secret/path is read-only")
+
+    app.state.context.store.sign_of_life("w")
+    monkeypatch.setattr("service.storage.Storage.has_reserve", lambda _: False)
+    monkeypatch.setattr("service.jobs.sql_store.SqlStore.check", broken)
+    answer = call("GET", "/health/ready")
+    assert is_problem(answer, 503, "service.not-ready")
+    assert "database:" in answer.json()["detail"]
+    assert "disk:" in answer.json()["detail"]
+    assert "secret" not in answer.text
+
+
+def test_unknown_address_and_method_are_problems(call: Call) -> None:
+    assert is_problem(call("GET", "/nope"), 404, "route.unknown")
+    assert is_problem(call("GET", "/docs"), 404, "route.unknown")
+    answer = call("PATCH", "/v1/jobs")
+    assert is_problem(answer, 405, "method.not-allowed")
+    assert "GET" in answer.headers["allow"] or "POST" in answer.headers["allow"]
+
+
+def test_unexpected_error_is_logged_and_tells_nothing(
+    call: Call, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("secret words")
+
+    monkeypatch.setattr("service.jobs.sql_store.SqlStore.slides", broken)
+    with caplog.at_level(logging.ERROR):
+        answer = call("GET", "/v1/slides")
+    assert is_problem(answer, 500, "internal")
+    assert "secret" not in answer.text
+    assert "secret words" in caplog.text
+
+
+def test_log_of_a_failed_upload_holds_no_name(
+    call: Call, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no")
+
+    monkeypatch.setattr("service.storage.Storage.receive", broken)
+    assert call("PUT", "/v1/slides/Patient.svs", content=b"x").status_code == 500
+    assert caplog.records
+    assert "Patient" not in caplog.text
+
+
+def test_store_without_room_answers_507(call: Call, slide_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from service.jobs.store import StoreFullError
+
+    def full(*_: Any) -> None:
+        raise StoreFullError("the disk is full")
+
+    monkeypatch.setattr("service.jobs.sql_store.SqlStore.add_job", full)
+    assert is_problem(call("POST", "/v1/jobs", json={"slide": slide_id}), 507, "storage.full")
+
+
+def test_head_answers_wherever_get_does(call: Call, slide_id: str) -> None:
+    job = call("POST", "/v1/jobs", json={"slide": slide_id}).json()["id"]
+    for address in (
+        "/v1/slides",
+        f"/v1/slides/{slide_id}",
+        "/v1/jobs",
+        f"/v1/jobs/{job}",
+        "/v1/models",
+        "/health/live",
+    ):
+        get, head = call("GET", address), call("HEAD", address)
+        assert (head.status_code, head.headers["content-length"]) == (200, get.headers["content-length"])
+
+
+def test_document_describes_every_address_and_its_problems(call: Call) -> None:
+    document = call("GET", "/openapi.json").json()
+    assert set(document["paths"]) == {
+        "/v1/slides",
+        "/v1/slides/{slide}",
+        "/v1/jobs",
+        "/v1/jobs/{job}",
+        "/v1/jobs/{job}/result",
+        "/v1/jobs/{job}/report",
+        "/v1/models",
+        "/health/live",
+        "/health/ready",
+    }
+    operations = [one for path in document["paths"].values() for one in path.values()]
+    assert len({one["operationId"] for one in operations}) == len(operations)
+    for one in operations:
+        assert one["summary"]
+        assert one["tags"]
+        assert "422" not in one["responses"], "FastAPI's own shape of errors is never sent"
+        assert list(one["responses"]["4XX"]["content"]) == ["application/problem+json"]
+    assert "HTTPValidationError" not in document["components"]["schemas"]
+
+
+def test_each_code_has_a_status_of_its_kind() -> None:
+    for code, entry in CODES.items():
+        assert 400 <= entry.status < 600, code
+        assert entry.title[0].isupper(), code
+
+
+def test_api_and_worker_import_neither_torch_nor_a_decoder() -> None:
+    script = (
+        "import sys, service.app, service.worker;"
+        "heavy = 'torch openslide tifffile tiffslide imagecodecs PIL zarr dask numcodecs skimage scipy'.split();"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert told.stdout.strip() == "[]"
+
+
+def test_settings_are_read_from_the_environment_and_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLIDELIFT_PORT", "8123")
+    monkeypatch.setenv("SLIDELIFT_DATA_DIR", "elsewhere")
+    settings = Settings()
+    assert (settings.port, settings.data_dir.is_absolute(), settings.host) == (8123, True, "127.0.0.1")
+    with pytest.raises(ValueError, match="frozen"):
+        settings.port = 1

@@ -1,0 +1,287 @@
+"""Asking for jobs, watching and cancelling them, and fetching what came of them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+import wsi.slide
+from models.zoo.catalog import DEFAULT_MODEL, catalog
+from service.api.jobs import PLAUSIBLE_MPP
+from service.codes import problem
+from service.jobs.job import JobState, Outcome, Result
+from service.progress import Progress, Stage
+from service.settings import Settings
+
+Call = Callable[..., httpx.Response]
+PIXELS = bytes(range(256)) * 10
+
+
+def is_problem(answer: httpx.Response, status: int, code: str) -> bool:
+    said = answer.json()
+    assert (answer.status_code, said["status"], said["code"]) == (status, status, code), answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    return True
+
+
+@pytest.fixture
+def ask(call: Call, slide_id: str) -> Call:
+    """Post a job for the uploaded slide."""
+    return lambda **wanted: call("POST", "/v1/jobs", json={"slide": slide_id, **wanted})
+
+
+@pytest.fixture
+def finished(app: FastAPI, ask: Call, settings: Settings) -> str:
+    """The id of a job whose result lies ready."""
+    job_id = str(ask().json()["id"])
+    store, folder = app.state.context.store, settings.data_dir / "jobs" / job_id
+    claimed = store.claim("w")
+    folder.mkdir()
+    (folder / "result.ome.tiff").write_bytes(PIXELS)
+    (folder / "report.json").write_text('{"tiles": 4}')
+    done = Outcome(JobState.SUCCEEDED, result=Result("result.ome.tiff", len(PIXELS), "5ha"), warnings=("pale",))
+    store.settle(job_id, claimed.attempt, done)
+    return job_id
+
+
+def test_job_is_queued_with_what_was_asked(ask: Call, call: Call, slide_id: str) -> None:
+    wanted = {"model": "bicubic", "mpp": 0.5, "target_mpp": 0.25, "level": 0, "region": [1, 2, 30, 40]}
+    wanted |= {"format": "ome-zarr", "on_bad_tile": "mark", "entropy": 4.5, "quality": 80}
+    answer = ask(**wanted)
+    said = answer.json()
+    assert answer.status_code == 202
+    assert answer.headers["location"] == f"/v1/jobs/{said['id']}"
+    assert int(answer.headers["retry-after"]) >= 1
+    assert {key: said[key] for key in wanted} == wanted
+    assert (said["slide"], said["state"], said["stage"], said["result"]) == (slide_id, "queued", None, None)
+    assert said["progress"] == dict.fromkeys(("tiles_per_second", "eta_seconds")) | dict.fromkeys(
+        ("tiles_done", "tiles_total", "resumed_tiles"), 0
+    )
+    assert call("GET", answer.headers["location"]).json() == said
+
+
+def test_model_has_a_default(ask: Call) -> None:
+    assert ask().json()["model"] == DEFAULT_MODEL
+
+
+def test_unknown_slide_is_refused(call: Call) -> None:
+    assert is_problem(call("POST", "/v1/jobs", json={"slide": "nope"}), 404, "slide.unknown")
+
+
+@pytest.mark.parametrize("model", ["nope", "/etc/passwd", "models/zoo/weights/compact-x4.safetensors", "../x.pth", ""])
+def test_only_models_on_offer_can_be_asked_for(ask: Call, model: str) -> None:
+    answer = ask(model=model)
+    assert is_problem(answer, 422, "model.unknown")
+    assert "bicubic" in answer.json()["detail"]
+
+
+def test_network_without_weights_is_not_on_offer(ask: Call, call: Call) -> None:
+    offer = {model["name"] for model in call("GET", "/v1/models").json()["models"]}
+    bare = {name for name, card in catalog().items() if card.kind == "network" and card.weights is None}
+    assert offer == set(catalog()) - bare
+    for name in bare:
+        assert is_problem(ask(model=name), 422, "model.unknown")
+
+
+def test_missing_pixel_size_is_asked_for(call: Call, ask: Call, tiff: bytes, facts: dict[str, Any]) -> None:
+    facts["mpp"] = None
+    slide = call("PUT", "/v1/slides/b.tif", content=tiff).json()["id"]
+    answer = ask(slide=slide)
+    assert is_problem(answer, 422, "slide.mpp-missing")
+    assert '"mpp"' in answer.json()["detail"]
+    assert ask(slide=slide, mpp=0.5).status_code == 202
+
+
+@pytest.mark.parametrize("mpp", [[0.01, 0.01], [249.0, 249.0], [0.5, 100.0]])
+def test_implausible_pixel_size_must_be_confirmed(
+    call: Call, ask: Call, tiff: bytes, facts: dict[str, Any], mpp: list[float]
+) -> None:
+    facts["mpp"] = mpp
+    slide = call("PUT", "/v1/slides/b.tif", content=tiff).json()["id"]
+    assert is_problem(ask(slide=slide), 422, "slide.mpp-implausible")
+    assert ask(slide=slide, mpp=0.5).status_code == 202
+
+
+def test_what_is_plausible_here_is_plausible_to_the_pipeline() -> None:
+    assert PLAUSIBLE_MPP == wsi.slide.PLAUSIBLE_MPP
+
+
+@pytest.mark.parametrize("region", [[2219, 0, 2, 1], [0, 2966, 1, 2], [5000, 0, 1, 1]])
+def test_region_outside_the_slide_is_refused(ask: Call, region: list[int]) -> None:
+    assert is_problem(ask(region=region), 422, "request.region")
+
+
+def test_level_the_slide_has_not_is_refused(ask: Call) -> None:
+    assert is_problem(ask(level=1), 422, "request.level")
+
+
+@pytest.mark.parametrize(
+    ("place", "wanted"),
+    [
+        ("body.regoin", {"regoin": [0, 0, 1, 1]}),
+        ("body.region.3", {"region": [0, 0, 1]}),
+        ("body.region.2", {"region": [0, 0, 0, 1]}),
+        ("body.region.0", {"region": [-1, 0, 1, 1]}),
+        ("body.mpp", {"mpp": 0}),
+        ("body.mpp", {"mpp": "wide"}),
+        ("body.target_mpp", {"target_mpp": -1}),
+        ("body.level", {"level": True}),
+        ("body.format", {"format": "jpeg"}),
+        ("body.on_bad_tile", {"on_bad_tile": "ignore"}),
+        ("body.entropy", {"entropy": 9}),
+        ("body.quality", {"quality": 101}),
+        ("body.slide", {"slide": 7}),
+    ],
+)
+def test_ill_formed_request_is_told_where(ask: Call, place: str, wanted: dict[str, Any]) -> None:
+    answer = ask(**wanted)
+    assert is_problem(answer, 422, "request.invalid")
+    assert place in [".".join(map(str, error["loc"])) for error in answer.json()["errors"]]
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"x"', b"\xff", b'{"slide": NaN}', b'{"slide":"s","mpp":NaN}'])
+def test_body_that_is_no_request_is_a_problem(call: Call, body: bytes) -> None:
+    answer = call("POST", "/v1/jobs", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code in (400, 422)
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_running_job_tells_progress_and_when_to_ask_again(app: FastAPI, ask: Call, call: Call) -> None:
+    job_id = ask().json()["id"]
+    store = app.state.context.store
+    store.claim("w")
+    store.advance(job_id, 1, Progress(Stage.UPSCALING, 30, 90, 2.0, 120.0, 10))
+    answer = call("GET", f"/v1/jobs/{job_id}")
+    said = answer.json()
+    assert (said["state"], said["stage"], said["attempt"]) == ("running", "upscaling", 1)
+    assert said["progress"] == {
+        "tiles_done": 30,
+        "tiles_total": 90,
+        "tiles_per_second": 2.0,
+        "eta_seconds": 120.0,
+        "resumed_tiles": 10,
+    }
+    assert answer.headers["retry-after"] == "12"
+
+
+def test_unchanged_job_is_not_sent_twice(app: FastAPI, ask: Call, call: Call) -> None:
+    address = ask().headers["location"]
+    etag = call("GET", address).headers["etag"]
+    again = call("GET", address, headers={"If-None-Match": f'"x", {etag}'})
+    assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", etag)
+    assert "retry-after" in again.headers
+    app.state.context.store.claim("w")
+    assert call("GET", address, headers={"If-None-Match": etag}).status_code == 200
+
+
+def test_queued_job_is_cancelled_at_once(ask: Call, call: Call) -> None:
+    address = ask().headers["location"]
+    answer = call("DELETE", address)
+    assert (answer.status_code, answer.json()["state"]) == (200, "cancelled")
+    assert is_problem(call("DELETE", address), 409, "job.not-cancellable")
+
+
+def test_running_jobs_worker_is_told_of_the_cancellation(app: FastAPI, ask: Call, call: Call) -> None:
+    address = ask().headers["location"]
+    app.state.context.store.claim("w")
+    answer = call("DELETE", address)
+    assert (answer.status_code, answer.json()["state"], answer.json()["cancel_requested"]) == (202, "running", True)
+
+
+def test_failed_job_carries_its_problem(app: FastAPI, ask: Call, call: Call) -> None:
+    job_id = ask().json()["id"]
+    store = app.state.context.store
+    store.claim("w")
+    store.settle(job_id, 1, Outcome(JobState.FAILED, problem("slide.unreadable", "strip 3 is damaged")))
+    answer = call("GET", f"/v1/jobs/{job_id}")
+    error = answer.json()["error"]
+    assert (error["code"], error["status"], error["detail"]) == ("slide.unreadable", 422, "strip 3 is damaged")
+    assert error["instance"] == f"/v1/jobs/{job_id}"
+    assert "retry-after" not in answer.headers
+    for thing in ("result", "report"):
+        assert is_problem(call("GET", f"/v1/jobs/{job_id}/{thing}"), 409, "job.no-result")
+
+
+def test_unfinished_job_has_no_result_yet(ask: Call, call: Call) -> None:
+    address = ask().headers["location"]
+    for method in ("GET", "HEAD", "DELETE"):
+        assert call(method, f"{address}/result").status_code == 409
+    assert is_problem(call("GET", f"{address}/result"), 409, "job.not-finished")
+    assert is_problem(call("GET", f"{address}/report"), 409, "job.not-finished")
+
+
+def test_result_is_downloaded_whole_or_in_ranges(call: Call, finished: str) -> None:
+    said = call("GET", f"/v1/jobs/{finished}").json()
+    assert said["result"] == {
+        "href": f"/v1/jobs/{finished}/result",
+        "format": "ome-tiff",
+        "bytes": len(PIXELS),
+        "sha256": "5ha",
+        "media_type": "image/tiff",
+    }
+    whole = call("GET", said["result"]["href"])
+    assert whole.content == PIXELS
+    assert whole.headers["content-type"] == "image/tiff"
+    assert whole.headers["etag"] == '"5ha"'
+    assert whole.headers["content-disposition"] == f'attachment; filename="{finished}.ome.tiff"'
+    part = call("GET", said["result"]["href"], headers={"Range": "bytes=256-511", "If-Range": '"5ha"'})
+    assert (part.status_code, part.content) == (206, PIXELS[256:512])
+    assert part.headers["content-range"] == f"bytes 256-511/{len(PIXELS)}"
+    stale = call("GET", said["result"]["href"], headers={"Range": "bytes=256-511", "If-Range": '"old"'})
+    assert (stale.status_code, stale.content) == (200, PIXELS)
+    known = call("GET", said["result"]["href"], headers={"If-None-Match": '"5ha"'})
+    assert (known.status_code, known.content) == (304, b"")
+    head = call("HEAD", said["result"]["href"])
+    assert (head.status_code, head.headers["content-length"], head.content) == (200, str(len(PIXELS)), b"")
+
+
+@pytest.mark.parametrize(("asked", "status"), [("bytes=99999-", 416), ("pages=1-2", 400), ("bytes=9-1", 400)])
+def test_range_that_can_not_be_served_is_a_problem(call: Call, finished: str, asked: str, status: int) -> None:
+    answer = call("GET", f"/v1/jobs/{finished}/result", headers={"Range": asked})
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "application/problem+json"
+    if status == 416:
+        assert answer.headers["content-range"] == f"bytes */{len(PIXELS)}"
+        assert answer.json()["code"] == "request.range"
+
+
+def test_deleted_result_is_gone_and_the_job_and_its_report_stay(call: Call, finished: str, settings: Settings) -> None:
+    folder: Path = settings.data_dir / "jobs" / finished
+    for _ in range(2):
+        assert call("DELETE", f"/v1/jobs/{finished}/result").status_code == 204
+    assert is_problem(call("GET", f"/v1/jobs/{finished}/result"), 410, "result.deleted")
+    said = call("GET", f"/v1/jobs/{finished}").json()
+    assert (said["state"], said["result"], said["report"]) == ("succeeded", None, f"/v1/jobs/{finished}/report")
+    assert call("GET", said["report"]).json() == {"tiles": 4}
+    assert [path.name for path in folder.iterdir()] == ["report.json"]
+
+
+def test_finished_job_outlives_its_slide(call: Call, finished: str, slide_id: str) -> None:
+    assert call("DELETE", f"/v1/slides/{slide_id}").status_code == 204
+    assert call("GET", f"/v1/jobs/{finished}/result").content == PIXELS
+
+
+def test_unknown_job_is_a_problem_everywhere(call: Call) -> None:
+    for method, rest in [("GET", ""), ("DELETE", ""), ("GET", "/result"), ("DELETE", "/result"), ("GET", "/report")]:
+        assert is_problem(call(method, f"/v1/jobs/nope{rest}"), 404, "job.unknown")
+
+
+def test_jobs_are_listed_in_pages_and_by_state(ask: Call, call: Call) -> None:
+    ids = [ask().json()["id"] for _ in range(3)][::-1]
+    call("DELETE", f"/v1/jobs/{ids[0]}")
+    page = call("GET", "/v1/jobs?limit=2").json()
+    assert [job["id"] for job in page["jobs"]] == ids[:2]
+    assert [job["id"] for job in call("GET", page["next"]).json()["jobs"]] == ids[2:]
+    assert [job["id"] for job in call("GET", "/v1/jobs?state=cancelled").json()["jobs"]] == ids[:1]
+    assert is_problem(call("GET", "/v1/jobs?limit=0"), 422, "request.invalid")
+
+
+def test_models_are_listed_with_their_facts(call: Call) -> None:
+    said = call("GET", "/v1/models").json()
+    assert said["default"] == DEFAULT_MODEL
+    bicubic = next(model for model in said["models"] if model["name"] == "bicubic")
+    assert 4 in bicubic["scales"]
+    assert "/" not in str(bicubic["scales"])

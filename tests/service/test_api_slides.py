@@ -1,0 +1,273 @@
+"""Uploading, looking at and deleting slides."""
+
+import asyncio
+import base64
+import errno
+import hashlib
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from service.app import create_app
+from service.settings import Settings
+from service.storage import Storage, Upload, stored_file_name
+
+Call = Callable[..., httpx.Response]
+
+
+def leftovers(settings: Settings) -> list[Path]:
+    return [path for path in (settings.data_dir / "slides").iterdir() if path.name != ".lock"]
+
+
+def is_problem(answer: httpx.Response, status: int, code: str) -> bool:
+    said = answer.json()
+    assert (answer.status_code, said["status"], said["code"]) == (status, status, code), answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert said.keys() >= {"type", "title", "detail", "instance"}
+    return True
+
+
+def test_uploaded_slide_is_stored_hashed_and_described(call: Call, settings: Settings, tiff: bytes) -> None:
+    answer = call("PUT", "/v1/slides/Patient%20M%C3%BCller.OME.tif", content=tiff)
+    assert answer.status_code == 201
+    said = answer.json()
+    assert answer.headers["location"] == f"/v1/slides/{said['id']}"
+    assert (said["name"], said["bytes"]) == ("Patient Müller.OME.tif", len(tiff))
+    assert said["sha256"] == hashlib.sha256(tiff).hexdigest()
+    assert (said["width"], said["height"], said["mpp"], said["objective"]) == (2220, 2967, [0.499, 0.499], 20.0)
+    stored = settings.data_dir / "slides" / said["id"] / "slide.ome.tif"
+    assert stored.read_bytes() == tiff
+    assert call("GET", f"/v1/slides/{said['id']}").json() == said
+    assert call("GET", "/v1/slides").json() == {"slides": [said], "next": None}
+
+
+def test_users_name_is_in_no_path(call: Call, settings: Settings, slide_id: str) -> None:
+    assert [path for path in settings.data_dir.rglob("*") if "Patient" in str(path)] == []
+
+
+@pytest.mark.parametrize(
+    "name", ["a%2Fb.svs", "..%2F..%2Fetc%2Fpasswd", "%2e%2e", "a%5Cb.svs", "a%00.svs", "a%07.svs", "x" * 256, "%20", ""]
+)
+def test_name_that_could_not_be_a_file_is_refused(call: Call, settings: Settings, tiff: bytes, name: str) -> None:
+    assert is_problem(call("PUT", f"/v1/slides/{name}", content=tiff), 422, "upload.name")
+    assert leftovers(settings) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "stored"),
+    [
+        *[("a.svs", "slide.svs"), ("A.SVS", "slide.svs"), ("a.ome.tiff", "slide.ome.tiff"), ("a.b.tif", "slide.tif")],
+        *[
+            ("a", "slide"),
+            ("a.exe", "slide"),
+            ("a.svs.sh", "slide"),
+            ("svs", "slide"),
+            ("x" * 251 + ".svs", "slide.svs"),
+        ],
+    ],
+)
+def test_only_a_known_suffix_reaches_the_disk(name: str, stored: str) -> None:
+    assert stored_file_name(name) == stored
+
+
+def test_format_of_several_files_is_refused_with_a_way_out(call: Call) -> None:
+    answer = call("PUT", "/v1/slides/a.mrxs", content=b"x")
+    assert is_problem(answer, 422, "slide.multi-file")
+    assert "slidelift upscale" in answer.json()["detail"]
+
+
+def test_unreadable_slide_is_refused_by_its_users_name_and_removed(call: Call, settings: Settings) -> None:
+    answer = call("PUT", "/v1/slides/mine.svs", content=b"not a slide")
+    assert is_problem(answer, 422, "slide.unreadable")
+    assert answer.json()["detail"].startswith("mine.svs: ")
+    assert str(settings.data_dir) not in answer.text
+    assert leftovers(settings) == []
+    assert call("GET", "/v1/slides").json()["slides"] == []
+
+
+def test_empty_body_is_refused(call: Call, settings: Settings) -> None:
+    assert is_problem(call("PUT", "/v1/slides/a.svs", content=b""), 422, "upload.empty")
+    assert leftovers(settings) == []
+
+
+def test_part_of_a_file_is_never_taken_for_the_whole(call: Call, tiff: bytes) -> None:
+    answer = call("PUT", "/v1/slides/a.svs", content=tiff, headers={"Content-Range": "bytes 0-9/10"})
+    assert is_problem(answer, 400, "upload.content-range")
+
+
+def test_form_is_refused_with_the_right_command(call: Call) -> None:
+    answer = call("PUT", "/v1/slides/a.svs", files={"file": b"x"})
+    assert is_problem(answer, 415, "upload.multipart")
+    assert "curl -T" in answer.json()["detail"]
+
+
+def test_announced_size_over_the_limit_is_refused_before_a_byte_is_read(call: Call, settings: Settings) -> None:
+    async def never() -> AsyncIterator[bytes]:
+        raise AssertionError("the body was read")
+        yield b""
+
+    length = {"Content-Length": str(settings.max_upload_bytes + 1)}
+    answer = call("PUT", "/v1/slides/a.svs", content=never(), headers=length)
+    assert is_problem(answer, 413, "upload.too-large")
+    assert leftovers(settings) == []
+
+
+def test_unannounced_size_over_the_limit_is_refused_when_counted(call: Call, settings: Settings) -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        while True:
+            yield bytes(2**20)
+
+    assert is_problem(call("PUT", "/v1/slides/a.svs", content=endless()), 413, "upload.too-large")
+    assert leftovers(settings) == []
+
+
+@pytest.mark.parametrize("header", ["Repr-Digest", "Content-Digest"])
+def test_digest_is_checked(call: Call, settings: Settings, tiff: bytes, header: str) -> None:
+    right = base64.b64encode(hashlib.sha256(tiff).digest()).decode()
+    wrong = base64.b64encode(hashlib.sha256(b"other").digest()).decode()
+    for value, status in ((f"sha-512=:AAAA:, sha-256=:{right}:", 201), ("sha-512=:AAAA:", 201)):
+        assert call("PUT", "/v1/slides/a.svs", content=tiff, headers={header: value}).status_code == status
+    before = leftovers(settings)
+    answer = call("PUT", "/v1/slides/a.svs", content=tiff, headers={header: f"sha-256=:{wrong}:"})
+    assert is_problem(answer, 400, "upload.digest-mismatch")
+    answer = call("PUT", "/v1/slides/a.svs", content=tiff, headers={header: f"sha-256={right}"})
+    assert is_problem(answer, 400, "upload.digest-invalid")
+    assert leftovers(settings) == before
+
+
+async def _put(app: FastAPI, messages: list[dict[str, Any]], headers: list[tuple[bytes, bytes]]) -> list[Any]:
+    """Speak ASGI by hand: clients that break off can't be had otherwise."""
+    scope = {"type": "http", "method": "PUT", "path": "/v1/slides/a.svs", "query_string": b"", "headers": headers}
+    scope |= {"http_version": "1.1", "scheme": "http", "server": ("test", 80), "root_path": ""}
+    sent: list[Any] = []
+    waiting = iter(messages)
+
+    async def receive() -> dict[str, Any]:
+        return next(waiting)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await app(scope, receive, send)
+    return sent
+
+
+def test_client_that_goes_away_leaves_nothing(app: FastAPI, settings: Settings, tiff: bytes) -> None:
+    messages = [{"type": "http.request", "body": tiff, "more_body": True}, {"type": "http.disconnect"}]
+    sent = asyncio.run(_put(app, messages, [(b"content-length", b"5000")]))
+    assert sent[0]["status"] == 400
+    assert leftovers(settings) == []
+
+
+def test_fewer_bytes_than_announced_leave_nothing(app: FastAPI, settings: Settings, tiff: bytes) -> None:
+    messages = [{"type": "http.request", "body": tiff, "more_body": False}]
+    sent = asyncio.run(_put(app, messages, [(b"content-length", b"5000")]))
+    assert sent[0]["status"] == 400
+    assert b"upload.incomplete" in sent[1]["body"]
+    assert leftovers(settings) == []
+
+
+def test_upload_that_would_eat_the_reserve_is_refused(settings: Settings, tiff: bytes, tmp_path: Path) -> None:
+    storage = Storage(tmp_path / "d", max_upload_bytes=10**18, disk_reserve_bytes=0)
+    free = storage.free_bytes()
+    full = Storage(tmp_path / "d", max_upload_bytes=10**18, disk_reserve_bytes=free * 2)
+    with pytest.raises(Exception, match="reserve"):
+        full.receive("a.svs", 10)
+    with pytest.raises(Exception, match="reserve"):
+        storage.receive("a.svs", free * 2)
+
+
+def test_disk_that_fills_up_is_said_and_leaves_nothing(
+    call: Call, settings: Settings, tiff: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("service.storage.os.fsync", full)
+    assert is_problem(call("PUT", "/v1/slides/a.svs", content=tiff), 507, "storage.full")
+    assert leftovers(settings) == []
+
+
+def test_slide_whose_row_could_not_be_written_leaves_no_file(
+    app: FastAPI, call: Call, settings: Settings, tiff: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("secret words")
+
+    monkeypatch.setattr("service.jobs.sql_store.SqlStore.add_slide", broken)
+    answer = call("PUT", "/v1/slides/a.svs", content=tiff)
+    assert is_problem(answer, 500, "internal")
+    assert "secret" not in answer.text
+    assert leftovers(settings) == []
+
+
+def test_deleted_slide_is_gone_with_its_files(call: Call, settings: Settings, slide_id: str) -> None:
+    assert call("DELETE", f"/v1/slides/{slide_id}").status_code == 204
+    assert is_problem(call("GET", f"/v1/slides/{slide_id}"), 404, "slide.unknown")
+    assert is_problem(call("DELETE", f"/v1/slides/{slide_id}"), 404, "slide.unknown")
+    assert leftovers(settings) == []
+
+
+def test_slide_of_an_unfinished_job_can_not_be_deleted(call: Call, settings: Settings, slide_id: str) -> None:
+    job = call("POST", "/v1/jobs", json={"slide": slide_id}).json()
+    assert is_problem(call("DELETE", f"/v1/slides/{slide_id}"), 409, "slide.in-use")
+    call("DELETE", f"/v1/jobs/{job['id']}")
+    assert call("DELETE", f"/v1/slides/{slide_id}").status_code == 204
+
+
+def test_slides_are_listed_in_pages(call: Call, tiff: bytes) -> None:
+    ids = [call("PUT", f"/v1/slides/{n}.svs", content=tiff).json()["id"] for n in range(3)][::-1]
+    page = call("GET", "/v1/slides?limit=2").json()
+    assert [slide["id"] for slide in page["slides"]] == ids[:2]
+    rest = call("GET", page["next"]).json()
+    assert [slide["id"] for slide in rest["slides"]] == ids[2:]
+    assert rest["next"] is None
+
+
+def test_start_sweeps_what_a_crash_left_and_keeps_what_counts(
+    app: FastAPI, settings: Settings, slide_id: str, tmp_path: Path
+) -> None:
+    context = app.state.context
+    half = settings.data_dir / "slides" / "half"
+    half.mkdir()
+    (half / "arriving").write_bytes(b"ha")
+    lost = settings.data_dir / "jobs" / "lost"
+    lost.mkdir()
+    context.storage.sweep(context.store)
+    assert (half.exists(), lost.exists()) == (False, False)
+    assert [path.name for path in leftovers(settings)] == [slide_id]
+
+
+def test_sweep_spares_an_upload_under_way(app: FastAPI, settings: Settings) -> None:
+    context = app.state.context
+    arriving: Upload = context.storage.receive("a.svs", 3)
+    arriving.write(b"abc")
+    context.storage.sweep(context.store)
+    assert arriving.land(3, None).path.read_bytes() == b"abc"
+    arriving.close()
+    context.storage.sweep(context.store)
+    assert leftovers(settings) == []
+
+
+def test_probe_sees_the_stored_file_off_the_event_loop(settings: Settings, facts: Mapping[str, Any]) -> None:
+    seen: list[Path] = []
+
+    def probe(slide: Path) -> Mapping[str, Any]:
+        with pytest.raises(RuntimeError):
+            asyncio.get_running_loop()
+        seen.append(slide)
+        return facts
+
+    app = create_app(settings, probe)
+
+    async def put() -> int:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+            return (await client.put("/v1/slides/a.ndpi", content=b"x")).status_code
+
+    assert asyncio.run(put()) == 201
+    assert [path.name for path in seen] == ["slide.ndpi"]
+    app.state.context.store.close()

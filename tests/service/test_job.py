@@ -1,0 +1,125 @@
+"""The moves of a job, as values."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.codes import problem
+from service.jobs.job import (
+    ALLOWED_MOVES,
+    MAX_CRASHES,
+    ForbiddenMoveError,
+    Job,
+    JobOrder,
+    JobState,
+    Outcome,
+    Result,
+)
+from service.progress import Progress, Stage
+
+LEASE = 10.0
+CRASH = Outcome(JobState.QUEUED, problem("runner.crashed", "signal 11"), crashed=True)
+DONE = Outcome(JobState.SUCCEEDED, result=Result("result.ome.tiff", 3, "ab"))
+OUTCOMES = [
+    CRASH,
+    DONE,
+    Outcome(JobState.QUEUED),
+    Outcome(JobState.CANCELLED),
+    Outcome(JobState.FAILED, problem("slide.unreadable", "no")),
+]
+MOVES = st.one_of(st.just("claim"), st.just("extend"), st.just("advance"), st.just("cancel"), st.sampled_from(OUTCOMES))
+
+
+def new() -> Job:
+    return Job("j", JobOrder("s", "bicubic"), created=0)
+
+
+def move(job: Job, step: object, now: float) -> Job:
+    if isinstance(step, Outcome):
+        return job.settled(step, now)
+    if step == "claim":
+        return job.claimed("w", now, LEASE)
+    if step == "extend":
+        return job.extended(now, LEASE)
+    if step == "advance":
+        return job.advanced(Progress(Stage.UPSCALING, 1, 2))
+    return job.cancelled(now)
+
+
+@given(st.lists(st.tuples(MOVES, st.floats(0, 2 * LEASE)), max_size=30))
+def test_any_sequence_of_moves_keeps_the_rules(steps: list[tuple[object, float]]) -> None:
+    job, now = new(), 0.0
+    for step, wait in steps:
+        now += wait
+        try:
+            after = move(job, step, now)
+        except ForbiddenMoveError:
+            continue
+        assert not job.state.is_final, "a final state is left"
+        assert after.state is job.state or after.state in ALLOWED_MOVES[job.state] or job.is_abandoned(now)
+        assert job.attempt <= after.attempt <= job.attempt + 1
+        assert (after.attempt > job.attempt) == (step == "claim" and after.state is JobState.RUNNING)
+        assert (after.lease_until is not None) == (after.state is JobState.RUNNING) == (after.worker is not None)
+        assert (after.finished is not None) == after.state.is_final
+        assert (after.result is not None) == (after.state is JobState.SUCCEEDED)
+        assert after.crashes < MAX_CRASHES or after.state.is_final
+        assert not (after.cancel_requested and after.state is JobState.QUEUED)
+        job = after
+
+
+def test_living_worker_keeps_its_job() -> None:
+    job = new().claimed("w", 0, LEASE)
+    with pytest.raises(ForbiddenMoveError, match="living worker"):
+        job.claimed("other", LEASE - 0.1, LEASE)
+
+
+def test_abandoned_job_is_taken_over_with_a_new_fence() -> None:
+    job = new().claimed("w", 0, LEASE).claimed("other", LEASE, LEASE)
+    assert (job.worker, job.attempt, job.crashes, job.started) == ("other", 2, 1, 0)
+    assert not job.is_held(1)
+    assert job.is_held(2)
+
+
+def test_three_crashes_of_the_decoder_blame_the_slide() -> None:
+    job = new()
+    for _ in range(MAX_CRASHES):
+        job = job.claimed("w", 0, LEASE).settled(CRASH, 1)
+    assert job.state is JobState.FAILED
+    assert job.problem is not None
+    assert (job.problem.code, job.problem.by_user) == ("slide.crashes-decoder", True)
+
+
+def test_three_silent_workers_do_not_blame_the_slide() -> None:
+    job, now = new().claimed("w", 0, LEASE), 0.0
+    while job.state is JobState.RUNNING:
+        now += LEASE
+        job = job.claimed("w", now, LEASE)
+    assert job.attempt == MAX_CRASHES
+    assert job.problem is not None
+    assert (job.problem.code, job.problem.by_user) == ("job.crashed-repeatedly", False)
+
+
+def test_handing_back_is_no_crash() -> None:
+    job = new()
+    for _ in range(10):
+        job = job.claimed("w", 0, LEASE).settled(Outcome(JobState.QUEUED), 1)
+    assert (job.state, job.crashes, job.attempt) == (JobState.QUEUED, 0, 10)
+
+
+def test_cancelling_a_dead_workers_job_needs_no_worker() -> None:
+    assert new().claimed("w", 0, LEASE).cancelled(LEASE).state is JobState.CANCELLED
+
+
+def test_result_that_is_ready_wins_over_a_late_cancellation() -> None:
+    job = new().claimed("w", 0, LEASE).cancelled(1)
+    assert (job.state, job.cancel_requested) == (JobState.RUNNING, True)
+    assert job.settled(DONE, 2).state is JobState.SUCCEEDED
+
+
+def test_cancellation_wins_over_handing_back() -> None:
+    assert new().claimed("w", 0, LEASE).cancelled(1).settled(Outcome(JobState.QUEUED), 2).state is JobState.CANCELLED
+
+
+def test_success_without_a_result_can_not_be_said() -> None:
+    with pytest.raises(ForbiddenMoveError):
+        Outcome(JobState.SUCCEEDED)
