@@ -52,6 +52,11 @@ class CancelToken:
         """Ask for the work to stop at the next batch."""
         self._event.set()
 
+    @property
+    def is_set(self) -> bool:
+        """Whether somebody asked to stop."""
+        return self._event.is_set()
+
     def raise_if_cancelled(self) -> None:
         """Raise Cancelled if somebody asked to stop."""
         if self._event.is_set():

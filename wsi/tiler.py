@@ -22,6 +22,9 @@ from wsi.slide import Pixels, SlideReader
 from wsi.tiling import Tile, TilePlan
 from wsi.tissue import is_tissue
 
+# What is saved around unreadable pixels is found in squares of this side.
+SALVAGE = 64
+
 # Fixed, not tuned: on levels with a fractional downsample a run's origin decides how it is resampled.
 RUN = 16
 
@@ -29,19 +32,22 @@ RUN = 16
 class Remedy(StrEnum):
     """What stands in the result where source pixels could not be decoded."""
 
-    MIRRORED_CONTEXT = "core upscaled, unreadable context around it mirrored"
-    COARSER_LEVEL = "resampled from a coarser level"
-    BLANK = "blank"
+    MIRRORED_CONTEXT = "upscaled, with its unreadable surroundings mirrored"
+    COARSER_LEVEL = "tile resampled plainly, its unreadable part from a coarser level"
+    BLANK = "tile resampled plainly, its unreadable part left blank"
 
 
 @dataclass(frozen=True, slots=True)
 class BadTile:
-    """A tile that could not be read as planned, for the report."""
+    """A tile that could not be read as planned, for the report.
+
+    `unreadable` frames what is missing, in pixels of the plan's level.
+    """
 
     row: int
     column: int
-    level: int
     core: Region
+    unreadable: Region
     cause: str
     remedy: Remedy
 
@@ -160,21 +166,43 @@ class Tiler:
         except TileReadError as error:
             if not self._mark_bad:
                 raise
-            pixels, remedy = self._remedy(tile)
-            bad.append(BadTile(tile.row, tile.column, self._plan.level, tile.core, error.cause, remedy))
+            pixels, unreadable, remedy = self._remedy(tile)
+            bad.append(BadTile(tile.row, tile.column, tile.core, unreadable, error.cause, remedy))
             return pixels
 
-    def _remedy(self, tile: Tile) -> tuple[Pixels, Remedy]:
+    def _remedy(self, tile: Tile) -> tuple[Pixels, Region, Remedy]:
         try:
-            return self._read_mirrored(tile.patch, tile.core), Remedy.MIRRORED_CONTEXT
+            mirrored = self._read_mirrored(tile.patch, tile.core)
         except TileReadError:
-            pass
+            pixels, remedy = self._substitute(tile)
+            return pixels, self._salvage(tile, pixels), remedy
+        pixels, _ = self._substitute(tile)
+        return mirrored, self._salvage(tile, pixels), Remedy.MIRRORED_CONTEXT
+
+    def _substitute(self, tile: Tile) -> tuple[Pixels, Remedy]:
         for level in range(self._plan.level + 1, len(self._reader.info.levels)):
             try:
                 return self._read_coarser(tile, level), Remedy.COARSER_LEVEL
             except TileReadError:
                 continue
         return np.full((self._plan.patch, self._plan.patch, 3), 255, np.uint8), Remedy.BLANK
+
+    def _salvage(self, tile: Tile, pixels: Pixels) -> Region:
+        """Put what can be read into the substitute `pixels`; returns the frame of what can't, within the level."""
+        patch, failed = tile.patch, []
+        for y in range(0, patch.height, SALVAGE):
+            for x in range(0, patch.width, SALVAGE):
+                square = Region(patch.x + x, patch.y + y, SALVAGE, SALVAGE).intersect(patch)
+                try:
+                    read = self._read_mirrored(square, self._level)
+                except TileReadError:
+                    failed.append(square.intersect(self._level))
+                else:
+                    pixels[y : y + square.height, x : x + square.width] = read
+        if not failed:  # it was readable in small pieces
+            return Region(tile.core.x, tile.core.y, 0, 0)
+        left, top = min(part.x for part in failed), min(part.y for part in failed)
+        return Region(left, top, max(p.right for p in failed) - left, max(p.bottom for p in failed) - top)
 
     def _read_coarser(self, tile: Tile, level: int) -> Pixels:
         size = self._reader.info.levels[level].size
@@ -193,7 +221,7 @@ class Tiler:
         fine = np.asarray(picture.resize((inside.width, inside.height), Image.Resampling.BICUBIC, box=box))
         columns = _mirror(tile.patch.x, tile.patch.right, inside.x, inside.right) - inside.x
         rows = _mirror(tile.patch.y, tile.patch.bottom, inside.y, inside.bottom) - inside.y
-        return fine[np.ix_(rows, columns)]
+        return np.ascontiguousarray(fine[np.ix_(rows, columns)])
 
 
 def _mirror(start: int, stop: int, low: int, high: int) -> NDArray[np.int64]:

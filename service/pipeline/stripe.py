@@ -20,7 +20,7 @@ from wsi.blending import blender_for
 from wsi.geometry import Region, Size
 from wsi.pyramid import PyramidBuilder
 from wsi.slide import Pixels
-from wsi.tiler import PatchBatch, Tiler
+from wsi.tiler import BadTile, PatchBatch, Tiler
 from wsi.tiling import Stripe, Tile, TilePlan
 from wsi.writers.segment import SegmentWriter, blank_colour
 
@@ -108,7 +108,9 @@ class StripeWork:
         queue: list[tuple[Tile, Pixels, bool]] = []
         last_row = stripe.first_row + stripe.rows - 1
         for batch in batches:
-            report.bad_tiles += [_told(bad.core, bad) for bad in batch.bad if bad.row <= last_row]
+            report.bad_tiles += [
+                _told(bad, bad.unreadable, bad.cause, bad.remedy) for bad in batch.bad if bad.row <= last_row
+            ]
             for tile, patch, tissue in zip(batch.tiles, batch.pixels, batch.tissue.tolist(), strict=True):
                 if tile.row <= last_row:
                     report.tissue += tissue
@@ -138,16 +140,7 @@ class StripeWork:
             where = f"tile ({tile.column}, {tile.row}) at x {tile.core.x}, y {tile.core.y} of level {self.plan.level}"
             if not self.mark_bad:
                 raise NonFiniteOutputError(f"{where}: {error}", error.index) from error
-            report.bad_tiles.append(
-                {
-                    "row": tile.row,
-                    "column": tile.column,
-                    "level": self.plan.level,
-                    "region": [tile.core.x, tile.core.y, tile.core.width, tile.core.height],
-                    "cause": str(error),
-                    "remedy": "resampled plainly",
-                }
-            )
+            report.bad_tiles.append(_told(tile, tile.core, str(error), "tile resampled plainly"))
             before, after = seen[: error.index], seen[error.index + 1 :]
             return [
                 *(self._infer(before, report) if before else ()),
@@ -163,14 +156,15 @@ class StripeWork:
         return np.pad(scaled, ((spare * self.plan.scale,) * 2, (spare * self.plan.scale,) * 2, (0, 0)))
 
 
-def _told(core: Region, bad: Any) -> dict[str, Any]:
+def _told(tile: BadTile | Tile, unreadable: Region, cause: str, remedy: str) -> dict[str, Any]:
+    core = tile.core
     return {
-        "row": bad.row,
-        "column": bad.column,
-        "level": bad.level,
+        "row": tile.row,
+        "column": tile.column,
         "region": [core.x, core.y, core.width, core.height],
-        "cause": bad.cause,
-        "remedy": str(bad.remedy),
+        "affected": [unreadable.x, unreadable.y, unreadable.width, unreadable.height],
+        "cause": cause,
+        "remedy": remedy,
     }
 
 

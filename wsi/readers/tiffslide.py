@@ -45,9 +45,10 @@ class TiffSlideReader:
                 self._slide = TiffSlide(path)
                 self.info = self._describe()
         except (tifffile.TiffFileError, *_DECODER_ERRORS) as error:
+            told = isinstance(error, (tifffile.TiffFileError, NotImplementedError, OSError))
             raise SlideUnreadableError(
-                f"{path.name}: neither OpenSlide nor tiffslide can open this TIFF ({error or type(error).__name__}); "
-                "it may be damaged: copy or export it again"
+                f"{path.name}: neither OpenSlide nor tiffslide can open this TIFF "
+                f"({error if told else 'its tables are damaged'}); copy or export it again"
             ) from error
         self._refuse_other_pixels()
 

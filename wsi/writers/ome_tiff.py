@@ -9,11 +9,12 @@ import numpy as np
 from wsi.ome_xml import ImageFacts, interleaved_xml
 from wsi.pyramid import TILE
 from wsi.slide import Pixels
+from wsi.suffixes import OME_TIFF
 from wsi.writers.bigtiff import BigTiffWriter
 from wsi.writers.segment import Blank, Entry
 
 NAME = "ome-tiff"
-SUFFIXES = (".ome.tiff", ".ome.tif")
+SUFFIXES = OME_TIFF
 
 
 def encoder(quality: int) -> Callable[[Pixels], Sequence[bytes]]:

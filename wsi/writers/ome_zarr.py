@@ -19,10 +19,11 @@ from numcodecs import blosc
 from wsi.ome_xml import ImageFacts, planar_xml
 from wsi.pyramid import TILE
 from wsi.slide import Pixels
+from wsi.suffixes import OME_ZARR
 from wsi.writers.segment import Blank, Entry
 
 NAME = "ome-zarr"
-SUFFIXES = (".ome.zarr",)
+SUFFIXES = OME_ZARR
 FILL = 255
 
 _CODEC = numcodecs.Blosc(cname="zstd", clevel=1, shuffle=numcodecs.Blosc.NOSHUFFLE)

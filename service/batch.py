@@ -1,0 +1,169 @@
+"""`slidelift upscale`: one slide or many, each in the runner, with a bar, a report and an exit code."""
+
+import argparse
+import json
+import os
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from tqdm import tqdm
+
+from service.cli import say, tell
+from service.codes import problem
+from service.errors import EXIT_DONE, EXIT_FAILED, EXIT_USER, Cancelled, ServiceError
+from service.pipeline.failures import describe
+from service.progress import CancelToken, Progress, Stage
+from service.request import BadTilePolicy, UpscaleRequest
+from service.runner import Runner, probe
+from wsi.errors import WsiError
+from wsi.suffixes import SUFFIXES, without_suffix
+
+
+def upscale_all(options: argparse.Namespace) -> int:
+    """Upscale every slide asked for; a batch goes on after a slide that fails. Returns the exit code."""
+    requests = _requests(options)
+    cancel, outcomes = CancelToken(), []
+    with _signals_cancel(cancel), Runner() as runner:
+        for request in requests:
+            outcomes.append(_upscale_one(request, runner, cancel))
+    if options.json:
+        answers = [outcome.answer for outcome in outcomes]
+        tell(json.dumps(answers if len(answers) > 1 else answers[0], indent=2))
+    codes = {outcome.exit_code for outcome in outcomes}
+    return next((code for code in (EXIT_FAILED, EXIT_USER) if code in codes), EXIT_DONE)
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    exit_code: int
+    answer: dict[str, Any]
+
+
+def _requests(options: argparse.Namespace) -> list[UpscaleRequest]:
+    out: Path = options.out
+    names_format = out.name.lower().endswith(SUFFIXES)
+    if len(options.slides) > 1 and names_format:
+        raise ServiceError(problem("request.output", f"{out.name}: several slides need a folder as OUT"))
+    if names_format:
+        outputs = [out]
+    elif out.is_dir() or len(options.slides) > 1:
+        outputs = [out / f"{slide.stem}.ome.tiff" for slide in options.slides]
+    else:
+        offered = ", ".join(SUFFIXES)
+        raise ServiceError(
+            problem("request.format", f"{out.name}: the output's name must end in one of {offered}, or be a folder")
+        )
+    twice = [name for name, count in Counter(output.name for output in outputs).items() if count > 1]
+    if twice:
+        raise ServiceError(
+            problem("request.output", f"two slides would be written to {twice[0]}; upscale them one at a time")
+        )
+    if not names_format:
+        out.mkdir(parents=True, exist_ok=True)
+    return [
+        UpscaleRequest(
+            slide=slide,
+            output=output.absolute(),
+            model=options.model,
+            mpp=options.mpp,
+            target_mpp=options.target_mpp,
+            level=options.level,
+            region=options.region,
+            entropy=options.entropy,
+            quality=options.quality,
+            on_bad_tile=BadTilePolicy(options.on_bad_tile),
+            device=options.device,
+        )
+        for slide, output in zip(options.slides, outputs, strict=True)
+    ]
+
+
+def _upscale_one(request: UpscaleRequest, runner: Runner, cancel: CancelToken) -> _Outcome:
+    try:
+        probe(request.slide)
+        with _Bar(request.slide.name) as bar:
+            report = runner.run(request, bar.show, cancel)
+    except Cancelled:
+        say(f"{request.slide.name}: interrupted; the same command continues from the last finished stripe")
+        raise
+    except (ServiceError, WsiError, OSError) as error:
+        found = describe(error)
+        say(f"error: {found.detail}")
+        return _Outcome(found.exit_code, {"error": found.as_dict()})
+    report["slide"]["path"], report["output"]["path"] = str(request.slide.absolute()), str(request.output)
+    _write_report(request.output, report)
+    _summarise(request, report)
+    return _Outcome(EXIT_DONE, report)
+
+
+def _write_report(output: Path, report: dict[str, Any]) -> None:
+    target = output.with_name(without_suffix(output.name) + ".report.json")
+    partial = target.with_name(target.name + ".part")
+    with partial.open("w", encoding="utf-8") as file:
+        json.dump(report, file, indent=2)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(target)
+
+
+def _summarise(request: UpscaleRequest, report: dict[str, Any]) -> None:
+    out, tiles = report["output"], report["tiles"]
+    for warning in report["warnings"]:
+        say(f"warning: {warning}")
+    if tiles["bad"]:
+        say(f"warning: {len(tiles['bad'])} tiles could not be read as they should; the report lists them")
+    say(
+        f"{request.output.name}: {out['width']}x{out['height']} px, {out['mpp'][0]:.6g} µm per pixel; "
+        f"{tiles['tissue']} of {tiles['total']} tiles through {report['model']['name']}, {report['seconds']:.1f} s"
+    )
+
+
+class _Bar:
+    """A progress bar with tiles per second and the time left; silent where nobody watches."""
+
+    def __init__(self, name: str) -> None:
+        self._name, self._stage, self._resumed = name, Stage.OPENING, False
+        self._bar = tqdm(desc=name, unit="tile", disable=None, dynamic_ncols=True)
+
+    def show(self, progress: Progress) -> None:
+        if progress.resumed_tiles and not self._resumed:
+            self._resumed = True
+            self._bar.initial = self._bar.n = progress.resumed_tiles
+            say(
+                f"{self._name}: continuing an interrupted run, {progress.resumed_tiles} of {progress.tiles_total} "
+                "tiles were done"
+            )
+        if progress.stage is not self._stage:
+            self._stage = progress.stage
+            self._bar.set_description(f"{self._name} {progress.stage}")
+        self._bar.total = progress.tiles_total or None
+        self._bar.update(progress.tiles_done - self._bar.n)
+
+    def __enter__(self) -> "_Bar":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+
+@contextmanager
+def _signals_cancel(cancel: CancelToken) -> Iterator[None]:
+    """Ctrl-C and SIGTERM stop the work at the next batch, a second one at once."""
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if cancel.is_set:
+            raise KeyboardInterrupt
+        cancel.cancel()
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

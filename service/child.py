@@ -1,0 +1,144 @@
+"""The runner's child: decodes and computes, answers in JSON lines, dies with its parent.
+
+    python -m service.child upscale|probe     (started by `service.runner`)
+"""
+
+import json
+import logging
+import os
+import queue
+import resource
+import sys
+import threading
+import traceback
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TextIO
+
+from service.pipeline.failures import describe
+from service.progress import CancelToken, Progress
+from service.request import BadTilePolicy, UpscaleRequest
+from wsi.errors import SlideUnreadableError, TileReadError
+from wsi.geometry import Region
+from wsi.readers.open_slide import open_slide
+from wsi.slide import SlideReader
+
+# What opening a slide and decoding a few tiles of it may take.
+_PROBE_MEMORY = 4 << 30
+_PROBE_CPU_SECONDS = 60
+_SAMPLE_SIDE = 256
+
+
+class _Line:
+    """The messages to the parent; the real standard output, which nothing else may write to."""
+
+    def __init__(self) -> None:
+        self._stream: TextIO = os.fdopen(os.dup(1), "w", encoding="utf-8")
+        os.dup2(2, 1)
+
+    def send(self, **message: Any) -> None:
+        self._stream.write(json.dumps(message) + "\n")
+        self._stream.flush()
+
+
+def main() -> None:
+    """Serve requests until standard input ends."""
+    line = _Line()
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it logs of damaged files, our errors say
+    requests: queue.Queue[dict[str, Any]] = queue.Queue()
+    current: list[CancelToken] = []
+    if sys.argv[1] == "probe":
+        resource.setrlimit(resource.RLIMIT_AS, (_PROBE_MEMORY, _PROBE_MEMORY))
+        resource.setrlimit(resource.RLIMIT_CPU, (_PROBE_CPU_SECONDS, _PROBE_CPU_SECONDS))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    threading.Thread(target=_listen, args=(requests, current), daemon=True).start()
+    while True:
+        message = requests.get()
+        try:
+            if "probe" in message:
+                line.send(facts=probe(Path(message["probe"])))
+            else:
+                line.send(report=_upscale(message["request"], line, current))
+        except (Exception, MemoryError) as error:  # noqa: BLE001 - the parent is told, whatever it is
+            traceback.print_exc()
+            line.send(problem=describe(error).as_dict())
+
+
+def _listen(requests: "queue.Queue[dict[str, Any]]", current: list[CancelToken]) -> None:
+    for text in sys.stdin:
+        message = json.loads(text)
+        if "cancel" in message:
+            for token in current:
+                token.cancel()
+        else:
+            requests.put(message)
+    os._exit(0)  # the parent is gone or has had enough; a stripe's segment is whole or not there
+
+
+def _upscale(values: dict[str, Any], line: _Line, current: list[CancelToken]) -> dict[str, Any]:
+    from service.pipeline.upscale import upscale
+
+    token = CancelToken()
+    current[:] = [token]
+    request = UpscaleRequest(
+        **{
+            **values,
+            "slide": Path(values["slide"]),
+            "output": Path(values["output"]),
+            "region": tuple(values["region"]) if values["region"] else None,
+            "on_bad_tile": BadTilePolicy(values["on_bad_tile"]),
+        }
+    )
+
+    def tell(progress: Progress) -> None:
+        line.send(progress=asdict(progress))
+
+    return upscale(request, tell, token)
+
+
+def probe(path: Path) -> dict[str, Any]:
+    """Open a slide and decode nine samples of its finest level and one of its coarsest.
+
+    Raises
+    ------
+    WsiError
+        It can't be opened, or not one sample can be decoded.
+    """
+    reader = open_slide(path)
+    try:
+        failures = [error for region in _samples(reader) if (error := _failure(reader, region)) is not None]
+        if len(failures) == len(_samples(reader)):
+            raise SlideUnreadableError(
+                f"{path.name}: it opens, but none of {len(failures)} sample tiles can be decoded ({failures[0].cause}); "
+                "it is damaged: copy or export it again"
+            )
+        facts = reader.info.as_dict()
+        if failures:
+            facts["warnings"].append(
+                f"{len(failures)} of {len(_samples(reader))} sample tiles can't be decoded ({failures[0].cause})"
+            )
+        return facts
+    finally:
+        reader.close()
+
+
+def _samples(reader: SlideReader) -> list[Region]:
+    size = reader.info.size
+    side = min(_SAMPLE_SIDE, size.width), min(_SAMPLE_SIDE, size.height)
+    return [
+        Region((size.width - side[0]) * x // 2, (size.height - side[1]) * y // 2, *side)
+        for y in range(3)
+        for x in range(3)
+    ]
+
+
+def _failure(reader: SlideReader, region: Region) -> TileReadError | None:
+    try:
+        reader.read(0, region)
+    except TileReadError as error:
+        return error
+    return None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""Where decoders and networks run: a child process, so that a crash of theirs ends a job and not the program.
+
+This is the parent's side; it loads no decoder and no torch. The two speak JSON, a line a message, over the
+child's standard input and output. The child (`service.child`) ends when its input does, so that none outlives its
+parent, however that died.
+"""
+
+import json
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from service.codes import problem
+from service.errors import Cancelled, Problem, ServiceError
+from service.progress import CancelToken, Progress, Stage
+from service.request import UpscaleRequest
+
+# A cancelled batch of the slowest network takes seconds; after this the child is killed.
+_GRACE_SECONDS = 20.0
+_POLL_SECONDS = 0.2
+
+
+class _Child:
+    """One child process and the reader of its messages."""
+
+    def __init__(self, role: str) -> None:
+        self._stderr: IO[bytes] = tempfile.TemporaryFile()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "service.child", role],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            text=True,
+            encoding="utf-8",
+            start_new_session=True,  # the terminal's Ctrl-C is the parent's to handle
+        )
+        self.messages: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def send(self, message: dict[str, Any]) -> None:
+        assert self.process.stdin is not None  # noqa: S101 - opened above
+        try:
+            self.process.stdin.write(json.dumps(message) + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it died: the listener will say so
+
+    def close(self) -> None:
+        """Let it end; kill it if it does not."""
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        try:
+            self.process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self._stderr.close()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def obituary(self, subject: str) -> Problem:
+        """Why there is no answer."""
+        code = self.process.wait()
+        self._stderr.seek(0)
+        last = self._stderr.read()[-300:].decode(errors="replace").strip().splitlines()[-1:]
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        hint = f" ({last[0]})" if last else ""
+        return problem(
+            "runner.crashed",
+            f"{subject}: the process that decodes and computes died of {how}{hint}; the slide may be damaged, or "
+            "memory has run out; asking again continues from the last finished stripe",
+        )
+
+    def _listen(self) -> None:
+        assert self.process.stdout is not None  # noqa: S101 - opened above
+        with self.process.stdout as stream:
+            for line in stream:
+                self.messages.put(json.loads(line))
+        self.messages.put(None)
+
+
+class Runner:
+    """Runs one request after another in a child process, which keeps its model loaded in between.
+
+    A context manager; `close` ends the child.
+    """
+
+    def __init__(self) -> None:
+        self._child: _Child | None = None
+
+    def run(
+        self, request: UpscaleRequest, on_progress: Callable[[Progress], None], cancel: CancelToken
+    ) -> dict[str, Any]:
+        """Upscale and return the report; see `service.pipeline.upscale.upscale`.
+
+        Raises
+        ------
+        ServiceError
+            With the problem that the child met; code ``runner.crashed`` where the child itself died.
+        Cancelled
+            `cancel` was set.
+        """
+        child = self._child = self._child or _Child("upscale")
+        child.send({"request": {**asdict(request), "slide": str(request.slide), "output": str(request.output)}})
+        deadline: float | None = None
+        while True:
+            try:
+                message = child.messages.get(timeout=_POLL_SECONDS)
+            except queue.Empty:
+                message = {}
+            if message is None:
+                self._child = None
+                raise Cancelled if deadline else ServiceError(child.obituary(request.slide.name))
+            if "progress" in message:
+                on_progress(Progress(**{**message["progress"], "stage": Stage(message["progress"]["stage"])}))
+            elif "report" in message:
+                report: dict[str, Any] = message["report"]
+                return report
+            elif "problem" in message:
+                raise _raised(Problem(**message["problem"]))
+            if cancel.is_set and deadline is None:
+                deadline = time.monotonic() + _GRACE_SECONDS
+                child.send({"cancel": True})
+            if deadline is not None and time.monotonic() > deadline:
+                child.kill()
+
+    def close(self) -> None:
+        """End the child."""
+        if self._child is not None:
+            self._child.close()
+            self._child = None
+
+    def __enter__(self) -> "Runner":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def probe(slide: Path, *, timeout_seconds: float = 25) -> dict[str, Any]:
+    """Facts of a slide, found by a child with little memory and time: it is opened and sample tiles are decoded.
+
+    Raises
+    ------
+    ServiceError
+        It can't be read, or reading it crashed or outlasted the decoder.
+    """
+    child = _Child("probe")
+    child.send({"probe": str(slide)})
+    try:
+        message = child.messages.get(timeout=timeout_seconds)
+        if message is None:
+            cause = child.obituary(slide.name)
+            raise ServiceError(
+                problem("slide.unreadable", f"{cause.detail.split(';')[0]}; it is damaged: copy or export it again")
+            )
+    except queue.Empty:
+        raise ServiceError(
+            problem(
+                "slide.unreadable",
+                f"{slide.name}: opening it and decoding nine tiles took more than {timeout_seconds:g} s; it is "
+                "probably damaged: copy or export it again",
+            )
+        ) from None
+    finally:
+        child.kill()
+        child.close()
+    if "problem" in message:
+        raise _raised(Problem(**message["problem"]))
+    facts: dict[str, Any] = message["facts"]
+    return facts
+
+
+def _raised(found: Problem) -> ServiceError:
+    return Cancelled() if found.code == "job.cancelled" else ServiceError(found)
