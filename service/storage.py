@@ -308,6 +308,12 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def under_its_name(said: str, path: Path, name: str) -> str:
+    """A message about a stored file, in the word that its reader knows the slide by."""
+    said = said.replace(str(path), name)
+    return name + said.removeprefix(path.name) if said.startswith(f"{path.name}:") else said
+
+
 def is_full(error: OSError) -> bool:
     """True for the errors of a full disk or a used-up quota."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)

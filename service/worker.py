@@ -30,7 +30,7 @@ from service.jobs.store import Beat, LeaseLostError, Store, StoreFullError
 from service.progress import CancelToken, Progress
 from service.request import UpscaleRequest
 from service.settings import Settings
-from service.storage import Storage, digest, is_full, remove
+from service.storage import Storage, digest, is_full, remove, under_its_name
 
 GRACE_SECONDS = 15
 """How long the pipeline gets to look at its token before its process is killed; a batch takes a second or two."""
@@ -333,11 +333,8 @@ def _seal(output: Path, attempt: _Attempt) -> Result:
 def _without_paths(said: Any, source: Path, output: Path, slide: Slide) -> Any:
     """Replace this machine's paths in a report or a message; a client has no use for them."""
     if isinstance(said, str):
-        return (
-            said.replace(str(source), f"slide {slide.id}")
-            .replace(str(output), output.name)
-            .replace(f"{output.parent}{os.sep}", "")
-        )
+        said = under_its_name(said, source, f"slide {slide.id}")
+        return said.replace(str(output), output.name).replace(f"{output.parent}{os.sep}", "")
     if isinstance(said, Mapping):
         return {key: _without_paths(value, source, output, slide) for key, value in said.items()}
     if isinstance(said, (list, tuple)):

@@ -19,7 +19,7 @@ from service.codes import refusal
 from service.errors import Problem, ServiceError
 from service.jobs.slide import Slide, SlideFacts
 from service.jobs.store import UnknownSlideError
-from service.storage import CHUNK_BYTES, Landed, Upload
+from service.storage import CHUNK_BYTES, Landed, Upload, under_its_name
 
 router = APIRouter(prefix="/v1/slides", tags=["slides"], responses=documented())
 
@@ -105,7 +105,7 @@ async def _probed(context: Context, landed: Landed, name: str) -> SlideFacts:
             return SlideFacts.from_probe(await run_in_threadpool(context.probe, landed.path))
     except ServiceError as error:
         found = error.problem
-        detail = found.detail.replace(str(landed.path), name).replace(landed.path.name, name)
+        detail = under_its_name(found.detail, landed.path, name)
         raise ServiceError(Problem(found.code, detail, found.status, found.by_user)) from error
 
 

@@ -1,0 +1,369 @@
+"""The worker with pipelines that behave, misbehave and die."""
+
+import hashlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.codes import refusal
+from service.jobs.job import Job, JobOrder, JobState, ResultFormat
+from service.jobs.slide import Slide, SlideFacts
+from service.jobs.sql_store import SqlStore
+from service.progress import CancelToken, Progress, Stage
+from service.request import UpscaleRequest
+from service.settings import Settings
+from service.worker import work
+
+Run = Callable[[UpscaleRequest, Callable[[Progress], None], CancelToken], Mapping[str, Any]]
+
+
+class Pipeline:
+    """Runs what a test says; counts its runs and whether it was closed."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self.closed = threading.Event()
+        self.requests: list[UpscaleRequest] = []
+
+    def __call__(self) -> "Pipeline":
+        self.closed.clear()
+        return self
+
+    def run(
+        self, request: UpscaleRequest, on_progress: Callable[[Progress], None], cancel: CancelToken
+    ) -> Mapping[str, Any]:
+        self.requests.append(request)
+        return self._run(request, on_progress, cancel)
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+def honest(request: UpscaleRequest, on_progress: Callable[[Progress], None], cancel: CancelToken) -> dict[str, Any]:
+    on_progress(Progress(Stage.UPSCALING, 1, 2))
+    on_progress(Progress(Stage.VERIFYING, 2, 2))
+    if request.output.suffix == ".zarr":
+        for name in ("0/0.0.0", ".zattrs", "OME/METADATA.ome.xml"):
+            path = request.output / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(name.encode())
+    else:
+        request.output.write_bytes(b"pixels")
+    (request.output.parent / "stripes").mkdir(exist_ok=True)
+    return {"slide": str(request.slide), "output": [f"{request.output}"], "warnings": ["pale"]}
+
+
+def patient(request: UpscaleRequest, on_progress: Callable[[Progress], None], cancel: CancelToken) -> dict[str, Any]:
+    (request.output.parent / "stripes").mkdir(exist_ok=True)
+    for tile in range(3000):
+        cancel.raise_if_cancelled()
+        on_progress(Progress(Stage.UPSCALING, tile, 3000))
+        time.sleep(0.01)
+    return honest(request, on_progress, cancel)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(
+        data_dir=tmp_path / "data", disk_reserve_bytes=0, lease_seconds=5, heartbeat_seconds=0.05, poll_seconds=0.02
+    )
+
+
+@pytest.fixture
+def store(settings: Settings) -> Iterator[SqlStore]:
+    made = SqlStore(settings.database, lease_seconds=settings.lease_seconds)
+    made.add_slide(Slide("s", "Patient.svs", "slide.svs", 3, "ab" * 32, 0, SlideFacts(9, 9, None, None, None, ())))
+    folder = settings.data_dir / "slides" / "s"
+    folder.mkdir(parents=True)
+    (folder / "slide.svs").write_bytes(b"abc")
+    yield made
+    made.close()
+
+
+@contextmanager
+def working(settings: Settings, pipeline: Pipeline) -> Iterator[threading.Event]:
+    stop = threading.Event()
+    thread = threading.Thread(target=work, args=(settings, stop, pipeline))
+    thread.start()
+    try:
+        yield stop
+    finally:
+        stop.set()
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+def until(store: SqlStore, job_id: str, is_so: Callable[[Job], bool], seconds: float = 20) -> Job:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        job = store.job(job_id)
+        assert job is not None
+        if is_so(job):
+            return job
+        time.sleep(0.01)
+    raise AssertionError(f"still {job}")
+
+
+def ended(job: Job) -> bool:
+    return job.state.is_final
+
+
+def test_job_succeeds_with_a_sealed_result_and_a_report(settings: Settings, store: SqlStore) -> None:
+    store.add_job("j", JobOrder("s", "bicubic", mpp=0.5, region=(0, 0, 4, 4)))
+    pipeline = Pipeline(honest)
+    with working(settings, pipeline):
+        job = until(store, "j", ended)
+    assert (job.state, job.attempt, job.warnings) == (JobState.SUCCEEDED, 1, ("pale",))
+    assert job.result is not None
+    assert (job.result.file, job.result.bytes) == ("result.ome.tiff", 6)
+    assert job.result.sha256 == hashlib.sha256(b"pixels").hexdigest()
+    assert job.progress == Progress(Stage.VERIFYING, 2, 2)
+    asked = pipeline.requests[0]
+    assert (asked.model, asked.mpp, asked.region, asked.slide_sha256) == ("bicubic", 0.5, (0, 0, 4, 4), "ab" * 32)
+    folder = settings.data_dir / "jobs" / "j"
+    assert sorted(path.name for path in folder.iterdir()) == ["report.json", "result.ome.tiff"]
+    assert str(settings.data_dir) not in (folder / "report.json").read_text()
+    assert store.last_sign_of_life() is not None
+    assert pipeline.closed.is_set()
+
+
+def test_zarr_result_is_one_stored_zip_of_the_same_bytes_each_time(settings: Settings, store: SqlStore) -> None:
+    for name in ("a", "b"):
+        store.add_job(name, JobOrder("s", "bicubic", format=ResultFormat.OME_ZARR))
+    with working(settings, Pipeline(honest)):
+        first, second = until(store, "a", ended), until(store, "b", ended)
+    assert first.result is not None
+    assert first.result == second.result
+    folder = settings.data_dir / "jobs" / "a"
+    assert sorted(path.name for path in folder.iterdir()) == ["report.json", "result.ome.zarr.zip"]
+    with zipfile.ZipFile(folder / "result.ome.zarr.zip") as archived:
+        assert archived.testzip() is None
+        names = archived.namelist()
+        assert names == [f"result.ome.zarr/{name}" for name in (".zattrs", "0/0.0.0", "OME/METADATA.ome.xml")]
+        assert {info.compress_type for info in archived.infolist()} == {zipfile.ZIP_STORED}
+        assert archived.read(names[1]) == b"0/0.0.0"
+
+
+def test_running_job_is_cancelled_within_seconds_and_leaves_nothing(settings: Settings, store: SqlStore) -> None:
+    store.add_job("j", JobOrder("s", "bicubic"))
+    with working(settings, Pipeline(patient)):
+        until(store, "j", lambda job: job.progress is not None)
+        store.cancel("j")
+        assert until(store, "j", ended, seconds=3).state is JobState.CANCELLED
+    assert list((settings.data_dir / "jobs" / "j").iterdir()) == []
+
+
+def test_stopped_worker_hands_its_job_back_for_another(settings: Settings, store: SqlStore) -> None:
+    store.add_job("j", JobOrder("s", "bicubic"))
+    with working(settings, Pipeline(patient)):
+        until(store, "j", lambda job: job.progress is not None)
+    job = until(store, "j", lambda job: True)
+    assert (job.state, job.crashes, job.lease_until) == (JobState.QUEUED, 0, None)
+    assert (settings.data_dir / "jobs" / "j" / "stripes").exists()
+    with working(settings, Pipeline(honest)):
+        job = until(store, "j", ended)
+    assert (job.state, job.attempt) == (JobState.SUCCEEDED, 2)
+
+
+def test_crash_costs_an_attempt_and_three_the_job(settings: Settings, store: SqlStore) -> None:
+    crashes = iter(range(1))
+
+    def once(*arguments: Any) -> dict[str, Any]:
+        for _ in crashes:
+            raise refusal("runner.crashed", "signal 11")
+        return honest(*arguments)
+
+    def always(*_: Any) -> dict[str, Any]:
+        raise refusal("runner.crashed", "signal 11")
+
+    store.add_job("j", JobOrder("s", "bicubic"))
+    with working(settings, Pipeline(once)):
+        job = until(store, "j", ended)
+    assert (job.state, job.attempt, job.crashes) == (JobState.SUCCEEDED, 2, 1)
+    store.add_job("k", JobOrder("s", "bicubic"))
+    pipeline = Pipeline(always)
+    with working(settings, pipeline):
+        job = until(store, "k", ended)
+    assert (job.state, len(pipeline.requests)) == (JobState.FAILED, 3)
+    assert job.problem is not None
+    assert job.problem.code == "slide.crashes-decoder"
+
+
+def test_known_failure_ends_the_job_with_its_problem_and_no_path(settings: Settings, store: SqlStore) -> None:
+    def refuse(request: UpscaleRequest, *_: Any) -> dict[str, Any]:
+        request.output.write_bytes(b"half")
+        raise refusal("slide.unreadable", f"{request.slide}: strip 3 is damaged, {request.output} not written")
+
+    store.add_job("j", JobOrder("s", "bicubic"))
+    with working(settings, Pipeline(refuse)):
+        job = until(store, "j", ended)
+    assert job.problem is not None
+    assert job.problem.detail == "slide s: strip 3 is damaged, result.ome.tiff not written"
+    assert (job.state, job.problem.code) == (JobState.FAILED, "slide.unreadable")
+    until(store, "j", lambda _: list((settings.data_dir / "jobs" / "j").iterdir()) == [])
+
+
+def test_unexpected_failure_is_logged_and_the_worker_goes_on(
+    settings: Settings, store: SqlStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    def surprise(request: UpscaleRequest, *rest: Any) -> dict[str, Any]:
+        if request.output.parent.name == "j":
+            raise KeyError("secret words")
+        return honest(request, *rest)
+
+    store.add_job("j", JobOrder("s", "bicubic"))
+    store.add_job("k", JobOrder("s", "bicubic"))
+    with working(settings, Pipeline(surprise)), caplog.at_level(logging.ERROR):
+        job = until(store, "j", ended)
+        assert until(store, "k", ended).state is JobState.SUCCEEDED
+    assert job.problem is not None
+    assert (job.state, job.problem.code) == (JobState.FAILED, "internal")
+    assert "secret" not in job.problem.detail
+    assert "secret words" in caplog.text
+
+
+def test_success_without_a_file_is_no_success(settings: Settings, store: SqlStore) -> None:
+    store.add_job("j", JobOrder("s", "bicubic"))
+    with working(settings, Pipeline(lambda *_: {"warnings": []})):
+        job = until(store, "j", ended)
+    assert job.problem is not None
+    assert (job.state, job.problem.code, job.result) == (JobState.FAILED, "internal", None)
+
+
+def test_worker_that_lost_its_lease_touches_nothing(tmp_path: Path, settings: Settings, store: SqlStore) -> None:
+    sleepy = settings.model_copy(update={"lease_seconds": 0.3, "heartbeat_seconds": 0.9})
+    taken = threading.Event()
+
+    def overslept(request: UpscaleRequest, on_progress: Callable[[Progress], None], cancel: CancelToken) -> Any:
+        time.sleep(0.4)
+        claimed = store.claim("other")
+        assert claimed is not None
+        assert claimed.attempt == 2
+        taken.set()
+        on_progress(Progress(Stage.JOINING, 9, 9))
+        return honest(request, lambda _: None, cancel)
+
+    store.add_job("j", JobOrder("s", "bicubic"))
+    with working(sleepy, Pipeline(overslept)):
+        assert taken.wait(10)
+        time.sleep(0.3)
+    job = until(store, "j", lambda job: True)
+    assert (job.state, job.worker, job.attempt, job.progress) == (JobState.RUNNING, "other", 2, None)
+
+
+def test_finished_output_of_a_dead_attempt_is_sealed_and_not_made_again(settings: Settings, store: SqlStore) -> None:
+    folder = settings.data_dir / "jobs" / "j"
+    store.add_job("j", JobOrder("s", "bicubic"))
+    folder.mkdir(parents=True)
+    (folder / "result.ome.tiff").write_bytes(b"finished")
+    (folder / "report.json").write_text('{"warnings": ["kept"]}')
+    pipeline = Pipeline(honest)
+    with working(settings, pipeline):
+        job = until(store, "j", ended)
+    assert (job.state, job.warnings, pipeline.requests) == (JobState.SUCCEEDED, ("kept",), [])
+    assert (folder / "result.ome.tiff").read_bytes() == b"finished"
+
+
+def test_output_without_a_report_is_made_again(settings: Settings, store: SqlStore) -> None:
+    folder = settings.data_dir / "jobs" / "j"
+    store.add_job("j", JobOrder("s", "bicubic"))
+    folder.mkdir(parents=True)
+    (folder / "result.ome.tiff").write_bytes(b"of unknown origin")
+    with working(settings, Pipeline(honest)):
+        until(store, "j", ended)
+    assert (folder / "result.ome.tiff").read_bytes() == b"pixels"
+
+
+def test_pipeline_that_does_not_listen_is_killed(
+    settings: Settings, store: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.worker.GRACE_SECONDS", 0.2)
+
+    def deaf(*_: Any) -> dict[str, Any]:
+        assert pipeline.closed.wait(20)
+        raise refusal("runner.crashed", "killed")
+
+    pipeline = Pipeline(deaf)
+    store.add_job("j", JobOrder("s", "bicubic"))
+    with working(settings, pipeline):
+        until(store, "j", lambda job: bool(pipeline.requests))
+        store.cancel("j")
+        job = until(store, "j", ended)
+    assert (job.state, job.crashes) == (JobState.CANCELLED, 0)
+
+
+def test_slide_that_vanished_fails_the_job(settings: Settings, store: SqlStore) -> None:
+    store.add_job("j", JobOrder("s", "bicubic"))
+    with store._writing() as db:
+        db.execute("DELETE FROM slides")
+    with working(settings, Pipeline(honest)):
+        job = until(store, "j", ended)
+    assert job.problem is not None
+    assert job.problem.code == "slide.unknown"
+
+
+PROCESS = """
+import sys, time
+from pathlib import Path
+from service.progress import Progress, Stage
+from service.settings import Settings
+from service.worker import main
+
+class Slow:
+    def run(self, request, on_progress, cancel):
+        done = request.output.parent / "stripe"
+        for tile in range(int(done.read_text()) if done.exists() else 0, 30):
+            cancel.raise_if_cancelled()
+            on_progress(Progress(Stage.UPSCALING, tile, 30))
+            time.sleep(float(sys.argv[2]))
+            done.write_text(str(tile))
+        request.output.write_bytes(b"pixels")
+        return {}
+    def close(self):
+        pass
+
+settings = Settings(data_dir=Path(sys.argv[1]), lease_seconds=1, heartbeat_seconds=0.2, poll_seconds=0.05)
+sys.exit(main(settings, Slow))
+"""
+
+
+@contextmanager
+def process(settings: Settings, seconds_a_tile: float) -> Iterator["subprocess.Popen[bytes]"]:
+    command = [sys.executable, "-c", PROCESS, settings.data_dir, str(seconds_a_tile)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as started:
+        try:
+            yield started
+        finally:
+            started.kill()
+
+
+def test_killed_worker_costs_no_more_than_its_lease(settings: Settings, store: SqlStore) -> None:
+    store.add_job("j", JobOrder("s", "bicubic"))
+    with process(settings, 0.2) as first:
+        until(store, "j", lambda job: job.progress is not None)
+        os.kill(first.pid, signal.SIGKILL)
+        first.wait()
+    with process(settings, 0.001):
+        job = until(store, "j", ended)
+    assert (job.state, job.attempt, job.crashes) == (JobState.SUCCEEDED, 2, 1)
+
+
+def test_terminated_worker_hands_back_and_leaves_in_good_order(settings: Settings, store: SqlStore) -> None:
+    store.add_job("j", JobOrder("s", "bicubic"))
+    with process(settings, 0.2) as worker:
+        until(store, "j", lambda job: job.progress is not None)
+        worker.terminate()
+        assert worker.wait(10) == 0
+    job = until(store, "j", lambda job: True)
+    assert (job.state, job.crashes) == (JobState.QUEUED, 0)
