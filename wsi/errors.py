@@ -51,8 +51,8 @@ class TileReadError(WsiError):
     def __init__(self, slide: str, level: int, region: Region, cause: str) -> None:
         super().__init__(
             f"{slide}: level {level}, x {region.x}, y {region.y}, {region.width}x{region.height} px "
-            f"can't be decoded ({cause}); scan or export the slide again, or pass --on-bad-tile mark "
-            "to resample such tiles from a coarser level"
+            f"can't be decoded ({cause}); scan or export the slide again, or set on_bad_tile to mark (--on-bad-tile mark) "
+            "to go on and have such tiles listed in the report"
         )
         self.level, self.region, self.cause = level, region, cause
 

@@ -1,0 +1,38 @@
+# make demo    the main job for real: serve, upload, upscale, download, check
+# make test    install and run every test but the long ones (make soak)
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.PHONY: demo test serve check bench soak clean install
+
+install: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[test,dev]"
+	touch $@
+
+demo: $(READY)
+	$(BIN)/python -m service.demo $(if $(SLIDE),--slide "$(SLIDE)") $(if $(MPP),--mpp $(MPP))
+
+test: $(READY)
+	$(BIN)/pytest -m "not soak"
+
+serve: $(READY)
+	$(BIN)/slidelift serve
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks.bench
+
+soak: $(READY)
+	$(BIN)/pytest -m soak
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info demo-output .pytest_cache .ruff_cache .mypy_cache .hypothesis

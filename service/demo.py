@@ -1,0 +1,176 @@
+"""`make demo`: the main job for real, over HTTP, as a user would.
+
+Starts the service on a free port, uploads a slide, asks for an upscale, polls, downloads the pyramid, checks it,
+says how to open it, stops the service. By default the slide is a real histology picture that scikit-image ships.
+"""
+
+import argparse
+import hashlib
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+from PIL import Image
+
+from service.cli import say, tell
+from service.errors import EXIT_DONE, EXIT_FAILED
+
+# The picture's true scale is not published; 1 µm per pixel is what the default model expects, a 10x scan's.
+_DEMO_MPP = 1.0
+_START_SECONDS = 60
+
+
+def main() -> int:
+    """Run the demonstration; returns an exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--slide", type=Path, help="your own slide (default: a picture from scikit-image)")
+    parser.add_argument("--mpp", type=float, help="its µm per pixel, if it does not say")
+    parser.add_argument("--model", default="compact-x4")
+    parser.add_argument("--out", type=Path, default=Path("demo-output"))
+    options = parser.parse_args()
+    options.out.mkdir(exist_ok=True)
+    port = _free_port()
+    service = subprocess.Popen(
+        [sys.executable, "-m", "service.cli", "serve", "--port", str(port), "--data-dir", str(options.out / "service")]
+    )
+    try:
+        address = f"http://127.0.0.1:{port}"
+        _wait_until_ready(address)
+        if options.slide is not None:
+            _journey(address, options.slide, options.out / "result.ome.tiff", options)
+        else:
+            _show_picture(address, options)
+    except urllib.error.HTTPError as error:
+        say(f"error: {json.loads(error.read()).get('detail', error)}")
+        return EXIT_FAILED
+    except _DemoFailedError as error:
+        say(f"error: {error}")
+        return EXIT_FAILED
+    finally:
+        service.terminate()
+        service.wait()
+    tell("open the .ome.tiff in QuPath: File > Open, image type Brightfield")
+    return EXIT_DONE
+
+
+class _DemoFailedError(Exception):
+    """Said to the user in one line."""
+
+
+def write_slide(path: Path, picture: Image.Image) -> Path:
+    """Write a picture as a small pyramidal slide that says its pixel size."""
+    with tifffile.TiffWriter(path, bigtiff=True) as tiff:
+        for level, step in enumerate((1, 2)):
+            tiff.write(
+                np.asarray(picture.reduce(step)),
+                photometric="rgb",
+                tile=(128, 128),
+                compression="deflate",
+                resolution=(1e4 / (_DEMO_MPP * step),) * 2,
+                resolutionunit="CENTIMETER",
+                subfiletype=1 if level else 0,
+                metadata=None,
+            )
+    return path
+
+
+def _show_picture(service: str, options: argparse.Namespace) -> None:
+    """The whole picture; and it again from a quarter of its size, to be compared with itself."""
+    from skimage.data import immunohistochemistry
+
+    truth = Image.fromarray(immunohistochemistry())
+    slide = write_slide(options.out / "demo-slide.tiff", truth)
+    _journey(service, slide, options.out / "result.ome.tiff", options)
+    quarter = truth.resize((truth.width // 4, truth.height // 4), Image.Resampling.BICUBIC)
+    small = write_slide(options.out / "demo-quarter.tiff", quarter)
+    result = _journey(service, small, options.out / "quarter-result.ome.tiff", options)
+    with tifffile.TiffFile(result) as tiff:
+        upscaled = Image.fromarray(tiff.series[0].levels[0].asarray())
+    picture = options.out / "before-after.png"
+    _compare((quarter.resize(truth.size, Image.Resampling.BICUBIC), upscaled, truth), picture)
+    tell(f"{picture.resolve()}: a detail from a quarter of the resolution by bicubic, by {options.model}; the original")
+
+
+def _journey(service: str, slide: Path, target: Path, options: argparse.Namespace) -> Path:
+    """Upload, ask, poll, download, check."""
+    say(f"uploading {slide}")
+    with slide.open("rb") as file:
+        uploaded = _call(f"{service}/v1/slides/{slide.name}", "PUT", file, {"Content-Length": str(slide.stat().st_size)})
+    say(f"  {uploaded['width']}x{uploaded['height']} px, sha256 {uploaded['sha256'][:16]}…")
+    asked = {"slide": uploaded["id"], "model": options.model, **({"mpp": options.mpp} if options.mpp else {})}
+    job = _call(f"{service}/v1/jobs", "POST", json.dumps(asked).encode(), {"Content-Type": "application/json"})
+    job = _follow(f"{service}/v1/jobs/{job['id']}")
+    if job["state"] != "succeeded":
+        raise _DemoFailedError(f"the job {job['state']}: {(job['error'] or {}).get('detail')}")
+    with urllib.request.urlopen(f"{service}/v1/jobs/{job['id']}/result") as answer, target.open("wb") as copy:
+        shutil.copyfileobj(answer, copy)
+    with target.open("rb") as copy:
+        if hashlib.file_digest(copy, "sha256").hexdigest() != job["result"]["sha256"]:
+            raise _DemoFailedError("what was downloaded is not what the service has")
+    for warning in job["warnings"]:
+        say(f"warning: {warning}")
+    with tifffile.TiffFile(target) as tiff:
+        levels = ", ".join(f"{level.shape[1]}x{level.shape[0]}" for level in tiff.series[0].levels)
+    tell(f"{target.resolve()}: levels {levels}")
+    return target
+
+
+def _follow(address: str) -> dict[str, Any]:
+    while True:
+        job = _call(address)
+        progress = job["progress"]
+        say(f"  {job['state']} {job['stage'] or ''} {progress['tiles_done']}/{progress['tiles_total']} tiles")
+        if job["state"] not in {"queued", "running"}:
+            return job
+        time.sleep(1)
+
+
+def _compare(pictures: Sequence[Image.Image], target: Path, zoom: int = 2) -> None:
+    """The same detail of each, side by side."""
+    box = (150, 110, 390, 350)
+    side = (box[2] - box[0]) * zoom
+    canvas = Image.new("RGB", (len(pictures) * (side + 8) - 8, side), "white")
+    for column, picture in enumerate(pictures):
+        detail = picture.crop(box).resize((side, side), Image.Resampling.NEAREST)
+        canvas.paste(detail, (column * (side + 8), 0))
+    canvas.save(target)
+
+
+def _wait_until_ready(service: str) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while True:
+        try:
+            _call(f"{service}/health/ready")
+        except (urllib.error.URLError, ConnectionError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.3)
+        else:
+            return
+
+
+def _call(address: str, method: str = "GET", body: Any = None, headers: dict[str, str] | None = None) -> Any:
+    request = urllib.request.Request(address, data=body, method=method, headers=headers or {})
+    with urllib.request.urlopen(request) as answer:
+        return json.load(answer)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+"""Slides whose every pixel has a formula, the real ones, and real processes."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from wsi.errors import TileReadError
+from wsi.geometry import Region, Size
+from wsi.slide import Level, Pixels, SlideInfo
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def formula(region: Region, level: int = 0) -> Pixels:
+    """The synthetic slide's pixels: no two neighbouring 256-px tiles, and no two levels, are alike."""
+    y, x = np.mgrid[region.y : region.bottom, region.x : region.right]
+    noise = (x * 2654435761 + y * 40503 + level * 97) >> 7
+    return np.stack([(x // 2 + y // 3 + level) % 256, (x ^ y) % 256, noise % 256], axis=2).astype(np.uint8)
+
+
+@dataclass
+class FormulaReader:
+    """A slide in no file; `broken` regions of level 0 can't be read, of `broken_levels` nothing can."""
+
+    size: Size
+    downsamples: tuple[int, ...] = (1,)
+    broken: tuple[Region, ...] = ()
+    broken_levels: tuple[int, ...] = ()
+    reads: list[tuple[int, Region]] = field(default_factory=list)
+
+    @property
+    def info(self) -> SlideInfo:
+        levels = tuple(Level(Size(self.size.width // d, self.size.height // d), float(d)) for d in self.downsamples)
+        return SlideInfo("formula", "formula", levels, (0.5, 0.5), 20.0, None)
+
+    def read(self, level: int, region: Region) -> Pixels:
+        size = self.info.levels[level].size
+        assert Region(0, 0, size.width, size.height).contains(region), "readers are never asked for what is outside"
+        assert not region.is_empty
+        self.reads.append((level, region))
+        hit = level == 0 and any(not region.intersect(bad).is_empty for bad in self.broken)
+        if hit or level in self.broken_levels:
+            raise TileReadError("formula", level, region, "broken on purpose")
+        return formula(region, level)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture(scope="session")
+def formula_pixels() -> Callable[..., Pixels]:
+    return formula
+
+
+@pytest.fixture(scope="session")
+def formula_reader() -> type[FormulaReader]:
+    return FormulaReader
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of real slides; tests that need it skip without it, unless SLIDELIFT_REQUIRE_DATA is set."""
+    folder = Path(os.environ.get("SLIDELIFT_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        reason = f"{folder}: the real slides are not there (SLIDELIFT_DATA names their folder)"
+        if os.environ.get("SLIDELIFT_REQUIRE_DATA"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cmu(data: Path) -> Path:
+    return data / "slides" / "cmu-1-small-region.svs"
+
+
+@pytest.fixture
+def write_png(tmp_path: Path) -> Callable[..., Path]:
+    """Write the formula (or given pixels) as a picture."""
+
+    def write(width: int, height: int, name: str = "slide.png", pixels: Pixels | None = None) -> Path:
+        path = tmp_path / name
+        Image.fromarray(formula(Region(0, 0, width, height)) if pixels is None else pixels).save(path)
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def write_pyramid() -> Callable[..., Path]:
+    """Write pixels as a tiled, pyramidal, lossless TIFF with a pixel size, which OpenSlide reads."""
+
+    def write(path: Path, pixels: Pixels, levels: int = 3, mpp: float = 0.5) -> Path:
+        with tifffile.TiffWriter(path, bigtiff=True) as tiff:
+            for level in range(levels):
+                step = 2**level
+                per_cm = 1e4 / (mpp * step)
+                tiff.write(
+                    np.ascontiguousarray(pixels[::step, ::step]),
+                    photometric="rgb",
+                    tile=(256, 256),
+                    compression="deflate",
+                    resolution=(per_cm, per_cm),
+                    resolutionunit="CENTIMETER",
+                    subfiletype=1 if level else 0,
+                    metadata=None,
+                )
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def python() -> str:
+    return sys.executable
+
+
+@pytest.fixture(autouse=True)
+def _quiet_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in [name for name in os.environ if name.startswith("SLIDELIFT_") and "DATA" not in name]:
+        monkeypatch.delenv(name)
+    yield

@@ -1,0 +1,58 @@
+"""The arrows between the packages, held by reading imports and by starting fresh processes."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FORBIDDEN = {
+    "wsi": {"models", "service", "torch", "fastapi", "starlette", "uvicorn", "sqlite3"},
+    "models": {"wsi", "service", "fastapi", "starlette", "uvicorn", "sqlite3"},
+    "service/pipeline": {"fastapi", "starlette", "uvicorn", "sqlite3", "torch"},
+    "service/jobs": {"fastapi", "starlette", "wsi", "torch"},
+}
+
+
+def imported(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("folder", FORBIDDEN)
+def test_arrows_run_one_way(folder: str) -> None:
+    wrong = {
+        str(path.relative_to(ROOT)): sorted(imported(path) & FORBIDDEN[folder])
+        for path in (ROOT / folder).rglob("*.py")
+        if imported(path) & FORBIDDEN[folder]
+    }
+    assert wrong == {}
+
+
+@pytest.mark.parametrize(
+    ("module", "unwanted"),
+    [
+        ("service.app", "torch openslide tiffslide tifffile imagecodecs zarr dask PIL"),
+        ("service.runner", "torch openslide tiffslide tifffile imagecodecs zarr dask PIL numpy"),
+        ("service.worker", "torch openslide tiffslide tifffile imagecodecs zarr dask PIL"),
+        ("service.cli", "torch openslide tifffile fastapi"),
+        ("wsi.verify", "torch fastapi"),
+        ("wsi.readers.open_slide", "torch fastapi"),
+        ("models.zoo.catalog", "torch numpy"),
+    ],
+)
+def test_importing_stays_light(module: str, unwanted: str) -> None:
+    code = f"import sys, {module}; print(*sorted(set({unwanted.split()}) & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+def test_no_file_of_tests_makes_a_package() -> None:
+    assert list((ROOT / "tests").rglob("__init__.py")) == []

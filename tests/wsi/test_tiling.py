@@ -1,0 +1,104 @@
+"""The plan covers everything once, whatever the size."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wsi.errors import PlanError
+from wsi.geometry import Region, Size
+from wsi.slide import Level, SlideInfo
+from wsi.tiling import TilePlan, choose_level, source_region
+
+sides = st.integers(1, 5000)
+
+
+def plan_of(width: int, height: int, **changes: object) -> TilePlan:
+    rows, columns = -(-height // 256), -(-width // 256)
+    values = {
+        "level": 0, "source": Region(7, 3, width, height), "scale": 4, "halo": 18, "fade": 0, "batch": 1,
+        "entropy": 3.0, "mask": ("1" * columns,) * rows,
+    }
+    return TilePlan(**{**values, **changes})
+
+
+def info_of(*levels: tuple[int, int], bounds: Region | None = None) -> SlideInfo:
+    widest = levels[0][0]
+    return SlideInfo(
+        "x.svs", "test", tuple(Level(Size(w, h), widest / w) for w, h in levels), (0.25, 0.25), 40, None, bounds
+    )
+
+
+@given(sides, sides)
+def test_cores_cover_each_source_pixel_once(width: int, height: int) -> None:
+    plan = plan_of(width, height)
+    covered = np.zeros((height, width), np.uint8)
+    for row in range(plan.rows):
+        for column in range(plan.columns):
+            core = plan.tile(row, column).core
+            covered[core.y - 3 : core.bottom - 3, core.x - 7 : core.right - 7] += 1
+    assert (covered == 1).all()
+
+
+@given(sides, sides, st.sampled_from([1, 2, 3, 4]))
+def test_stripes_cover_the_output_once_and_start_on_output_tiles(width: int, height: int, scale: int) -> None:
+    plan = plan_of(width, height, scale=scale)
+    y = row = 0
+    for stripe in plan.stripes():
+        assert (stripe.output.y, stripe.first_row) == (y, row)
+        assert stripe.output.y % 512 == 0
+        y, row = stripe.output.bottom, row + stripe.rows
+    assert (y, row) == (plan.output.height, plan.rows)
+
+
+@given(sides, sides, st.integers(0, 40), st.integers(0, 20))
+def test_patches_hold_their_core_with_fade_and_halo_around(width: int, height: int, halo: int, fade: int) -> None:
+    plan = plan_of(width, height, halo=halo, fade=fade)
+    tile = plan.tile(plan.rows - 1, plan.columns - 1)
+    assert tile.patch.size == Size(plan.patch, plan.patch)
+    assert tile.core.x - tile.patch.x == tile.core.y - tile.patch.y == halo + fade
+    assert tile.patch.contains(tile.core)
+
+
+def test_a_stored_plan_is_the_same_plan() -> None:
+    plan = plan_of(700, 300)
+    assert TilePlan.from_dict(json.loads(json.dumps(plan.as_dict()))) == plan
+
+
+def test_level_zero_is_the_default() -> None:
+    assert choose_level(info_of((4000, 3000), (1000, 750)), (0.25, 0.25), (4,), 4, None, None) == (0, 4)
+
+
+def test_target_mpp_chooses_the_level_that_gives_it() -> None:
+    info = info_of((4000, 3000), (1000, 750))
+    assert choose_level(info, (0.25, 0.25), (4,), 4, 0.25, None) == (1, 4)
+    assert choose_level(info, (0.25, 0.25), (1, 2, 3, 4), 4, 0.125, None) == (0, 2)
+
+
+def test_unreachable_target_names_what_can_be_had() -> None:
+    with pytest.raises(PlanError, match=r"0\.0625, 0\.25"):
+        choose_level(info_of((4000, 3000), (1000, 750)), (0.25, 0.25), (4,), 4, 0.1, None)
+
+
+def test_a_level_that_is_not_there_is_refused() -> None:
+    with pytest.raises(PlanError, match="levels 0 to 1"):
+        choose_level(info_of((4000, 3000), (1000, 750)), (0.25, 0.25), (4,), 4, None, 2)
+
+
+def test_region_is_in_level_zero_pixels() -> None:
+    info = info_of((4000, 3000), (1000, 750))
+    assert source_region(info, 1, Region(400, 800, 100, 40)) == Region(100, 200, 25, 10)
+    assert source_region(info, 0, Region(400, 800, 100, 40)) == Region(400, 800, 100, 40)
+
+
+def test_scanned_bounds_are_the_default_region() -> None:
+    info = info_of((4000, 3000), bounds=Region(100, 200, 300, 400))
+    assert source_region(info, 0, None) == Region(100, 200, 300, 400)
+
+
+@pytest.mark.parametrize("region", [Region(3999, 0, 2, 1), Region(0, 0, 0, 5), Region(-1, 0, 5, 5)])
+def test_a_region_outside_the_slide_is_refused(region: Region) -> None:
+    with pytest.raises(PlanError, match="inside"):
+        source_region(info_of((4000, 3000)), 0, region)
