@@ -26,6 +26,7 @@ SURVEY_PIXELS = 16_000_000
 _FLAT_RANGE = 8
 _GLASS_LUMA = 200
 _GLASS_SATURATION = 25
+_GLASS_SHARE = 0.02
 _DARK_LUMA = 40
 
 
@@ -129,11 +130,12 @@ def _spans(count: int, step: float, size: int) -> tuple[NDArray[np.int64], NDArr
 
 
 def _glass_colour(pixels: Pixels) -> NDArray[np.int16] | None:
+    """The brightest frequent colour, if it is nearly colourless: pale tissue may be flatter, never brighter."""
     grey = grey_levels(pixels)
-    counts = np.bincount(grey.ravel(), minlength=256)
-    mode = _GLASS_LUMA + int(counts[_GLASS_LUMA:].argmax())
-    chosen = np.abs(grey.astype(np.int16) - mode) <= 1
-    if chosen.mean() < 0.02:
+    share = np.convolve(np.bincount(grey.ravel(), minlength=256) / grey.size, np.ones(3), "same")
+    bright = [luma for luma in range(_GLASS_LUMA, 256) if share[luma] >= _GLASS_SHARE]
+    if not bright:
         return None
-    colour = np.median(pixels[chosen], axis=0).astype(np.int16)
+    peak = max(range(max(bright) - 3, max(bright) + 1), key=lambda luma: share[luma])
+    colour = np.median(pixels[np.abs(grey.astype(np.int16) - peak) <= 1], axis=0).astype(np.int16)
     return colour if int(np.ptp(colour)) <= _GLASS_SATURATION else None

@@ -39,10 +39,19 @@ class TiffSlideReader:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._file = path.open("rb")
+        try:
+            self._open()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _open(self) -> None:
+        path = self._path
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # partial vendor metadata: not used here
-                self._slide = TiffSlide(path)
+                self._slide = TiffSlide(self._file)
                 self.info = self._describe()
         except (tifffile.TiffFileError, *_DECODER_ERRORS) as error:
             told = isinstance(error, (tifffile.TiffFileError, NotImplementedError, OSError))
@@ -72,6 +81,7 @@ class TiffSlideReader:
     def close(self) -> None:
         """Give the file handle back."""
         self._slide.close()
+        self._file.close()
 
     def _describe(self) -> SlideInfo:
         slide, properties = self._slide, self._slide.properties

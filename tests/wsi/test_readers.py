@@ -1,0 +1,261 @@
+"""Every reader gives the slide's own pixels, keeps to its region, survives a bad one, says what it converts."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import openslide
+import pytest
+import tifffile
+from PIL import Image, ImageCms
+
+from wsi.errors import (
+    PixelSizeImplausibleError,
+    PixelSizeMissingError,
+    SlideUnreadableError,
+    TileReadError,
+    UnsupportedPixelsError,
+)
+from wsi.geometry import Region, Size
+from wsi.readers import open_slide as table
+from wsi.slide import companion_files, content_hash
+
+
+@pytest.fixture
+def open_slide():
+    """Opens slides and closes them after the test."""
+    opened = []
+
+    def open_and_remember(path: Path):
+        opened.append(table.open_slide(path))
+        return opened[-1]
+
+    yield open_and_remember
+    for reader in opened:
+        reader.close()
+
+
+class ReaderContract:
+    """What holds for any reader; a subclass writes a lossless slide of the formula."""
+
+    name: str
+    levels = 1
+
+    def write(self, path: Path, pixels: np.ndarray) -> Path:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def slide(self, tmp_path, formula_pixels, open_slide):
+        return open_slide(self.write(tmp_path / "slide", formula_pixels(Region(0, 0, 700, 500))))
+
+    def test_the_table_gives_the_file_to_this_reader(self, slide) -> None:
+        assert slide.info.reader == self.name
+        assert slide.info.size == Size(700, 500)
+        assert len(slide.info.levels) == self.levels
+
+    @pytest.mark.parametrize("region", [(0, 0, 700, 500), (699, 499, 1, 1), (255, 250, 300, 12), (13, 0, 1, 500)])
+    def test_regions_hold_the_slides_own_pixels(self, slide, formula_pixels, region) -> None:
+        pixels = slide.read(0, Region(*region))
+        assert pixels.dtype == np.uint8
+        assert (pixels == formula_pixels(Region(*region))).all()
+
+    def test_threads_get_the_same_pixels(self, slide, formula_pixels) -> None:
+        regions = [Region(x, y, 64, 64) for y in range(0, 400, 50) for x in range(0, 600, 50)]
+        with ThreadPoolExecutor(8) as pool:
+            for region, pixels in zip(regions, pool.map(lambda r: slide.read(0, r), regions), strict=True):
+                assert (pixels == formula_pixels(region)).all()
+
+    def test_coarser_levels_hold_their_own_pixels(self, slide, formula_pixels) -> None:
+        full = formula_pixels(Region(0, 0, 700, 500))
+        for level in range(1, self.levels):
+            step = 2**level
+            assert (slide.read(level, Region(10, 20, 30, 40)) == full[::step, ::step][20:60, 10:40]).all()
+
+
+class TestOpenSlide(ReaderContract):
+    name = "openslide"
+    levels = 3
+
+    def write(self, path: Path, pixels: np.ndarray) -> Path:
+        with tifffile.TiffWriter(path.with_suffix(".tiff"), bigtiff=True) as tiff:
+            for level in range(3):
+                step = 2**level
+                tiff.write(
+                    np.ascontiguousarray(pixels[::step, ::step]), photometric="rgb", tile=(256, 256),
+                    compression="deflate", subfiletype=1 if level else 0, metadata=None,
+                )
+        return path.with_suffix(".tiff")
+
+
+class TestTiffSlide(ReaderContract):
+    name = "tiffslide"
+    levels = 2
+
+    def write(self, path: Path, pixels: np.ndarray) -> Path:
+        target = path.with_suffix(".ome.tif")
+        with tifffile.TiffWriter(target, ome=True) as tiff:
+            options = {"photometric": "rgb", "compression": "deflate"}
+            tiff.write(pixels, subifds=1, rowsperstrip=32, **options)
+            tiff.write(np.ascontiguousarray(pixels[::2, ::2]), subfiletype=1, rowsperstrip=32, **options)
+        return target
+
+
+class TestFlatImage(ReaderContract):
+    name = "pillow"
+
+    def write(self, path: Path, pixels: np.ndarray) -> Path:
+        Image.fromarray(pixels).save(path.with_suffix(".png"))
+        return path.with_suffix(".png")
+
+
+def test_what_a_real_slide_says(cmu, open_slide) -> None:
+    info = open_slide(cmu).info
+    assert (info.vendor, info.size, info.mpp, info.objective) == ("aperio", Size(2220, 2967), (0.499, 0.499), 20.0)
+
+
+def test_an_ome_tiff_that_openslide_refuses_is_read(data, open_slide) -> None:
+    reader = open_slide(data / "slides" / "OS-1-detail.ome.tif")
+    with tifffile.TiffFile(data / "slides" / "OS-1-detail.ome.tif") as tiff:
+        truth = tiff.pages.first.asarray()
+    assert reader.info.reader == "tiffslide"
+    assert reader.info.mpp == pytest.approx((0.2271, 0.2271), abs=1e-4)
+    assert (reader.read(0, Region(300, 200, 100, 90)) == truth[200:290, 300:400]).all()
+
+
+def test_a_bad_tile_fails_and_the_others_stay_readable(data, open_slide) -> None:
+    reader = open_slide(data / "damaged" / "cmu-bitflip-tiles.svs")
+    before = reader.read(0, Region(0, 0, 100, 100))
+    with pytest.raises(TileReadError, match=r"cmu-bitflip-tiles\.svs: level 0, x 1000, y 1200"):
+        reader.read(0, Region(1000, 1200, 100, 100))
+    assert (reader.read(0, Region(0, 0, 100, 100)) == before).all()
+
+
+def test_threads_do_not_suffer_from_one_anothers_bad_tiles(data, open_slide) -> None:
+    reader = open_slide(data / "damaged" / "cmu-bitflip-tiles.svs")
+    good = reader.read(0, Region(0, 0, 64, 64))
+
+    def read(index: int) -> bool:
+        if index % 3 == 0:
+            with pytest.raises(TileReadError):
+                reader.read(0, Region(1000, 1200, 64, 64))
+            return True
+        return bool((reader.read(0, Region(0, 0, 64, 64)) == good).all())
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(read, range(60)))
+
+
+def test_a_damaged_slide_is_not_handed_to_a_more_lenient_decoder(data, open_slide) -> None:
+    with pytest.raises(SlideUnreadableError, match="OpenSlide"):
+        open_slide(data / "damaged" / "unopenable.tiff")
+
+
+@pytest.mark.parametrize("name", ["zero-byte.svs", "text.svs", "cmu-truncated-46pct.svs"])
+def test_what_is_no_slide_is_refused_by_name(data, name: str, open_slide) -> None:
+    with pytest.raises(SlideUnreadableError, match=name):
+        open_slide(data / "damaged" / name)
+
+
+def test_a_missing_file_and_a_folder_are_told_apart(tmp_path, open_slide) -> None:
+    with pytest.raises(SlideUnreadableError, match="no such file"):
+        open_slide(tmp_path / "none.svs")
+    with pytest.raises(SlideUnreadableError, match="a folder"):
+        open_slide(tmp_path)
+
+
+@pytest.mark.parametrize("tile", [(64, 64), None])
+def test_sixteen_bits_are_refused_not_cut(tmp_path, tile, open_slide) -> None:
+    path = tmp_path / "deep.tiff"
+    tifffile.imwrite(path, np.zeros((128, 128, 3), np.uint16), photometric="rgb", tile=tile, metadata=None)
+    with pytest.raises(UnsupportedPixelsError, match="16"):
+        open_slide(path)
+
+
+def test_many_channels_are_refused(tmp_path, open_slide) -> None:
+    path = tmp_path / "channels.ome.tif"
+    tifffile.imwrite(path, np.zeros((4, 128, 128), np.uint8), photometric="minisblack", ome=True, metadata={"axes": "CYX"})
+    with pytest.raises((UnsupportedPixelsError, SlideUnreadableError), match=r"channels\.ome\.tif"):
+        open_slide(path)
+
+
+def test_missing_tile_data_is_refused_not_shown_black(tmp_path, open_slide) -> None:
+    path = tmp_path / "sparse.ome.tif"
+    tiles = iter([b"", *[bytes(64 * 64 * 3)] * 3])
+    tifffile.imwrite(path, tiles, shape=(128, 128, 3), dtype=np.uint8, tile=(64, 64), photometric="rgb", ome=True)
+    try:
+        reader = open_slide(path)
+    except SlideUnreadableError as error:
+        assert "no data" in str(error)
+    else:
+        assert (reader.read(0, Region(0, 0, 64, 64)) == 255).all()
+
+
+def test_grey_pictures_become_three_equal_channels(tmp_path, open_slide) -> None:
+    grey = np.arange(4096, dtype=np.uint32).reshape(64, 64).astype(np.uint8)
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    tifffile.imwrite(tmp_path / "grey.tif", grey, photometric="minisblack", metadata=None)
+    for name in ("grey.png", "grey.tif"):
+        pixels = open_slide(tmp_path / name).read(0, Region(0, 0, 64, 64))
+        assert (pixels == grey[..., None]).all()
+
+
+def test_transparent_pixels_are_laid_on_white_and_said(tmp_path, open_slide) -> None:
+    Image.new("RGBA", (10, 10), (255, 0, 0, 0)).save(tmp_path / "clear.png")
+    reader = open_slide(tmp_path / "clear.png")
+    assert (reader.read(0, Region(0, 0, 10, 10)) == 255).all()
+    assert any("transparent" in warning for warning in reader.info.warnings)
+
+
+def test_a_16_bit_png_is_converted_with_a_word(tmp_path, open_slide) -> None:
+    deep = np.full((8, 8, 3), 0x80FF, ">u2")
+    rows = b"".join(b"\0" + row.tobytes() for row in deep)
+    import struct
+    import zlib
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    path = tmp_path / "deep.png"
+    header = struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0)
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    )
+    reader = open_slide(path)
+    assert (reader.read(0, Region(0, 0, 8, 8)) == 0x80).all()
+    assert any("16-bit" in warning for warning in reader.info.warnings)
+
+
+def test_colour_profiles_are_carried(tmp_path, data, open_slide) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    Image.new("RGB", (10, 10)).save(tmp_path / "p.png", icc_profile=profile)
+    assert open_slide(tmp_path / "p.png").info.icc_profile == profile
+    boxes = data / "slides" / "boxes.tiff"
+    with openslide.OpenSlide(boxes) as slide:
+        assert open_slide(boxes).info.icc_profile == slide.color_profile.tobytes()
+
+
+def test_an_unknown_pixel_size_is_asked_for(write_png, open_slide) -> None:
+    info = open_slide(write_png(10, 10)).info
+    with pytest.raises(PixelSizeMissingError, match="--mpp"):
+        info.trusted_mpp(None)
+    assert info.trusted_mpp(0.5) == (0.5, 0.5)
+
+
+def test_an_impossible_pixel_size_is_questioned_until_confirmed(data, open_slide) -> None:
+    info = open_slide(data / "slides" / "cmu-1-wrong-mpp.tiff").info
+    with pytest.raises(PixelSizeImplausibleError, match="0.00499"):
+        info.trusted_mpp(None)
+    assert info.trusted_mpp(0.00499) == (0.00499, 0.00499)
+
+
+def test_the_hash_is_of_content_and_companions_not_of_names(tmp_path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a.mrxs").write_bytes(b"index")
+    (tmp_path / "a" / "Data0.dat").write_bytes(b"pixels")
+    first = content_hash(tmp_path / "a.mrxs")
+    (tmp_path / "a").rename(tmp_path / "b")
+    (tmp_path / "a.mrxs").rename(tmp_path / "b.mrxs")
+    assert content_hash(tmp_path / "b.mrxs") == first
+    assert len(list(companion_files(tmp_path / "b.mrxs"))) == 2
+    (tmp_path / "b" / "Data0.dat").write_bytes(b"others")
+    assert content_hash(tmp_path / "b.mrxs") != first
