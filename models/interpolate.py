@@ -69,4 +69,3 @@ class Interpolator:
         height, width, _ = patch.shape
         size = (self.scale * width, self.scale * height)
         return np.asarray(Image.fromarray(patch).resize(size, _FILTERS[self.name]))
-

@@ -26,7 +26,8 @@ from models.zoo.catalog import ModelCard, ModelKind
 MAX_BYTES = 512 * 2**20
 """Eight times the largest network in the table; what is larger is something else."""
 MAX_COLOUR_SHIFT = 12.0
-"""Grey levels by which a uniformly grey patch may change; a wrong input range or mean shifts it by dozens."""
+"""Grey levels by which a uniformly grey patch may change. Measured: compact after 2,000 iterations 0.3, a six-block
+RRDBNet after 150 1.0 and, from undamped random weights, after 300 9.6; untrained RRDBNets 132 to 145."""
 _WRAPPERS = ("params_ema", "params-ema", "params", "state_dict", "model_state_dict", "model", "net")
 _PREFIXES = ("module.", "netG.", "_orig_mod.")
 _UNREADABLE = (
