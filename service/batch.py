@@ -156,7 +156,7 @@ class _Bar:
 def _signals_cancel(cancel: CancelToken) -> Iterator[None]:
     """Ctrl-C and SIGTERM stop the work at the next batch, a second one at once."""
 
-    def on_signal(number: int, frame: FrameType | None) -> None:
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
         if cancel.is_set:
             raise KeyboardInterrupt
         cancel.cancel()

@@ -81,7 +81,7 @@ def _models(options: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
-def _doctor(options: argparse.Namespace) -> int:
+def _doctor(_options: argparse.Namespace) -> int:
     from service.doctor import examine
 
     findings = examine()
@@ -135,9 +135,13 @@ def _parser() -> argparse.ArgumentParser:
     upscale.add_argument(
         "--entropy", type=_entropy, metavar="H", help="least entropy of tissue in bits; 0 rejects nothing (default 3)"
     )
-    upscale.add_argument("--quality", type=_quality, default=90, metavar="Q", help="JPEG quality, 1 to 100 (default 90)")
     upscale.add_argument(
-        "--on-bad-tile", default="fail", choices=("fail", "mark"),
+        "--quality", type=_quality, default=90, metavar="Q", help="JPEG quality, 1 to 100 (default 90)"
+    )
+    upscale.add_argument(
+        "--on-bad-tile",
+        default="fail",
+        choices=("fail", "mark"),
         help="a tile that can't be decoded: fail, or resample it from a coarser level and list it in the report",
     )
     upscale.add_argument("--json", action="store_true", help="the report on standard output")

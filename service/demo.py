@@ -105,7 +105,9 @@ def _journey(service: str, slide: Path, target: Path, options: argparse.Namespac
     """Upload, ask, poll, download, check."""
     say(f"uploading {slide}")
     with slide.open("rb") as file:
-        uploaded = _call(f"{service}/v1/slides/{slide.name}", "PUT", file, {"Content-Length": str(slide.stat().st_size)})
+        uploaded = _call(
+            f"{service}/v1/slides/{slide.name}", "PUT", file, {"Content-Length": str(slide.stat().st_size)}
+        )
     say(f"  {uploaded['width']}x{uploaded['height']} px, sha256 {uploaded['sha256'][:16]}…")
     asked = {"slide": uploaded["id"], "model": options.model, **({"mpp": options.mpp} if options.mpp else {})}
     job = _call(f"{service}/v1/jobs", "POST", json.dumps(asked).encode(), {"Content-Type": "application/json"})
@@ -127,7 +129,7 @@ def _journey(service: str, slide: Path, target: Path, options: argparse.Namespac
 
 def _follow(address: str) -> dict[str, Any]:
     while True:
-        job = _call(address)
+        job: dict[str, Any] = _call(address)
         progress = job["progress"]
         say(f"  {job['state']} {job['stage'] or ''} {progress['tiles_done']}/{progress['tiles_total']} tiles")
         if job["state"] not in {"queued", "running"}:

@@ -33,7 +33,7 @@ class _Child:
     """One child process and the reader of its messages."""
 
     def __init__(self, role: str) -> None:
-        self._stderr: IO[bytes] = tempfile.TemporaryFile()
+        self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
         self.process = subprocess.Popen(
             [sys.executable, "-m", "service.child", role],
             stdin=subprocess.PIPE,

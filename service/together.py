@@ -38,9 +38,7 @@ class WorkerProcess:
             self._process.kill()
 
     def _start(self) -> "subprocess.Popen[bytes]":
-        return subprocess.Popen(
-            self._command, stdin=subprocess.PIPE, env=self._environment, start_new_session=True
-        )
+        return subprocess.Popen(self._command, stdin=subprocess.PIPE, env=self._environment, start_new_session=True)
 
     def _watch(self) -> None:
         while not self._stopping.is_set():

@@ -16,6 +16,7 @@ from wsi.slide import Pixels
 from wsi.tiling import Stripe, Tile, TilePlan
 
 Values = NDArray[np.float32]
+Upscaled = Pixels | Values
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class Block:
 class CropBlender:
     """For exact networks: what lies over the core is kept, the rest was context. Holds nothing."""
 
-    def __init__(self, plan: TilePlan, stripe: Stripe) -> None:
+    def __init__(self, plan: TilePlan) -> None:
         self._plan = plan
 
     @property
@@ -38,12 +39,13 @@ class CropBlender:
         """Tile rows needed below the stripe."""
         return 0
 
-    def add(self, tile: Tile, upscaled: Pixels) -> Iterator[Block]:
+    def add(self, tile: Tile, upscaled: Upscaled) -> Iterator[Block]:
         """Give one tile's upscaled patch; tiles may come in any order."""
         plan, scale = self._plan, self._plan.scale
         start = plan.halo * scale
         output = tile.core.moved(-plan.source.x, -plan.source.y).scaled(scale)
-        yield Block(output.x, output.y, upscaled[start : start + output.height, start : start + output.width])
+        kept = upscaled[start : start + output.height, start : start + output.width]
+        yield Block(output.x, output.y, kept.astype(np.uint8, copy=False))
 
 
 class FadeBlender:
@@ -65,7 +67,7 @@ class FadeBlender:
         """Tile rows needed below the stripe: one, for the last fade strip, unless the slide ends there."""
         return 1 if self._stripe.first_row + self._stripe.rows < self._plan.rows else 0
 
-    def add(self, tile: Tile, upscaled: NDArray[np.float32] | Pixels) -> Iterator[Block]:
+    def add(self, tile: Tile, upscaled: Upscaled) -> Iterator[Block]:
         """Give one tile's upscaled patch, 0 to 255; yields what no later tile will change."""
         plan, fade = self._plan, self._width
         core = tile.core.moved(-plan.source.x, -plan.source.y).scaled(plan.scale)
@@ -109,4 +111,4 @@ Blender = CropBlender | FadeBlender
 
 def blender_for(plan: TilePlan, stripe: Stripe) -> Blender:
     """The blender that the plan's fade asks for."""
-    return FadeBlender(plan, stripe) if plan.fade else CropBlender(plan, stripe)
+    return FadeBlender(plan, stripe) if plan.fade else CropBlender(plan)

@@ -1,15 +1,15 @@
 """Every failure a slide can cause.
 
-    WsiError
-    ├── SlideError                the slide, as a file, is at fault; the message names it
-    │   ├── SlideUnreadableError      no reader can open it, or it opens and nothing can be decoded
-    │   ├── UnsupportedPixelsError    16-bit, fluorescence, one channel: readable, not what this program is for
-    │   ├── PixelSizeMissingError     no µm per pixel in the slide and none given
-    │   └── PixelSizeImplausibleError µm per pixel no microscope has, not confirmed
-    ├── TileReadError             one region can't be decoded; carries it
-    ├── PlanError                 what was asked can't be cut from this slide (level, region, target)
-    ├── OutputFormatError         the output's suffix names no format
-    └── VerificationError         what was written does not read back as it should
+WsiError
+├── SlideError                the slide, as a file, is at fault; the message names it
+│   ├── SlideUnreadableError      no reader can open it, or it opens and nothing can be decoded
+│   ├── UnsupportedPixelsError    16-bit, fluorescence, one channel: readable, not what this program is for
+│   ├── PixelSizeMissingError     no µm per pixel in the slide and none given
+│   └── PixelSizeImplausibleError µm per pixel no microscope has, not confirmed
+├── TileReadError             one region can't be decoded; carries it
+├── PlanError                 what was asked can't be cut from this slide (level, region, target)
+├── OutputFormatError         the output's suffix names no format
+└── VerificationError         what was written does not read back as it should
 """
 
 from wsi.geometry import Region
@@ -51,8 +51,8 @@ class TileReadError(WsiError):
     def __init__(self, slide: str, level: int, region: Region, cause: str) -> None:
         super().__init__(
             f"{slide}: level {level}, x {region.x}, y {region.y}, {region.width}x{region.height} px "
-            f"can't be decoded ({cause}); scan or export the slide again, or set on_bad_tile to mark (--on-bad-tile mark) "
-            "to go on and have such tiles listed in the report"
+            f"can't be decoded ({cause}); scan or export the slide again, or set on_bad_tile to mark "
+            "(--on-bad-tile mark) to go on and have such tiles listed in the report"
         )
         self.level, self.region, self.cause = level, region, cause
 

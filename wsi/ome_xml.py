@@ -103,9 +103,7 @@ def _document(facts: ImageFacts, *, interleaved: bool) -> tuple[ElementTree.Elem
     )
     ElementTree.SubElement(image, "AnnotationRef", {"ID": "Annotation:0"})
     annotations = ElementTree.SubElement(root, "StructuredAnnotations")
-    annotation = ElementTree.SubElement(
-        annotations, "MapAnnotation", {"ID": "Annotation:0", "Namespace": _PROVENANCE}
-    )
+    annotation = ElementTree.SubElement(annotations, "MapAnnotation", {"ID": "Annotation:0", "Namespace": _PROVENANCE})
     value = ElementTree.SubElement(annotation, "Value")
     for key, text in facts.annotations:
         ElementTree.SubElement(value, "M", {"K": key}).text = text

@@ -12,7 +12,7 @@ NOT_FOR_DIAGNOSIS = "Computed by super-resolution, not scanned; not for primary 
 
 
 def software() -> str:
-    """This program's name and version."""
+    """Name and version of the program."""
     try:
         return f"slidelift {version('slidelift')}"
     except PackageNotFoundError:

@@ -114,9 +114,7 @@ class PyramidBuilder:
         size = self.sizes[index]
         return Region(column * TILE, row * TILE, TILE, TILE).intersect(Region(0, 0, size.width, size.height))
 
-    def _gather(
-        self, index: int, row: int, column: int, cell: Region, part: Region, piece: Pixels
-    ) -> Pixels | None:
+    def _gather(self, index: int, row: int, column: int, cell: Region, part: Region, piece: Pixels) -> Pixels | None:
         key = (index, row, column)
         partial = self._partial.get(key)
         if partial is None:

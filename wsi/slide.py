@@ -71,8 +71,8 @@ class SlideInfo:
             return given, given
         if self.mpp is None:
             raise PixelSizeMissingError(
-                f"{self.name}: the file does not say its µm per pixel; pass it as mpp (--mpp on the command line): about 0.25 "
-                "for a 40x scan, 0.5 for 20x, 1.0 for 10x"
+                f"{self.name}: the file does not say its µm per pixel; pass it as mpp (--mpp on the command line): "
+                "about 0.25 for a 40x scan, 0.5 for 20x, 1.0 for 10x"
             )
         low, high = PLAUSIBLE_MPP
         if not all(low <= value <= high for value in self.mpp):

@@ -120,9 +120,7 @@ class TilePlan:
 
     def tile(self, row: int, column: int) -> Tile:
         """The tile of that cell."""
-        corner = Region(
-            self.source.x + column * self.core, self.source.y + row * self.core, self.core, self.core
-        )
+        corner = Region(self.source.x + column * self.core, self.source.y + row * self.core, self.core, self.core)
         before = self.fade + self.halo
         return Tile(
             row,
@@ -143,7 +141,11 @@ class TilePlan:
 
 
 def choose_level(
-    info: SlideInfo, mpp: tuple[float, float], scales: tuple[int, ...], scale: int, target_mpp: float | None,
+    info: SlideInfo,
+    mpp: tuple[float, float],
+    scales: tuple[int, ...],
+    scale: int,
+    target_mpp: float | None,
     level: int | None,
 ) -> tuple[int, int]:
     """Source level and scale that give the wanted µm per pixel.

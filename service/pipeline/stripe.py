@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from models.errors import NonFiniteOutputError
 from models.upscaler import PatchUpscaler
 from service.progress import CancelToken
-from wsi.blending import blender_for
+from wsi.blending import Upscaled, blender_for
 from wsi.geometry import Region, Size
 from wsi.pyramid import PyramidBuilder
 from wsi.slide import Pixels
@@ -24,7 +23,6 @@ from wsi.tiler import BadTile, PatchBatch, Tiler
 from wsi.tiling import Stripe, Tile, TilePlan
 from wsi.writers.segment import SegmentWriter, blank_colour
 
-Upscaled = NDArray[np.uint8] | NDArray[np.float32]
 Encode = Callable[[Pixels], Sequence[bytes]]
 
 # Background waits for a batch of tissue to fill up at most this long.

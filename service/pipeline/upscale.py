@@ -54,8 +54,17 @@ class _Job:
         return self.provenance.plan
 
 
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """All stripes' segments, in order; how many an earlier run had made."""
+
+    segments: tuple[Segment, ...]
+    resumed: int
+    clock: TileClock
+
+
 def upscale(
-    request: UpscaleRequest, on_progress: Tell = lambda progress: None, cancel: CancelToken | None = None
+    request: UpscaleRequest, on_progress: Tell = lambda _progress: None, cancel: CancelToken | None = None
 ) -> dict[str, Any]:
     """Upscale one slide and return the report.
 
@@ -92,9 +101,9 @@ def upscale(
             on_progress(Progress(Stage.PLANNING))
             job = _prepare(request, reader, output_format, workspace)
             cancel.raise_if_cancelled()
-            segments, resumed = _make_stripes(job, workspace, on_progress, cancel)
-            report = _report(job, segments, resumed)
-            _finish(job, workspace, segments, report, on_progress, cancel)
+            made = _make_stripes(job, workspace, on_progress, cancel)
+            report = _report(job, made)
+            _finish(job, workspace, made, report, on_progress, cancel)
     return {**report, "seconds": round(time.monotonic() - started, 3)}
 
 
@@ -122,9 +131,7 @@ def _refuse_output(request: UpscaleRequest) -> None:
         )
 
 
-def _prepare(
-    request: UpscaleRequest, reader: SlideReader, output_format: OutputFormat, workspace: Workspace
-) -> _Job:
+def _prepare(request: UpscaleRequest, reader: SlideReader, output_format: OutputFormat, workspace: Workspace) -> _Job:
     info = reader.info
     mpp = info.trusted_mpp(request.mpp)
     card = model_card(request.model)
@@ -208,8 +215,8 @@ def _warnings(reader: SlideReader, card: ModelCard, level: int, mpp: tuple[float
     if card.source_mpp and not card.source_mpp[0] <= source <= card.source_mpp[1]:
         low, high = card.source_mpp
         found.append(
-            f"the source has {source:.3g} µm per pixel and {card.name} was trained for {low:g} to {high:g}: expect less "
-            "than its published gain"
+            f"the source has {source:.3g} µm per pixel and {card.name} was trained for {low:g} to {high:g}: expect "
+            "less than its published gain"
         )
     return tuple(found)
 
@@ -230,16 +237,11 @@ def _facts(reader: SlideReader, provenance: Provenance) -> ImageFacts:
     )
 
 
-def _make_stripes(
-    job: _Job, workspace: Workspace, on_progress: Tell, cancel: CancelToken
-) -> tuple[list[Segment], int]:
-    """All stripes' segments, in order, and how many an earlier run had made."""
+def _make_stripes(job: _Job, workspace: Workspace, on_progress: Tell, cancel: CancelToken) -> _Made:
     plan, levels = job.plan, len(job.facts.sizes)
     in_stripe = levels_in_stripe(plan.stripe_height, levels)
     found = {stripe.number: workspace.finished_segment(stripe.number) for stripe in plan.stripes()}
-    resumed = sum(
-        stripe.rows * plan.columns for stripe in plan.stripes() if found[stripe.number] is not None
-    )
+    resumed = sum(stripe.rows * plan.columns for stripe in plan.stripes() if found[stripe.number] is not None)
     clock = TileClock(plan.rows * plan.columns, resumed)
     on_progress(clock.snapshot(Stage.UPSCALING))
 
@@ -272,33 +274,32 @@ def _make_stripes(
                 work.run(stripe, workspace.segment_path(stripe.number))
                 segment = Segment(workspace.segment_path(stripe.number))
             segments.append(segment)
-    return segments, sum(segment is not None for segment in found.values())
+    return _Made(tuple(segments), sum(segment is not None for segment in found.values()), clock)
 
 
 def _finish(
     job: _Job,
     workspace: Workspace,
-    segments: list[Segment],
+    made: _Made,
     report: dict[str, Any],
     on_progress: Tell,
     cancel: CancelToken,
 ) -> None:
     """Join, read back, publish."""
     plan, facts, quality = job.plan, job.facts, job.request.quality
-    total = plan.rows * plan.columns
-    on_progress(Progress(Stage.JOINING, total, total))
+    on_progress(made.clock.snapshot(Stage.JOINING))
     in_stripe = levels_in_stripe(plan.stripe_height, len(facts.sizes))
     crown = (
-        build_crown(workspace.crown, segments, facts.sizes, in_stripe, job.format.encoder(quality))
+        build_crown(workspace.crown, made.segments, facts.sizes, in_stripe, job.format.encoder(quality))
         if len(facts.sizes) > in_stripe
         else None
     )
     levels = joined_levels(
-        segments, crown, plan.stripe_height, len(facts.sizes), in_stripe, cancel.raise_if_cancelled
+        made.segments, crown, plan.stripe_height, len(facts.sizes), in_stripe, cancel.raise_if_cancelled
     )
     workspace.clear_result()
     job.format.join(workspace.result, levels, facts, quality)
-    on_progress(Progress(Stage.VERIFYING, total, total))
+    on_progress(made.clock.snapshot(Stage.VERIFYING))
     skip = tuple(Region(*bad["region"]) for bad in report["tiles"]["bad"])
     seed = int(job.provenance.identity[:8], 16)
     verify(workspace.result, job.format.name, facts, quality, Source(job.reader, plan, skip), seed)
@@ -306,13 +307,17 @@ def _finish(
     workspace.publish()
 
 
-def _report(job: _Job, segments: list[Segment], resumed: int) -> dict[str, Any]:
+def _report(job: _Job, made: _Made) -> dict[str, Any]:
     plan, facts, info = job.plan, job.facts, job.reader.info
-    told = [segment.report for segment in segments]
+    told = [segment.report for segment in made.segments]
     return {
         "software": software(),
         "statement": NOT_FOR_DIAGNOSIS,
-        "slide": {"sha256": job.provenance.source_sha256, **info.as_dict(), "mpp_used": list(job.provenance.source_mpp)},
+        "slide": {
+            "sha256": job.provenance.source_sha256,
+            **info.as_dict(),
+            "mpp_used": list(job.provenance.source_mpp),
+        },
         "model": {
             "name": job.upscaler.name,
             "sha256": job.upscaler.fingerprint,
@@ -338,7 +343,7 @@ def _report(job: _Job, segments: list[Segment], resumed: int) -> dict[str, Any]:
             "rejected": sum(report["rejected"] for report in told),
             "bad": [bad for report in told for bad in report["bad_tiles"]],
         },
-        "stripes": {"total": len(segments), "resumed": resumed},
+        "stripes": {"total": len(made.segments), "resumed": made.resumed},
         "warnings": list(job.warnings),
         "incidents": [incident for report in told for incident in report["incidents"]],
     }

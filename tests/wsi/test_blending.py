@@ -14,8 +14,16 @@ def plan_for(width: int, height: int, fade: int, scale: int = 2, rows_per_stripe
     core = 32
     rows, columns = -(-height // core), -(-width // core)
     return TilePlan(
-        level=0, source=Region(5, 9, width, height), scale=scale, halo=4, fade=fade, batch=1, entropy=0,
-        mask=("1" * columns,) * rows, core=core, rows_per_stripe=rows_per_stripe,
+        level=0,
+        source=Region(5, 9, width, height),
+        scale=scale,
+        halo=4,
+        fade=fade,
+        batch=1,
+        entropy=0,
+        mask=("1" * columns,) * rows,
+        core=core,
+        rows_per_stripe=rows_per_stripe,
     )
 
 
@@ -66,7 +74,9 @@ def test_disagreeing_neighbours_change_into_one_another_gradually() -> None:
     plan = plan_for(64, 64, 16, scale=2)
 
     def upscale(tile):
-        return np.full((plan.patch * 2, plan.patch * 2, 3), 200.0 if (tile.row + tile.column) % 2 else 100.0, np.float32)
+        return np.full(
+            (plan.patch * 2, plan.patch * 2, 3), 200.0 if (tile.row + tile.column) % 2 else 100.0, np.float32
+        )
 
     image, _ = assemble(plan, upscale)
     steps = [np.abs(np.diff(image[..., 0].astype(int), axis=axis)).max() for axis in (0, 1)]

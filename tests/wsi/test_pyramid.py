@@ -17,8 +17,9 @@ def picture(width: int, height: int, seed: int = 0) -> np.ndarray:
 def build(image, order, first=0, sizes=None, keep_rest=False):
     sizes = sizes or level_sizes(Size(image.shape[1], image.shape[0]))
     tiles: dict[tuple[int, int, int], np.ndarray] = {}
-    builder = PyramidBuilder(sizes, lambda level, row, column, tile: tiles.update({(level, row, column): tile}), first,
-                             keep_rest)
+    builder = PyramidBuilder(
+        sizes, lambda level, row, column, tile: tiles.update({(level, row, column): tile}), first, keep_rest
+    )
     for x, y, width, height in order:
         builder.add(x, y, image[y : y + height, x : x + width])
     builder.finish()

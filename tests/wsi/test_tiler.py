@@ -14,7 +14,13 @@ from wsi.tiling import TilePlan
 def plan_for(source: Region, **changes: object) -> TilePlan:
     rows, columns = -(-source.height // 256), -(-source.width // 256)
     values = {
-        "level": 0, "source": source, "scale": 4, "halo": 18, "fade": 0, "batch": 1, "entropy": 0.0,
+        "level": 0,
+        "source": source,
+        "scale": 4,
+        "halo": 18,
+        "fade": 0,
+        "batch": 1,
+        "entropy": 0.0,
         "mask": ("1" * columns,) * rows,
     }
     return TilePlan(**{**values, **changes})
@@ -33,7 +39,9 @@ def read_all(reader, plan, *, mark_bad=False, **options):
 def test_patches_equal_the_mirrored_slide(formula_reader, formula_pixels, width, height, halo, fade) -> None:
     plan = plan_for(Region(0, 0, width, height), halo=halo, fade=fade)
     margin = plan.patch + 256
-    padded = np.pad(formula_pixels(Region(0, 0, width, height)), ((margin, margin), (margin, margin), (0, 0)), "reflect")
+    padded = np.pad(
+        formula_pixels(Region(0, 0, width, height)), ((margin, margin), (margin, margin), (0, 0)), "reflect"
+    )
     for batch in read_all(formula_reader(Size(width, height)), plan):
         for tile, pixels in zip(batch.tiles, batch.pixels, strict=True):
             y, x = tile.patch.y + margin, tile.patch.x + margin

@@ -18,8 +18,14 @@ sides = st.integers(1, 5000)
 def plan_of(width: int, height: int, **changes: object) -> TilePlan:
     rows, columns = -(-height // 256), -(-width // 256)
     values = {
-        "level": 0, "source": Region(7, 3, width, height), "scale": 4, "halo": 18, "fade": 0, "batch": 1,
-        "entropy": 3.0, "mask": ("1" * columns,) * rows,
+        "level": 0,
+        "source": Region(7, 3, width, height),
+        "scale": 4,
+        "halo": 18,
+        "fade": 0,
+        "batch": 1,
+        "entropy": 3.0,
+        "mask": ("1" * columns,) * rows,
     }
     return TilePlan(**{**values, **changes})
 

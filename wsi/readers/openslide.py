@@ -49,7 +49,7 @@ class OpenSlideReader:
                 image = self._region(fresh, level, region)
             except openslide.OpenSlideError as error:
                 raise TileReadError(self.info.name, level, region, str(error)) from error
-        if image.getextrema()[3][0] < 255:
+        if image.getchannel("A").getextrema()[0] != 255:
             canvas = Image.new("RGBA", image.size, self._background)
             canvas.alpha_composite(image)
             image = canvas
@@ -76,7 +76,8 @@ class OpenSlideReader:
     def _region(self, handle: openslide.OpenSlide, level: int, region: Region) -> Image.Image:
         downsample = self.info.levels[level].downsample
         origin = round(region.x * downsample), round(region.y * downsample)
-        return handle.read_region(origin, level, (region.width, region.height))
+        image: Image.Image = handle.read_region(origin, level, (region.width, region.height))
+        return image
 
     def _describe(self) -> SlideInfo:
         slide, properties = self._handle, self._handle.properties

@@ -105,11 +105,11 @@ class TiffSlideReader:
         page = self._slide.ts_tifffile.pages.first
         kind, samples = page.dtype, page.samplesperpixel
         shown = page.photometric.name if isinstance(page.photometric, tifffile.PHOTOMETRIC) else page.photometric
-        readable = shown in {"RGB", "YCBCR"} and samples == 3 or shown == "MINISBLACK" and samples == 1
-        axes = self._slide.ts_tifffile.series[0].axes.strip("QIS")
-        if kind != np.uint8 or not readable or axes != "YX":
+        readable = (shown in {"RGB", "YCBCR"} and samples == 3) or (shown == "MINISBLACK" and samples == 1)
+        axes = self._slide.ts_tifffile.series[0].axes
+        if kind != np.uint8 or not readable or axes.strip("QIS") != "YX":
             raise UnsupportedPixelsError(
-                f"{self._path.name}: {samples} x {kind} samples, {shown}, axes {self._slide.ts_tifffile.series[0].axes}: "
+                f"{self._path.name}: {samples} x {kind} samples, {shown}, axes {axes}: "
                 "only 8-bit RGB or grey pictures are upscaled; export an 8-bit RGB view of it first"
             )
         if any(0 in level.pages[0].databytecounts for level in self._slide.ts_tifffile.series[0].levels):

@@ -79,7 +79,8 @@ class BigTiffWriter:
         empty = sum(level.sizes.count(0) for level in self.levels)
         if empty:
             raise RuntimeError(f"{empty} tiles were never written")
-        following, sub_ifds = 0, []
+        following = 0
+        sub_ifds: list[int] = []
         for number in range(len(self.levels) - 1, 0, -1):
             following = self._ifd(self._tags(number, software, pixels_per_cm, icc_profile), following)
             sub_ifds.insert(0, following)

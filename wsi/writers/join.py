@@ -14,7 +14,10 @@ from wsi.writers.segment import Entry, Segment, SegmentWriter, blank_colour
 
 
 def build_crown(
-    path: Path, segments: Sequence[Segment], sizes: tuple[Size, ...], first: int,
+    path: Path,
+    segments: Sequence[Segment],
+    sizes: tuple[Size, ...],
+    first: int,
     encode: Callable[[Pixels], Sequence[bytes]],
 ) -> Segment:
     """Encode the levels from `first` on into a segment of their own.
@@ -38,7 +41,11 @@ def build_crown(
 
 
 def joined_levels(
-    segments: Sequence[Segment], crown: Segment | None, stripe_height: int, levels: int, in_stripes: int,
+    segments: Sequence[Segment],
+    crown: Segment | None,
+    stripe_height: int,
+    levels: int,
+    in_stripes: int,
     check: Callable[[], None],
 ) -> Iterator[Iterator[Entry]]:
     """For each level, its entries in the order of rows and columns, rows counted from the top of the result.

@@ -21,11 +21,10 @@ def encoder(quality: int) -> Callable[[Pixels], Sequence[bytes]]:
     """A function from one tile, uint8 (512, 512, 3), to its JPEG bytes."""
 
     def encode(tile: Pixels) -> Sequence[bytes]:
-        return (
-            imagecodecs.jpeg8_encode(
-                tile, level=quality, colorspace="RGB", outcolorspace="YCBCR", subsampling="420", optimize=False
-            ),
+        data = imagecodecs.jpeg8_encode(
+            tile, level=quality, colorspace="RGB", outcolorspace="YCBCR", subsampling="420", optimize=False
         )
+        return (bytes(data),)
 
     return encode
 

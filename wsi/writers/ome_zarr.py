@@ -30,8 +30,8 @@ _CODEC = numcodecs.Blosc(cname="zstd", clevel=1, shuffle=numcodecs.Blosc.NOSHUFF
 blosc.use_threads = False  # tiles are encoded in parallel already, and one thread's bytes are always the same
 
 
-def encoder(quality: int) -> Callable[[Pixels], Sequence[bytes]]:
-    """A function from one tile, uint8 (512, 512, 3), to its three compressed planes; `quality` is not needed."""
+def encoder(_quality: int) -> Callable[[Pixels], Sequence[bytes]]:
+    """A function from one tile, uint8 (512, 512, 3), to its three compressed planes, lossless."""
     return _encode
 
 
@@ -44,7 +44,7 @@ def _encoded_blank(value: int) -> bytes:
     return bytes(_CODEC.encode(np.full((TILE, TILE), value, np.uint8)))
 
 
-def join(target: Path, levels: Iterable[Iterable[Entry]], facts: ImageFacts, quality: int) -> None:
+def join(target: Path, levels: Iterable[Iterable[Entry]], facts: ImageFacts, _quality: int) -> None:
     """Write the finished folder and flush it to disk.
 
     Parameters

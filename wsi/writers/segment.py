@@ -85,9 +85,7 @@ class SegmentWriter:
                 return
             for part, data in enumerate(payload):
                 self._file.write(data)
-                self._rows.append(
-                    (level, part, 0, (0, 0, 0), row, column, self._end, len(data), zlib.crc32(data))
-                )
+                self._rows.append((level, part, 0, (0, 0, 0), row, column, self._end, len(data), zlib.crc32(data)))
                 self._end += len(data)
 
     def finish(self, rest: Pixels | None, report: dict[str, Any]) -> None:
@@ -154,7 +152,8 @@ class Segment:
             for row in rows:
                 where = level, int(row["row"]), int(row["column"]), int(row["part"])
                 if row["blank"]:
-                    yield Entry(*where, Blank(tuple(int(value) for value in row["colour"])))
+                    red, green, blue = row["colour"].tolist()
+                    yield Entry(*where, Blank((red, green, blue)))
                     continue
                 file.seek(int(row["offset"]))
                 data = file.read(int(row["size"]))

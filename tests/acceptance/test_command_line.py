@@ -1,0 +1,183 @@
+"""The command line as a user meets it: exit codes, messages, nothing left behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import tifffile
+
+from service.cli import main
+
+DAMAGED = "SLIDELIFT_DATA"
+
+
+def damaged_files() -> list[str]:
+    root = Path(os.environ.get("SLIDELIFT_DATA", Path(__file__).resolve().parents[3] / "shared" / "data")) / "damaged"
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
+
+
+def test_info_says_what_the_slide_is(slidelift, cmu) -> None:
+    done = slidelift("info", cmu)
+    assert done.code == 0
+    assert "2220x2967 px, 0.499 x 0.499 µm per pixel, objective 20x" in done.out
+    assert json.loads(slidelift("info", cmu, "--json").out)["vendor"] == "aperio"
+
+
+def test_upscale_writes_the_file_and_its_report(slidelift, cmu, tmp_path) -> None:
+    output = tmp_path / "out.ome.tiff"
+    done = slidelift("upscale", cmu, output, "--region", "900,1200,512,300", "--json")
+    assert done.code == 0, done.err
+    report = json.loads(done.out)
+    assert report == json.loads((tmp_path / "out.report.json").read_text("utf-8"))
+    assert report["slide"]["path"] == str(cmu.absolute())
+    assert report["model"]["name"] == "compact-x4"
+    assert "warning: the source has 0.499 µm per pixel" in done.err
+    with tifffile.TiffFile(output) as tiff:
+        assert tiff.series[0].shape == (1200, 2048, 3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.ome.tiff", "out.report.json"]
+
+
+def test_several_slides_make_a_batch_that_outlives_a_bad_one(slidelift, data, cmu, tmp_path) -> None:
+    bad = data / "damaged" / "text.svs"
+    done = slidelift("upscale", cmu, bad, data / "slides" / "cmu-0-small.tiff", tmp_path / "out", "--model", "nearest")
+    assert done.code == 2
+    assert "text.svs" in done.err
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == [
+        "cmu-0-small.ome.tiff",
+        "cmu-0-small.report.json",
+        "cmu-1-small-region.ome.tiff",
+        "cmu-1-small-region.report.json",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["slides/prostate-with-ink.jpeg", "o.ome.tiff"], "--mpp"),
+        (["slides/cmu-1-wrong-mpp.tiff", "o.ome.tiff"], "0.00499"),
+        (["slides/none.svs", "o.ome.tiff"], "no such file"),
+        (["slides/boxes.tiff", "o.png"], ".ome.tiff"),
+        (["slides/boxes.tiff", "nowhere/o.ome.tiff", "--mpp", "1"], "no such folder"),
+        (["slides/cmu-0-small.tiff", "o.ome.tiff", "--model", "none"], "compact-x4"),
+        (["slides/cmu-0-small.tiff", "o.ome.tiff", "--level", "9"], "levels 0 to 2"),
+        (["slides/cmu-0-small.tiff", "o.ome.tiff", "--region", "700,0,100,100"], "inside"),
+        (["slides/cmu-0-small.tiff", "o.ome.tiff", "--target-mpp", "9"], "it can give"),
+        (["slides/cmu-0-small.tiff", "o.ome.tiff", "--model", "slides/boxes.tiff"], "boxes.tiff"),
+        (["slides/dapi (387).ndpi", "o.ome.tiff"], "fluorescence"),
+    ],
+)
+def test_what_the_user_must_change_is_exit_code_2_with_a_word(slidelift, data, tmp_path, arguments, says) -> None:
+    first, output, *rest = arguments
+    rest = [str(data / part) if part.startswith("slides/") else part for part in rest]
+    done = slidelift("upscale", data / first, tmp_path / output, *rest)
+    assert (done.code, done.out) == (2, "")
+    assert says in done.err
+    assert "Traceback" not in done.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_flags_are_exit_code_2(capsys) -> None:
+    for wrong in (["--quality", "0"], ["--entropy", "9"], ["--mpp", "-1"], ["--region", "1,2,3"]):
+        with pytest.raises(SystemExit) as caught:
+            main(["upscale", "a.svs", "b.ome.tiff", *wrong])
+        assert caught.value.code == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", damaged_files())
+def test_a_damaged_file_is_refused_by_name_or_upscaled_right(slidelift, data, tmp_path, name) -> None:
+    slide = data / "damaged" / name
+    done = slidelift("upscale", slide, tmp_path / "o.ome.tiff", "--model", "bicubic", "--mpp", "0.5", timeout=30)
+    assert "Traceback" not in done.err
+    left = sorted(path.name for path in tmp_path.iterdir())
+    if done.code == 0:
+        assert left == ["o.ome.tiff", "o.report.json"]
+    else:
+        assert (done.code, left) == (2, [])
+        assert slide.name in done.err
+
+
+def start_upscale(slide: Path, output: Path) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "service.cli", "upscale", str(slide), str(output)], stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for_a_stripe(folder: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not list(folder.glob(".slidelift-*/*.segment")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_run_continues_when_called_again_and_says_so(slidelift, tmp_path, write_pyramid, data, kill) -> None:
+    import numpy as np
+    from PIL import Image
+
+    tissue = np.asarray(Image.open(data / "slides" / "prostate-with-ink.jpeg").convert("RGB"))
+    slide = write_pyramid(tmp_path / "tall.tiff", np.ascontiguousarray(tissue[:300].transpose(1, 0, 2)), mpp=1.0)
+    process = start_upscale(slide, tmp_path / "o.ome.tiff")
+    wait_for_a_stripe(tmp_path)
+    process.send_signal(kill)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == (130 if kill is signal.SIGINT else -9)
+    assert "Traceback" not in err
+    assert not (tmp_path / "o.ome.tiff").exists()
+    done = slidelift("upscale", slide, tmp_path / "o.ome.tiff")
+    assert done.code == 0, done.err
+    assert "continuing an interrupted run" in done.err
+    slidelift("upscale", slide, tmp_path / "whole.ome.tiff")
+    assert (tmp_path / "o.ome.tiff").read_bytes() == (tmp_path / "whole.ome.tiff").read_bytes()
+
+
+def test_a_killed_command_takes_its_child_along(tmp_path, cmu) -> None:
+    import psutil
+
+    process = start_upscale(cmu, tmp_path / "o.ome.tiff")
+    parent = psutil.Process(process.pid)
+    deadline = time.monotonic() + 60
+    while not any("upscale" in child.cmdline() for child in parent.children()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    family = parent.children(recursive=True)
+    process.kill()
+    process.communicate()
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert alive == []
+
+
+def test_memory_knows_the_width_not_the_height(slidelift, tmp_path, data) -> None:
+    tool = data.parent / "tools" / "make_big_slide.py"
+    peaks = []
+    for size in ("6000x3000", "6000x12000"):
+        slide = tmp_path / f"{size}.tiff"
+        subprocess.run([sys.executable, str(tool), str(slide), "--size", size], check=True, capture_output=True)
+        done = slidelift("upscale", slide, tmp_path / "o.ome.tiff", "--model", "bicubic", timeout=280)
+        assert done.code == 0, done.err
+        peaks.append(done.peak_bytes)
+    assert max(peaks) / min(peaks) < 1.10, [peak / 1e6 for peak in peaks]
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1500)
+def test_a_large_slide_stays_under_one_and_a_half_gigabytes(slidelift, tmp_path, data) -> None:
+    tool = data.parent / "tools" / "make_big_slide.py"
+    slide = tmp_path / "big.tiff"
+    subprocess.run([sys.executable, str(tool), str(slide), "--size", "20000x16000"], check=True, capture_output=True)
+    done = slidelift("upscale", slide, tmp_path / "o.ome.tiff", "--model", "bicubic", timeout=1200)
+    assert done.code == 0, done.err
+    assert done.peak_bytes < 1.5e9
+
+
+def test_models_and_doctor_answer(slidelift) -> None:
+    assert "compact-x4 (default)" in slidelift("models").out
+    done = slidelift("doctor")
+    assert done.code == 0, done.out
+    assert "passes its self-test" in done.out

@@ -1,0 +1,347 @@
+"""One slide through everything: each pixel once, in its place, the same bytes however it was made."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import pytest
+import tifffile
+import torch
+import zarr
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from models.networks.srvgg_compact import SRVGGNetCompact
+from models.upscaler import load_upscaler
+from service.errors import Cancelled, ServiceError
+from service.pipeline.upscale import upscale
+from service.progress import CancelToken, Stage
+from service.request import BadTilePolicy, UpscaleRequest
+from wsi.errors import PixelSizeMissingError, PlanError, TileReadError, VerificationError
+from wsi.geometry import Region
+
+
+def pixels_of(output: Path, level: int = 0) -> np.ndarray:
+    group = zarr.open_group(str(output), mode="r", zarr_format=2)
+    return np.moveaxis(np.asarray(group[str(level)][:]), 0, -1)
+
+
+def leftovers(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if path.name.startswith(".slidelift")]
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory) -> Path:
+    """A small compact network with random weights."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "small.pth"
+    network = SRVGGNetCompact(features=8, convolutions=3)
+    torch.save({"params": network.state_dict()}, path)
+    return path
+
+
+@settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(1, 900), st.one_of(st.just(1), st.integers(1, 2500)), st.sampled_from([1, 2, 3, 4]))
+def test_an_identity_gives_back_the_slides_own_pixels(tmp_path, write_png, width, height, scale) -> None:
+    """Nearest neighbour, so that each source pixel stands alone; odd sizes, one row, below one tile."""
+    slide, output = write_png(width, height), tmp_path / "out.ome.zarr"
+    upscale(UpscaleRequest(slide, output, model="nearest", mpp=1.0, target_mpp=1.0 / scale, entropy=0))
+    truth = np.asarray(Image.open(slide))
+    assert (pixels_of(output) == truth.repeat(scale, axis=0).repeat(scale, axis=1)).all()
+
+
+def test_rejected_background_of_an_identity_is_the_slides_own_too(tmp_path, write_png) -> None:
+    glass = np.random.default_rng(0).integers(240, 246, (600, 800, 3), dtype=np.uint8)
+    slide, output = write_png(800, 600, pixels=glass), tmp_path / "out.ome.zarr"
+    report = upscale(UpscaleRequest(slide, output, model="nearest", mpp=1.0, target_mpp=1.0))
+    assert report["tiles"]["rejected"] == report["tiles"]["total"]
+    assert (pixels_of(output) == glass).all()
+
+
+@pytest.mark.parametrize("size", [(700, 530), (300, 90)])
+def test_tiled_equals_untiled_for_the_compact_network(tmp_path, write_png, weights, size) -> None:
+    slide, output = write_png(*size), tmp_path / "out.ome.zarr"
+    upscale(UpscaleRequest(slide, output, model=str(weights), mpp=1.0, entropy=0))
+    network = load_upscaler(str(weights))
+    halo = network.halo
+    whole = np.pad(np.asarray(Image.open(slide)), ((halo, halo), (halo, halo), (0, 0)), "reflect")
+    untiled = network(whole[None])[0][4 * halo : -4 * halo, 4 * halo : -4 * halo]
+    assert np.abs(pixels_of(output).astype(int) - untiled).max() == 0
+
+
+def test_every_level_is_the_halved_one_below(tmp_path, write_png) -> None:
+    slide, output = write_png(701, 3011), tmp_path / "out.ome.zarr"  # two stripes
+    report = upscale(UpscaleRequest(slide, output, model="bicubic", mpp=1.0))
+    below = pixels_of(output)
+    for level in range(1, len(report["output"]["levels"])):
+        even = below[: below.shape[0] // 2 * 2, : below.shape[1] // 2 * 2].astype(np.uint16)
+        below = ((even[::2, ::2] + even[1::2, ::2] + even[::2, 1::2] + even[1::2, 1::2] + 2) // 4).astype(np.uint8)
+        assert (pixels_of(output, level) == below).all()
+
+
+def test_a_region_is_cut_from_the_whole(tmp_path, write_png) -> None:
+    slide = write_png(900, 800)
+    upscale(UpscaleRequest(slide, tmp_path / "whole.ome.zarr", model="bicubic", mpp=1.0, entropy=0))
+    upscale(
+        UpscaleRequest(
+            slide, tmp_path / "part.ome.zarr", model="bicubic", mpp=1.0, entropy=0, region=(333, 222, 301, 277)
+        )
+    )
+    whole, part = pixels_of(tmp_path / "whole.ome.zarr"), pixels_of(tmp_path / "part.ome.zarr")
+    assert (part == whole[4 * 222 : 4 * 499, 4 * 333 : 4 * 634]).all()
+
+
+def test_target_mpp_takes_the_level_that_gives_it(tmp_path, write_pyramid, formula_pixels) -> None:
+    slide = write_pyramid(tmp_path / "s.tiff", formula_pixels(Region(0, 0, 1200, 800)), mpp=0.25)
+    report = upscale(UpscaleRequest(slide, tmp_path / "o.ome.tiff", model="bicubic", target_mpp=0.25, level=2))
+    assert (report["plan"]["level"], report["plan"]["scale"]) == (2, 4)
+    assert report["output"]["mpp"] == pytest.approx([0.25, 0.25], rel=1e-3)
+
+
+def test_constant_tiles_share_one_blank_of_their_own_colour(tmp_path, write_png) -> None:
+    picture = np.full((1024, 1024, 3), (231, 229, 240), np.uint8)
+    picture[:256, :256] = np.random.default_rng(0).integers(0, 255, (256, 256, 3))
+    output = tmp_path / "o.ome.tiff"
+    upscale(UpscaleRequest(write_png(1024, 1024, pixels=picture), output, model="bicubic", mpp=1.0))
+    with tifffile.TiffFile(output) as tiff:
+        page = tiff.pages.first
+        assert len(set(page.dataoffsets)) < len(page.dataoffsets) / 2
+        corner = page.asarray()[-1, -1].astype(int)
+    assert np.abs(corner - (231, 229, 240)).max() <= 2
+
+
+def test_an_icc_profile_is_carried_over(tmp_path, data) -> None:
+    boxes = data / "slides" / "boxes.tiff"
+    for name in ("o.ome.tiff", "o.ome.zarr"):
+        upscale(UpscaleRequest(boxes, tmp_path / name, model="bicubic", mpp=1.0))
+    with tifffile.TiffFile(boxes) as source, tifffile.TiffFile(tmp_path / "o.ome.tiff") as result:
+        profile = bytes(source.pages.first.tags[34675].value)
+        assert bytes(result.pages.first.tags[34675].value) == profile
+    assert (tmp_path / "o.ome.zarr" / "OME" / "profile.icc").read_bytes() == profile
+
+
+def test_the_same_request_gives_the_same_bytes_from_anywhere(tmp_path, write_png, weights, monkeypatch) -> None:
+    slide = write_png(600, 2300)
+    (tmp_path / "elsewhere").mkdir()
+    renamed = tmp_path / "elsewhere" / "other name.png"
+    renamed.write_bytes(slide.read_bytes())
+    first, second = tmp_path / "a.ome.tiff", tmp_path / "elsewhere" / "b.ome.tiff"
+    upscale(UpscaleRequest(slide, first, model=str(weights), mpp=1.0))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    time.sleep(1.1)
+    upscale(UpscaleRequest(renamed, second, model=str(weights), mpp=1.0))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_no_name_path_or_time_of_the_source_is_in_the_image(tmp_path, write_png) -> None:
+    slide = write_png(300, 300, name="patient Meier 1957.png")
+    output = tmp_path / "o.ome.tiff"
+    report = upscale(UpscaleRequest(slide, output, model="bicubic", mpp=1.0))
+    for word in (b"Meier", str(tmp_path).encode(), time.strftime("%Y-%m-%d").encode()):
+        assert word not in output.read_bytes()
+    assert "Meier" not in json.dumps(report)
+
+
+@pytest.mark.parametrize("suffix", [".ome.tiff", ".ome.zarr"])
+def test_a_cancelled_run_continues_and_its_file_is_byte_identical(tmp_path, write_png, suffix) -> None:
+    slide = write_png(500, 5000)  # three stripes
+    request = UpscaleRequest(slide, tmp_path / f"whole{suffix}", model="bicubic", mpp=1.0)
+    upscale(request)
+    token, seen = CancelToken(), []
+
+    def stop_late(progress) -> None:
+        seen.append(progress)
+        if progress.tiles_done > 20:
+            token.cancel()
+
+    again = replace(request, output=tmp_path / f"again{suffix}")
+    with pytest.raises(Cancelled):
+        upscale(again, stop_late, token)
+    assert not again.output.exists()
+    report = upscale(again, seen.append)
+    assert report["stripes"]["resumed"] == 1
+    assert any(progress.resumed_tiles == 16 for progress in seen)
+    assert leftovers(tmp_path) == []
+    files = [path.relative_to(request.output) for path in request.output.rglob("*") if path.is_file()] or [Path()]
+    assert all((request.output / name).read_bytes() == (again.output / name).read_bytes() for name in files)
+
+
+def test_killed_and_continued_is_byte_identical(tmp_path, write_png) -> None:
+    slide = write_png(700, 6000)
+    whole, again = tmp_path / "whole.ome.tiff", tmp_path / "again.ome.tiff"
+    upscale(UpscaleRequest(slide, whole, model="lanczos", mpp=1.0))
+    code = (
+        "import sys; from pathlib import Path; from service.pipeline.upscale import upscale; "
+        "from service.request import UpscaleRequest; "
+        "upscale(UpscaleRequest(Path(sys.argv[1]), Path(sys.argv[2]), model='lanczos', mpp=1.0), "
+        "lambda p: print(p.tiles_done, flush=True))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, slide, again], stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if int(line) > 30:
+            os.kill(process.pid, signal.SIGKILL)
+            break
+    process.stdout.close()
+    process.wait()
+    assert not again.exists()
+    assert len(leftovers(tmp_path)) == 1
+    assert upscale(UpscaleRequest(slide, again, model="lanczos", mpp=1.0))["stripes"]["resumed"] >= 1
+    assert again.read_bytes() == whole.read_bytes()
+
+
+def test_another_request_does_not_continue_the_old_one(tmp_path, write_png) -> None:
+    slide, output = write_png(300, 5000), tmp_path / "o.ome.tiff"
+    token = CancelToken()
+
+    def stop_late(progress) -> None:
+        if progress.tiles_done > 18:
+            token.cancel()
+
+    with pytest.raises(Cancelled):
+        upscale(UpscaleRequest(slide, output, model="bicubic", mpp=1.0), stop_late, token)
+    report = upscale(UpscaleRequest(slide, output, model="bicubic", mpp=1.0, quality=50))
+    assert report["stripes"]["resumed"] == 0
+
+
+def test_a_damaged_segment_is_made_again(tmp_path, write_png) -> None:
+    slide, output = write_png(300, 5000), tmp_path / "o.ome.tiff"
+    request, token = UpscaleRequest(slide, output, model="bicubic", mpp=1.0), CancelToken()
+    upscale(replace(request, output=tmp_path / "whole.ome.tiff"))
+
+    def stop_late(progress) -> None:
+        if progress.tiles_done > 18:
+            token.cancel()
+
+    with pytest.raises(Cancelled):
+        upscale(request, stop_late, token)
+    (segment,) = tmp_path.glob(".slidelift-*/*.segment")
+    segment.write_bytes(segment.read_bytes()[:-7])
+    assert upscale(request)["stripes"]["resumed"] == 0
+    assert output.read_bytes() == (tmp_path / "whole.ome.tiff").read_bytes()
+
+
+def test_two_processes_do_not_make_the_same_output_at_once(tmp_path, write_png) -> None:
+    slide, output = write_png(300, 300), tmp_path / "o.ome.tiff"
+    request = UpscaleRequest(slide, output, model="bicubic", mpp=1.0)
+    refused = []
+
+    def try_again(progress) -> None:
+        if progress.stage is Stage.PLANNING:
+            with pytest.raises(ServiceError) as caught:
+                upscale(request)
+            refused.append(caught.value.problem.code)
+
+    upscale(request, try_again)
+    assert refused == ["request.in-progress"]
+    assert output.exists()
+
+
+def test_a_bad_tile_fails_the_job_and_leaves_nothing(tmp_path, data) -> None:
+    slide = data / "damaged" / "cmu-bitflip-tiles.svs"
+    with pytest.raises(TileReadError, match="cmu-bitflip-tiles"):
+        upscale(UpscaleRequest(slide, tmp_path / "o.ome.tiff", model="bicubic"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_marked_bad_tiles_are_listed_and_the_rest_is_right(tmp_path, data, cmu) -> None:
+    slide = data / "damaged" / "cmu-bitflip-tiles.svs"
+    whole = UpscaleRequest(cmu, tmp_path / "whole.ome.zarr", model="bicubic", entropy=0, region=(768, 1024, 512, 512))
+    upscale(whole)
+    report = upscale(replace(whole, slide=slide, output=tmp_path / "o.ome.zarr", on_bad_tile=BadTilePolicy.MARK))
+    differs = (pixels_of(tmp_path / "o.ome.zarr") != pixels_of(tmp_path / "whole.ome.zarr")).any(axis=2)
+    for bad in report["tiles"]["bad"]:
+        x, y, width, height = (4 * value for value in bad["affected"])
+        x, y = x - 4 * 768, y - 4 * 1024
+        differs[max(0, y - 8) : y + height + 8, max(0, x - 8) : x + width + 8] = False
+    assert len(report["tiles"]["bad"]) == 4
+    assert not differs.any()
+
+
+def test_a_network_that_answers_no_number_fails_with_the_tiles_place(tmp_path, write_png, weights, monkeypatch) -> None:
+    network = load_upscaler(str(weights))
+    from models.errors import NonFiniteOutputError
+
+    class Broken:
+        def __init__(self) -> None:
+            self.__dict__.update(
+                {
+                    name: getattr(network, name)
+                    for name in (
+                        "name",
+                        "scale",
+                        "halo",
+                        "exact",
+                        "fade",
+                        "precision",
+                        "device",
+                        "batch",
+                        "fingerprint",
+                        "incidents",
+                    )
+                }
+            )
+
+        def __call__(self, batch):
+            if (batch[0, 18, 18] == at).all():
+                raise NonFiniteOutputError("NaN", 0)
+            return network(batch)
+
+    slide = write_png(600, 300)
+    at = np.asarray(Image.open(slide))[0, 256]
+    monkeypatch.setattr("service.pipeline.upscale.load_upscaler", lambda *_, **__: Broken())
+    request = UpscaleRequest(slide, tmp_path / "o.ome.tiff", model=str(weights), mpp=1.0, entropy=0)
+    with pytest.raises(NonFiniteOutputError, match="x 256, y 0"):
+        upscale(request)
+    report = upscale(replace(request, on_bad_tile=BadTilePolicy.MARK))
+    assert [(bad["row"], bad["column"]) for bad in report["tiles"]["bad"]] == [(0, 1)]
+
+
+def test_a_source_outside_the_models_range_is_warned_of(tmp_path, cmu) -> None:
+    report = upscale(UpscaleRequest(cmu, tmp_path / "o.ome.tiff", region=(900, 1200, 256, 256)))
+    assert any("0.499" in warning for warning in report["warnings"])
+
+
+def test_fluorescence_is_refused_by_networks_and_taken_by_interpolation(tmp_path, data) -> None:
+    slide = data / "slides" / "dapi (387).ndpi"
+    with pytest.raises(ServiceError) as caught:
+        upscale(UpscaleRequest(slide, tmp_path / "o.ome.tiff"))
+    assert caught.value.problem.code == "slide.not-brightfield"
+    upscale(UpscaleRequest(slide, tmp_path / "o.ome.tiff", model="bicubic", region=(0, 0, 500, 500)))
+
+
+def test_an_unknown_pixel_size_is_never_guessed(tmp_path, write_png) -> None:
+    with pytest.raises(PixelSizeMissingError):
+        upscale(UpscaleRequest(write_png(300, 300), tmp_path / "o.ome.tiff", model="bicubic"))
+
+
+def test_what_the_model_cannot_reach_is_refused(tmp_path, cmu) -> None:
+    with pytest.raises(PlanError, match=r"0\.1247"):
+        upscale(UpscaleRequest(cmu, tmp_path / "o.ome.tiff", target_mpp=0.3))
+
+
+def test_the_slide_itself_is_never_overwritten(write_pyramid, tmp_path, formula_pixels) -> None:
+    slide = write_pyramid(tmp_path / "s.ome.tiff", formula_pixels(Region(0, 0, 300, 300)), levels=1)
+    before = slide.read_bytes()
+    with pytest.raises(ServiceError):
+        upscale(UpscaleRequest(slide, slide, model="bicubic"))
+    assert slide.read_bytes() == before
+
+
+def test_an_older_result_stays_until_the_new_one_is_verified(tmp_path, write_png, monkeypatch) -> None:
+    slide, output = write_png(300, 300), tmp_path / "o.ome.tiff"
+    upscale(UpscaleRequest(slide, output, model="nearest", mpp=1.0))
+    before = output.read_bytes()
+    broken = imagecodecs.jpeg8_encode(np.zeros((512, 512, 3), np.uint8), subsampling="420")
+    monkeypatch.setattr("wsi.writers.ome_tiff.imagecodecs.jpeg8_encode", lambda *_, **__: broken)
+    with pytest.raises(VerificationError):
+        upscale(UpscaleRequest(slide, output, model="bicubic", mpp=1.0))
+    assert output.read_bytes() == before
+    assert leftovers(tmp_path) == []
