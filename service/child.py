@@ -109,8 +109,8 @@ def probe(path: Path) -> dict[str, Any]:
         failures = [error for region in _samples(reader) if (error := _failure(reader, region)) is not None]
         if len(failures) == len(_samples(reader)):
             raise SlideUnreadableError(
-                f"{path.name}: it opens, but none of {len(failures)} sample tiles can be decoded ({failures[0].cause}); it "
-                "is damaged: copy or export it again"
+                f"{path.name}: it opens, but none of {len(failures)} sample tiles can be decoded "
+                f"({failures[0].cause}); it is damaged: copy or export it again"
             )
         facts = reader.info.as_dict()
         if failures:

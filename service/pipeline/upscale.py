@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from models.errors import ModelError, OutOfMemoryError
 from models.interpolate import Interpolator
 from models.upscaler import PatchUpscaler, load_upscaler, model_card
 from models.zoo.catalog import ModelCard, ModelKind
@@ -20,6 +21,7 @@ from service.pipeline.stripe import StripeWork
 from service.pipeline.workspace import Workspace
 from service.progress import CancelToken, Progress, Stage, TileClock
 from service.request import BadTilePolicy, UpscaleRequest
+from wsi.errors import WsiError
 from wsi.geometry import Region
 from wsi.ome_xml import ImageFacts
 from wsi.provenance import NOT_FOR_DIAGNOSIS, Provenance, software
@@ -109,16 +111,22 @@ def upscale(
 
 @contextmanager
 def _kept_if_continuable(workspace: Workspace) -> Iterator[None]:
-    """Finished stripes outlive a crash, a cancel, a full disk; not what would fail the same way again."""
-    workspace.keep()
+    """Finished stripes outlive a crash, a cancel, a full disk or memory; not what would fail the same way again.
+
+    What fails before this request's own work has begun leaves an earlier request's stripes as they are.
+    """
     try:
         yield
-    except (Cancelled, OSError, KeyboardInterrupt, SystemExit):
+    except (Cancelled, OutOfMemoryError):
+        workspace.keep()
+        raise
+    except (WsiError, ModelError, ServiceError):
+        if not workspace.adopted:
+            workspace.keep()
         raise
     except BaseException:
-        workspace.release()
+        workspace.keep()
         raise
-    workspace.release()
 
 
 def _refuse_output(request: UpscaleRequest) -> None:
@@ -149,6 +157,7 @@ def _prepare(request: UpscaleRequest, reader: SlideReader, output_format: Output
     asked["model_sha256"] = upscaler.fingerprint
     key = hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
     if stored and stored["key"] == key:
+        workspace.adopt()
         plan = TilePlan.from_dict(stored["plan"])
         warnings = tuple(stored["warnings"])
     else:

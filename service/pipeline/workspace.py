@@ -26,6 +26,8 @@ class Workspace:
         self.folder = output.parent / f".slidelift-{token}"
         self._output = output
         self._kept = False
+        self.adopted = False
+        """Whether what lies here is this request's: continued or begun by it."""
 
     def __enter__(self) -> "Workspace":
         try:
@@ -47,17 +49,17 @@ class Workspace:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self._kept:
+        if not (self._kept and self.state() is not None):
             shutil.rmtree(self.folder)
         os.close(self._lock)
 
     def keep(self) -> None:
-        """Leave everything in place when the process ends, to be continued."""
+        """Leave finished work in place when the process ends, to be continued; otherwise everything is removed."""
         self._kept = True
 
-    def release(self) -> None:
-        """Remove everything when the process ends: the result is out, or can never be."""
-        self._kept = False
+    def adopt(self) -> None:
+        """Continue what lies here."""
+        self.adopted = True
 
     def state(self) -> dict[str, Any] | None:
         """What `begin` stored, None where nothing can be continued."""
@@ -69,6 +71,7 @@ class Workspace:
 
     def begin(self, state: dict[str, Any]) -> None:
         """Forget earlier work and store `state` (write, flush, rename)."""
+        self.adopt()
         for old in self.folder.iterdir():
             if old.name != "lock":
                 shutil.rmtree(old) if old.is_dir() else old.unlink()

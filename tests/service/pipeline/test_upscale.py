@@ -211,6 +211,23 @@ def test_another_request_does_not_continue_the_old_one(tmp_path, write_png) -> N
     assert report["stripes"]["resumed"] == 0
 
 
+def test_a_mistyped_call_does_not_cost_an_interrupted_runs_stripes(tmp_path, write_png) -> None:
+    slide, output = write_png(300, 5000), tmp_path / "o.ome.tiff"
+    request, token = UpscaleRequest(slide, output, model="bicubic", mpp=1.0), CancelToken()
+
+    def stop_late(progress) -> None:
+        if progress.tiles_done > 18:
+            token.cancel()
+
+    with pytest.raises(Cancelled):
+        upscale(request, stop_late, token)
+    with pytest.raises(PixelSizeMissingError):
+        upscale(replace(request, mpp=None))
+    with pytest.raises(PlanError):
+        upscale(replace(request, level=7))
+    assert upscale(request)["stripes"]["resumed"] == 1
+
+
 def test_a_damaged_segment_is_made_again(tmp_path, write_png) -> None:
     slide, output = write_png(300, 5000), tmp_path / "o.ome.tiff"
     request, token = UpscaleRequest(slide, output, model="bicubic", mpp=1.0), CancelToken()
@@ -290,7 +307,7 @@ def test_a_network_that_answers_no_number_fails_with_the_tiles_place(tmp_path, w
             )
 
         def __call__(self, batch):
-            if (batch[0, 18, 18] == at).all():
+            if (batch[0, network.halo, network.halo] == at).all():
                 raise NonFiniteOutputError("NaN", 0)
             return network(batch)
 
