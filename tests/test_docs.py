@@ -1,0 +1,143 @@
+"""The documents are true: the reference leaves nothing out, and what they name is there."""
+
+import argparse
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service import cli
+from service.app import create_app
+from service.codes import CODES
+from service.jobs.job import JobState, ResultFormat
+from service.progress import Stage
+from service.request import BadTilePolicy
+from service.settings import Settings
+
+ROOT = Path(__file__).resolve().parent.parent
+REFERENCE = (ROOT / "docs" / "reference.md").read_text("utf-8")
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+NAMES_PATHS = ("ARCHITECTURE.md", "CONTRIBUTING.md")
+A_PATH = re.compile(r"[\w.-]+(?:/[\w.-]+)*/|[\w./-]+\.(?:py|toml|md|txt|yaml)")
+
+
+def section(heading: str) -> str:
+    """What stands under a heading, up to the next one of its rank."""
+    found = re.search(rf"^(#+) `?{re.escape(heading)}`?\n(.*?)(?=^#{{1,3}} |\Z)", REFERENCE, re.MULTILINE | re.DOTALL)
+    assert found, f"docs/reference.md has no section {heading}"
+    return found[2]
+
+
+def rows(heading: str) -> list[list[str]]:
+    """Cells of the table of a section, without its head."""
+    table = [line for line in section(heading).splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip("|"))] for line in table[2:]]
+
+
+def in_backticks(text: str) -> set[str]:
+    return set(re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)))
+
+
+def commands() -> dict[str, argparse.ArgumentParser]:
+    parser = cli._parser()
+    [action] = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    return dict(action.choices)
+
+
+@pytest.fixture(scope="module")
+def openapi(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    app = create_app(Settings(data_dir=tmp_path_factory.mktemp("data")))
+    yield app.openapi()
+    app.state.context.store.close()
+
+
+@pytest.mark.parametrize("command", commands())
+def test_every_flag_of_a_command_is_documented_with_its_default(command: str) -> None:
+    shown = [action for action in commands()[command]._actions if action.help != argparse.SUPPRESS]
+    wanted = {(action.option_strings or [action.metavar])[-1] for action in shown if action.dest != "help"}
+    told = {name: cells for cells in rows(f"slidelift {command}") for name in in_backticks(cells[0])}
+    assert set(told) == wanted
+    for action in shown:
+        for value in action.choices or ():
+            assert value in in_backticks(" ".join(told[action.option_strings[-1]]))
+        if action.option_strings and action.default not in (None, False, argparse.SUPPRESS):
+            assert f"`{action.default}`" in told[action.option_strings[-1]][1]
+
+
+def test_every_exit_code_is_documented() -> None:
+    codes = {value for name, value in vars(cli).items() if name.startswith("EXIT_")} | {2}
+    assert {int(cells[0]) for cells in rows("Exit codes")} == codes
+
+
+def test_every_setting_is_documented_with_its_default_and_reason() -> None:
+    told = {cells[0]: cells[1:] for cells in rows("Settings")}
+    fields = Settings.model_fields
+    assert list(told) == [f"`SLIDELIFT_{name.upper()}`" for name in fields]
+    for name, field in fields.items():
+        default, reason = told[f"`SLIDELIFT_{name.upper()}`"]
+        assert default == f"`{field.default}`"
+        assert reason
+
+
+def test_every_problem_code_is_documented_with_its_status() -> None:
+    told = {cells[0]: (int(cells[1]), cells[2]) for cells in rows("Problem codes")}
+    assert told == {f"`{name}`": (code.status, code.title) for name, code in CODES.items()}
+
+
+def test_every_address_is_documented_with_its_success(openapi: dict[str, Any]) -> None:
+    told = {(cells[0], cells[1].strip("`")): cells[2] for cells in rows("REST")}
+    served = {
+        (method.upper(), path): [status for status in operation["responses"] if status.isdigit()]
+        for path, operations in openapi["paths"].items()
+        for method, operation in operations.items()
+    }
+    assert set(told) == set(served)
+    for address, statuses in served.items():
+        assert set(statuses) <= set(re.findall(r"\b\d{3}\b", told[address])), address
+
+
+def test_every_query_parameter_is_documented(openapi: dict[str, Any]) -> None:
+    operations = [operation for methods in openapi["paths"].values() for operation in methods.values()]
+    names = {one["name"] for op in operations for one in op.get("parameters", ()) if one["in"] == "query"}
+    assert names <= in_backticks(section("REST"))
+
+
+def test_every_member_of_every_json_object_is_documented(openapi: dict[str, Any]) -> None:
+    for name, schema in openapi["components"]["schemas"].items():
+        if "properties" in schema:
+            missing = set(schema["properties"]) - in_backticks(section(name))
+            assert not missing, f"{name}: {missing}"
+
+
+@pytest.mark.parametrize(
+    ("words", "heading"),
+    [(JobState, "JobOut"), (Stage, "JobOut"), (ResultFormat, "JobIn"), (BadTilePolicy, "JobIn")],
+)
+def test_every_word_of_the_wire_is_documented(words: Any, heading: str) -> None:
+    assert {str(word) for word in words} <= in_backticks(section(heading))
+
+
+@pytest.mark.parametrize("page", NAMES_PATHS)
+def test_every_path_that_is_named_exists(page: str) -> None:
+    named = {token for token in in_backticks((ROOT / page).read_text("utf-8")) if A_PATH.fullmatch(token)}
+    assert len(named) > 10
+    assert [path for path in sorted(named) if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_within_the_documents_leads_somewhere(page: Path) -> None:
+    text = page.read_text("utf-8")
+    headings = {re.sub(r"[^\w -]", "", line.lstrip("# ")).lower().replace(" ", "-") for line in text.splitlines()}
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith("#"):
+            assert target[1:] in headings, target
+        elif "://" not in target:
+            assert (page.parent / target.partition("#")[0]).exists(), target
+
+
+def test_the_one_release_is_the_one_that_the_package_says() -> None:
+    version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text("utf-8"), re.MULTILINE)
+    assert version
+    assert version[1] in (ROOT / "CHANGELOG.md").read_text("utf-8")
