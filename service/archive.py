@@ -9,7 +9,8 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from service.storage import CHUNK_BYTES, sync_folder
+from service.storage import CHUNK_BYTES
+from wsi.durable import sync_folder
 
 _DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can say
 _MODE = 0o100644 << 16

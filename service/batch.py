@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import signal
 from collections import Counter
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from service.pipeline.failures import describe
 from service.progress import CancelToken, Progress, Stage
 from service.request import BadTilePolicy, UpscaleRequest
 from service.runner import Runner, probe
+from wsi.durable import write_whole
 from wsi.errors import WsiError
 from wsi.suffixes import SUFFIXES, without_suffix
 
@@ -104,12 +104,7 @@ def _upscale_one(request: UpscaleRequest, runner: Runner, cancel: CancelToken) -
 
 def _write_report(output: Path, report: dict[str, Any]) -> None:
     target = output.with_name(without_suffix(output.name) + ".report.json")
-    partial = target.with_name(target.name + ".part")
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(report, file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(target)
+    write_whole(target, json.dumps(report, indent=2, ensure_ascii=False).encode())
 
 
 def _summarise(request: UpscaleRequest, report: dict[str, Any]) -> None:

@@ -91,11 +91,12 @@ def _doctor(_options: argparse.Namespace) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    from service import together
     from service.settings import Settings
-    from service.together import serve_with_worker
 
     given = {"host": options.host, "port": options.port, "data_dir": options.data_dir}
-    return serve_with_worker(Settings(**{key: value for key, value in given.items() if value is not None}))
+    settings = Settings(**{key: value for key, value in given.items() if value is not None})
+    return together.serve_alone(settings) if options.no_worker else together.serve_with_worker(settings)
 
 
 def _worker(options: argparse.Namespace) -> int:
@@ -158,6 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--host", help="default 127.0.0.1")
     serve.add_argument("--port", type=int, help="default 8000")
     serve.add_argument("--data-dir", type=Path, metavar="DIR", help="default ./slidelift-data")
+    serve.add_argument("--no-worker", action="store_true", help="the API alone; workers run elsewhere")
     serve.set_defaults(command=_serve)
 
     worker = commands.add_parser("worker", help="run one more worker on a data folder")

@@ -91,7 +91,7 @@ class _Child:
 
 
 class Runner:
-    """Runs one request after another in a child process, which keeps its model loaded in between.
+    """Runs one request after another in a child process, so that what is slow to import is imported once.
 
     A context manager; `close` ends the child.
     """

@@ -26,6 +26,7 @@ from service.codes import refusal
 from service.jobs.job import Job, JobState, ResultFormat
 from service.jobs.slide import Slide
 from service.jobs.store import Store
+from wsi.durable import sync_folder, write_whole
 
 SLIDE_SUFFIXES = (
     *(".ome.tiff", ".ome.tif", ".tiff", ".tif", ".svs", ".ndpi", ".scn", ".bif", ".svslide", ".dcm"),
@@ -198,14 +199,8 @@ class Storage:
 
     def write_report(self, job_id: str, report: dict[str, Any]) -> None:
         """Put a report durably in place."""
-        path = self.report_path(job_id)
-        arriving = path.with_suffix(".arriving")
-        with _full_disk_said(), arriving.open("w", encoding="utf-8") as file:
-            json.dump(report, file, ensure_ascii=False, indent=2)
-            file.flush()
-            os.fsync(file.fileno())
-        arriving.rename(path)
-        sync_folder(path.parent)
+        with _full_disk_said():
+            write_whole(self.report_path(job_id), json.dumps(report, ensure_ascii=False, indent=2).encode())
 
     def read_report(self, job_id: str) -> dict[str, Any] | None:
         """The report of a job, None where there is none."""
@@ -297,15 +292,6 @@ def digest(path: Path, between_chunks: Callable[[], None]) -> tuple[int, str]:
             sha256.update(chunk)
             size += len(chunk)
     return size, sha256.hexdigest()
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def under_its_name(said: str, path: Path, name: str) -> str:

@@ -48,8 +48,16 @@ class WorkerProcess:
             self._process = self._start()
 
 
+def serve_alone(settings: Settings) -> int:
+    """Run the API without a worker until a signal."""
+    from service.app import serve
+
+    serve(settings)
+    return EXIT_DONE
+
+
 def serve_with_worker(settings: Settings) -> int:
-    """Run until a signal."""
+    """Run both until a signal."""
     from service.app import serve
 
     worker = WorkerProcess(settings)

@@ -201,6 +201,9 @@ class Worker:
             if found.code == "runner.crashed":
                 log.warning("job %s: %s", job.id, found.code)
                 return Outcome(JobState.QUEUED, self._pathless(job, found), crashed=True)
+            if found.code == "request.in-progress":  # a worker that lost the job has not noticed yet
+                self._stop.wait(self._settings.lease_seconds)
+                return Outcome(JobState.QUEUED)
             log.info("job %s: %s", job.id, found.code)
             return Outcome(JobState.FAILED, self._pathless(job, found))
         if isinstance(error, OSError) and is_full(error):

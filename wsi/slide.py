@@ -150,9 +150,11 @@ def companion_files(path: Path) -> Iterator[Path]:
 
 
 def content_hash(path: Path) -> str:
-    """SHA-256 of a slide's bytes, companions included, names not."""
-    digest = hashlib.sha256()
+    """SHA-256 of a slide's bytes, in hex; of its files' hashes, in the order of names, where there are several."""
+    hashes = []
     for file in companion_files(path):
         with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()
+            hashes.append(hashlib.file_digest(stream, "sha256"))
+    if len(hashes) == 1:
+        return hashes[0].hexdigest()
+    return hashlib.sha256(b"".join(found.digest() for found in hashes)).hexdigest()

@@ -92,8 +92,11 @@ def train(recipe: Recipe, images: list[Tensor], checkpoint: Path, device: torch.
             rate = (iteration + 1 - first) / (time.monotonic() - start)
             print(f"{iteration + 1}/{recipe.iterations} loss {shown:.5f} {rate:.2f} it/s", flush=True)
             state = {
-                "network": network.state_dict(), "averaged": averaged, "optimiser": optimiser.state_dict(),
-                "iteration": iteration + 1, "rng": rng.get_state(),
+                "network": network.state_dict(),
+                "averaged": averaged,
+                "optimiser": optimiser.state_dict(),
+                "iteration": iteration + 1,
+                "rng": rng.get_state(),
             }
             torch.save(state, checkpoint.with_suffix(".tmp"))
             checkpoint.with_suffix(".tmp").replace(checkpoint)

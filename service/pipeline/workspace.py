@@ -11,8 +11,9 @@ from typing import Any
 
 from service.codes import problem
 from service.errors import ServiceError
+from wsi.durable import sync_folder, write_whole
 from wsi.errors import VerificationError
-from wsi.writers.segment import Segment, sync_folder
+from wsi.writers.segment import Segment
 
 
 class Workspace:
@@ -75,13 +76,7 @@ class Workspace:
         for old in self.folder.iterdir():
             if old.name != "lock":
                 shutil.rmtree(old) if old.is_dir() else old.unlink()
-        partial = self.folder / "plan.part"
-        with partial.open("w", encoding="utf-8") as file:
-            json.dump(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self.folder / "plan.json")
-        sync_folder(self.folder)
+        write_whole(self.folder / "plan.json", json.dumps(state).encode())
 
     def segment_path(self, number: int) -> Path:
         """Where a stripe's encoded tiles lie."""

@@ -87,6 +87,15 @@ def test_a_zarr_comes_as_one_zip_that_zarr_and_ome_zarr_open(start_service, cmu,
     assert nodes[0].metadata["channel_names"] == ["Red", "Green", "Blue"]
 
 
+def test_the_command_line_writes_the_bytes_that_the_service_does(start_service, slidelift, cmu, tmp_path) -> None:
+    service = start_service()
+    job = service.submit(slide=service.upload(cmu)["id"], model="bicubic", region=REGION)
+    job = service.follow(job["id"])
+    output = tmp_path / "again.ome.tiff"
+    assert slidelift("upscale", cmu, output, "--model", "bicubic", "--region", ",".join(map(str, REGION))).code == 0
+    assert hashlib.sha256(output.read_bytes()).hexdigest() == job["result"]["sha256"]
+
+
 def test_results_are_served_in_ranges_and_headers_alone(start_service, cmu) -> None:
     service = start_service()
     job = service.submit(slide=service.upload(cmu)["id"], model="nearest", region=[0, 0, 300, 300])

@@ -1,5 +1,6 @@
 """Every reader gives the slide's own pixels, keeps to its region, survives a bad one, says what it converts."""
 
+import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -270,3 +271,7 @@ def test_the_hash_is_of_content_and_companions_not_of_names(tmp_path) -> None:
     assert len(list(companion_files(tmp_path / "b.mrxs"))) == 2
     (tmp_path / "b" / "Data0.dat").write_bytes(b"others")
     assert content_hash(tmp_path / "b.mrxs") != first
+
+
+def test_the_hash_of_one_file_is_its_sha256(cmu) -> None:
+    assert content_hash(cmu) == hashlib.sha256(cmu.read_bytes()).hexdigest()

@@ -35,7 +35,7 @@ def test_tiles_come_back_in_file_order_whatever_order_they_came_in(tmp_path) -> 
 def test_rest_and_report_come_back(tmp_path) -> None:
     rest = np.arange(2 * 5 * 3, dtype=np.uint8).reshape(2, 5, 3)
     segment = write(tmp_path / "a.segment", rest)
-    assert (segment.rest == rest).all()
+    assert (segment.rest() == rest).all()
     assert segment.report == {"tissue": 3}
 
 

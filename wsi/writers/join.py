@@ -32,9 +32,10 @@ def build_crown(
         builder = PyramidBuilder(sizes[first:], emit, first)
         y = 0
         for segment in segments:
-            if segment.rest is not None:
-                builder.add(0, y, segment.rest)
-                y += segment.rest.shape[0]
+            rest = segment.rest()
+            if rest is not None:
+                builder.add(0, y, rest)
+                y += rest.shape[0]
         builder.finish()
         writer.finish(None, {})
     return Segment(path)

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi.durable import sync_folder
 from wsi.errors import VerificationError
 from wsi.slide import Pixels
 
@@ -141,9 +142,17 @@ class Segment:
             raise VerificationError(f"{path.name}: its index is damaged")
         index_size, rest_size, _ = sizes
         self.index: NDArray[Any] = np.frombuffer(tail[:index_size], _INDEX)
-        rest = np.frombuffer(tail[index_size : index_size + rest_size], np.uint8)
-        self.rest: Pixels | None = rest.reshape(height, width, 3) if rest_size else None
         self.report: dict[str, Any] = json.loads(tail[index_size + rest_size :])
+        self._rest = size - _FOOTER.size - tail_size + index_size, rest_size, (height, width, 3)
+
+    def rest(self) -> Pixels | None:
+        """Raw rows of the first level that the stripe does not complete; read from disk at each call."""
+        offset, size, shape = self._rest
+        if size == 0:
+            return None
+        with self.path.open("rb") as file:
+            file.seek(offset)
+            return np.frombuffer(file.read(size), np.uint8).reshape(shape)
 
     def entries(self, level: int) -> Iterator[Entry]:
         """Tiles of one level; each checksum is compared as it is read."""
@@ -160,12 +169,3 @@ class Segment:
                 if zlib.crc32(data) != row["checksum"]:
                     raise VerificationError(f"{self.path.name}: tile {where} was altered on disk")
                 yield Entry(*where, data)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename inside `folder` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
