@@ -1,0 +1,46 @@
+"""The README's sessions are run as they stand, but for the port and the folder."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import tifffile
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+
+
+def test_the_curl_session_gives_a_pyramid(data, tmp_path) -> None:
+    (session,) = [block for block in blocks("sh") if "curl" in block]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    serve = f"{sys.executable} -m service.cli serve --port {port} --data-dir {tmp_path / 'data'} 2>/dev/null"
+    assert "make serve &" in session
+    session = session.replace("make serve", serve).replace("localhost:8000", f"localhost:{port}")
+    shutil.copy(data / "slides" / "cmu-0-small.tiff", tmp_path / "slide.svs")
+    shell = subprocess.Popen(["bash", "-ec", session], cwd=tmp_path, start_new_session=True, stderr=subprocess.DEVNULL)
+    try:
+        assert shell.wait(timeout=200) == 0
+    finally:
+        os.killpg(shell.pid, signal.SIGTERM)
+    with tifffile.TiffFile(tmp_path / "result.ome.tiff") as tiff:
+        assert tiff.series[0].shape == (2056, 2872, 3)
+
+
+def test_the_python_example_gives_a_report(data, tmp_path, monkeypatch) -> None:
+    (example,) = blocks("python")
+    shutil.copy(data / "slides" / "cmu-0-small.tiff", tmp_path / "slide.svs")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(example, names)
+    assert names["report"]["output"]["width"] == 2872
+    assert (tmp_path / "slide-4x.ome.tiff").exists()
