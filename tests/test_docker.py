@@ -161,10 +161,11 @@ def test_the_api_image_says_how_it_is() -> None:
     assert api.of("EXPOSE") == ["8000"]
     [health] = api.of("HEALTHCHECK")
     assert "/health/live" in health
-    for step in (health[health.index("[") :], *api.of("CMD")):
-        program, _, code = json.loads(step)
-        assert program == "python"
-        compile(code, "<CMD>", "exec")
+    program, _, code = json.loads(health[health.index("[") :])
+    assert program == "python"
+    compile(code, "<HEALTHCHECK>", "exec")
+    [command] = api.of("CMD")
+    assert json.loads(command) == ["slidelift", "serve", "--no-worker"]
 
 
 def test_no_image_floats() -> None:
