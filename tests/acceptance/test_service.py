@@ -194,3 +194,17 @@ def test_damaged_slides_are_refused_at_the_door(start_service, data) -> None:
         assert refused["code"] == "slide.unreadable", refused
         assert name in refused["detail"]
     assert json.loads(service.curl("{service}/v1/slides"))["slides"] == []
+
+
+def test_a_tile_that_cannot_be_decoded_follows_the_requests_policy(start_service, data) -> None:
+    service = start_service()
+    slide = service.upload(data / "damaged" / "cmu-bitflip-tiles.svs")
+    asked = {"slide": slide["id"], "model": "bicubic", "region": [768, 1024, 512, 512]}
+    failed = service.follow(service.submit(**asked)["id"])
+    assert (failed["state"], failed["error"]["code"]) == ("failed", "slide.tile-unreadable")
+    assert "x " in failed["error"]["detail"]
+    marked = service.follow(service.submit(**asked, on_bad_tile="mark")["id"])
+    assert marked["state"] == "succeeded", marked
+    report = json.loads(service.curl(f"{{service}}/v1/jobs/{marked['id']}/report"))
+    assert len(report["tiles"]["bad"]) == 4
+    assert all(bad["cause"] and bad["remedy"] for bad in report["tiles"]["bad"])
