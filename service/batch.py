@@ -65,6 +65,8 @@ def _requests(options: argparse.Namespace) -> list[UpscaleRequest]:
             problem("request.output", f"two slides would be written to {twice[0]}; upscale them one at a time")
         )
     if not names_format:
+        if out.exists() and not out.is_dir():
+            raise ServiceError(problem("request.output", f"{out}: a file; several slides need a folder as OUT"))
         out.mkdir(parents=True, exist_ok=True)
     return [
         UpscaleRequest(
@@ -89,6 +91,8 @@ def _upscale_one(request: UpscaleRequest, runner: Runner, cancel: CancelToken) -
         probe(request.slide)
         with _Bar(request.slide.name) as bar:
             report = runner.run(request, bar.show, cancel)
+        report["slide"]["path"], report["output"]["path"] = str(request.slide.absolute()), str(request.output)
+        _write_report(request.output, report)
     except Cancelled:
         say(f"{request.slide.name}: interrupted; the same command continues from the last finished stripe")
         raise
@@ -96,8 +100,6 @@ def _upscale_one(request: UpscaleRequest, runner: Runner, cancel: CancelToken) -
         found = describe(error)
         say(f"error: {found.detail}")
         return _Outcome(found.exit_code, {"error": found.as_dict()})
-    report["slide"]["path"], report["output"]["path"] = str(request.slide.absolute()), str(request.output)
-    _write_report(request.output, report)
     _summarise(request, report)
     return _Outcome(EXIT_DONE, report)
 

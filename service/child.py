@@ -45,41 +45,40 @@ def main() -> None:
     """Serve requests until standard input ends."""
     line = _Line()
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it logs of damaged files, our errors say
-    requests: queue.Queue[dict[str, Any]] = queue.Queue()
-    current: list[CancelToken] = []
+    requests: queue.Queue[tuple[dict[str, Any], CancelToken]] = queue.Queue()
     if sys.argv[1] == "probe":
         resource.setrlimit(resource.RLIMIT_AS, (_PROBE_MEMORY, _PROBE_MEMORY))
         resource.setrlimit(resource.RLIMIT_CPU, (_PROBE_CPU_SECONDS, _PROBE_CPU_SECONDS))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    threading.Thread(target=_listen, args=(requests, current), daemon=True).start()
+    threading.Thread(target=_listen, args=(requests,), daemon=True).start()
     while True:
-        message = requests.get()
+        message, token = requests.get()
         try:
             if "probe" in message:
                 line.send(facts=probe(Path(message["probe"])))
             else:
-                line.send(report=_upscale(message["request"], line, current))
-        except (Exception, MemoryError) as error:  # noqa: BLE001 - the parent is told, whatever it is
+                line.send(report=_upscale(message["request"], line, token))
+        except Exception as error:  # noqa: BLE001 - the parent is told, whatever it is
             traceback.print_exc()
             line.send(problem=describe(error).as_dict())
 
 
-def _listen(requests: "queue.Queue[dict[str, Any]]", current: list[CancelToken]) -> None:
+def _listen(requests: "queue.Queue[tuple[dict[str, Any], CancelToken]]") -> None:
+    token = CancelToken()
     for text in sys.stdin:
         message = json.loads(text)
         if "cancel" in message:
-            for token in current:
-                token.cancel()
+            token.cancel()
         else:
-            requests.put(message)
+            token = CancelToken()
+            requests.put((message, token))
     os._exit(0)  # the parent is gone or has had enough; a stripe's segment is whole or not there
 
 
-def _upscale(values: dict[str, Any], line: _Line, current: list[CancelToken]) -> dict[str, Any]:
+def _upscale(values: dict[str, Any], line: _Line, token: CancelToken) -> dict[str, Any]:
     from service.pipeline.upscale import upscale
 
-    token = CancelToken()
-    current[:] = [token]
+    token.raise_if_cancelled()
     request = UpscaleRequest(
         **{
             **values,

@@ -24,11 +24,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ServiceError as error:
         say(f"error: {error.problem.detail}")
         return error.problem.exit_code
+    except BrokenPipeError:
+        return EXIT_FAILED
+    except OSError as error:
+        say(f"error: {error.filename or ''}: {error.strerror or error}")
+        return EXIT_FAILED
     except KeyboardInterrupt:
         say("interrupted")
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        return EXIT_FAILED
 
 
 def say(text: str) -> None:

@@ -4,6 +4,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from service.codes import problem
+from service.errors import ServiceError
+
+# Wider than any microscope, so that an odd value can be confirmed; beyond lies a slip of the pen.
+_LEAST_MPP, _GREATEST_MPP = 0.001, 1000.0
+
 
 class BadTilePolicy(StrEnum):
     """What to do with a source tile that can't be decoded."""
@@ -36,6 +42,11 @@ class UpscaleRequest:
         JPEG quality of an OME-TIFF, 1 to 100.
     slide_sha256
         The slide's content hash where the caller already has it.
+
+    Raises
+    ------
+    ServiceError
+        A value is out of its range (request.invalid).
     """
 
     slide: Path
@@ -50,3 +61,17 @@ class UpscaleRequest:
     on_bad_tile: BadTilePolicy = BadTilePolicy.FAIL
     device: str = "auto"
     slide_sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("mpp", "target_mpp"):
+            value = getattr(self, name)
+            if value is not None and not _LEAST_MPP <= value <= _GREATEST_MPP:
+                raise _wrong(f"{name} {value:g} is not between {_LEAST_MPP:g} and {_GREATEST_MPP:g} µm per pixel")
+        if not 1 <= self.quality <= 100:
+            raise _wrong(f"quality {self.quality} is not between 1 and 100")
+        if self.entropy is not None and not 0 <= self.entropy <= 8:
+            raise _wrong(f"entropy {self.entropy:g} is not between 0 and 8 bits")
+
+
+def _wrong(detail: str) -> ServiceError:
+    return ServiceError(problem("request.invalid", detail))

@@ -12,6 +12,8 @@ WsiError
 └── VerificationError         what was written does not read back as it should
 """
 
+from pathlib import Path
+
 from wsi.geometry import Region
 
 
@@ -67,3 +69,11 @@ class OutputFormatError(WsiError):
 
 class VerificationError(WsiError):
     """A finished file failed its check; it is not a result."""
+
+
+class SegmentDamagedError(VerificationError):
+    """A stripe's segment is not what was written; it alone must be made again."""
+
+    def __init__(self, path: Path, message: str) -> None:
+        super().__init__(f"{path.name}: {message}; ask again: only this stripe is made anew")
+        self.path = path

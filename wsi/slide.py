@@ -77,8 +77,8 @@ class SlideInfo:
         low, high = PLAUSIBLE_MPP
         if not all(low <= value <= high for value in self.mpp):
             raise PixelSizeImplausibleError(
-                f"{self.name}: the file says {self.mpp[0]:.6g} µm per pixel, which no slide scanner has; pass the true "
-                "value, or this one to confirm it, as mpp (--mpp on the command line)"
+                f"{self.name}: the file says {self.mpp[0]:.6g} x {self.mpp[1]:.6g} µm per pixel, which no slide "
+                "scanner has; pass the true value, or this one to confirm it, as mpp (--mpp on the command line)"
             )
         return self.mpp
 

@@ -171,13 +171,15 @@ class Tiler:
             return pixels
 
     def _remedy(self, tile: Tile) -> tuple[Pixels, Region, Remedy]:
+        pixels, remedy = self._substitute(tile)
+        unreadable = self._salvage(tile, pixels)
+        fade, halo = self._plan.fade, self._plan.halo
+        seen = tile.patch
+        kept = Region(seen.x + halo, seen.y + halo, tile.core.width + fade, tile.core.height + fade)
         try:
-            mirrored = self._read_mirrored(tile.patch, tile.core)
+            return self._read_mirrored(seen, kept.intersect(self._level)), unreadable, Remedy.MIRRORED_CONTEXT
         except TileReadError:
-            pixels, remedy = self._substitute(tile)
-            return pixels, self._salvage(tile, pixels), remedy
-        pixels, _ = self._substitute(tile)
-        return mirrored, self._salvage(tile, pixels), Remedy.MIRRORED_CONTEXT
+            return pixels, unreadable, remedy
 
     def _substitute(self, tile: Tile) -> tuple[Pixels, Remedy]:
         for level in range(self._plan.level + 1, len(self._reader.info.levels)):

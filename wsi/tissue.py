@@ -28,7 +28,8 @@ _FLAT_RANGE = 8
 _GLASS_LUMA = 200
 _GLASS_SATURATION = 25
 _GLASS_SHARE = 0.02
-_DARK_LUMA = 40
+_BRIGHT_LUMA = 100
+_BRIGHT_SHARE = 0.05
 
 
 def grey_levels(pixels: Pixels) -> NDArray[np.uint8]:
@@ -59,6 +60,11 @@ def is_tissue(pixels: Pixels, threshold: float) -> bool:
     return any(shannon_entropy(block) > threshold for block in blocks)
 
 
+def looks_dark(pixels: Pixels) -> bool:
+    """Whether under 5 % of the pixels have a luma over 100."""
+    return float((grey_levels(pixels) > _BRIGHT_LUMA).mean()) < _BRIGHT_SHARE
+
+
 @dataclass(frozen=True, slots=True)
 class Survey:
     """A low-resolution look at one level's region.
@@ -75,8 +81,8 @@ class Survey:
     per_pixel: tuple[float, float]
 
     def is_dark(self) -> bool:
-        """Whether most of it is black, as fluorescence is and brightfield never."""
-        return self.pixels is not None and float(np.median(grey_levels(self.pixels))) < _DARK_LUMA
+        """Whether hardly anything is bright, as in fluorescence; a black frame around brightfield does not count."""
+        return self.pixels is not None and looks_dark(self.pixels)
 
     def tissue_rows(self, tile: int, rows: int, columns: int) -> tuple[str, ...]:
         """For each tile of a grid, ``1`` if tissue may be in it, ``0`` if it is surely glass.
@@ -104,7 +110,7 @@ class Survey:
 def survey(reader: SlideReader, level: int, region: Region) -> Survey:
     """Look at `region` of `level` through the finest coarser level that keeps the picture small.
 
-    Raises nothing for unreadable pixels: the survey is then empty and rejects nothing.
+    Where none does, or it can't be read, the survey is empty and rejects nothing.
     """
     levels = reader.info.levels
     for index in range(level, len(levels)):

@@ -3,8 +3,12 @@
 Each function is a pure function of its inputs and a generator, so that a run can be repeated.
 """
 
+import io
+
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 
@@ -65,6 +69,23 @@ def downscale(crops: Tensor, scale: int, rng: torch.Generator, bicubic_share: fl
     area = F.avg_pool2d(crops, scale)
     chosen = (torch.rand(len(crops), 1, 1, 1, generator=rng) < bicubic_share).to(crops.device)
     return torch.where(chosen, bicubic, area).clamp(0, 1).mul(255).round().div(255)
+
+
+def compress(low: Tensor, share: float, rng: torch.Generator, qualities: tuple[int, int] = (30, 95)) -> Tensor:
+    """JPEG on a share of the low-resolution crops, as scanners store them, with or without chroma subsampling.
+
+    Without it the network sharpens the 8-px blocks of a strongly compressed slide.
+    """
+    out = low.clone()
+    for crop in out:
+        if _chance(share, rng):
+            pixels = crop.mul(255).round().byte().permute(1, 2, 0).cpu().numpy()
+            quality = int(torch.randint(qualities[0], qualities[1] + 1, (), generator=rng))
+            buffer = io.BytesIO()
+            Image.fromarray(pixels).save(buffer, "JPEG", quality=quality, subsampling=2 if _chance(0.5, rng) else 0)
+            decoded = torch.from_numpy(np.array(Image.open(buffer)))
+            crop.copy_(decoded.permute(2, 0, 1).float().div(255))
+    return out
 
 
 def _chance(share: float, rng: torch.Generator) -> bool:

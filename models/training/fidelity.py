@@ -1,8 +1,11 @@
 """Train a compact network for fidelity: matched degradation, Charbonnier loss, no adversary.
 
-    python -m models.training.fidelity --images DIR --out WEIGHTS.safetensors [--iterations N] [--init FILE]
+    python -m models.training.fidelity --images DIR --out FIRST.safetensors
+    python -m models.training.fidelity --images DIR --out WEIGHTS.safetensors --init FIRST.safetensors \
+        --iterations 2500 --learning-rate 3e-4 --jpeg-share 0.3 --seed 1
 
-The recipe of the shipped `compact-x4`. A run that is stopped continues from its last checkpoint.
+The two steps of the shipped `compact-x4`: clean pairs, then some with the JPEG artefacts of real scanners. A run
+that is stopped continues from its last checkpoint.
 """
 
 import argparse
@@ -14,11 +17,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from models.networks.srvgg_compact import SRVGGNetCompact
-from models.training.degrade import downscale, random_crops, stain_jitter
+from models.training.degrade import compress, downscale, random_crops, stain_jitter
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,7 @@ class Recipe:
     batch: int = 8
     crop: int = 128
     learning_rate: float = 1e-3
+    jpeg_share: float = 0.0
     ema: float = 0.999
     clip: float = 1.0
     seed: int = 0
@@ -55,10 +59,14 @@ def load_images(folder: Path, least_side: int, device: torch.device) -> list[Ten
     return images
 
 
-def train(recipe: Recipe, images: list[Tensor], checkpoint: Path, device: torch.device) -> nn.Module:
-    """The network with its averaged (EMA) weights after `recipe.iterations` steps."""
+def train(
+    recipe: Recipe, images: list[Tensor], checkpoint: Path, device: torch.device, init: Path | None = None
+) -> nn.Module:
+    """The network with its averaged (EMA) weights after `recipe.iterations` steps, from the weights `init` if given."""
     torch.manual_seed(recipe.seed)
     network = SRVGGNetCompact(recipe.features, recipe.convolutions, recipe.scale)
+    if init is not None:
+        network.load_state_dict({key: value.float() for key, value in load_file(init).items()})
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     averaged = {key: value.detach().clone() for key, value in network.state_dict().items()}
     optimiser = torch.optim.AdamW(network.parameters(), recipe.learning_rate, betas=(0.9, 0.99))
@@ -76,7 +84,7 @@ def train(recipe: Recipe, images: list[Tensor], checkpoint: Path, device: torch.
         for group in optimiser.param_groups:
             group["lr"] = _cosine(recipe, iteration)
         high = stain_jitter(random_crops(images, recipe.batch, recipe.crop, rng), rng)
-        low = downscale(high, recipe.scale, rng)
+        low = compress(downscale(high, recipe.scale, rng), recipe.jpeg_share, rng)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             predicted = network(low.contiguous(memory_format=torch.channels_last))
         loss = charbonnier(predicted, high)
@@ -116,12 +124,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the .safetensors file to write")
     for name, default in asdict(Recipe()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+    parser.add_argument("--init", type=Path, help="weights (.safetensors) to start from")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = vars(parser.parse_args())
-    folder, out, device = options.pop("images"), options.pop("out"), torch.device(options.pop("device"))
+    folder, out, init = options.pop("images"), options.pop("out"), options.pop("init")
+    device = torch.device(options.pop("device"))
     recipe = Recipe(**options)
     out.parent.mkdir(parents=True, exist_ok=True)
-    network = train(recipe, load_images(folder, 2 * recipe.crop, device), out.with_suffix(".checkpoint"), device)
+    images = load_images(folder, 2 * recipe.crop, device)
+    network = train(recipe, images, out.with_suffix(".checkpoint"), device, init)
     facts = {"architecture": "srvgg-compact", **{key: str(value) for key, value in asdict(recipe).items()}}
     save_file({key: value.half().contiguous().cpu() for key, value in network.state_dict().items()}, out, facts)
     print(out)

@@ -11,7 +11,7 @@ from service.jobs.slide import Slide
 from service.progress import Stage
 from service.request import BadTilePolicy
 
-Mpp = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
+Mpp = Annotated[float, Field(ge=0.001, le=1000, allow_inf_nan=False)]
 Pixel = Annotated[StrictInt, Field(ge=0, lt=2**31)]
 Extent = Annotated[StrictInt, Field(ge=1, lt=2**31)]
 

@@ -33,7 +33,7 @@ def describe(error: Exception) -> Problem:
         if isinstance(error, kind):
             return problem(code, str(error))
     if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return problem("storage.full", "the disk is full; make space and ask again: finished stripes are kept")
+        return problem("storage.full", "the disk is full; make space, then ask again")
     if isinstance(error, OSError) and error.filename is not None:
         return problem("storage.unusable", f"{error.filename}: {error.strerror}")
     return problem("internal", f"{type(error).__name__}: {error}")

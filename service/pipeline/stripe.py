@@ -125,12 +125,12 @@ class StripeWork:
     ) -> Iterator[tuple[Tile, Upscaled]]:
         self.cancel.raise_if_cancelled()
         seen = [(tile, patch) for tile, patch, tissue in queue if tissue]
-        results = iter(self._infer(seen, report) if seen else ())
+        results = iter(self._infer(seen, report, last_row) if seen else ())
         for tile, patch, tissue in queue:
             yield tile, next(results) if tissue else self._plain(patch)
         self.advance(sum(tile.row <= last_row for tile, _, _ in queue))
 
-    def _infer(self, seen: Sequence[tuple[Tile, Pixels]], report: StripeReport) -> Sequence[Upscaled]:
+    def _infer(self, seen: Sequence[tuple[Tile, Pixels]], report: StripeReport, last_row: int) -> Sequence[Upscaled]:
         try:
             return list(self.upscaler(np.stack([patch for _, patch in seen])))
         except NonFiniteOutputError as error:
@@ -138,12 +138,13 @@ class StripeWork:
             where = f"tile ({tile.column}, {tile.row}) at x {tile.core.x}, y {tile.core.y} of level {self.plan.level}"
             if not self.mark_bad:
                 raise NonFiniteOutputError(f"{where}: {error}", error.index) from error
-            report.bad_tiles.append(_told(tile, tile.core, str(error), "tile resampled plainly"))
+            if tile.row <= last_row:
+                report.bad_tiles.append(_told(tile, tile.core, str(error), "tile resampled plainly"))
             before, after = seen[: error.index], seen[error.index + 1 :]
             return [
-                *(self._infer(before, report) if before else ()),
+                *(self._infer(before, report, last_row) if before else ()),
                 self._plain(patch),
-                *(self._infer(after, report) if after else ()),
+                *(self._infer(after, report, last_row) if after else ()),
             ]
 
     def _plain(self, patch: Pixels) -> Pixels:

@@ -6,10 +6,13 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from models.errors import ModelError, OutOfMemoryError
 from models.interpolate import Interpolator
@@ -21,7 +24,7 @@ from service.pipeline.stripe import StripeWork
 from service.pipeline.workspace import Workspace
 from service.progress import CancelToken, Progress, Stage, TileClock
 from service.request import BadTilePolicy, UpscaleRequest
-from wsi.errors import WsiError
+from wsi.errors import SegmentDamagedError, TileReadError, WsiError
 from wsi.geometry import Region
 from wsi.ome_xml import ImageFacts
 from wsi.provenance import NOT_FOR_DIAGNOSIS, Provenance, software
@@ -30,13 +33,16 @@ from wsi.readers.open_slide import open_slide
 from wsi.slide import SlideReader, content_hash
 from wsi.tiler import Tiler
 from wsi.tiling import TilePlan, choose_level, source_region
-from wsi.tissue import DEFAULT_ENTROPY, survey
+from wsi.tissue import DEFAULT_ENTROPY, looks_dark, survey
 from wsi.verify import Source, verify
 from wsi.writers.join import build_crown, joined_levels
 from wsi.writers.segment import Segment
 from wsi.writers.table import OutputFormat, format_of
 
 Tell = Callable[[Progress], None]
+
+# Stripes that were made with another version of these are not continued.
+_LIBRARIES = ("imagecodecs", "numcodecs", "numpy", "openslide-bin", "pillow", "tiffslide", "torch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +126,10 @@ def _kept_if_continuable(workspace: Workspace) -> Iterator[None]:
     except (Cancelled, OutOfMemoryError):
         workspace.keep()
         raise
+    except SegmentDamagedError as error:
+        error.path.unlink(missing_ok=True)
+        workspace.keep()
+        raise
     except (WsiError, ModelError, ServiceError):
         if not workspace.adopted:
             workspace.keep()
@@ -140,35 +150,28 @@ def _refuse_output(request: UpscaleRequest) -> None:
 
 
 def _prepare(request: UpscaleRequest, reader: SlideReader, output_format: OutputFormat, workspace: Workspace) -> _Job:
+    """Look up everything, and continue the plan that lies in the workspace or store a new one."""
     info = reader.info
     mpp = info.trusted_mpp(request.mpp)
     card = model_card(request.model)
     level, scale = choose_level(info, mpp, card.scales, card.default_scale, request.target_mpp, request.level)
     region = source_region(info, level, Region(*request.region) if request.region else None)
-    asked = {
-        **asdict(replace(request, slide=Path(), output=Path(), slide_sha256=None)),
-        "format": output_format.name,
-        "source": request.slide_sha256 or content_hash(request.slide),
-        "software": software(),
-    }
+    source_sha256 = request.slide_sha256 or content_hash(request.slide)
+    upscaler = load_upscaler(request.model, scale=scale, device=request.device)
+    key = _key(request, output_format, source_sha256, upscaler)
     stored = workspace.state()
-    precision = stored["precision"] if stored else "auto"
-    upscaler = load_upscaler(request.model, scale=scale, device=request.device, precision=precision)
-    asked["model_sha256"] = upscaler.fingerprint
-    key = hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
     if stored and stored["key"] == key:
         workspace.adopt()
-        plan = TilePlan.from_dict(stored["plan"])
-        warnings = tuple(stored["warnings"])
+        plan, warnings = TilePlan.from_dict(stored["plan"]), tuple(stored["warnings"])
+        if stored["precision"] != upscaler.precision:
+            precision = stored["precision"]
+            upscaler = load_upscaler(request.model, scale=scale, device=request.device, precision=precision)
     else:
-        if precision != "auto":
-            upscaler = load_upscaler(request.model, scale=scale, device=request.device)
         plan, warnings = _plan(request, reader, card, upscaler, level, region, mpp)
-        workspace.begin(
-            {"key": key, "precision": upscaler.precision, "plan": plan.as_dict(), "warnings": list(warnings)}
-        )
+        state = {"key": key, "precision": upscaler.precision, "plan": plan.as_dict(), "warnings": list(warnings)}
+        workspace.begin(state)
     provenance = Provenance(
-        source_sha256=str(asked["source"]),
+        source_sha256=source_sha256,
         source_mpp=mpp,
         source_objective=info.objective,
         model=upscaler.name,
@@ -179,6 +182,19 @@ def _prepare(request: UpscaleRequest, reader: SlideReader, output_format: Output
         mark_bad=request.on_bad_tile is BadTilePolicy.MARK,
     )
     return _Job(request, reader, output_format, upscaler, provenance, _facts(reader, provenance), warnings)
+
+
+def _key(request: UpscaleRequest, output_format: OutputFormat, source_sha256: str, upscaler: PatchUpscaler) -> str:
+    """What must be the same for finished stripes to be continued: all that their bytes could depend on."""
+    asked = {
+        **asdict(replace(request, slide=Path(), output=Path(), model="", device="", slide_sha256=None)),
+        "format": output_format.name,
+        "source": source_sha256,
+        "model": [upscaler.name, upscaler.fingerprint, upscaler.scale],
+        "device": upscaler.device.partition(":")[0],
+        "versions": [software(), *(f"{name} {version(name)}" for name in _LIBRARIES)],
+    }
+    return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _plan(
@@ -192,7 +208,8 @@ def _plan(
 ) -> tuple[TilePlan, tuple[str, ...]]:
     entropy = DEFAULT_ENTROPY if request.entropy is None else request.entropy
     look = survey(reader, level, region)
-    if look.is_dark() and card.kind is ModelKind.NETWORK:
+    dark = look.is_dark() if look.pixels is not None else _samples_dark(reader, level, region)
+    if dark and card.brightfield_only:
         raise ServiceError(
             problem(
                 "slide.not-brightfield",
@@ -215,7 +232,22 @@ def _plan(
         if entropy > 0
         else tuple("1" * plan.columns for _ in range(plan.rows))
     )
-    return replace(plan, mask=mask), _warnings(reader, card, level, mpp)
+    warnings = _warnings(reader, card, level, mpp)
+    if dark and card.kind is ModelKind.NETWORK:
+        warnings += ("most of the slide is black, as in fluorescence; was the model trained on such?",)
+    return replace(plan, mask=mask), warnings
+
+
+def _samples_dark(reader: SlideReader, level: int, region: Region) -> bool:
+    """Judge a slide that has no small level by nine patches."""
+    side = min(256, region.width), min(256, region.height)
+    seen = []
+    for step in range(9):
+        x = region.x + (region.width - side[0]) * (step % 3) // 2
+        y = region.y + (region.height - side[1]) * (step // 3) // 2
+        with suppress(TileReadError):
+            seen.append(reader.read(level, Region(x, y, *side)))
+    return bool(seen) and looks_dark(np.concatenate(seen))
 
 
 def _warnings(reader: SlideReader, card: ModelCard, level: int, mpp: tuple[float, float]) -> tuple[str, ...]:
@@ -303,9 +335,7 @@ def _finish(
         if len(facts.sizes) > in_stripe
         else None
     )
-    levels = joined_levels(
-        made.segments, crown, plan.stripe_height, len(facts.sizes), in_stripe, cancel.raise_if_cancelled
-    )
+    levels = joined_levels(made.segments, crown, plan.stripe_height, facts.sizes, in_stripe, cancel.raise_if_cancelled)
     workspace.clear_result()
     job.format.join(workspace.result, levels, facts, quality)
     on_progress(made.clock.snapshot(Stage.VERIFYING))

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -12,8 +13,10 @@ from typing import Any
 from service.codes import problem
 from service.errors import ServiceError
 from wsi.durable import sync_folder, write_whole
-from wsi.errors import VerificationError
+from wsi.errors import SegmentDamagedError
 from wsi.writers.segment import Segment
+
+_STATE = {"key", "precision", "plan", "warnings"}
 
 
 class Workspace:
@@ -31,28 +34,52 @@ class Workspace:
         """Whether what lies here is this request's: continued or begun by it."""
 
     def __enter__(self) -> "Workspace":
-        try:
-            self.folder.mkdir(exist_ok=True)
-        except FileNotFoundError:
-            raise ServiceError(
-                problem("request.output", f"{self._output.parent}: no such folder; make it, or choose another output")
-            ) from None
-        self._lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._lock)
-            raise ServiceError(
-                problem("request.in-progress", f"{self._output.name} is being made by another process right now")
-            ) from None
+        while (lock := self._locked()) is None:
+            continue
+        self._lock = lock
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if not (self._kept and self.state() is not None):
-            shutil.rmtree(self.folder)
+            self._clear()
+            (self.folder / "lock").unlink(missing_ok=True)
+            with suppress(OSError):  # another process has come for the next run
+                self.folder.rmdir()
         os.close(self._lock)
+
+    def _locked(self) -> int | None:
+        """The lock's descriptor; None if the folder's last owner removed it meanwhile."""
+        try:
+            with suppress(FileExistsError):  # exist_ok would look again, when it may be gone
+                self.folder.mkdir()
+        except (FileNotFoundError, NotADirectoryError):
+            raise ServiceError(
+                problem("request.output", f"{self._output.parent}: no such folder; make it, or choose another output")
+            ) from None
+        try:
+            lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        except FileNotFoundError:
+            return None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(lock).st_ino == (self.folder / "lock").stat().st_ino:
+                return lock
+        except BlockingIOError:
+            os.close(lock)
+            raise ServiceError(
+                problem("request.in-progress", f"{self._output.name} is being made by another process right now")
+            ) from None
+        except FileNotFoundError:
+            pass
+        os.close(lock)
+        return None
+
+    def _clear(self) -> None:
+        for old in self.folder.iterdir():
+            if old.name != "lock":
+                shutil.rmtree(old) if old.is_dir() else old.unlink()
 
     def keep(self) -> None:
         """Leave finished work in place when the process ends, to be continued; otherwise everything is removed."""
@@ -68,14 +95,12 @@ class Workspace:
             state: dict[str, Any] = json.loads((self.folder / "plan.json").read_text("utf-8"))
         except (FileNotFoundError, json.JSONDecodeError):
             return None
-        return state
+        return state if state.keys() >= _STATE else None
 
     def begin(self, state: dict[str, Any]) -> None:
         """Forget earlier work and store `state` (write, flush, rename)."""
         self.adopt()
-        for old in self.folder.iterdir():
-            if old.name != "lock":
-                shutil.rmtree(old) if old.is_dir() else old.unlink()
+        self._clear()
         write_whole(self.folder / "plan.json", json.dumps(state).encode())
 
     def segment_path(self, number: int) -> Path:
@@ -89,7 +114,7 @@ class Workspace:
             return Segment(path)
         except FileNotFoundError:
             return None
-        except VerificationError:
+        except SegmentDamagedError:
             path.unlink()
             return None
 

@@ -127,6 +127,39 @@ def test_an_ome_tiff_that_openslide_refuses_is_read(data, open_slide) -> None:
     assert (reader.read(0, Region(300, 200, 100, 90)) == truth[200:290, 300:400]).all()
 
 
+def test_levels_of_an_odd_ratio_keep_their_place_through_tiffslide(tmp_path, formula_pixels, open_slide) -> None:
+    full, coarse = formula_pixels(Region(0, 0, 2003, 403)), formula_pixels(Region(0, 0, 500, 100), 1)
+    path = tmp_path / "odd.ome.tif"
+    with tifffile.TiffWriter(path, ome=True) as tiff:
+        tiff.write(full, subifds=1, rowsperstrip=32, photometric="rgb")
+        tiff.write(coarse, subfiletype=1, rowsperstrip=32, photometric="rgb")
+    reader = open_slide(path)
+    for x in range(0, 480, 7):
+        for y in (0, 33, 71):
+            assert (reader.read(1, Region(x, y, 20, 20)) == coarse[y : y + 20, x : x + 20]).all()
+
+
+@pytest.mark.parametrize("unit", [{}, {"PhysicalSizeXUnit": "nm", "PhysicalSizeYUnit": "nm"}])
+def test_a_tiled_ome_tiff_shows_its_levels_and_pixel_size(tmp_path, formula_pixels, open_slide, unit) -> None:
+    full = formula_pixels(Region(0, 0, 1024, 768))
+    size = 250.0 if unit else 0.25
+    path = tmp_path / "tiled.ome.tif"
+    with tifffile.TiffWriter(path, ome=True) as tiff:
+        metadata = {"PhysicalSizeX": size, "PhysicalSizeY": size, **unit}
+        tiff.write(full, subifds=1, tile=(256, 256), photometric="rgb", metadata=metadata)
+        tiff.write(np.ascontiguousarray(full[::2, ::2]), subfiletype=1, tile=(256, 256), photometric="rgb")
+    info = open_slide(path).info
+    assert len(info.levels) == 2
+    assert info.mpp == pytest.approx((0.25, 0.25))
+
+
+def test_a_compression_that_openslide_does_not_know_is_left_to_tiffslide(tmp_path, open_slide) -> None:
+    pixels = np.full((256, 256, 3), (200, 120, 180), np.uint8)
+    path = tmp_path / "j2k.tif"
+    tifffile.imwrite(path, pixels, photometric="rgb", tile=(256, 256), compression="jpeg2000", metadata=None)
+    assert (open_slide(path).read(0, Region(0, 0, 256, 256)) == pixels).all()
+
+
 def test_a_bad_tile_fails_and_the_others_stay_readable(data, open_slide) -> None:
     reader = open_slide(data / "damaged" / "cmu-bitflip-tiles.svs")
     before = reader.read(0, Region(0, 0, 100, 100))

@@ -113,6 +113,18 @@ def test_a_tile_whose_context_alone_is_unreadable_keeps_its_own_pixels(formula_r
     assert batches[0].tissue[1]
 
 
+def test_a_fading_tile_never_mirrors_over_its_neighbours(formula_reader, formula_pixels) -> None:
+    reader = formula_reader(Size(1000, 1000), broken=(Region(515, 520, 8, 8),))
+    plan = plan_for(Region(0, 0, 1000, 1000), fade=32)
+    for batch in read_all(reader, plan, mark_bad=True):
+        for tile, patch in zip(batch.tiles, batch.pixels, strict=True):
+            kept = Region(tile.patch.x + 18, tile.patch.y + 18, 32 + tile.core.width, 32 + tile.core.height)
+            kept = kept.intersect(Region(0, 0, 1000, 1000))
+            local = kept.moved(-tile.patch.x, -tile.patch.y)
+            same = (patch[local.y : local.bottom, local.x : local.right] == formula_pixels(kept)).all(axis=2)
+            assert (~same).sum() <= 128 * 128
+
+
 def test_a_coarser_level_stands_in_before_white_does(formula_reader) -> None:
     reader = formula_reader(Size(2000, 1200), (1, 4), broken=(Region(600, 330, 20, 20),))
     batches = read_all(reader, plan_for(Region(0, 0, 2000, 1200)), mark_bad=True)

@@ -95,3 +95,9 @@ def test_the_survey_takes_the_finest_level_that_is_small_enough(formula_reader) 
 def test_fluorescence_is_seen_to_be_dark(data) -> None:
     reader = open_slide(data / "slides" / "dapi (387).ndpi")
     assert survey(reader, 0, Region(0, 0, 3968, 4864)).is_dark()
+
+
+def test_brightfield_in_a_black_frame_is_not_called_fluorescence() -> None:
+    framed = np.zeros((100, 100, 3), np.uint8)
+    framed[:40] = glass(40, 100)
+    assert not Survey(framed, (1.0, 1.0)).is_dark()

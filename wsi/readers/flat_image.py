@@ -1,5 +1,6 @@
 """PNG, JPEG and BMP pictures as slides of one level, decoded whole."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,8 @@ from wsi.geometry import Region, Size
 from wsi.slide import Level, Pixels, SlideInfo
 
 _SIGNATURES = {b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"BM": "BMP"}
-# A picture is held whole in memory: 300 Mpx are 0.9 GB. Slides that are larger come tiled.
-MAX_PIXELS = 300_000_000
+# A picture is held whole in memory: 170 Mpx are 0.5 GB, and Pillow refuses 179. Larger slides come tiled.
+MAX_PIXELS = 170_000_000
 _EIGHT_BIT = {"RGB", "L", "P", "1", "RGBA", "LA"}
 
 
@@ -26,19 +27,21 @@ class FlatImageReader:
 
     def __init__(self, path: Path) -> None:
         try:
-            with Image.open(path, formats=tuple(_SIGNATURES.values())) as image:
+            with _opened(path) as image:
                 size, mode, profile = Size(*image.size), image.mode, image.info.get("icc_profile")
                 if size.width * size.height > MAX_PIXELS:
-                    raise UnsupportedPixelsError(
-                        f"{path.name}: {size.width}x{size.height} px in one piece is too large; save it as a tiled, "
-                        "pyramidal TIFF first"
-                    )
+                    raise Image.DecompressionBombError
                 if mode not in _EIGHT_BIT:
                     raise UnsupportedPixelsError(
                         f"{path.name}: pixel mode {mode} is not 8-bit RGB or grey; convert it first"
                     )
                 self._pixels = np.asarray(_opaque(image))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        except Image.DecompressionBombError as error:
+            raise UnsupportedPixelsError(
+                f"{path.name}: more than {MAX_PIXELS // 10**6} megapixels in one piece; save it as a tiled, pyramidal "
+                "TIFF first"
+            ) from error
+        except (OSError, ValueError, SyntaxError) as error:
             raise SlideUnreadableError(f"{path.name}: the picture can't be decoded ({error}); copy it again") from error
         self.info = SlideInfo(
             name=path.name,
@@ -59,6 +62,12 @@ class FlatImageReader:
 
     def close(self) -> None:
         """Nothing is held open."""
+
+
+def _opened(path: Path) -> Image.Image:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # half of what it refuses
+        return Image.open(path, formats=tuple(_SIGNATURES.values()))
 
 
 def _opaque(image: Image.Image) -> Image.Image:

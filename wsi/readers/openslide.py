@@ -12,13 +12,28 @@ from wsi.errors import SlideUnreadableError, TileReadError, UnsupportedPixelsErr
 from wsi.geometry import Region, Size
 from wsi.slide import Level, Pixels, SlideInfo
 
+# Sound TIFF compressions that libopenslide does not know: JPEG 2000, LZMA, Zstandard, WebP, JPEG XL.
+_OTHERS_COMPRESSIONS = {34712, 34925, 50000, 50001, 50002, 52546}
+
 
 def accepts(path: Path) -> bool:
-    """Whether libopenslide recognises the file."""
+    """Whether libopenslide recognises the file and sees all of it.
+
+    Of an OME-TIFF it sees neither the levels, which are SubIFDs, nor the pixel size in the XML.
+    """
     try:
-        return openslide.OpenSlide.detect_format(path) is not None
+        found = openslide.OpenSlide.detect_format(path)
     except openslide.OpenSlideError:
         return False
+    return found is not None and not (found == "generic-tiff" and _is_for_tiffslide(path))
+
+
+def _is_for_tiffslide(path: Path) -> bool:
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            return tiff.is_ome or tiff.pages.first.compression in _OTHERS_COMPRESSIONS
+    except (tifffile.TiffFileError, ValueError, LookupError, OSError):
+        return False  # damaged: OpenSlide's word on it is final
 
 
 class OpenSlideReader:

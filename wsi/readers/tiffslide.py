@@ -1,7 +1,9 @@
 """The TIFF family in Python, for what libopenslide refuses: OME-TIFF, plain and striped TIFF."""
 
+import math
 import warnings
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import tifffile
@@ -13,6 +15,8 @@ from wsi.slide import Level, Pixels, SlideInfo
 
 _SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _ICC_PROFILE = 34675
+_OME = "{*}"
+_UNITS = {"m": 1e6, "cm": 1e4, "mm": 1e3, "µm": 1.0, "\u03bcm": 1.0, "nm": 1e-3}
 # What damaged files were seen to raise from tifffile, imagecodecs and zarr underneath.
 _DECODER_ERRORS = (
     ArithmeticError,
@@ -64,7 +68,7 @@ class TiffSlideReader:
     def read(self, level: int, region: Region) -> Pixels:
         """See `SlideReader.read`; one grey channel becomes three equal ones."""
         downsample = self.info.levels[level].downsample
-        origin = round(region.x * downsample), round(region.y * downsample)
+        origin = _base(region.x, downsample), _base(region.y, downsample)
         try:
             pixels = self._slide.read_region(origin, level, (region.width, region.height), as_array=True)
         except _DECODER_ERRORS as error:
@@ -85,9 +89,11 @@ class TiffSlideReader:
 
     def _describe(self) -> SlideInfo:
         slide, properties = self._slide, self._slide.properties
-        mpp = properties.get("tiffslide.mpp-x"), properties.get("tiffslide.mpp-y")
+        mpp, magnification = _ome_facts(slide.ts_tifffile)
+        if mpp is None and properties.get("tiffslide.mpp-x") and properties.get("tiffslide.mpp-y"):
+            mpp = float(properties["tiffslide.mpp-x"]), float(properties["tiffslide.mpp-y"])
         tag = slide.ts_tifffile.pages.first.tags.get(_ICC_PROFILE)
-        objective = properties.get("tiffslide.objective-power")
+        objective = properties.get("tiffslide.objective-power") or magnification
         return SlideInfo(
             name=self._path.name,
             reader="tiffslide",
@@ -95,7 +101,7 @@ class TiffSlideReader:
                 Level(Size(*size), downsample)
                 for size, downsample in zip(slide.level_dimensions, slide.level_downsamples, strict=True)
             ),
-            mpp=(float(mpp[0]), float(mpp[1])) if mpp[0] and mpp[1] else None,
+            mpp=mpp,
             objective=float(objective) if objective else None,
             vendor=properties.get("tiffslide.vendor") or "tiff",
             icc_profile=bytes(tag.value) if tag is not None else None,
@@ -117,3 +123,28 @@ class TiffSlideReader:
                 f"{self._path.name}: some of its tiles hold no data, which tifffile would show as black; write the "
                 "slide again with every tile filled"
             )
+
+
+def _base(position: int, downsample: float) -> int:
+    """The level-0 coordinate that tiffslide, which truncates, takes back to `position`."""
+    base = math.ceil(position * downsample)
+    return base if int(base / downsample) == position else base + 1
+
+
+def _ome_facts(tiff: tifffile.TiffFile) -> tuple[tuple[float, float] | None, float | None]:
+    """µm per pixel and magnification of the first image of the OME-XML; the schema's default unit is µm."""
+    if not tiff.is_ome:
+        return None, None
+    root = ElementTree.fromstring(tiff.ome_metadata)  # noqa: S314 - expat expands no external entities
+    pixels = root.find(f".//{_OME}Image/{_OME}Pixels")
+    objective = root.find(f".//{_OME}Objective")
+    sizes = [_micrometres(pixels, axis) for axis in "XY"] if pixels is not None else [None, None]
+    mpp = (sizes[0], sizes[1]) if sizes[0] and sizes[1] else None
+    power = objective.get("NominalMagnification") if objective is not None else None
+    return mpp, float(power) if power else None
+
+
+def _micrometres(pixels: ElementTree.Element, axis: str) -> float | None:
+    size = pixels.get(f"PhysicalSize{axis}")
+    factor = _UNITS.get(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
+    return float(size) * factor if size and factor else None

@@ -153,7 +153,7 @@ class BigTiffWriter:
 def _rational(value: float) -> tuple[int, int]:
     """Numerator and denominator in 32 bits."""
     denominator = 1_000_000
-    while round(value * denominator) >= 1 << 32:
+    while denominator > 1 and round(value * denominator) >= 1 << 32:
         denominator //= 10
     exact = Fraction(round(value * denominator), denominator)
     return exact.numerator, exact.denominator

@@ -7,6 +7,7 @@ the raw rows that each stripe kept of its first incomplete level.
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from wsi.errors import VerificationError
 from wsi.geometry import Size
 from wsi.pyramid import TILE, PyramidBuilder
 from wsi.slide import Pixels
@@ -45,7 +46,7 @@ def joined_levels(
     segments: Sequence[Segment],
     crown: Segment | None,
     stripe_height: int,
-    levels: int,
+    sizes: Sequence[Size],
     in_stripes: int,
     check: Callable[[], None],
 ) -> Iterator[Iterator[Entry]]:
@@ -55,16 +56,24 @@ def joined_levels(
     ----------
     check
         Called before each segment is read; may raise to stop.
+
+    Raises
+    ------
+    VerificationError
+        After a level of which a tile is missing.
     """
-    for level in range(levels):
-        if level < in_stripes:
-            yield _stacked(segments, level, (stripe_height >> level) // TILE, check)
-        elif crown is not None:
-            yield crown.entries(level)
+    for level, size in enumerate(sizes):
+        parts = segments if level < in_stripes else [] if crown is None else [crown]
+        yield _counted(parts, level, size, (stripe_height >> level) // TILE if level < in_stripes else 0, check)
 
 
-def _stacked(segments: Sequence[Segment], level: int, rows: int, check: Callable[[], None]) -> Iterator[Entry]:
-    for number, segment in enumerate(segments):
+def _counted(parts: Sequence[Segment], level: int, size: Size, rows: int, check: Callable[[], None]) -> Iterator[Entry]:
+    found = 0
+    for number, segment in enumerate(parts):
         check()
         for entry in segment.entries(level):
+            found += entry.part == 0
             yield Entry(entry.level, entry.row + number * rows, entry.column, entry.part, entry.payload)
+    expected = -(-size.width // TILE) * -(-size.height // TILE)
+    if found != expected:
+        raise VerificationError(f"level {level} has {found} of its {expected} tiles")

@@ -69,8 +69,8 @@ def join(target: Path, levels: Iterable[Iterable[Entry]], facts: ImageFacts, _qu
                 chunk = target / str(level) / str(channel) / str(entry.row) / str(entry.column)
                 chunk.parent.mkdir(parents=True, exist_ok=True)
                 chunk.write_bytes(data)
-    metadata = zarr.create_group(str(target / "OME"), zarr_format=2)
-    folder = Path(str(metadata.store_path).removeprefix("file://"))
+    folder = target / "OME"
+    zarr.create_group(str(folder), zarr_format=2)
     (folder / "METADATA.ome.xml").write_text(planar_xml(facts), encoding="utf-8")
     if facts.icc_profile is not None:
         (folder / "profile.icc").write_bytes(facts.icc_profile)

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi.durable import sync_folder
-from wsi.errors import VerificationError
+from wsi.errors import SegmentDamagedError
 from wsi.slide import Pixels
 
 _MAGIC = b"SLSEG1\n\0"
@@ -121,7 +121,7 @@ class Segment:
 
     Raises
     ------
-    VerificationError
+    SegmentDamagedError
         The file is cut short or altered.
     """
 
@@ -130,16 +130,16 @@ class Segment:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
             if size < _FOOTER.size:
-                raise VerificationError(f"{path.name}: cut short")
+                raise SegmentDamagedError(path, "cut short")
             file.seek(size - _FOOTER.size)
             *sizes, height, width, checksum, magic = _FOOTER.unpack(file.read(_FOOTER.size))
             tail_size = sum(sizes)
             if magic != _MAGIC or tail_size + _FOOTER.size > size:
-                raise VerificationError(f"{path.name}: not a finished segment")
+                raise SegmentDamagedError(path, "not a finished segment")
             file.seek(size - _FOOTER.size - tail_size)
             tail = file.read(tail_size)
         if zlib.crc32(tail) != checksum:
-            raise VerificationError(f"{path.name}: its index is damaged")
+            raise SegmentDamagedError(path, "its index is damaged")
         index_size, rest_size, _ = sizes
         self.index: NDArray[Any] = np.frombuffer(tail[:index_size], _INDEX)
         self.report: dict[str, Any] = json.loads(tail[index_size + rest_size :])
@@ -167,5 +167,5 @@ class Segment:
                 file.seek(int(row["offset"]))
                 data = file.read(int(row["size"]))
                 if zlib.crc32(data) != row["checksum"]:
-                    raise VerificationError(f"{self.path.name}: tile {where} was altered on disk")
+                    raise SegmentDamagedError(self.path, f"tile {where} was altered on disk")
                 yield Entry(*where, data)

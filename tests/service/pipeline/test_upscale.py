@@ -211,6 +211,77 @@ def test_another_request_does_not_continue_the_old_one(tmp_path, write_png) -> N
     assert report["stripes"]["resumed"] == 0
 
 
+@pytest.mark.parametrize("change", ["model", "slide", "region"])
+def test_what_another_model_slide_or_region_began_is_not_continued(tmp_path, write_png, weights, change) -> None:
+    output, token = tmp_path / "o.ome.zarr", CancelToken()
+    request = UpscaleRequest(write_png(200, 5000), output, model="bicubic", mpp=1.0)
+
+    def stop_late(progress) -> None:
+        if progress.tiles_done > 9:
+            token.cancel()
+
+    with pytest.raises(Cancelled):
+        upscale(request, stop_late, token)
+    other = {
+        "model": replace(request, model=str(weights), region=(0, 0, 200, 300)),
+        "slide": replace(request, slide=write_png(200, 5000, "b.png", np.full((5000, 200, 3), 90, np.uint8))),
+        "region": replace(request, region=(0, 100, 200, 4900)),
+    }[change]
+    assert upscale(other)["stripes"]["resumed"] == 0
+    upscale(replace(other, output=tmp_path / "clean.ome.zarr"))
+    assert (pixels_of(output) == pixels_of(tmp_path / "clean.ome.zarr")).all()
+
+
+def test_an_altered_stripe_alone_is_made_again(tmp_path, write_png) -> None:
+    output, token = tmp_path / "o.ome.tiff", CancelToken()
+    request = UpscaleRequest(write_png(300, 5000), output, model="bicubic", mpp=1.0)
+
+    def stop_at_the_end(progress) -> None:
+        if progress.stage is Stage.JOINING:
+            token.cancel()
+
+    with pytest.raises(Cancelled):
+        upscale(request, stop_at_the_end, token)
+    first = min(tmp_path.glob(".slidelift-*/stripe-*.segment"))
+    first.write_bytes(b"\x00" + first.read_bytes()[1:])
+    with pytest.raises(VerificationError, match="only this stripe"):
+        upscale(request)
+    assert upscale(request)["stripes"]["resumed"] == 2
+
+
+def test_thin_regions_pass_their_verification(tmp_path, write_png) -> None:
+    picture = np.full((300, 300, 3), 240, np.uint8)
+    picture[100], picture[:, 50] = 20, 20
+    slide = write_png(300, 300, pixels=picture)
+    for region in ((0, 100, 300, 1), (50, 0, 1, 300), (50, 100, 1, 1)):
+        for quality in (1, 90):
+            upscale(
+                UpscaleRequest(slide, tmp_path / "o.ome.tiff", model="bicubic", mpp=1.0, region=region, quality=quality)
+            )
+
+
+def test_a_request_out_of_range_is_refused_before_any_work(tmp_path) -> None:
+    for wrong in ({"mpp": 0.0}, {"mpp": 1e-6}, {"target_mpp": float("nan")}, {"quality": 0}, {"entropy": 9.0}):
+        with pytest.raises(ServiceError):
+            UpscaleRequest(tmp_path / "a.svs", tmp_path / "o.ome.tiff", **wrong)
+
+
+def test_a_workspace_has_one_owner_at_a_time(tmp_path) -> None:
+    code = (
+        "import os, sys, time; from pathlib import Path; from service.errors import ServiceError\n"
+        "from service.pipeline.workspace import Workspace\n"
+        "end = time.time() + 3; owner = Path(sys.argv[1]).parent / 'owner'\n"
+        "while time.time() < end:\n"
+        "    try:\n"
+        "        with Workspace(Path(sys.argv[1])):\n"
+        "            os.close(os.open(owner, os.O_CREAT | os.O_EXCL)); owner.unlink()\n"
+        "    except ServiceError: pass\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "o.ome.tiff")]
+    processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [process.communicate()[1] for process in processes] == ["", "", ""]
+
+
 def test_a_mistyped_call_does_not_cost_an_interrupted_runs_stripes(tmp_path, write_png) -> None:
     slide, output = write_png(300, 5000), tmp_path / "o.ome.tiff"
     request, token = UpscaleRequest(slide, output, model="bicubic", mpp=1.0), CancelToken()
