@@ -89,6 +89,7 @@ def _requests(options: argparse.Namespace) -> list[UpscaleRequest]:
 def _upscale_one(request: UpscaleRequest, runner: Runner, cancel: CancelToken) -> _Outcome:
     try:
         probe(request.slide)
+        cancel.raise_if_cancelled()
         with _Bar(request.slide.name) as bar:
             report = runner.run(request, bar.show, cancel)
         report["slide"]["path"], report["output"]["path"] = str(request.slide.absolute()), str(request.output)

@@ -18,7 +18,7 @@ from typing import Any, TextIO
 from service.pipeline.failures import describe
 from service.progress import CancelToken, Progress
 from service.request import BadTilePolicy, UpscaleRequest
-from wsi.errors import SlideUnreadableError, TileReadError
+from wsi.errors import PixelSizeImplausibleError, PixelSizeMissingError, SlideUnreadableError, TileReadError
 from wsi.geometry import Region
 from wsi.readers.open_slide import open_slide
 from wsi.slide import SlideReader
@@ -112,6 +112,12 @@ def probe(path: Path) -> dict[str, Any]:
                 f"({failures[0].cause}); it is damaged: copy or export it again"
             )
         facts = reader.info.as_dict()
+        try:
+            reader.info.trusted_mpp(None)
+        except PixelSizeImplausibleError:
+            facts["warnings"].append("no slide scanner has this µm per pixel: a job must give or confirm it as mpp")
+        except PixelSizeMissingError:
+            pass  # said by mpp itself
         if failures:
             facts["warnings"].append(
                 f"{len(failures)} of {len(_samples(reader))} sample tiles can't be decoded ({failures[0].cause})"

@@ -9,8 +9,9 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from service.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, Cancelled, ServiceError
+from service.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER, Cancelled, ServiceError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,12 +27,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.problem.exit_code
     except BrokenPipeError:
         return EXIT_FAILED
+    except ValueError as error:
+        if type(error).__name__ != "ValidationError":  # pydantic's: a setting is wrong; imported by `serve` alone
+            raise
+        say(f"error: {_settings_said(error)}")
+        return EXIT_USER
     except OSError as error:
         say(f"error: {error.filename or ''}: {error.strerror or error}")
         return EXIT_FAILED
     except KeyboardInterrupt:
         say("interrupted")
         return EXIT_INTERRUPTED
+
+
+def _settings_said(error: Any) -> str:
+    wrong = error.errors(include_url=False)[0]
+    return f"setting {'.'.join(map(str, wrong['loc']))}: {wrong['msg']}, not {wrong['input']!r}"
 
 
 def say(text: str) -> None:
@@ -194,10 +205,11 @@ def _quality(text: str) -> int:
 
 
 def _region(text: str) -> tuple[int, int, int, int]:
-    parts = tuple(int(part) for part in text.split(","))
-    if len(parts) != 4:
-        raise argparse.ArgumentTypeError(f"{text} is not X,Y,W,H")
-    return parts
+    try:
+        x, y, width, height = (int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is not X,Y,WIDTH,HEIGHT in whole pixels") from None
+    return x, y, width, height
 
 
 if __name__ == "__main__":

@@ -17,13 +17,14 @@ import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import tifffile
 from PIL import Image
 
 from service.cli import say, tell
-from service.errors import EXIT_DONE, EXIT_FAILED
+from service.errors import EXIT_DONE, EXIT_FAILED, EXIT_USER
 
 # The picture's true scale is not published; 1 µm per pixel is what the default model expects, a 10x scan's.
 _DEMO_MPP = 1.0
@@ -38,6 +39,9 @@ def main() -> int:
     parser.add_argument("--model", default="compact-x4")
     parser.add_argument("--out", type=Path, default=Path("demo-output"))
     options = parser.parse_args()
+    if options.slide is not None and not options.slide.is_file():
+        say(f"error: {options.slide}: no such file")
+        return EXIT_USER
     options.out.mkdir(exist_ok=True)
     port = _free_port()
     service = subprocess.Popen(
@@ -106,7 +110,7 @@ def _journey(service: str, slide: Path, target: Path, options: argparse.Namespac
     say(f"uploading {slide}")
     with slide.open("rb") as file:
         uploaded = _call(
-            f"{service}/v1/slides/{slide.name}", "PUT", file, {"Content-Length": str(slide.stat().st_size)}
+            f"{service}/v1/slides/{quote(slide.name)}", "PUT", file, {"Content-Length": str(slide.stat().st_size)}
         )
     say(f"  {uploaded['width']}x{uploaded['height']} px, sha256 {uploaded['sha256'][:16]}…")
     asked = {"slide": uploaded["id"], "model": options.model, **({"mpp": options.mpp} if options.mpp else {})}

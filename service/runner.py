@@ -35,7 +35,7 @@ class _Child:
     def __init__(self, role: str) -> None:
         self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "service.child", role],
+            [sys.executable, "-P", "-m", "service.child", role],  # never a module of the current folder
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
@@ -86,7 +86,11 @@ class _Child:
         assert self.process.stdout is not None  # noqa: S101 - opened above
         with self.process.stdout as stream:
             for line in stream:
-                self.messages.put(json.loads(line))
+                try:
+                    self.messages.put(json.loads(line))
+                except json.JSONDecodeError:
+                    self.process.kill()  # not our child's words
+                    break
         self.messages.put(None)
 
 
@@ -164,6 +168,8 @@ def probe(slide: Path, *, timeout_seconds: float = 25) -> dict[str, Any]:
         message = child.messages.get(timeout=timeout_seconds)
         if message is None:
             cause = child.obituary(slide.name)
+            if child.process.returncode >= 0:
+                raise ServiceError(cause)  # it could not work at all: not the slide's fault
             raise ServiceError(
                 problem("slide.unreadable", f"{cause.detail.split(';')[0]}; it is damaged: copy or export it again")
             )

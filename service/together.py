@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 
-from service.errors import EXIT_DONE
+from service.errors import EXIT_DONE, EXIT_FAILED
 from service.settings import Settings
 
 _RESTART_SECONDS = 1.0
@@ -18,7 +18,7 @@ class WorkerProcess:
     """A worker that is kept alive; it ends with this process, however that ends."""
 
     def __init__(self, settings: Settings) -> None:
-        self._command = [sys.executable, "-m", "service.cli", "worker", "--with-parent"]
+        self._command = [sys.executable, "-P", "-m", "service.cli", "worker", "--with-parent"]
         self._environment = {
             **os.environ,
             **{f"SLIDELIFT_{key.upper()}": str(value) for key, value in settings.model_dump().items()},
@@ -63,6 +63,8 @@ def serve_with_worker(settings: Settings) -> int:
     worker = WorkerProcess(settings)
     try:
         serve(settings)
+    except SystemExit:  # uvicorn's way to say that it could not start, such as a port in use; it has said why
+        return EXIT_FAILED
     finally:
         worker.stop()
     return EXIT_DONE

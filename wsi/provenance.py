@@ -72,7 +72,7 @@ class Provenance:
             ("statement", NOT_FOR_DIAGNOSIS),
             ("software", software()),
             ("model", self.model),
-            ("model sha256", self.model_sha256),
+            ("model fingerprint", self.model_sha256),
             ("scale", str(self.plan.scale)),
             ("precision", self.precision),
             ("source sha256", self.source_sha256),

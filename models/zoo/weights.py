@@ -135,9 +135,9 @@ def _read(path: Path) -> object:
         with warnings.catch_warnings(action="ignore"):  # of pickle protocols, which are refused anyway
             return torch.load(path, weights_only=True, map_location="cpu")
     except _UNREADABLE as error:
-        reason = str(error).partition("\n")[0]
+        # torch's own text may advise to unpickle without protection
         advice = "use a .safetensors file, or a .pth that holds nothing but tensors"
-        raise WeightsError(f"{path}: can't be read as weights ({reason}); {advice}") from error
+        raise WeightsError(f"{path}: can't be read as weights ({type(error).__name__}); {advice}") from error
 
 
 def _tensors(path: Path, content: object) -> dict[str, Tensor]:

@@ -86,8 +86,8 @@ class JobIn(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    slide: str = Field(description="Id of an uploaded slide.")
-    model: str = Field(default=DEFAULT_MODEL, description="A name of GET /v1/models.")
+    slide: str = Field(max_length=100, description="Id of an uploaded slide.")
+    model: str = Field(default=DEFAULT_MODEL, max_length=100, description="A name of GET /v1/models.")
     mpp: Mpp | None = Field(default=None, description="The source's µm per pixel: gives or confirms it.")
     target_mpp: Mpp | None = Field(default=None, description="Wanted µm per pixel of the result.")
     level: Pixel | None = Field(default=None, description="Source level.")

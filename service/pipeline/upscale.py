@@ -17,7 +17,7 @@ import numpy as np
 from models.errors import ModelError, OutOfMemoryError
 from models.interpolate import Interpolator
 from models.upscaler import PatchUpscaler, load_upscaler, model_card
-from models.zoo.catalog import ModelCard, ModelKind
+from models.zoo.catalog import ModelCard, ModelKind, catalog
 from service.codes import problem
 from service.errors import Cancelled, ServiceError
 from service.pipeline.stripe import StripeWork
@@ -35,6 +35,7 @@ from wsi.tiler import Tiler
 from wsi.tiling import TilePlan, choose_level, source_region
 from wsi.tissue import DEFAULT_ENTROPY, looks_dark, survey
 from wsi.verify import Source, verify
+from wsi.writers import ome_zarr
 from wsi.writers.join import build_crown, joined_levels
 from wsi.writers.segment import Segment
 from wsi.writers.table import OutputFormat, format_of
@@ -99,7 +100,7 @@ def upscale(
     cancel = cancel or CancelToken()
     started = time.monotonic()
     output_format = format_of(request.output)
-    _refuse_output(request)
+    _refuse_output(request, output_format)
     on_progress(Progress(Stage.OPENING))
     with ExitStack() as stack:
         reader = open_slide(request.slide)
@@ -139,13 +140,18 @@ def _kept_if_continuable(workspace: Workspace) -> Iterator[None]:
         raise
 
 
-def _refuse_output(request: UpscaleRequest) -> None:
+def _refuse_output(request: UpscaleRequest, output_format: OutputFormat) -> None:
     output = request.output
     if output.exists() and request.slide.exists() and output.samefile(request.slide):
         raise ServiceError(problem("request.output", f"{output.name} is the slide itself; choose another output"))
-    if output.is_dir() and not (output / ".zattrs").exists() and any(output.iterdir()):
+    is_folder = output_format.name == ome_zarr.NAME
+    if output.exists() and output.is_dir() != is_folder:
+        kind = "a folder" if output.is_dir() else "a file"
+        raise ServiceError(problem("request.output", f"{output.name} is {kind}; remove it, or choose another output"))
+    others = [entry.name for entry in output.iterdir() if not ome_zarr.is_ours(entry.name)] if output.is_dir() else []
+    if others:
         raise ServiceError(
-            problem("request.output", f"{output} is a folder that holds other files; choose another output")
+            problem("request.output", f"{output.name} holds {others[0]}, which would be lost; choose another output")
         )
 
 
@@ -232,7 +238,7 @@ def _plan(
         if entropy > 0
         else tuple("1" * plan.columns for _ in range(plan.rows))
     )
-    warnings = _warnings(reader, card, level, mpp)
+    warnings = _warnings(reader, card, level, mpp, request.mpp)
     if dark and card.kind is ModelKind.NETWORK:
         warnings += ("most of the slide is black, as in fluorescence; was the model trained on such?",)
     return replace(plan, mask=mask), warnings
@@ -250,8 +256,13 @@ def _samples_dark(reader: SlideReader, level: int, region: Region) -> bool:
     return bool(seen) and looks_dark(np.concatenate(seen))
 
 
-def _warnings(reader: SlideReader, card: ModelCard, level: int, mpp: tuple[float, float]) -> tuple[str, ...]:
+def _warnings(
+    reader: SlideReader, card: ModelCard, level: int, mpp: tuple[float, float], given: float | None
+) -> tuple[str, ...]:
     found = list(reader.info.warnings)
+    said = reader.info.mpp
+    if given is not None and said is not None and not 0.9 <= given / said[0] <= 1.1:
+        found.append(f"{given:g} µm per pixel were given and used; the slide says {said[0]:.6g}")
     source = mpp[0] * reader.info.levels[level].downsample
     if card.source_mpp and not card.source_mpp[0] <= source <= card.source_mpp[1]:
         low, high = card.source_mpp
@@ -359,7 +370,8 @@ def _report(job: _Job, made: _Made) -> dict[str, Any]:
         },
         "model": {
             "name": job.upscaler.name,
-            "sha256": job.upscaler.fingerprint,
+            "fingerprint": job.upscaler.fingerprint,
+            "weights_sha256": card.sha256 if (card := catalog().get(job.request.model)) else None,
             "precision": job.upscaler.precision,
             "device": job.upscaler.device,
             "tiles_join_exactly": job.upscaler.exact,

@@ -1,5 +1,6 @@
 """Where a result is made: a hidden folder beside it, with the plan and the finished stripes, kept across crashes."""
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -54,10 +55,16 @@ class Workspace:
         try:
             with suppress(FileExistsError):  # exist_ok would look again, when it may be gone
                 self.folder.mkdir()
-        except (FileNotFoundError, NotADirectoryError):
+        except FileNotFoundError:
             raise ServiceError(
                 problem("request.output", f"{self._output.parent}: no such folder; make it, or choose another output")
             ) from None
+        except OSError as error:
+            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+                raise
+            raise ServiceError(
+                problem("request.output", f"{self._output.parent}: {error.strerror}; choose another output")
+            ) from error
         try:
             lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
         except FileNotFoundError:

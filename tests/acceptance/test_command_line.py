@@ -179,3 +179,57 @@ def test_models_and_doctor_answer(slidelift) -> None:
     done = slidelift("doctor")
     assert done.code == 0, done.out
     assert "passes its self-test" in done.out
+
+
+def test_code_in_the_current_folder_is_not_executed(tmp_path, cmu) -> None:
+    (tmp_path / "numpy.py").write_text("open('executed', 'w').close()\n", "utf-8")
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "__init__.py").touch()
+    command = [str(Path(sys.executable).parent / "slidelift"), "info", str(cmu)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("seconds", [0.8, 1.6])
+def test_ctrl_c_is_heard_while_everything_is_still_loading(tmp_path, cmu, seconds) -> None:
+    process = start_upscale(cmu, tmp_path / "o.ome.tiff")
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=15)
+    assert process.returncode == 130, err
+    assert not (tmp_path / "o.ome.tiff").exists()
+
+
+def test_what_somebody_put_into_a_zarr_is_not_lost(slidelift, data, tmp_path) -> None:
+    command = ["upscale", data / "slides" / "cmu-0-small.tiff", tmp_path / "o.ome.zarr", "--model", "nearest"]
+    assert slidelift(*command).code == 0
+    assert slidelift(*command).code == 0
+    (tmp_path / "o.ome.zarr" / "labels").mkdir()
+    done = slidelift(*command)
+    assert (done.code, "labels" in done.err) == (2, True)
+    assert (tmp_path / "o.ome.zarr" / "labels").is_dir()
+
+
+def test_a_slide_whose_report_cannot_be_written_does_not_end_the_batch(slidelift, data, tmp_path) -> None:
+    small = data / "slides" / "cmu-0-small.tiff"
+    (tmp_path / "out" / "a.report.json").mkdir(parents=True)
+    for name in ("a.tiff", "b.tiff"):
+        (tmp_path / name).write_bytes(small.read_bytes())
+    done = slidelift("upscale", tmp_path / "a.tiff", tmp_path / "b.tiff", tmp_path / "out", "--model", "nearest")
+    assert done.code == 1
+    assert "Traceback" not in done.err
+    assert (tmp_path / "out" / "b.report.json").is_file()
+
+
+def test_an_overridden_pixel_size_is_warned_of(slidelift, data, tmp_path) -> None:
+    small = data / "slides" / "cmu-0-small.tiff"
+    done = slidelift("upscale", small, tmp_path / "o.ome.tiff", "--model", "nearest", "--mpp", "0.25")
+    assert "the slide says 3.19" in done.err
+
+
+def test_a_wrong_setting_is_one_line(slidelift) -> None:
+    done = slidelift("serve", "--port", "99999")
+    assert done.code == 2
+    assert "Traceback" not in done.err
+    assert "port" in done.err

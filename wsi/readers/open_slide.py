@@ -31,7 +31,8 @@ def open_slide(path: Path) -> SlideReader:
     if not path.exists():
         raise SlideUnreadableError(f"{path}: no such file")
     if not path.is_file():
-        raise SlideUnreadableError(f"{path}: a folder, not a slide; pass the slide's file")
+        kind = "a folder" if path.is_dir() else "not a regular file"
+        raise SlideUnreadableError(f"{path}: {kind}; pass the slide's file")
     if path.stat().st_size == 0:
         raise SlideUnreadableError(f"{path.name}: the file is empty; copy it again")
     for accepts, reader in READERS:

@@ -30,6 +30,11 @@ _CODEC = numcodecs.Blosc(cname="zstd", clevel=1, shuffle=numcodecs.Blosc.NOSHUFF
 blosc.use_threads = False  # tiles are encoded in parallel already, and one thread's bytes are always the same
 
 
+def is_ours(name: str) -> bool:
+    """Whether an entry of a result's folder is of those that `join` writes."""
+    return name.isdigit() or name in {"OME", ".zattrs", ".zgroup", ".zmetadata"}
+
+
 def encoder(_quality: int) -> Callable[[Pixels], Sequence[bytes]]:
     """A function from one tile, uint8 (512, 512, 3), to its three compressed planes, lossless."""
     return _encode
