@@ -1,39 +1,29 @@
 """One slide, from the request to the verified file: what the command line, the worker and Python all call."""
 
-import hashlib
-import json
 import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
-from pathlib import Path
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from models.errors import ModelError, OutOfMemoryError
 from models.interpolate import Interpolator
-from models.upscaler import PatchUpscaler, load_upscaler, model_card
-from models.zoo.catalog import ModelCard, ModelKind, catalog
+from models.zoo.catalog import catalog
 from service.codes import problem
 from service.errors import Cancelled, ServiceError
+from service.pipeline.prepare import Prepared, prepare
 from service.pipeline.stripe import StripeWork
 from service.pipeline.workspace import Workspace
 from service.progress import CancelToken, Progress, Stage, TileClock
 from service.request import BadTilePolicy, UpscaleRequest
-from wsi.errors import SegmentDamagedError, TileReadError, WsiError
+from wsi.errors import SegmentDamagedError, WsiError
 from wsi.geometry import Region
-from wsi.ome_xml import ImageFacts
-from wsi.provenance import NOT_FOR_DIAGNOSIS, Provenance, software
-from wsi.pyramid import level_sizes, levels_in_stripe
+from wsi.provenance import NOT_FOR_DIAGNOSIS, software
+from wsi.pyramid import levels_in_stripe
 from wsi.readers.open_slide import open_slide
-from wsi.slide import SlideReader, content_hash
 from wsi.tiler import Tiler
-from wsi.tiling import TilePlan, choose_level, source_region
-from wsi.tissue import DEFAULT_ENTROPY, looks_dark, survey
 from wsi.verify import Source, verify
 from wsi.writers import ome_zarr
 from wsi.writers.join import build_crown, joined_levels
@@ -41,26 +31,6 @@ from wsi.writers.segment import Segment
 from wsi.writers.table import OutputFormat, format_of
 
 Tell = Callable[[Progress], None]
-
-# Stripes that were made with another version of these are not continued.
-_LIBRARIES = ("imagecodecs", "numcodecs", "numpy", "openslide-bin", "pillow", "tiffslide", "torch")
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """A request with everything that had to be looked up for it."""
-
-    request: UpscaleRequest
-    reader: SlideReader
-    format: OutputFormat
-    upscaler: PatchUpscaler
-    provenance: Provenance
-    facts: ImageFacts
-    warnings: tuple[str, ...]
-
-    @property
-    def plan(self) -> TilePlan:
-        return self.provenance.plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +78,7 @@ def upscale(
         workspace = stack.enter_context(Workspace(request.output))
         with _kept_if_continuable(workspace):
             on_progress(Progress(Stage.PLANNING))
-            job = _prepare(request, reader, output_format, workspace)
+            job = prepare(request, reader, output_format, workspace)
             cancel.raise_if_cancelled()
             made = _make_stripes(job, workspace, on_progress, cancel)
             report = _report(job, made)
@@ -155,141 +125,7 @@ def _refuse_output(request: UpscaleRequest, output_format: OutputFormat) -> None
         )
 
 
-def _prepare(request: UpscaleRequest, reader: SlideReader, output_format: OutputFormat, workspace: Workspace) -> _Job:
-    """Look up everything, and continue the plan that lies in the workspace or store a new one."""
-    info = reader.info
-    mpp = info.trusted_mpp(request.mpp)
-    card = model_card(request.model)
-    level, scale = choose_level(info, mpp, card.scales, card.default_scale, request.target_mpp, request.level)
-    region = source_region(info, level, Region(*request.region) if request.region else None)
-    source_sha256 = request.slide_sha256 or content_hash(request.slide)
-    upscaler = load_upscaler(request.model, scale=scale, device=request.device)
-    key = _key(request, output_format, source_sha256, upscaler)
-    stored = workspace.state()
-    if stored and stored["key"] == key:
-        workspace.adopt()
-        plan, warnings = TilePlan.from_dict(stored["plan"]), tuple(stored["warnings"])
-        if stored["precision"] != upscaler.precision:
-            precision = stored["precision"]
-            upscaler = load_upscaler(request.model, scale=scale, device=request.device, precision=precision)
-    else:
-        plan, warnings = _plan(request, reader, card, upscaler, level, region, mpp)
-        state = {"key": key, "precision": upscaler.precision, "plan": plan.as_dict(), "warnings": list(warnings)}
-        workspace.begin(state)
-    provenance = Provenance(
-        source_sha256=source_sha256,
-        source_mpp=mpp,
-        source_objective=info.objective,
-        model=upscaler.name,
-        model_sha256=upscaler.fingerprint,
-        precision=upscaler.precision,
-        output_format=f"{output_format.name} q{request.quality}",
-        plan=plan,
-        mark_bad=request.on_bad_tile is BadTilePolicy.MARK,
-    )
-    return _Job(request, reader, output_format, upscaler, provenance, _facts(reader, provenance), warnings)
-
-
-def _key(request: UpscaleRequest, output_format: OutputFormat, source_sha256: str, upscaler: PatchUpscaler) -> str:
-    """What must be the same for finished stripes to be continued: all that their bytes could depend on."""
-    asked = {
-        **asdict(replace(request, slide=Path(), output=Path(), model="", device="", slide_sha256=None)),
-        "format": output_format.name,
-        "source": source_sha256,
-        "model": [upscaler.name, upscaler.fingerprint, upscaler.scale],
-        "device": upscaler.device.partition(":")[0],
-        "versions": [software(), *(f"{name} {version(name)}" for name in _LIBRARIES)],
-    }
-    return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _plan(
-    request: UpscaleRequest,
-    reader: SlideReader,
-    card: ModelCard,
-    upscaler: PatchUpscaler,
-    level: int,
-    region: Region,
-    mpp: tuple[float, float],
-) -> tuple[TilePlan, tuple[str, ...]]:
-    entropy = DEFAULT_ENTROPY if request.entropy is None else request.entropy
-    look = survey(reader, level, region)
-    dark = look.is_dark() if look.pixels is not None else _samples_dark(reader, level, region)
-    if dark and card.brightfield_only:
-        raise ServiceError(
-            problem(
-                "slide.not-brightfield",
-                f"{reader.info.name}: most of it is black, as in fluorescence, and {card.name} is made for "
-                "brightfield stains; use an interpolating model such as bicubic",
-            )
-        )
-    plan = TilePlan(
-        level=level,
-        source=region,
-        scale=upscaler.scale,
-        halo=max(upscaler.halo, Interpolator("bicubic", upscaler.scale).halo),
-        fade=upscaler.fade,
-        batch=upscaler.batch,
-        entropy=entropy,
-        mask=(),
-    )
-    mask = (
-        look.tissue_rows(plan.core, plan.rows, plan.columns)
-        if entropy > 0
-        else tuple("1" * plan.columns for _ in range(plan.rows))
-    )
-    warnings = _warnings(reader, card, level, mpp, request.mpp)
-    if dark and card.kind is ModelKind.NETWORK:
-        warnings += ("most of the slide is black, as in fluorescence; was the model trained on such?",)
-    return replace(plan, mask=mask), warnings
-
-
-def _samples_dark(reader: SlideReader, level: int, region: Region) -> bool:
-    """Judge a slide that has no small level by nine patches."""
-    side = min(256, region.width), min(256, region.height)
-    seen = []
-    for step in range(9):
-        x = region.x + (region.width - side[0]) * (step % 3) // 2
-        y = region.y + (region.height - side[1]) * (step // 3) // 2
-        with suppress(TileReadError):
-            seen.append(reader.read(level, Region(x, y, *side)))
-    return bool(seen) and looks_dark(np.concatenate(seen))
-
-
-def _warnings(
-    reader: SlideReader, card: ModelCard, level: int, mpp: tuple[float, float], given: float | None
-) -> tuple[str, ...]:
-    found = list(reader.info.warnings)
-    said = reader.info.mpp
-    if given is not None and said is not None and not 0.9 <= given / said[0] <= 1.1:
-        found.append(f"{given:g} µm per pixel were given and used; the slide says {said[0]:.6g}")
-    source = mpp[0] * reader.info.levels[level].downsample
-    if card.source_mpp and not card.source_mpp[0] <= source <= card.source_mpp[1]:
-        low, high = card.source_mpp
-        found.append(
-            f"the source has {source:.3g} µm per pixel and {card.name} was trained for {low:g} to {high:g}: expect "
-            "less than its published gain"
-        )
-    return tuple(found)
-
-
-def _facts(reader: SlideReader, provenance: Provenance) -> ImageFacts:
-    plan, mpp = provenance.plan, provenance.source_mpp
-    downsample = reader.info.levels[plan.level].downsample
-    return ImageFacts(
-        uuid=provenance.uuid,
-        name=f"{provenance.model} x{plan.scale}",
-        software=software(),
-        description=f"{NOT_FOR_DIAGNOSIS} Model {provenance.model}, x{plan.scale}.",
-        sizes=level_sizes(plan.output),
-        mpp=(mpp[0] * downsample / plan.scale, mpp[1] * downsample / plan.scale),
-        objective=provenance.computed_objective(downsample),
-        annotations=tuple(provenance.as_pairs(downsample)),
-        icc_profile=reader.info.icc_profile,
-    )
-
-
-def _make_stripes(job: _Job, workspace: Workspace, on_progress: Tell, cancel: CancelToken) -> _Made:
+def _make_stripes(job: Prepared, workspace: Workspace, on_progress: Tell, cancel: CancelToken) -> _Made:
     plan, levels = job.plan, len(job.facts.sizes)
     in_stripe = levels_in_stripe(plan.stripe_height, levels)
     found = {stripe.number: workspace.finished_segment(stripe.number) for stripe in plan.stripes()}
@@ -330,7 +166,7 @@ def _make_stripes(job: _Job, workspace: Workspace, on_progress: Tell, cancel: Ca
 
 
 def _finish(
-    job: _Job,
+    job: Prepared,
     workspace: Workspace,
     made: _Made,
     report: dict[str, Any],
@@ -357,7 +193,7 @@ def _finish(
     workspace.publish()
 
 
-def _report(job: _Job, made: _Made) -> dict[str, Any]:
+def _report(job: Prepared, made: _Made) -> dict[str, Any]:
     plan, facts, info = job.plan, job.facts, job.reader.info
     told = [segment.report for segment in made.segments]
     return {
