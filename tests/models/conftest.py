@@ -1,6 +1,5 @@
 """Small networks whose output is an image, and the real data where it is there."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,13 +54,6 @@ def patches() -> np.ndarray:
 
 
 @pytest.fixture(scope="session")
-def eval_sets() -> Path:
-    """The folder of held-out real images; skips where there is none, unless it is required."""
-    default = Path(__file__).parents[3] / "shared" / "data"
-    folder = Path(os.environ.get("SLIDELIFT_DATA", default)) / "eval"
-    if not folder.is_dir():
-        message = f"no real images at {folder}; set SLIDELIFT_DATA"
-        if os.environ.get("SLIDELIFT_REQUIRE_DATA") == "1":
-            pytest.fail(message)
-        pytest.skip(message)
-    return folder
+def eval_sets(data: Path) -> Path:
+    """The folder of held-out real images."""
+    return data / "eval"

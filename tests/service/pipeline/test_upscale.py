@@ -99,9 +99,9 @@ def test_a_region_is_cut_from_the_whole(tmp_path, write_png) -> None:
     assert (part == whole[4 * 222 : 4 * 499, 4 * 333 : 4 * 634]).all()
 
 
-def test_target_mpp_takes_the_level_that_gives_it(tmp_path, write_pyramid, formula_pixels) -> None:
+def test_target_mpp_takes_the_level_that_gives_it(tmp_path, write_pyramid, formula_pixels, weights) -> None:
     slide = write_pyramid(tmp_path / "s.tiff", formula_pixels(Region(0, 0, 1200, 800)), mpp=0.25)
-    report = upscale(UpscaleRequest(slide, tmp_path / "o.ome.tiff", model="bicubic", target_mpp=0.25, level=2))
+    report = upscale(UpscaleRequest(slide, tmp_path / "o.ome.tiff", model=str(weights), target_mpp=0.25))
     assert (report["plan"]["level"], report["plan"]["scale"]) == (2, 4)
     assert report["output"]["mpp"] == pytest.approx([0.25, 0.25], rel=1e-3)
 
