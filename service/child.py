@@ -25,7 +25,7 @@ from wsi.slide import SlideReader
 
 # What opening a slide and decoding a few tiles of it may take.
 _PROBE_MEMORY = 4 << 30
-_PROBE_CPU_SECONDS = 60
+_PROBE_CPU_SECONDS = 30
 _SAMPLE_SIDE = 256
 
 

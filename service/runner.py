@@ -154,7 +154,7 @@ class Runner:
         self.close()
 
 
-def probe(slide: Path, *, timeout_seconds: float = 25) -> dict[str, Any]:
+def probe(slide: Path, *, timeout_seconds: float = 120) -> dict[str, Any]:
     """Facts of a slide, found by a child with little memory and time: it is opened and sample tiles are decoded.
 
     Raises

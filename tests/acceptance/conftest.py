@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -41,6 +42,7 @@ def run_command(*arguments: object, timeout: float = 120, cwd: Path | None = Non
         text=True,
         cwd=cwd,
         stdin=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONFAULTHANDLER": "1"},
     )
     peak = 0
 
@@ -60,10 +62,20 @@ def run_command(*arguments: object, timeout: float = 120, cwd: Path | None = Non
     watcher.start()
     try:
         out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        pytest.fail(f"no end after {timeout:g} s; where it stood:\n{_where_it_stands(process)}")
     finally:
-        process.kill()
         watcher.join()
     return Done(process.returncode, out, err, peak, time.monotonic() - started)
+
+
+def _where_it_stands(process: "subprocess.Popen[str]") -> str:
+    """End a hung command and its children, and tell each process's last words and the command's stacks."""
+    hung = psutil.Process(process.pid)
+    words = [f"{one.pid} {one.status()} {' '.join(one.cmdline())}" for one in [hung, *hung.children(recursive=True)]]
+    process.send_signal(signal.SIGABRT)  # faulthandler writes every thread's stack
+    out, err = process.communicate()
+    return "\n".join([*words, out, err])
 
 
 @pytest.fixture(scope="session")

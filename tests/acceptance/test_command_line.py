@@ -91,7 +91,7 @@ def test_wrong_flags_are_exit_code_2(capsys) -> None:
 @pytest.mark.parametrize("name", damaged_files())
 def test_a_damaged_file_is_refused_by_name_or_upscaled_right(slidelift, data, tmp_path, name) -> None:
     slide = data / "damaged" / name
-    done = slidelift("upscale", slide, tmp_path / "o.ome.tiff", "--model", "bicubic", "--mpp", "0.5", timeout=30)
+    done = slidelift("upscale", slide, tmp_path / "o.ome.tiff", "--model", "bicubic", "--mpp", "0.5")
     assert "Traceback" not in done.err
     left = sorted(path.name for path in tmp_path.iterdir())
     if done.code == 0:
