@@ -13,13 +13,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from service.cli import say, tell
 from service.codes import problem
 from service.errors import EXIT_DONE, EXIT_FAILED, EXIT_USER, Cancelled, ServiceError
 from service.pipeline.failures import describe
 from service.progress import CancelToken, Progress, Stage
 from service.request import BadTilePolicy, UpscaleRequest
 from service.runner import Runner, probe
+from service.terminal import say, tell
 from wsi.durable import write_whole
 from wsi.errors import WsiError
 from wsi.suffixes import SUFFIXES, without_suffix

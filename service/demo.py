@@ -23,8 +23,8 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from service.cli import say, tell
 from service.errors import EXIT_DONE, EXIT_FAILED, EXIT_USER
+from service.terminal import say, tell
 
 # The picture's true scale is not published; 1 µm per pixel is what the default model expects, a 10x scan's.
 _DEMO_MPP = 1.0

@@ -1,0 +1,35 @@
+"""`slidelift info`: what a slide says of itself."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from service.errors import EXIT_DONE
+from service.terminal import tell
+
+
+def add(commands: Any) -> None:
+    """Put the command into the parser's table."""
+    info = commands.add_parser("info", help="what a slide says of itself")
+    info.add_argument("slide", type=Path, metavar="SLIDE")
+    info.add_argument("--json", action="store_true")
+    info.set_defaults(command=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from service.runner import probe
+
+    facts = probe(options.slide)
+    if options.json:
+        tell(json.dumps(facts, indent=2))
+        return EXIT_DONE
+    mpp = "unknown" if facts["mpp"] is None else f"{facts['mpp'][0]:.6g} x {facts['mpp'][1]:.6g} µm per pixel"
+    objective = "unknown" if facts["objective"] is None else f"{facts['objective']:g}x"
+    tell(f"{options.slide.name}: {facts['width']}x{facts['height']} px, {mpp}, objective {objective}")
+    tell(f"  vendor {facts['vendor'] or 'unknown'}, read by {facts['reader']}")
+    for number, level in enumerate(facts["levels"]):
+        tell(f"  level {number}: {level['width']}x{level['height']}, downsample {level['downsample']:.4g}")
+    for warning in facts["warnings"]:
+        tell(f"  warning: {warning}")
+    return EXIT_DONE
