@@ -1,8 +1,8 @@
 """RRDBNet: the generator of ESRGAN and Real-ESRGAN, 23 residual-in-residual dense blocks.
 
-The network itself always enlarges by four; scales 2 and 1 fold the source into a quarter or a
-sixteenth of its pixels first. Keys are those of Real-ESRGAN's checkpoints; the two older dialects
-(ESRGAN's numbered `model.N`, and BSRGAN's `RRDB_trunk`) are rewritten to them.
+Real-ESRGAN's always enlarges by four; scales 2 and 1 fold the source into a quarter or a sixteenth of its pixels
+first. ESRGAN's of scale 1, 2 and 8 do not fold, but double as often as needed. Keys are those of Real-ESRGAN's
+checkpoints; the two older dialects (ESRGAN's numbered `model.N`, and BSRGAN's `RRDB_trunk`) are rewritten to them.
 
 Sources: Wang et al., "ESRGAN", ECCVW 2018; Wang, Xie, Dong, Shan, "Real-ESRGAN", ICCVW 2021.
 """
@@ -10,11 +10,13 @@ Sources: Wang et al., "ESRGAN", ECCVW 2018; Wang, Xie, Dong, Shan, "Real-ESRGAN"
 import re
 from collections.abc import Mapping
 from itertools import count
+from math import isqrt
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.networks.blocks import ImageNetwork, conv3, float32
 from models.networks.spec import Geometry, NetworkSpec, StateDict
 
 _FOLD = {4: 1, 2: 2, 1: 4}
@@ -57,7 +59,7 @@ class ResidualDenseBlock(nn.Module):
         return out * 0.2 + x
 
 
-class RRDBNet(nn.Module):
+class RRDBNet(ImageNetwork):
     """(N, 3, h, w) RGB in [0, 1] -> (N, 3, scale*h, scale*w).
 
     Parameters
@@ -66,34 +68,49 @@ class RRDBNet(nn.Module):
         Channels of the trunk, and those that each dense convolution adds.
     blocks
         Residual-in-residual dense blocks; the receptive radius is `15 * blocks + 4` pixels of the folded source.
-    scale
-        4, 2 or 1; h and w must be multiples of 1, 2 or 4.
+    channels
+        1 for luma, 3 for RGB.
+    fold
+        Side of the source square that is folded into channels; h and w must be multiples of it. 0 for Real-ESRGAN's
+        of this scale: 1, 2 and 4 for 4, 2 and 1.
     """
 
-    def __init__(self, features: int = 64, growth: int = 32, blocks: int = 23, scale: int = 4) -> None:
-        super().__init__()
-        self.fold = _FOLD[scale]
-        self.conv_first = nn.Conv2d(3 * self.fold**2, features, 3, padding=1)
+    def __init__(
+        self, features: int = 64, growth: int = 32, blocks: int = 23, channels: int = 3, scale: int = 4, fold: int = 0
+    ) -> None:
+        super().__init__(channels, scale)
+        self.fold = fold or _FOLD.get(scale, 1)
+        self.doublings = (scale * self.fold).bit_length() - 1
+        self.conv_first = conv3(channels * self.fold**2, features)
         self.body = nn.Sequential(*(ResidualDenseBlock(features, growth) for _ in range(blocks)))
-        self.conv_body = nn.Conv2d(features, features, 3, padding=1)
-        self.conv_up1 = nn.Conv2d(features, features, 3, padding=1)
-        self.conv_up2 = nn.Conv2d(features, features, 3, padding=1)
-        self.conv_hr = nn.Conv2d(features, features, 3, padding=1)
-        self.conv_last = nn.Conv2d(features, 3, 3, padding=1)
+        self.conv_body = conv3(features, features)
+        for number in range(self.doublings):
+            self.add_module(f"conv_up{number + 1}", conv3(features, features))
+        self.conv_hr = conv3(features, features)
+        self.conv_last = conv3(features, channels)
+        self.initialise()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def initialise(self) -> None:
+        """Kaiming-normal, damped by 0.1 in the dense blocks, as in ESRGAN: undamped, 23 blocks start as noise."""
+        for layer in self.body.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight)
+                layer.weight.data.mul_(0.1)
+                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+    def enlarge(self, planes: Tensor) -> Tensor:
         """The body may run in bfloat16 (autocast); what carries the image from end to end stays in float32.
 
         That is the first convolution and all after the body, a thirteenth of the arithmetic at 23 blocks. In bfloat16
         they cost 0.5 grey levels in the mean and 2.6 at worst (6 blocks); in float32 0.004 and 0.02 remain.
         """
-        with torch.autocast(x.device.type, enabled=False):
-            first = self.conv_first(F.pixel_unshuffle(x.float(), self.fold))
+        with float32(planes):
+            first = self.conv_first(F.pixel_unshuffle(planes.float(), self.fold))
         residual = self.conv_body(self.body(first))
-        with torch.autocast(x.device.type, enabled=False):
+        with float32(planes):
             out = first + residual.float()
-            out = _lrelu(self.conv_up1(_double(out)))
-            out = _lrelu(self.conv_up2(_double(out)))
+            for number in range(self.doublings):
+                out = _lrelu(self.get_submodule(f"conv_up{number + 1}")(_double(out)))
             image: Tensor = self.conv_last(_lrelu(self.conv_hr(out)))
         return image
 
@@ -106,48 +123,57 @@ def _double(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2, mode="nearest")
 
 
-_OLD_ESRGAN = {
-    "model.0.": "conv_first.",
-    "model.3.": "conv_up1.",
-    "model.6.": "conv_up2.",
-    "model.8.": "conv_hr.",
-    "model.10.": "conv_last.",
-}
-_BSRGAN = {"trunk_conv.": "conv_body.", "upconv1.": "conv_up1.", "upconv2.": "conv_up2.", "HRconv.": "conv_hr."}
+_BSRGAN = {"trunk_conv.": "conv_body.", "HRconv.": "conv_hr."}
+_BSRGAN_UP = re.compile(r"^upconv(\d+)\.")
 _DENSE_CONVOLUTION = re.compile(r"(?:model\.1\.sub|RRDB_trunk)\.(\d+)\.RDB([123])\.conv([1-5])(?:\.0)?\.")
 _OLD_TRUNK_END = re.compile(r"model\.1\.sub\.\d+\.(?=weight|bias)")
+_NUMBERED = re.compile(r"^model\.(\d+)\.(?=weight|bias)")
 
 
 def canonical(state: StateDict) -> dict[str, Tensor]:
     """The keys of all three dialects as Real-ESRGAN writes them."""
-    return {_canonical_key(key): value for key, value in state.items()}
+    last = max((int(found[1]) for key in state if (found := _NUMBERED.match(key))), default=0)
+    numbered = _numbered_layers(last)
+    return {_canonical_key(key, numbered): value for key, value in state.items()}
 
 
-def _canonical_key(key: str) -> str:
-    for old, new in (_OLD_ESRGAN | _BSRGAN).items():
+def _numbered_layers(last: int) -> dict[str, str]:
+    """ESRGAN's layer numbers; each doubling takes three, so that the last layer's tells how many there are."""
+    doublings = range(1, (last - 4) // 3 + 1)
+    layers = {f"model.{3 * number}.": f"conv_up{number}." for number in doublings}
+    return layers | {"model.0.": "conv_first.", f"model.{last - 2}.": "conv_hr.", f"model.{last}.": "conv_last."}
+
+
+def _canonical_key(key: str, numbered: Mapping[str, str]) -> str:
+    for old, new in (*numbered.items(), *_BSRGAN.items()):
         if key.startswith(old):
             return new + key.removeprefix(old)
+    key = _BSRGAN_UP.sub(r"conv_up\1.", key)
     key = _DENSE_CONVOLUTION.sub(r"body.\1.rdb\2.conv\3.", key)
     return _OLD_TRUNK_END.sub("conv_body.", key)
 
 
 def recognise(state: StateDict) -> bool:
-    """Dense blocks in any dialect, RGB in and out."""
+    """Dense blocks in any dialect, RGB in and out, or luma."""
     state = canonical(state)
     if not {"conv_first.weight", "body.0.rdb1.conv1.weight", "conv_last.weight"} <= state.keys():
         return False
-    folded = {3 * fold**2 for fold in _FOLD.values()}
-    return state["conv_first.weight"].shape[1] in folded and state["conv_last.weight"].shape[0] == 3
+    inputs, channels = state["conv_first.weight"].shape[1], state["conv_last.weight"].shape[0]
+    return channels in (1, 3) and inputs in {channels * fold**2 for fold in _FOLD.values()}
 
 
 def hyperparameters(state: StateDict) -> dict[str, int]:
     """Widths, depth and scale of a checkpoint, from its shapes."""
-    fold = round((state["conv_first.weight"].shape[1] / 3) ** 0.5)
+    channels = state["conv_last.weight"].shape[0]
+    fold = isqrt(state["conv_first.weight"].shape[1] // channels)
+    doublings = next(i for i in count() if f"conv_up{i + 1}.weight" not in state)
     return {
         "features": state["conv_first.weight"].shape[0],
         "growth": state["body.0.rdb1.conv1.weight"].shape[0],
         "blocks": next(i for i in count() if f"body.{i}.rdb1.conv1.weight" not in state),
-        "scale": 4 // fold,
+        "channels": channels,
+        "scale": 2**doublings // fold,
+        "fold": fold,
     }
 
 
@@ -158,7 +184,8 @@ def geometry(hyperparameters: Mapping[str, int]) -> Geometry:
     halo of 8; 32 leaves room for 23 blocks trained for long, where users have found 32 to 48 necessary.
     """
     scale = hyperparameters["scale"]
-    return Geometry(scale, halo=32, exact=False, fade=16, size_multiple=_FOLD[scale])
+    fold = hyperparameters.get("fold") or _FOLD.get(scale, 1)
+    return Geometry(scale, halo=32, exact=False, fade=16, size_multiple=fold)
 
 
 SPEC = NetworkSpec(
@@ -169,4 +196,5 @@ SPEC = NetworkSpec(
     build=RRDBNet,
     geometry=geometry,
     paper="Wang et al., ESRGAN, ECCVW 2018 (arXiv 1809.00219); Real-ESRGAN, ICCVW 2021 (arXiv 2107.10833)",
+    scales=(1, 2, 4, 8),
 )

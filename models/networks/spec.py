@@ -44,7 +44,7 @@ class NetworkSpec:
     canonical
         Rewrites a dialect's keys to those of the module that `build` returns.
     hyperparameters
-        Widths, depth and scale, read off a canonical state dict's shapes.
+        Widths, depth and scale, read off a canonical state dict's shapes; no `scale` where they do not tell it.
     build
         The module for those hyperparameters, with random weights. Input and output are RGB in [0, 1],
         (N, 3, h, w) -> (N, 3, scale*h, scale*w).
@@ -52,6 +52,8 @@ class NetworkSpec:
         How to cut patches for a network of those hyperparameters.
     paper
         Where the architecture was published.
+    scales
+        What `build` takes as `scale`.
     """
 
     name: str
@@ -61,3 +63,4 @@ class NetworkSpec:
     build: Callable[..., nn.Module]
     geometry: Callable[[Mapping[str, int]], Geometry]
     paper: str
+    scales: tuple[int, ...] = (2, 3, 4)

@@ -9,14 +9,16 @@ Source: Wang, Xie, Dong, Shan, "Real-ESRGAN", ICCVW 2021, and its repository's `
 
 from collections.abc import Mapping
 from itertools import count
+from math import isqrt
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.networks.blocks import BICUBIC_RADIUS, ImageNetwork
 from models.networks.spec import Geometry, NetworkSpec, StateDict
 
 
-class SRVGGNetCompact(nn.Module):
+class SRVGGNetCompact(ImageNetwork):
     """(N, 3, h, w) RGB in [0, 1] -> (N, 3, scale*h, scale*w).
 
     Parameters
@@ -25,17 +27,18 @@ class SRVGGNetCompact(nn.Module):
         Channels of the body.
     convolutions
         Body convolutions between the first and the last; the receptive radius is `convolutions + 2` pixels.
+    channels
+        1 for luma, 3 for RGB.
     scale
         Enlargement along each axis.
     """
 
-    def __init__(self, features: int = 64, convolutions: int = 16, scale: int = 4) -> None:
-        super().__init__()
-        self.scale = scale
-        layers: list[nn.Module] = [nn.Conv2d(3, features, 3, padding=1), nn.PReLU(features)]
+    def __init__(self, features: int = 64, convolutions: int = 16, channels: int = 3, scale: int = 4) -> None:
+        super().__init__(channels, scale)
+        layers: list[nn.Module] = [nn.Conv2d(channels, features, 3, padding=1), nn.PReLU(features)]
         for _ in range(convolutions):
             layers += [nn.Conv2d(features, features, 3, padding=1), nn.PReLU(features)]
-        layers.append(nn.Conv2d(features, 3 * scale**2, 3, padding=1))
+        layers.append(nn.Conv2d(features, channels * scale**2, 3, padding=1))
         self.body = nn.ModuleList(layers)
         self.initialise()
 
@@ -48,12 +51,12 @@ class SRVGGNetCompact(nn.Module):
                 nn.init.zeros_(layer.bias)
         convolutions[-1].weight.data.mul_(0.1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def enlarge(self, planes: Tensor) -> Tensor:
         """The body may run in bfloat16 (autocast); the skip path and the sum stay in float32."""
-        out = x
+        out = planes
         for layer in self.body:
             out = layer(out)
-        base = F.interpolate(x.float(), scale_factor=self.scale, mode="nearest")
+        base = F.interpolate(planes.float(), scale_factor=self.scale, mode="nearest")
         return F.pixel_shuffle(out.float(), self.scale) + base
 
 
@@ -64,22 +67,27 @@ def _last_index(state: StateDict) -> int:
 def recognise(state: StateDict) -> bool:
     """A flat `body.N` list whose second entry is a PReLU's vector."""
     first, second = state.get("body.0.weight"), state.get("body.1.weight")
-    return first is not None and first.ndim == 4 and second is not None and second.ndim == 1
+    if first is None or first.ndim != 4 or second is None or second.ndim != 1:
+        return False
+    return first.shape[1] in (1, 3)
 
 
 def hyperparameters(state: StateDict) -> dict[str, int]:
     """Width, depth and scale of a checkpoint, from its shapes."""
     last = _last_index(state)
+    features, channels, *_ = state["body.0.weight"].shape
     return {
-        "features": state["body.0.weight"].shape[0],
+        "features": features,
         "convolutions": last // 2 - 1,
-        "scale": round((state[f"body.{last}.weight"].shape[0] / 3) ** 0.5),
+        "channels": channels,
+        "scale": isqrt(state[f"body.{last}.weight"].shape[0] // channels),
     }
 
 
 def geometry(hyperparameters: Mapping[str, int]) -> Geometry:
     """The receptive radius is known and small, so tiles are cut exactly."""
-    return Geometry(hyperparameters["scale"], halo=hyperparameters["convolutions"] + 2, exact=True, fade=0)
+    halo = max(hyperparameters["convolutions"] + 2, BICUBIC_RADIUS)
+    return Geometry(hyperparameters["scale"], halo, exact=True, fade=0)
 
 
 SPEC = NetworkSpec(
@@ -90,4 +98,5 @@ SPEC = NetworkSpec(
     build=SRVGGNetCompact,
     geometry=geometry,
     paper="Wang et al., Real-ESRGAN, ICCVW 2021 (arXiv 2107.10833)",
+    scales=(1, 2, 3, 4),
 )

@@ -1,6 +1,6 @@
 """Every architecture that weights can be loaded for: one line a network."""
 
-from models.networks import rrdbnet, srvgg_compact
+from models.networks import edsr, espcn, fsrcnn, msrresnet, rcan, rrdbnet, srcnn, srresnet, srvgg_compact, vdsr
 from models.networks.spec import NetworkSpec
 
 NETWORKS: dict[str, NetworkSpec] = {
@@ -8,5 +8,13 @@ NETWORKS: dict[str, NetworkSpec] = {
     for spec in (
         srvgg_compact.SPEC,
         rrdbnet.SPEC,
+        srcnn.SPEC,
+        fsrcnn.SPEC,
+        vdsr.SPEC,
+        espcn.SPEC,
+        srresnet.SPEC,
+        msrresnet.SPEC,
+        edsr.SPEC,
+        rcan.SPEC,
     )
 }

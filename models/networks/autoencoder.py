@@ -1,0 +1,67 @@
+"""The autoencoder of SRGAN_SQE, whose encoder knows the manifold of high-resolution patches; used in training alone.
+
+The paper names the layers (convolution, ReLU, residual blocks, a decoder that mirrors the encoder) and gives no
+numbers, so these are ours: 64 features, two halvings, two residual blocks at each size. 64 x 64 x 3 values become
+16 x 16 x 16: a third of what they were, few enough that noise can't pass and enough for the texture of nuclei.
+
+Source: Upadhyay & Awate, "Robust Super-Resolution GAN, with Manifold-Based and Perception Loss", ISBI 2019, 2.1.
+"""
+
+from torch import Tensor, nn
+
+from models.networks.blocks import ResidualBlock, conv3
+
+_BLOCKS = 2
+
+
+class Autoencoder(nn.Module):
+    """(N, channels, h, w) in about [0, 1] -> the same shape; h and w are multiples of 4.
+
+    Parameters
+    ----------
+    channels
+        1 for grey images, 3 for RGB.
+    features
+        Channels of the residual blocks.
+    code
+        Channels of the encoding, which has a quarter of the image's height and width.
+
+    Attributes
+    ----------
+    encoder, decoder
+        (N, channels, h, w) -> (N, code, h/4, w/4), and back.
+    """
+
+    def __init__(self, channels: int = 3, features: int = 64, code: int = 16) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(
+            conv3(channels, features),
+            nn.ReLU(inplace=True),
+            *_halve(features),
+            *_halve(features),
+            conv3(features, code),
+        )
+        self.decoder = nn.Sequential(
+            conv3(code, features),
+            *_double(features),
+            *_double(features),
+            nn.ReLU(inplace=True),
+            conv3(features, channels),
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Encode and decode."""
+        decoded: Tensor = self.decoder(self.encoder(image))
+        return decoded
+
+
+def _halve(features: int) -> list[nn.Module]:
+    """Residual blocks, then a convolution that halves."""
+    blocks: list[nn.Module] = [ResidualBlock(features) for _ in range(_BLOCKS)]
+    return [*blocks, nn.Conv2d(features, features, 4, 2, 1), nn.ReLU()]
+
+
+def _double(features: int) -> list[nn.Module]:
+    """`_halve` read backwards."""
+    blocks: list[nn.Module] = [ResidualBlock(features) for _ in range(_BLOCKS)]
+    return [nn.ReLU(), nn.ConvTranspose2d(features, features, 4, 2, 1), *blocks]

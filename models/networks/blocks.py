@@ -1,0 +1,182 @@
+"""Pieces that several networks share: luma and chroma, bicubic enlargement, residual blocks, pixel-shuffle tails.
+
+Sources: ITU-R BT.601 (luma); Keys, IEEE TASSP 29(6), 1981 (bicubic, a = -0.5); Lim et al., "EDSR", CVPRW 2017
+(residual block, mean shift); Shi et al., "ESPCN", CVPR 2016 (pixel shuffle).
+"""
+
+import math
+from functools import cache, reduce
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.networks.spec import StateDict
+
+RED, GREEN, BLUE = 0.299, 0.587, 0.114
+"""BT.601's shares of the colours in luma."""
+LUMA_BLACK, LUMA_RANGE = 16 / 255, 219 / 255
+"""Luma runs from 16 to 235 of 255, as the public one-channel checkpoints were trained on it."""
+DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
+BICUBIC_RADIUS = 2
+"""Source pixels that Keys' kernel reaches to either side."""
+
+
+class ImageNetwork(nn.Module):
+    """RGB in [0, 1] in and out, (N, 3, h, w) -> (N, 3, scale*h, scale*w), whatever planes the network enlarges itself.
+
+    Three planes are the colours. One plane is luma: chroma then takes the bicubic way round the network, and a grey
+    image comes out exactly grey. A subclass writes `enlarge`.
+    """
+
+    def __init__(self, channels: int, scale: int) -> None:
+        super().__init__()
+        if channels not in (1, 3):
+            raise ValueError(f"{channels} channels; 1 (luma) or 3 (RGB) are known")
+        self.channels, self.scale = channels, scale
+
+    def enlarge(self, planes: Tensor) -> Tensor:
+        """(N, channels, h, w) -> (N, channels, scale*h, scale*w)."""
+        raise NotImplementedError
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Enlarge a batch of RGB images."""
+        if self.channels == 3:
+            return self.enlarge(image)
+        luma, chroma = to_luma_and_chroma(image.float())
+        return to_rgb(self.enlarge(luma).float(), enlarge_bicubic(chroma, self.scale))
+
+
+def to_luma_and_chroma(image: Tensor) -> tuple[Tensor, Tensor]:
+    """RGB in [0, 1] -> luma in [16/255, 235/255], and what red and blue exceed it by, in [-1, 1].
+
+    Chroma is built from differences of colours, so that it is exactly zero where they are equal.
+    """
+    red, green, blue = image[:, :1], image[:, 1:2], image[:, 2:]
+    luma = LUMA_BLACK + LUMA_RANGE * (RED * red + GREEN * green + BLUE * blue)
+    red_excess = GREEN * (red - green) + BLUE * (red - blue)
+    blue_excess = RED * (blue - red) + GREEN * (blue - green)
+    return luma, torch.cat((red_excess, blue_excess), 1)
+
+
+def to_rgb(luma: Tensor, chroma: Tensor) -> Tensor:
+    """The inverse of `to_luma_and_chroma`."""
+    grey = (luma - LUMA_BLACK) / LUMA_RANGE
+    red, blue = chroma[:, :1], chroma[:, 1:]
+    green = -(RED * red + BLUE * blue) / GREEN
+    return grey + torch.cat((red, green, blue), 1)
+
+
+def enlarge_bicubic(image: Tensor, scale: int) -> Tensor:
+    """(N, c, h, w) -> (N, c, scale*h, scale*w) by Keys' kernel; the border is repeated outwards.
+
+    One multiplication and one addition at a time: every pixel has the same rounding wherever it lies in its tile, on
+    any device and beside any autocast. `torch.nn.functional.interpolate` has another kernel (a = -0.75).
+    """
+    padded = F.pad(image.float(), [BICUBIC_RADIUS] * 4, mode="replicate")
+    return _enlarge_axis(_enlarge_axis(padded, 2, scale), 3, scale)
+
+
+def _enlarge_axis(padded: Tensor, axis: int, scale: int) -> Tensor:
+    length = padded.shape[axis] - 2 * BICUBIC_RADIUS
+    phases = []
+    for taps in _taps(scale):
+        parts = [padded.narrow(axis, tap, length) * weight for tap, weight in enumerate(taps) if weight]
+        phases.append(reduce(torch.add, parts))
+    return torch.stack(phases, axis + 1).flatten(axis, axis + 1)
+
+
+@cache
+def _taps(scale: int) -> tuple[tuple[float, ...], ...]:
+    """For each phase of an output pixel the weights of its source pixel's neighbours, -2 to 2."""
+    offsets = [(phase + 0.5) / scale - 0.5 for phase in range(scale)]
+    reach = range(-BICUBIC_RADIUS, BICUBIC_RADIUS + 1)
+    return tuple(tuple(_keys(abs(offset - tap)) for tap in reach) for offset in offsets)
+
+
+def _keys(distance: float, a: float = -0.5) -> float:
+    if distance < 1:
+        return (a + 2) * distance**3 - (a + 3) * distance**2 + 1
+    if distance < 2:
+        return a * (distance**3 - 5 * distance**2 + 8 * distance - 4)
+    return 0.0
+
+
+def float32(x: Tensor) -> torch.autocast:
+    """A context in which autocast is off: for what carries the image from end to end, which bfloat16 would round."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
+class ResidualBlock(nn.Module):
+    """EDSR's: convolution, ReLU, convolution, no normalisation; keys `body.0` and `body.2`.
+
+    Parameters
+    ----------
+    damping
+        What the residual is multiplied by; 0.1 keeps 256 features stable.
+    """
+
+    def __init__(self, features: int, damping: float = 1.0) -> None:
+        super().__init__()
+        self.body = nn.Sequential(conv3(features, features), nn.ReLU(inplace=True), conv3(features, features))
+        self.damping = damping
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, features, h, w) -> the same shape; the sum has the precision of `x`."""
+        out: Tensor = self.body(x)
+        return out * self.damping + x
+
+
+class MeanShift(nn.Module):
+    """Subtracts (sign -1) or adds DIV2K's mean, in levels of 255: the fixed 1x1 convolution of the public files."""
+
+    def __init__(self, sign: int) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.eye(3).reshape(3, 3, 1, 1))
+        self.register_buffer("bias", torch.tensor(DIV2K_MEAN) * 255 * sign)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 3, h, w) -> the same shape."""
+        return F.conv2d(x, self.get_buffer("weight"), self.get_buffer("bias"))
+
+
+def mean_shift_state() -> dict[str, Tensor]:
+    """Both mean shifts under the keys of EDSR's and RCAN's files, for dialects that keep them in code."""
+    shifts = {"sub_mean": MeanShift(-1), "add_mean": MeanShift(1)}
+    return {f"{name}.{key}": value for name, shift in shifts.items() for key, value in shift.state_dict().items()}
+
+
+def conv3(inputs: int, outputs: int) -> nn.Conv2d:
+    """A 3x3 convolution that keeps the size."""
+    return nn.Conv2d(inputs, outputs, 3, padding=1)
+
+
+def pixel_shuffle_tail(features: int, scale: int) -> nn.Sequential:
+    """Convolution and pixel shuffle: once for 2 and 3, twice for 4; convolutions at 0 and 2."""
+    layers: list[nn.Module] = []
+    for factor in shuffle_factors(scale):
+        layers += [conv3(features, features * factor**2), nn.PixelShuffle(factor)]
+    return nn.Sequential(*layers)
+
+
+def shuffle_factors(scale: int) -> tuple[int, ...]:
+    """The steps in which a pixel-shuffle tail enlarges."""
+    factors = {1: (), 2: (2,), 3: (3,), 4: (2, 2), 8: (2, 2, 2)}
+    if scale not in factors:
+        raise ValueError(f"no pixel-shuffle tail enlarges by {scale}")
+    return factors[scale]
+
+
+def tail_scale(state: StateDict, *convolutions: str) -> int:
+    """The scale of a pixel-shuffle tail, from its convolutions' shapes; those that are absent count as 1."""
+    weights = [state[f"{name}.weight"] for name in convolutions if f"{name}.weight" in state]
+    return math.prod(math.isqrt(weight.shape[0] // weight.shape[1]) for weight in weights)
+
+
+def tail_radius(scale: int, last: int) -> float:
+    """Source pixels that a pixel-shuffle tail and a last convolution of radius `last` reach."""
+    radius, side = 0.0, 1
+    for factor in shuffle_factors(scale):
+        radius += 1 / side
+        side *= factor
+    return radius + last / side

@@ -1,0 +1,120 @@
+"""EDSR: residual blocks without normalisation, in levels of 255 around DIV2K's mean.
+
+Keys are those of sanghyun-son's EDSR-PyTorch; BasicSR's, where the mean stands in the code, are rewritten to them.
+The baseline has 16 blocks of 64 features, the full network 32 of 256, whose residuals are damped by 0.1.
+
+Source: Lim, Son, Kim, Nah, Lee, "Enhanced Deep Residual Networks for Single Image Super-Resolution", CVPRW 2017.
+"""
+
+import re
+from collections.abc import Mapping
+from itertools import count
+from math import ceil
+
+from torch import Tensor, nn
+
+from models.networks.blocks import (
+    MeanShift,
+    ResidualBlock,
+    conv3,
+    float32,
+    mean_shift_state,
+    pixel_shuffle_tail,
+    tail_radius,
+    tail_scale,
+)
+from models.networks.spec import Geometry, NetworkSpec, StateDict
+
+_DAMPED_FEATURES = 256
+"""Damping does not stand in the weights; of the published networks those this wide have it."""
+
+
+class EDSR(nn.Module):
+    """(N, 3, h, w) RGB in [0, 1] -> (N, 3, scale*h, scale*w).
+
+    PyTorch's default initialisation trains here, as in the paper's code: it keeps the residuals small.
+
+    Parameters
+    ----------
+    features, blocks
+        Channels of the body, and its residual blocks.
+    """
+
+    def __init__(self, features: int = 64, blocks: int = 16, scale: int = 4) -> None:
+        super().__init__()
+        damping = 0.1 if features == _DAMPED_FEATURES else 1.0
+        self.sub_mean = MeanShift(-1)
+        self.head = nn.Sequential(conv3(3, features))
+        self.body = nn.Sequential(*(ResidualBlock(features, damping) for _ in range(blocks)), conv3(features, features))
+        self.tail = nn.Sequential(pixel_shuffle_tail(features, scale), conv3(features, 3))
+        self.add_mean = MeanShift(1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """The body may run in bfloat16 (autocast); what carries the image from end to end stays in float32."""
+        with float32(image):
+            first = self.head(self.sub_mean(image.float() * 255))
+        residual = self.body(first)
+        with float32(image):
+            out: Tensor = self.add_mean(self.tail(first + residual.float()))
+        return out / 255
+
+
+_RENAMED = (
+    (re.compile(r"^conv_first\."), "head.0."),
+    (re.compile(r"^body\.(\d+)\.conv1\."), r"body.\1.body.0."),
+    (re.compile(r"^body\.(\d+)\.conv2\."), r"body.\1.body.2."),
+    (re.compile(r"^upsample\."), "tail.0."),
+    (re.compile(r"^conv_last\."), "tail.1."),
+)
+
+
+def canonical(state: StateDict) -> dict[str, Tensor]:
+    """BasicSR's keys as EDSR-PyTorch writes them, with the mean that stands in its code."""
+    if "conv_after_body.weight" not in state:
+        return dict(state)
+    blocks = next(index for index in count() if f"body.{index}.conv1.weight" not in state)
+    renamed = mean_shift_state()
+    for key, value in state.items():
+        new = key.replace("conv_after_body.", f"body.{blocks}.")
+        for pattern, replacement in _RENAMED:
+            new = pattern.sub(replacement, new)
+        renamed[new] = value
+    return renamed
+
+
+def recognise(state: StateDict) -> bool:
+    """Residual blocks of two convolutions, without attention, between RGB and RGB."""
+    state = canonical(state)
+    keys = {"head.0.weight", "body.0.body.0.weight", "body.0.body.2.weight", "tail.1.weight"}
+    if not keys <= state.keys() or state["body.0.body.0.weight"].ndim != 4:
+        return False
+    return state["head.0.weight"].shape[1] == 3 and state["tail.1.weight"].shape[0] == 3
+
+
+def hyperparameters(state: StateDict) -> dict[str, int]:
+    """Width, depth and scale of a checkpoint, from its shapes."""
+    blocks = next(index for index in count() if f"body.{index}.body.0.weight" not in state)
+    return {
+        "features": state["head.0.weight"].shape[0],
+        "blocks": blocks,
+        "scale": tail_scale(state, "tail.0.0", "tail.0.2"),
+    }
+
+
+def geometry(hyperparameters: Mapping[str, int]) -> Geometry:
+    """The receptive radius: 36 for the baseline, 68 for the full network (x4)."""
+    scale = hyperparameters["scale"]
+    radius = 1 + 2 * hyperparameters["blocks"] + 1 + tail_radius(scale, 1)
+    return Geometry(scale, halo=ceil(radius), exact=True, fade=0)
+
+
+SPEC = NetworkSpec(
+    name="edsr",
+    recognise=recognise,
+    canonical=canonical,
+    hyperparameters=hyperparameters,
+    build=EDSR,
+    geometry=geometry,
+    paper="Lim et al., Enhanced Deep Residual Networks for Single Image Super-Resolution, CVPRW 2017 "
+    "(arXiv 1707.02921)",
+)

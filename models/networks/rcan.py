@@ -1,0 +1,176 @@
+"""RCAN: residual groups of residual blocks, each of which weighs its channels by their mean over the whole patch.
+
+Keys are those of yulunzhang's RCAN; BasicSR's, where the mean stands in the code, are rewritten to them. Because of
+the pooling every pixel depends on its whole patch: tiles never join exactly.
+
+Source: Zhang et al., "Image Super-Resolution Using Very Deep Residual Channel Attention Networks", ECCV 2018.
+"""
+
+import re
+from collections.abc import Mapping
+from itertools import count
+
+from torch import Tensor, nn
+
+from models.networks.blocks import (
+    MeanShift,
+    conv3,
+    float32,
+    mean_shift_state,
+    pixel_shuffle_tail,
+    tail_scale,
+)
+from models.networks.spec import Geometry, NetworkSpec, StateDict
+
+
+class ChannelAttention(nn.Module):
+    """Multiplies each channel by a number in (0, 1) that all channels' means decide."""
+
+    def __init__(self, features: int, reduction: int) -> None:
+        super().__init__()
+        self.avg_pool = nn.AdaptiveAvgPool2d(1)
+        self.conv_du = nn.Sequential(
+            nn.Conv2d(features, features // reduction, 1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(features // reduction, features, 1),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, features, h, w) -> the same shape."""
+        weights: Tensor = self.conv_du(self.avg_pool(x))
+        return x * weights
+
+
+class AttentiveBlock(nn.Module):
+    """Two convolutions and channel attention; residual."""
+
+    def __init__(self, features: int, reduction: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            conv3(features, features),
+            nn.ReLU(inplace=True),
+            conv3(features, features),
+            ChannelAttention(features, reduction),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, features, h, w) -> the same shape; the sum has the precision of `x`."""
+        out: Tensor = self.body(x)
+        return out + x
+
+
+class ResidualGroup(nn.Module):
+    """Attentive blocks and a convolution; residual."""
+
+    def __init__(self, features: int, blocks: int, reduction: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            *(AttentiveBlock(features, reduction) for _ in range(blocks)), conv3(features, features)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, features, h, w) -> the same shape; the sum has the precision of `x`."""
+        out: Tensor = self.body(x)
+        return out + x
+
+
+class RCAN(nn.Module):
+    """(N, 3, h, w) RGB in [0, 1] -> (N, 3, scale*h, scale*w).
+
+    PyTorch's default initialisation trains here, as in the paper's code: it keeps the residuals small.
+
+    Parameters
+    ----------
+    features, groups, blocks
+        Channels of the body, its residual groups, and the blocks of each.
+    reduction
+        What the channels are divided by inside the attention.
+    """
+
+    def __init__(
+        self, features: int = 64, groups: int = 10, blocks: int = 20, reduction: int = 16, scale: int = 4
+    ) -> None:
+        super().__init__()
+        self.sub_mean = MeanShift(-1)
+        self.head = nn.Sequential(conv3(3, features))
+        self.body = nn.Sequential(
+            *(ResidualGroup(features, blocks, reduction) for _ in range(groups)), conv3(features, features)
+        )
+        self.tail = nn.Sequential(pixel_shuffle_tail(features, scale), conv3(features, 3))
+        self.add_mean = MeanShift(1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """The body may run in bfloat16 (autocast); what carries the image from end to end stays in float32."""
+        with float32(image):
+            first = self.head(self.sub_mean(image.float() * 255))
+        residual = self.body(first)
+        with float32(image):
+            out: Tensor = self.add_mean(self.tail(first + residual.float()))
+        return out / 255
+
+
+_RENAMED = (
+    (re.compile(r"^conv_first\."), "head.0."),
+    (re.compile(r"^body\.(\d+)\.residual_group\.(\d+)\.rcab\.([02])\."), r"body.\1.body.\2.body.\3."),
+    (re.compile(r"^body\.(\d+)\.residual_group\.(\d+)\.rcab\.3\.attention\.1\."), r"body.\1.body.\2.body.3.conv_du.0."),
+    (re.compile(r"^body\.(\d+)\.residual_group\.(\d+)\.rcab\.3\.attention\.3\."), r"body.\1.body.\2.body.3.conv_du.2."),
+    (re.compile(r"^upsample\."), "tail.0."),
+    (re.compile(r"^conv_last\."), "tail.1."),
+)
+
+
+def canonical(state: StateDict) -> dict[str, Tensor]:
+    """BasicSR's keys as the paper's code writes them, with the mean that stands in BasicSR's code."""
+    if "body.0.residual_group.0.rcab.0.weight" not in state:
+        return dict(state)
+    groups = next(index for index in count() if f"body.{index}.conv.weight" not in state)
+    blocks = next(index for index in count() if f"body.0.residual_group.{index}.rcab.0.weight" not in state)
+    renamed = mean_shift_state()
+    for key, value in state.items():
+        new = re.sub(r"^conv_after_body\.", f"body.{groups}.", key)
+        new = re.sub(r"^body\.(\d+)\.conv\.", rf"body.\1.body.{blocks}.", new)
+        for pattern, replacement in _RENAMED:
+            new = pattern.sub(replacement, new)
+        renamed[new] = value
+    return renamed
+
+
+def recognise(state: StateDict) -> bool:
+    """Channel attention inside residual groups, between RGB and RGB."""
+    state = canonical(state)
+    keys = {"head.0.weight", "body.0.body.0.body.3.conv_du.0.weight", "tail.1.weight"}
+    if not keys <= state.keys():
+        return False
+    return state["head.0.weight"].shape[1] == 3 and state["tail.1.weight"].shape[0] == 3
+
+
+def hyperparameters(state: StateDict) -> dict[str, int]:
+    """Width, depths, reduction and scale of a checkpoint, from its shapes."""
+    squeezed, features, *_ = state["body.0.body.0.body.3.conv_du.0.weight"].shape
+    return {
+        "features": features,
+        "groups": next(index for index in count() if f"body.{index}.body.0.body.0.weight" not in state),
+        "blocks": next(index for index in count() if f"body.0.body.{index}.body.0.weight" not in state),
+        "reduction": features // squeezed,
+        "scale": tail_scale(state, "tail.0.0", "tail.0.2"),
+    }
+
+
+def geometry(hyperparameters: Mapping[str, int]) -> Geometry:
+    """No halo makes tiles join exactly, so neighbours are cross-faded, with RRDBNet's halo and fade.
+
+    What remains is measured by `python -m models.seam` and stands in a card.
+    """
+    return Geometry(hyperparameters["scale"], halo=32, exact=False, fade=16)
+
+
+SPEC = NetworkSpec(
+    name="rcan",
+    recognise=recognise,
+    canonical=canonical,
+    hyperparameters=hyperparameters,
+    build=RCAN,
+    geometry=geometry,
+    paper="Zhang et al., Very Deep Residual Channel Attention Networks, ECCV 2018 (arXiv 1807.02758)",
+)
