@@ -1,0 +1,1 @@
+"""Images -> training pairs, in batches, on whatever device holds the images."""

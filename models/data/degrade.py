@@ -1,0 +1,133 @@
+"""High-resolution crops -> training pairs: one function a degradation, and the table of them.
+
+Each is a pure function of its inputs and a generator, so that a run can be repeated; each works in batches on the
+device of the crops and returns a low-resolution image on the grid of 8 bits. Other stains (`stain_jitter`) come before.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.data.draws import Range, chances, normal_like, per_sample, uniform
+from models.data.jpeg import jpeg
+from models.data.kernels import filter_each, gaussian_kernels
+from models.data.pair import Pair, to_8_bits
+from models.data.second_order import realesrgan
+
+
+def reduce_bicubic(images: Tensor, scale: int) -> Tensor:
+    """Antialiased bicubic (a = -0.5) as Pillow's, not rounded; (N, 3, s*h, s*w) -> (N, 3, h, w)."""
+    size = (images.shape[2] // scale, images.shape[3] // scale)
+    return F.interpolate(images, size, mode="bicubic", antialias=True)
+
+
+def reduce_area(images: Tensor, scale: int) -> Tensor:
+    """The mean of each scale x scale block, as scanners make their own lower levels; not rounded."""
+    return F.avg_pool2d(images, scale)
+
+
+def bicubic(high: Tensor, scale: int, rng: torch.Generator) -> Pair:  # noqa: ARG001 - the face of all
+    """The literature's benchmark degradation."""
+    return Pair(to_8_bits(reduce_bicubic(high, scale)), high, high)
+
+
+def area(high: Tensor, scale: int, rng: torch.Generator) -> Pair:  # noqa: ARG001
+    """A scanner's own pyramid: block means."""
+    return Pair(to_8_bits(reduce_area(high, scale)), high, high)
+
+
+def mixed(
+    high: Tensor,
+    scale: int,
+    rng: torch.Generator,
+    bicubic_share: float = 0.6,
+    jpeg_share: float = 0.0,
+    qualities: Range = (30, 95),
+) -> Pair:
+    """Bicubic on a share of the crops, block means on the others, JPEG on a share of both.
+
+    Without JPEG the network sharpens the 8-px blocks of a strongly compressed slide.
+    """
+    low = to_8_bits(_reduce_either(high, scale, rng, bicubic_share))
+    return Pair(compress(low, jpeg_share, qualities, rng), high, high)
+
+
+def gaussian(high: Tensor, scale: int, rng: torch.Generator, sigma: float | None = None) -> Pair:  # noqa: ARG001
+    """Gaussian smoothing, then subsampling at the middle of each block (Upadhyay and Awate, ISBI 2019).
+
+    Parameters
+    ----------
+    sigma
+        In high-resolution pixels; the paper gives none. Default: 0.4 * scale, which halves the contrast at the
+        low resolution's Nyquist frequency.
+    """
+    sigma = 0.4 * scale if sigma is None else sigma
+    size = 2 * int(3 * sigma + 0.5) + scale  # the parity of the scale: the middle of a block is the kernel's
+    kernels = gaussian_kernels(size, torch.full((len(high),), sigma))
+    return Pair(to_8_bits(filter_each(high, kernels, stride=scale)), high, high)
+
+
+def scanner(
+    high: Tensor,
+    scale: int,
+    rng: torch.Generator,
+    bicubic_share: float = 0.5,
+    blur_share: float = 0.5,
+    sigmas: Range = (0.0, 0.8),
+    noise_share: float = 0.3,
+    noises: Range = (0.0, 3.0),
+    jpeg_share: float = 0.6,
+    qualities: Range = (70, 95),
+) -> Pair:
+    """What lies between two objectives of a slide scanner, first order: reduction, slight defocus, noise, JPEG.
+
+    Parameters
+    ----------
+    bicubic_share
+        Share of bicubic reductions; the others are block means.
+    blur_share, sigmas
+        Share of blurred crops, and their Gaussian's standard deviation in low-resolution pixels.
+    noise_share, noises
+        Share of noisy crops, and the noise's standard deviation in grey levels of 255.
+    jpeg_share, qualities
+        Share of JPEG (half of it 4:2:0, half 4:4:4), and libjpeg's quality.
+    """
+    n = len(high)
+    low = _reduce_either(high, scale, rng, bicubic_share)
+    low = filter_each(low, gaussian_kernels(7, uniform(n, sigmas, rng) * chances(n, blur_share, rng)))
+    deviation = uniform(n, noises, rng) * chances(n, noise_share, rng) / 255
+    low = to_8_bits(low + per_sample(deviation, low) * normal_like(low, rng))
+    return Pair(compress(low, jpeg_share, qualities, rng), high, high)
+
+
+def compress(low: Tensor, share: float, qualities: Range, rng: torch.Generator) -> Tensor:
+    """JPEG of random quality on a share of the crops, half of it 4:2:0, half 4:4:4; (N, 3, h, w) in [0, 1]."""
+    if share <= 0:
+        return low
+    n = len(low)
+    chosen, halved, quality = chances(n, share, rng), chances(n, 0.5, rng), uniform(n, qualities, rng)
+    low = low.clone()
+    for halve_chroma in (False, True):
+        rows = (chosen & (halved == halve_chroma)).nonzero()[:, 0]
+        if len(rows):
+            here = rows.to(low.device, non_blocking=True)
+            low[here] = jpeg(low[here], quality[rows], halve_chroma)
+    return low
+
+
+def _reduce_either(high: Tensor, scale: int, rng: torch.Generator, bicubic_share: float) -> Tensor:
+    is_bicubic = per_sample(chances(len(high), bicubic_share, rng), high)
+    return torch.where(is_bicubic, reduce_bicubic(high, scale), reduce_area(high, scale))
+
+
+DEGRADATIONS: dict[str, Callable[..., Pair]] = {
+    "bicubic": bicubic,
+    "area": area,
+    "mixed": mixed,
+    "gaussian": gaussian,
+    "scanner": scanner,
+    "realesrgan": realesrgan,
+}
+"""`DEGRADATIONS[name](high, scale, rng, **parameters)`; `high` is (N, 3, s*h, s*w) in [0, 1]."""

@@ -1,0 +1,195 @@
+"""Every image of some folders as bytes on one device, and random crops of them.
+
+All pixels lie in one flat tensor, so that a batch of crops, flipped and transposed, is one gather: no loop over
+samples, no data loader. 200 MB of JPEG are about 3 GB here.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from models.data.draws import chances
+from models.errors import ModelError
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"})
+_DEEP_MODES = ("I", "F")
+
+
+class TrainingDataError(ModelError):
+    """Images can't be trained on; the message names the folder or file and what to try."""
+
+
+class ImageSet:
+    """Images of any sizes, their pixels in one uint8 tensor (total, 3) on one device.
+
+    Memory: three bytes a pixel, and as much again while the set is put together.
+
+    Parameters
+    ----------
+    images
+        uint8 (3, H, W) each, at least one.
+
+    Raises
+    ------
+    TrainingDataError
+        If there is no image.
+    """
+
+    def __init__(self, images: Sequence[Tensor], device: torch.device | str = "cpu") -> None:
+        if not images:
+            raise TrainingDataError("no image to train on")
+        self.sizes = torch.tensor([image.shape[1:] for image in images])
+        self.areas = self.sizes.prod(1)
+        self.offsets = self.areas.cumsum(0) - self.areas
+        self.pixels = torch.cat([image.permute(1, 2, 0).reshape(-1, 3) for image in images]).to(device)
+
+    @classmethod
+    def read(cls, folders: Sequence[Path], least_side: int = 1, device: torch.device | str = "cpu") -> "ImageSet":
+        """Every image that lies directly in the folders, in the order of folders and names; grey ones become RGB.
+
+        Parameters
+        ----------
+        least_side
+            Pixels that each side of each image must have: the side of the crops to come.
+
+        Raises
+        ------
+        TrainingDataError
+            If a folder is absent or holds no image, or an image is damaged, too small or deeper than 8 bits.
+        """
+        return cls([_read(path, least_side) for folder in folders for path in _images_in(folder)], device)
+
+    def __len__(self) -> int:
+        return len(self.areas)
+
+    @property
+    def shortest_side(self) -> int:
+        """Pixels."""
+        return int(self.sizes.min())
+
+    def crops(
+        self,
+        count: int,
+        side: int,
+        rng: torch.Generator,
+        *,
+        entropy: float = 0.0,
+        attempts: int = 16,
+        larger_share: float = 0.5,
+    ) -> Tensor:
+        """Random crops, flipped and transposed at random, some taken larger and scaled down.
+
+        An image is chosen by its area. The larger window, one a batch, is up to twice `side`, or as large as the
+        smallest image allows; it is scaled down by the antialiased bicubic.
+
+        Parameters
+        ----------
+        count, side
+            How many crops, and their side in pixels.
+        entropy
+            Bits, 0 to 8: a crop whose grey levels have fewer is drawn again (Sun et al., GraphiCon 2023: 7, for their
+            stain and scanner). 0 takes every crop.
+        attempts
+            How often a poor crop is drawn again at most; then the richest of them stays.
+        larger_share
+            Probability of a crop being taken larger.
+
+        Returns
+        -------
+        Tensor
+            float32 (count, 3, side, side) in [0, 1] on the device of the images.
+
+        Raises
+        ------
+        TrainingDataError
+            If an image is smaller than `side`.
+        """
+        if self.shortest_side < side:
+            raise TrainingDataError(f"the smallest image has {self.shortest_side} px a side; crops need {side}")
+        crops = self._draw(count, side, rng, larger_share)
+        if entropy <= 0:
+            return crops
+        bits = shannon_entropy(crops)
+        for _ in range(attempts):
+            poor = (bits < entropy).nonzero()[:, 0]
+            if not len(poor):
+                break
+            drawn = self._draw(len(poor), side, rng, larger_share)
+            drawn_bits = shannon_entropy(drawn)
+            richer = drawn_bits > bits[poor]
+            crops[poor] = torch.where(richer[:, None, None, None], drawn, crops[poor])
+            bits[poor] = torch.where(richer, drawn_bits, bits[poor])
+        return crops
+
+    def _draw(self, count: int, side: int, rng: torch.Generator, larger_share: float) -> Tensor:
+        largest = min(2 * side, self.shortest_side)
+        larger = chances(count, larger_share if largest >= side + 4 else 0.0, rng)
+        window = int(torch.randint(min(side + 4, largest), largest + 1, (), generator=rng, device=rng.device))
+        out = torch.empty(count, 3, side, side, device=self.pixels.device)
+        plain, scaled = (~larger).nonzero()[:, 0], larger.nonzero()[:, 0]
+        if len(plain):
+            out[plain] = self._windows(len(plain), side, rng)
+        if len(scaled):
+            wide = self._windows(len(scaled), window, rng)
+            out[scaled] = F.interpolate(wide, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
+        return out
+
+    def _windows(self, count: int, window: int, rng: torch.Generator) -> Tensor:
+        """(count, 3, window, window): the place and the turn of each are one table of indices into the flat pixels."""
+        drawn = torch.rand(count, 3, generator=rng, device=rng.device, dtype=torch.float64).cpu()
+        down, across, turned = (chances(count, 0.5, rng)[:, None] for _ in range(3))
+        edges = self.areas.cumsum(0)
+        image = torch.searchsorted(edges, (drawn[:, 0] * edges[-1]).long(), right=True)
+        heights, widths = self.sizes[image].unbind(1)
+        top, left = ((drawn[:, 1 + i] * (size - window + 1)).long() for i, size in enumerate((heights, widths)))
+        steps = torch.arange(window)
+        rows = (top[:, None] + torch.where(down, window - 1 - steps, steps)) * widths[:, None]
+        columns = left[:, None] + torch.where(across, window - 1 - steps, steps) + self.offsets[image][:, None]
+        along_y = torch.where(turned, columns, rows).to(self.pixels.device, non_blocking=True)
+        along_x = torch.where(turned, rows, columns).to(self.pixels.device, non_blocking=True)
+        index = (along_y[:, :, None] + along_x[:, None, :]).ravel()
+        pixels = self.pixels.index_select(0, index).reshape(count, window, window, 3)  # half the time of planes
+        return pixels.permute(0, 3, 1, 2).float().div(255)
+
+
+def grey_levels(crops: Tensor) -> Tensor:
+    """BT.601 luma of RGB in [0, 1], (N, 3, h, w) -> int64 (N, h, w) in 0..255, to the bit as Pillow rounds it."""
+    red, green, blue = crops.mul(255).round().long().unbind(1)
+    return (19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16
+
+
+def shannon_entropy(crops: Tensor) -> Tensor:
+    """Entropy in bits of the 256 grey levels of each crop, (N, 3, h, w) in [0, 1] -> (N,): H = -sum p log2 p."""
+    count = len(crops)
+    levels = grey_levels(crops).reshape(count, -1)
+    rows = 256 * torch.arange(count, device=crops.device)[:, None]
+    share = torch.bincount((levels + rows).ravel(), minlength=256 * count).reshape(count, 256) / levels.shape[1]
+    return -torch.xlogy(share, share).sum(1) / float(np.log(2))
+
+
+def _images_in(folder: Path) -> Iterator[Path]:
+    if not folder.is_dir():
+        raise TrainingDataError(f"{folder}: no such folder")
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise TrainingDataError(f"{folder}: no image ({', '.join(sorted(SUFFIXES))}) directly in it")
+    yield from paths
+
+
+def _read(path: Path, least_side: int) -> Tensor:
+    try:
+        with Image.open(path) as image:
+            if image.mode.startswith(_DEEP_MODES):
+                raise TrainingDataError(f"{path}: deeper than 8 bits ({image.mode}); window it to 8 bits first")
+            pixels = np.array(image.convert("RGB"))
+    except (UnidentifiedImageError, OSError) as error:
+        raise TrainingDataError(f"{path}: can't be read as an image: {error}") from error
+    height, width = pixels.shape[:2]
+    if min(height, width) < least_side:
+        raise TrainingDataError(f"{path}: {width} x {height} px; each side needs {least_side}")
+    return torch.from_numpy(pixels).permute(2, 0, 1)

@@ -1,0 +1,38 @@
+"""How far the prediction, made small again, is from what the network was given."""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+REDUCTIONS = ("bicubic", "area")
+
+
+@dataclass(frozen=True, slots=True)
+class Consistency:
+    """Mean absolute difference of `low` and the reduced prediction.
+
+    Parameters
+    ----------
+    reduction
+        "bicubic" (antialiased) or "area" (block means): what the degradation does.
+
+    Raises
+    ------
+    ValueError
+        If there is no such reduction.
+    """
+
+    reduction: str = "bicubic"
+
+    def __post_init__(self) -> None:
+        if self.reduction not in REDUCTIONS:
+            raise ValueError(f"no reduction {self.reduction!r}; on offer: {', '.join(REDUCTIONS)}")
+
+    def __call__(self, prediction: Tensor, _target: Tensor, low: Tensor) -> Tensor:
+        size = (low.shape[2], low.shape[3])
+        if self.reduction == "area":
+            reduced = F.adaptive_avg_pool2d(prediction.float(), size)
+        else:
+            reduced = F.interpolate(prediction.float(), size, mode="bicubic", antialias=True)
+        return (reduced - low).abs().mean()

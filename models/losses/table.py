@@ -1,0 +1,23 @@
+"""The one table of losses: name -> what builds one from a recipe's parameters."""
+
+from collections.abc import Callable
+
+from models.losses.consistency import Consistency
+from models.losses.loss import Loss
+from models.losses.manifold import Manifold
+from models.losses.perceptual import Perceptual
+from models.losses.pixel import L1, MSE, Charbonnier, QuasiNorm, Spectrum
+from models.losses.structural import MultiScaleStructure, Structure
+
+LOSSES: dict[str, Callable[..., Loss]] = {
+    "l1": L1,
+    "mse": MSE,
+    "charbonnier": Charbonnier,
+    "quasi_norm": QuasiNorm,
+    "fft": Spectrum,
+    "ssim": Structure,
+    "ms_ssim": MultiScaleStructure,
+    "vgg": Perceptual,
+    "manifold": Manifold,
+    "consistency": Consistency,
+}
