@@ -18,7 +18,10 @@ from models.data.second_order import realesrgan
 
 
 def reduce_bicubic(images: Tensor, scale: int) -> Tensor:
-    """Antialiased bicubic (a = -0.5) as Pillow's, not rounded; (N, 3, s*h, s*w) -> (N, 3, h, w)."""
+    """Antialiased bicubic (a = -0.5) as Pillow's, not rounded; (N, 3, s*h, s*w) -> (N, 3, h, w).
+
+    Pillow rounds and clips between its two passes as well: a grey level apart, more where black meets white.
+    """
     size = (images.shape[2] // scale, images.shape[3] // scale)
     return F.interpolate(images, size, mode="bicubic", antialias=True)
 

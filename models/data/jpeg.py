@@ -1,8 +1,8 @@
 """JPEG's losses without its file: colour transform, chroma halving, 8x8 cosine transform, quantisation.
 
 Done in batches on any device, with a quality for each sample. The tables are those of ITU-T T.81, annex K, scaled by
-quality as libjpeg does; enlarging the chroma again is its triangle filter. Against Pillow's own bytes it is right to
-0.1 grey levels in the mean; no gradient passes.
+quality as libjpeg does; enlarging the chroma again is its triangle filter. On tissue
+the result is 0.2 to 0.6 grey levels from what Pillow decodes, in the mean. No gradient passes.
 """
 
 import math
@@ -85,7 +85,8 @@ def _through_blocks(planes: Tensor, steps: Tensor) -> Tensor:
     split = (count, channels, height // 8, 8, width // 8, 8)
     blocks = planes.reshape(split).transpose(3, 4).reshape(count, -1, 64)
     transform, steps = _transform(planes.device), steps[:, None]
-    coefficients = (blocks @ transform.T / steps).round() * steps
+    coefficients = blocks @ transform.T / steps
+    coefficients = coefficients.sign() * (coefficients.abs() + 0.5).floor() * steps  # ties away from zero, as libjpeg
     blocks = (coefficients @ transform).round()
     split = (count, channels, height // 8, width // 8, 8, 8)
     return blocks.reshape(split).transpose(3, 4).reshape(planes.shape).clamp(-128, 127)

@@ -1,0 +1,78 @@
+"""A training set with bad examples in it: noisy, blurred or pale high-resolution images beside sound small ones.
+
+Upadhyay and Awate (ISBI 2019, section 3) corrupt 0 to 50 % of the examples to show what robust losses are worth. They
+give no strengths; those here are ours, from barely visible to what no pathologist would accept. Only the
+high-resolution side is changed, after the degradation, so that the pair disagrees and can't be learned.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from models.data.draws import Range, chance, choose, normal_like, per_sample, uniform
+from models.data.kernels import filter_each, gaussian_kernels
+
+NOISES: Range = (10.0, 50.0)
+"""Standard deviation in grey levels of 255 (weak signal)."""
+BLURS: Range = (1.0, 4.0)
+"""Standard deviation in pixels (poor focus)."""
+CONTRASTS: Range = (0.3, 0.8)
+"""Factor on the difference to the crop's mean colour (poor staining)."""
+
+
+def corrupt(
+    high: Tensor, fraction: float, rng: torch.Generator, kinds: Sequence[str] = ("noise", "blur", "contrast")
+) -> Tensor:
+    """High-resolution crops, a fraction of which was spoilt.
+
+    Parameters
+    ----------
+    high
+        (N, 3, H, W) in [0, 1], at least 13 px a side; it is not changed.
+    fraction
+        Share of crops to spoil, 0 to 1: exactly that share where it is a whole number of crops, else one crop more at
+        times, so that the mean over batches is right.
+    kinds
+        Of "noise", "blur" and "contrast"; each spoilt crop gets one of them at random.
+
+    Raises
+    ------
+    ValueError
+        If `fraction` is out of range, or a kind is unknown or none is given.
+    """
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"the corrupted fraction lies in [0, 1], not at {fraction}")
+    if not kinds or (unknown := sorted(set(kinds) - set(_KINDS))):
+        raise ValueError(f"no corruptions {unknown if kinds else kinds}; on offer: {', '.join(_KINDS)}")
+    wanted = fraction * len(high)
+    count = int(wanted + 1e-9)
+    count += chance(wanted - count, rng)
+    rows = torch.randperm(len(high), generator=rng, device=rng.device)[:count].cpu()
+    kind = choose((1.0,) * len(kinds), count, rng)
+    out = high.clone()
+    for number, name in enumerate(kinds):
+        here = rows[kind == number].to(high.device)
+        if len(here):
+            out[here] = _KINDS[name](high[here], rng).clamp(0, 1)
+    return out
+
+
+def _noise(crops: Tensor, rng: torch.Generator) -> Tensor:
+    return crops + per_sample(uniform(len(crops), NOISES, rng) / 255, crops) * normal_like(crops, rng)
+
+
+def _blur(crops: Tensor, rng: torch.Generator) -> Tensor:
+    return filter_each(crops, gaussian_kernels(25, uniform(len(crops), BLURS, rng)))
+
+
+def _contrast(crops: Tensor, rng: torch.Generator) -> Tensor:
+    mean = crops.mean((2, 3), keepdim=True)
+    return mean + per_sample(uniform(len(crops), CONTRASTS, rng), crops) * (crops - mean)
+
+
+_KINDS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
+    "noise": _noise,
+    "blur": _blur,
+    "contrast": _contrast,
+}
