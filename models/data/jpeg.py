@@ -1,8 +1,8 @@
 """JPEG's losses without its file: colour transform, chroma halving, 8x8 cosine transform, quantisation.
 
 Done in batches on any device, with a quality for each sample. The tables are those of ITU-T T.81, annex K, scaled by
-quality as libjpeg does; enlarging the chroma again is its triangle filter. On tissue
-the result is 0.2 to 0.6 grey levels from what Pillow decodes, in the mean. No gradient passes.
+quality as libjpeg does; enlarging the chroma again is its triangle filter. On tissue the result is 0.2 to 0.6 grey
+levels from what Pillow decodes, in the mean. No gradient passes.
 """
 
 import math
