@@ -86,6 +86,15 @@ def _enlarge_axis(padded: Tensor, axis: int, scale: int) -> Tensor:
     return torch.stack(phases, axis + 1).flatten(axis, axis + 1)
 
 
+def bicubic_reach(scale: int, radius: int) -> int:
+    """Source pixels to either side that `radius` pixels to either side of an enlarged one depend on."""
+    farthest = [
+        place // scale + max(tap - BICUBIC_RADIUS for tap, weight in enumerate(_taps(scale)[place % scale]) if weight)
+        for place in range(scale + radius)
+    ]
+    return max(farthest)
+
+
 @cache
 def _taps(scale: int) -> tuple[tuple[float, ...], ...]:
     """For each phase of an output pixel the weights of its source pixel's neighbours, -2 to 2."""

@@ -9,6 +9,8 @@ Source: Dong, Loy, Tang, "Accelerating the Super-Resolution Convolutional Neural
 from collections.abc import Mapping
 from itertools import count
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.networks.blocks import BICUBIC_RADIUS, ImageNetwork, conv3, float32
@@ -56,8 +58,29 @@ class FSRCNN(ImageNetwork):
     def enlarge(self, planes: Tensor) -> Tensor:
         """All in float32: no skip path carries the image, and narrow layers gain little from less."""
         with float32(planes):
-            out: Tensor = self.last_part(self.mid_part(self.first_part(planes.float())))
-        return out
+            return self.deconvolve(self.mid_part(self.first_part(planes.float())))
+
+    def deconvolve(self, x: Tensor) -> Tensor:
+        """What `last_part` computes, as a convolution for each phase and a pixel shuffle.
+
+        Torch's deconvolution adds up in an order that depends on the patch's size, so tiles differ in the last bits,
+        and takes 2.7 times as long (256x256, two cores).
+        """
+        kernel, bias = self.last_part.weight, self.last_part.bias
+        reach = _reach(self.scale)
+        taps = torch.arange(-reach, reach + 1, device=kernel.device)
+        places = torch.arange(self.scale, device=kernel.device)[:, None] + _LAST // 2 - self.scale * taps
+        places = places.clamp(-1, _LAST) + 1  # into a border of zeros where the kernel does not reach
+        padded = F.pad(kernel, [1, 1, 1, 1])
+        phases = padded[:, :, places[:, None, :, None], places[None, :, None, :]]
+        phases = phases.permute(1, 2, 3, 0, 4, 5).flatten(0, 2)
+        out = F.pixel_shuffle(F.conv2d(x, phases, padding=reach), self.scale)
+        return out if bias is None else out + bias[:, None, None]
+
+
+def _reach(scale: int) -> int:
+    """Source pixels to either side that an output pixel of the deconvolution sees."""
+    return (_LAST // 2 + scale - 1) // scale
 
 
 def recognise(state: StateDict) -> bool:
@@ -79,8 +102,7 @@ def hyperparameters(state: StateDict) -> dict[str, int]:
 def geometry(hyperparameters: Mapping[str, int]) -> Geometry:
     """Convolutions at source resolution, and the source pixels that one output pixel of the deconvolution sees."""
     scale = hyperparameters["scale"]
-    deconvolution = (_LAST // 2 + scale - 1) // scale
-    radius = _FIRST // 2 + hyperparameters["convolutions"] + deconvolution
+    radius = _FIRST // 2 + hyperparameters["convolutions"] + _reach(scale)
     return Geometry(scale, halo=max(radius, BICUBIC_RADIUS), exact=True, fade=0)
 
 

@@ -139,7 +139,7 @@ def canonical(state: StateDict) -> dict[str, Tensor]:
 
 def _numbered_layers(last: int) -> dict[str, str]:
     """ESRGAN's layer numbers; each doubling takes three, so that the last layer's tells how many there are."""
-    doublings = range(1, (last - 4) // 3 + 1)
+    doublings = range(1, min((last - 4) // 3, 3) + 1)  # no more than x8, whatever number a file names
     layers = {f"model.{3 * number}.": f"conv_up{number}." for number in doublings}
     return layers | {"model.0.": "conv_first.", f"model.{last - 2}.": "conv_hr.", f"model.{last}.": "conv_last."}
 

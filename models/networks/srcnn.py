@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.networks.blocks import BICUBIC_RADIUS, ImageNetwork, enlarge_bicubic, float32
+from models.networks.blocks import ImageNetwork, bicubic_reach, enlarge_bicubic, float32
 from models.networks.spec import Geometry, NetworkSpec, StateDict
 
 _FIRST, _LAST = 9, 5
@@ -74,7 +74,7 @@ def geometry(hyperparameters: Mapping[str, int]) -> Geometry:
     """The convolutions' reach in enlarged pixels, and the bicubic kernel's in source pixels."""
     scale = hyperparameters["scale"]
     enlarged = _FIRST // 2 + hyperparameters["kernel"] // 2 + _LAST // 2
-    return Geometry(scale, halo=-(-enlarged // scale) + BICUBIC_RADIUS, exact=True, fade=0)
+    return Geometry(scale, halo=bicubic_reach(scale, enlarged), exact=True, fade=0)
 
 
 SPEC = NetworkSpec(

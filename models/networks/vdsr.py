@@ -14,7 +14,7 @@ from itertools import count
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.networks.blocks import BICUBIC_RADIUS, ImageNetwork, enlarge_bicubic, float32
+from models.networks.blocks import ImageNetwork, bicubic_reach, enlarge_bicubic, float32
 from models.networks.spec import Geometry, NetworkSpec, StateDict
 
 
@@ -104,7 +104,7 @@ def hyperparameters(state: StateDict) -> dict[str, int]:
 def geometry(hyperparameters: Mapping[str, int]) -> Geometry:
     """One enlarged pixel a layer, and the bicubic kernel's reach in source pixels."""
     scale = hyperparameters["scale"]
-    return Geometry(scale, halo=-(-hyperparameters["layers"] // scale) + BICUBIC_RADIUS, exact=True, fade=0)
+    return Geometry(scale, halo=bicubic_reach(scale, hyperparameters["layers"]), exact=True, fade=0)
 
 
 SPEC = NetworkSpec(
