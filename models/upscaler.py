@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from models.errors import UnsupportedScaleError
 from models.interpolate import Interpolator
-from models.zoo.catalog import ModelCard, ModelKind, catalog, find, weights_path
+from models.zoo.catalog import ModelCard, ModelKind, catalog, find, weights_paths
 
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt")
 
@@ -91,11 +91,11 @@ def load_upscaler(
     card = None if _is_file(model) else find(model)
     if card is not None and card.kind is ModelKind.INTERPOLATION:
         return Interpolator(model, card.default_scale if scale is None else scale)
-    path = Path(model) if card is None else weights_path(card)
+    paths = (Path(model),) if card is None else weights_paths(card)
     from models.inference import NetworkUpscaler
     from models.zoo.weights import load_weights
 
-    weights = load_weights(path, sha256=card.sha256 if card else None)
+    weights = load_weights(paths, sha256=card.sha256 if card else None)
     if scale not in (None, weights.geometry.scale):
         raise UnsupportedScaleError(f"{model} enlarges by {weights.geometry.scale}, not by {scale}")
     name = card.name if card else weights.name

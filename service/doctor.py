@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from models.errors import ModelError
-from models.zoo.catalog import catalog, weights_path
+from models.zoo.catalog import catalog
 
 _LIBRARIES = ("openslide-python", "openslide-bin", "tiffslide", "tifffile", "imagecodecs", "zarr", "dask", "torch")
 
@@ -70,7 +70,7 @@ def _weights() -> list[Finding]:
             continue
         try:
             load_upscaler(str(card.name))
-            findings.append(Finding(card.name, True, f"{weights_path(card).name} loads and passes its self-test"))
+            findings.append(Finding(card.name, True, f"{', '.join(card.weights)} loads and passes its self-test"))
         except ModelError as error:
             findings.append(Finding(card.name, False, str(error)))
     return findings

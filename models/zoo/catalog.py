@@ -1,11 +1,15 @@
-"""The models on offer and the facts of each; reads one TOML file and imports no torch.
+"""The models on offer and the facts of each: those that are shipped, and those that the user imported. No torch.
 
-Adding a model is adding a table to `catalog.toml` and, for a network, a file to `weights/`.
+Adding a model is adding a table to `catalog.toml` and, for a network, its files to `weights/`. What a user imports
+(`models.zoo.imports`) lies in a folder of the user's, a card in JSON beside each file of weights.
 """
 
+import json
+import os
+import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
@@ -14,7 +18,12 @@ from types import MappingProxyType
 from models.errors import UnknownModelError, WeightsError
 
 DEFAULT_MODEL = "compact-x4"
+CARD_SUFFIX = ".json"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+"""What an imported model may be called: it becomes a file's name, and a word of the command line."""
 _HERE = Path(__file__).parent
+_MAX_CARD_BYTES = 2**17
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class ModelKind(StrEnum):
@@ -35,7 +44,8 @@ class ModelCard:
     scales, default_scale
         Enlargements on offer, and the one taken where none is asked for.
     weights, sha256
-        File in `zoo/weights` and its hash. A network without one is an architecture for the user's own file.
+        Files that hold the tensors together (more than one where a repository bears no large files), and the hash of
+        their bytes one after the other. A network without any is an architecture for the user's own file.
     source_mpp
         Least and greatest µm per pixel of the source that the model was trained for.
     brightfield_only
@@ -43,8 +53,12 @@ class ModelCard:
     halo, exact, fade
         As `models.networks.spec.Geometry`: source pixels of context, whether tiles join exactly,
         source pixels of cross-fade.
+    back_projection
+        True where one step of back-projection follows the network, as in its training.
+    imported
+        True for a model of the user's, whose files lie in `models_folder()`.
     metrics
-        Evaluation set -> measure -> value, by `python -m models.evaluate`.
+        Evaluation set -> measure -> value, by `slidelift evaluate`.
     seam
         For inexact models: how far neighbouring tiles disagree, and how that was measured.
     """
@@ -58,11 +72,13 @@ class ModelCard:
     exact: bool
     fade: int
     architecture: str | None = None
-    weights: str | None = None
+    weights: tuple[str, ...] | None = None
     sha256: str | None = None
     parameters: int | None = None
     source_mpp: tuple[float, float] | None = None
     brightfield_only: bool = False
+    back_projection: bool = False
+    imported: bool = False
     trained_on: str | None = None
     licence: str | None = None
     citation: str | None = None
@@ -71,11 +87,47 @@ class ModelCard:
     notes: str | None = None
 
 
-@cache
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """All cards that could be read, and what is wrong with the others."""
+
+    cards: Mapping[str, ModelCard]
+    damaged: Mapping[str, str]
+
+
 def catalog() -> Mapping[str, ModelCard]:
-    """Every card by name, in the order of the file; the default model first."""
+    """Every card by name: the default model first, then the others that are shipped, then the user's."""
+    return shelf().cards
+
+
+def damaged_cards() -> Mapping[str, str]:
+    """Names of the user's models whose cards can't be used -> what is wrong, with the file's name."""
+    return shelf().damaged
+
+
+@cache
+def shelf() -> Shelf:
+    """Both, read once a process; `shelf.cache_clear()` after a change."""
     tables = tomllib.loads((_HERE / "catalog.toml").read_text(encoding="utf-8"))
-    return MappingProxyType({name: _card(name, table) for name, table in tables.items()})
+    cards = {name: _card(name, table) for name, table in tables.items()}
+    damaged = {}
+    for path in sorted(models_folder().glob("*" + CARD_SUFFIX)):
+        name = path.name.removesuffix(CARD_SUFFIX)
+        try:
+            if name in tables:
+                raise ValueError(f"{name} is the name of a shipped model; give the files another")
+            cards[name] = _imported(name, path)
+        except (OSError, ValueError, TypeError, LookupError) as error:
+            damaged[name] = f"{path}: not a model's card ({error}); import the model again, or delete the file"
+    return Shelf(MappingProxyType(cards), MappingProxyType(damaged))
+
+
+def models_folder() -> Path:
+    """Where the user's models lie: SLIDELIFT_MODELS_DIR, else slidelift/models among the user's data (XDG)."""
+    if chosen := os.environ.get("SLIDELIFT_MODELS_DIR"):
+        return Path(chosen)
+    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(data) / "slidelift" / "models"
 
 
 def find(name: str) -> ModelCard:
@@ -85,7 +137,11 @@ def find(name: str) -> ModelCard:
     ------
     UnknownModelError
         If the catalog has no such name.
+    WeightsError
+        If it is the name of a user's model whose card is damaged.
     """
+    if name in damaged_cards():
+        raise WeightsError(damaged_cards()[name])
     try:
         return catalog()[name]
     except KeyError:
@@ -94,25 +150,72 @@ def find(name: str) -> ModelCard:
         raise UnknownModelError(message) from None
 
 
-def weights_path(card: ModelCard) -> Path:
-    """Where a catalog network's weights lie.
+def weights_paths(card: ModelCard) -> tuple[Path, ...]:
+    """Where a catalog network's weights lie, in the order of its card.
 
     Raises
     ------
     WeightsError
-        If the model comes without weights, or the file is not there.
+        If the model comes without weights, or a file is not there.
     """
-    if card.weights is None:
+    if not card.weights:
         raise WeightsError(f"{card.name} comes without weights: pass your own file as the model. {card.notes or ''}")
-    path = _HERE / "weights" / card.weights
-    if not path.is_file():
-        raise WeightsError(f"{path}: the weights of {card.name} are missing; reinstall slidelift")
-    return path
+    folder = models_folder() if card.imported else _HERE / "weights"
+    paths = tuple(folder / name for name in card.weights)
+    for path in paths:
+        if not path.is_file():
+            advice = "import the model again" if card.imported else "reinstall slidelift"
+            raise WeightsError(f"{path}: weights of {card.name} are missing; {advice}")
+    return paths
 
 
 def _card(name: str, table: dict[str, object]) -> ModelCard:
     table["kind"] = ModelKind(str(table["kind"]))
-    for key in ("scales", "source_mpp"):
+    if isinstance(weights := table.get("weights"), str):
+        table["weights"] = [weights]
+    for key in ("scales", "source_mpp", "weights"):
         if isinstance(values := table.get(key), list):
             table[key] = tuple(values)
     return ModelCard(name=name, **table)  # type: ignore[arg-type]
+
+
+def _imported(name: str, path: Path) -> ModelCard:
+    """A card that anyone may have edited.
+
+    Raises
+    ------
+    OSError, ValueError, TypeError, LookupError
+        If it can't be read, or says what can't be.
+    """
+    if path.stat().st_size > _MAX_CARD_BYTES:
+        raise ValueError(f"larger than {_MAX_CARD_BYTES} bytes")
+    table = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(table, dict):
+        raise TypeError("no object")
+    if unknown := table.keys() - {field.name for field in fields(ModelCard)}:
+        raise ValueError(f"unknown: {', '.join(sorted(unknown))}")
+    card = _card(
+        name, {key: value for key, value in table.items() if key not in ("name", "imported")} | {"imported": True}
+    )
+    _check(card)
+    return card
+
+
+def _check(card: ModelCard) -> None:
+    numbers = (*card.scales, card.default_scale, card.halo, card.fade)
+    texts = (card.description, card.architecture, card.licence, card.citation, card.trained_on, card.notes, card.seam)
+    sound = {
+        "name": NAME.fullmatch(card.name),
+        "kind": card.kind is ModelKind.NETWORK,
+        "scales, default_scale, halo, fade": all(type(number) is int and 0 <= number <= 1024 for number in numbers),
+        "default_scale": card.default_scale in card.scales,
+        "exact": isinstance(card.exact, bool),
+        "back_projection": isinstance(card.back_projection, bool),
+        "brightfield_only": isinstance(card.brightfield_only, bool),
+        "text": all(text is None or isinstance(text, str) for text in texts),
+        "weights": card.weights and all(NAME.fullmatch(name) for name in card.weights),
+        "sha256": card.sha256 is not None and _SHA256.fullmatch(card.sha256),
+        "source_mpp": card.source_mpp is None or 0 < card.source_mpp[0] <= card.source_mpp[1],
+    }
+    if wrong := [name for name, holds in sound.items() if not holds]:
+        raise ValueError(f"not sound: {'; '.join(wrong)}")

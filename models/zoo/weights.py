@@ -1,21 +1,22 @@
-"""A file of weights -> a checked network: recognised by its keys, loaded strictly, tried on a grey patch.
+"""A file of weights -> a checked network: recognised by its keys, loaded strictly, tried on plain colours; and back.
 
 safetensors first; `.pth` and `.pt` only through torch's restricted unpickler, so that a file can't
-run code. Nothing here trusts the file's name.
+run code. Nothing here trusts the file's name, nor what its metadata say of it.
 """
 
 import hashlib
 import json
+import os
 import pickle
 import struct
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from models.errors import WeightsError
@@ -25,14 +26,23 @@ from models.zoo.catalog import ModelCard, ModelKind
 
 MAX_BYTES = 512 * 2**20
 """Eight times the largest network in the table; what is larger is something else."""
-MAX_COLOUR_SHIFT = 12.0
-"""Grey levels by which a uniformly grey patch may change. Measured: compact after 2,000 iterations 0.3, a six-block
-RRDBNet after 150 1.0 and, from undamped random weights, after 300 9.6; untrained RRDBNets 132 to 145."""
+MAX_COLOUR_SHIFT = 2.0
+"""Grey levels by which a patch of one colour may change. Measured: compact-x4 0.07; untrained RRDBNets 132 to 145; a
+compact network trained with back-projection 4.9 without it, so the step is part of the test."""
+COLOURS = {"grey": (128, 128, 128), "eosin pink": (226, 160, 196)}
+"""What the self-test paints its patches with."""
+FACTS = (
+    "architecture", "hyperparameters", "scale", "back_projection", "recipe", "recipe_json", "iterations",
+    "degradation", "trained_on", "licence", "citation", "notes", "source_mpp", "commit", "origin_sha256",
+)  # fmt: skip
+"""What may stand in a file's metadata; anything else there is not read."""
+_MAX_FACT_CHARACTERS = 2**14
+_BACK_PROJECTED_SCALES = (2, 4)
 _WRAPPERS = ("params_ema", "params-ema", "params", "state_dict", "model_state_dict", "model", "net")
 _PREFIXES = ("module.", "netG.", "_orig_mod.")
 _UNREADABLE = (
-    OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, EOFError, AssertionError,
-    pickle.UnpicklingError, struct.error, SafetensorError,
+    OSError, RuntimeError, ValueError, LookupError, ArithmeticError, TypeError, AttributeError, EOFError,
+    AssertionError, pickle.UnpicklingError, struct.error, SafetensorError,
 )  # fmt: skip
 """What torch and safetensors raise on damaged files."""
 
@@ -47,12 +57,15 @@ class Weights:
         The module with the weights in it, on the CPU, float32.
     fingerprint
         sha256 of architecture, hyperparameters and tensors: the same for the same weights in any file format.
+    facts
+        What a .safetensors file says of itself, of `FACTS`: texts of a stranger's.
     """
 
     spec: NetworkSpec
     hyperparameters: Mapping[str, int]
     network: nn.Module
     fingerprint: str
+    facts: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def geometry(self) -> Geometry:
@@ -63,6 +76,11 @@ class Weights:
     def name(self) -> str:
         """Architecture, scale and content; never the file's name, which must not reach an image."""
         return f"{self.spec.name}-x{self.geometry.scale}-{self.fingerprint[:8]}"
+
+    @property
+    def back_projection(self) -> bool:
+        """Whether the network was trained with one step of back-projection after it."""
+        return self.facts.get("back_projection") == "1"
 
     def card(self) -> ModelCard:
         """What can be said of a file that no catalog knows."""
@@ -78,54 +96,174 @@ class Weights:
             halo=geometry.halo,
             exact=geometry.exact,
             fade=geometry.fade,
-            citation=self.spec.paper,
+            back_projection=self.back_projection,
+            source_mpp=_mpp_range(self.facts.get("source_mpp", "")),
+            trained_on=self.facts.get("trained_on"),
+            licence=self.facts.get("licence"),
+            citation=self.facts.get("citation", self.spec.paper),
+            notes=self.facts.get("notes"),
         )
 
 
-def load_weights(path: Path, sha256: str | None = None) -> Weights:
+def load_weights(path: Path | Sequence[Path], sha256: str | None = None, *, scale: int | None = None) -> Weights:
     """Read, recognise, build and try a file of weights.
 
     Parameters
     ----------
     path
-        `.safetensors`, or a checkpoint that `torch.save` wrote; float16 is widened to float32.
+        `.safetensors`, or a checkpoint that `torch.save` wrote; float16 is widened to float32. Several files hold
+        the tensors together.
     sha256
-        The hash that the file must have, where its card gives one.
+        The hash that the files' bytes must have, one after the other, where their card gives one.
+    scale
+        Enlargement of a network whose weights do not tell it (SRCNN, FSRCNN, VDSR) and whose file does not say it.
 
     Raises
     ------
     WeightsError
-        If the file is absent, too large, damaged, not the one its card describes, of no known architecture, or fails
-        the self-test.
+        If a file is absent, too large, damaged, not the one its card describes, of no known architecture, or fails
+        the self-test; if nothing tells the scale, or the weights tell another.
     """
-    _check_file(path, sha256)
-    state = _tensors(path, _read(path))
-    spec = next((spec for spec in NETWORKS.values() if spec.recognise(state)), None)
+    paths = (path,) if isinstance(path, Path) else tuple(path)
+    _check_files(paths, sha256)
+    state = {key: value for one in paths for key, value in _tensors(one, _read(one)).items()}
+    path, facts = paths[0], _facts(paths[0])
+    spec = next((spec for spec in NETWORKS.values() if _recognises(spec, state)), None)
     if spec is None:
         known, keys = ", ".join(NETWORKS), ", ".join(list(state)[:4])
-        raise WeightsError(f"{path}: not the weights of a known RGB network ({known}); its keys: {keys} …")
+        raise WeightsError(f"{path}: not the weights of a known network ({known}); its keys: {keys} …")
     try:
         state = spec.canonical(state)
-        hyperparameters = spec.hyperparameters(state)
+        hyperparameters = _with_scale(path, spec, spec.hyperparameters(state), scale, facts.get("scale"))
         network = spec.build(**hyperparameters)
         network.load_state_dict(state, strict=True)
     except _UNREADABLE as error:
         raise WeightsError(f"{path}: looks like {spec.name}, but does not fit it: {error}") from error
-    weights = Weights(spec, hyperparameters, network.eval(), _fingerprint(spec, hyperparameters, state))
+    weights = Weights(spec, hyperparameters, network.eval(), _fingerprint(spec, hyperparameters, state), facts)
+    if weights.back_projection and weights.geometry.scale not in _BACK_PROJECTED_SCALES:
+        raise WeightsError(f"{path}: trained with back-projection, it says, but x{weights.geometry.scale} has none")
     _self_test(path, weights)
     return weights
 
 
-def _check_file(path: Path, sha256: str | None) -> None:
-    if not path.is_file():
-        raise WeightsError(f"{path}: no such file")
-    if (size := path.stat().st_size) > MAX_BYTES:
-        raise WeightsError(f"{path}: {size} bytes, more than the {MAX_BYTES} that weights may have")
-    if sha256 is not None:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != sha256:
-            raise WeightsError(f"{path}: its sha256 is {found}, its card says {sha256}; reinstall slidelift")
+def save_weights(
+    path: Path,
+    spec: NetworkSpec,
+    hyperparameters: Mapping[str, int],
+    state: StateDict,
+    facts: Mapping[str, str],
+    half: bool = True,
+) -> None:
+    """Write a file that `load_weights` reads, whole or not at all.
+
+    Parameters
+    ----------
+    path
+        Ends in `.safetensors`.
+    hyperparameters
+        All that `spec.build` needs, `scale` included.
+    state
+        The network's state dict.
+    facts
+        To stand in the file's metadata; keys are those of `FACTS`.
+    half
+        Kernels in float16. Vectors (biases, normalisation) stay as they are: they cost nothing, and EDSR's mean in
+        levels of 255 would lose a thirtieth of a level.
+
+    Raises
+    ------
+    ValueError
+        If a fact's key is unknown, and would not be read back.
+    """
+    if unknown := facts.keys() - set(FACTS):
+        raise ValueError(f"facts that no reader knows: {', '.join(sorted(unknown))}")
+    own = {
+        "architecture": spec.name,
+        "hyperparameters": json.dumps(dict(hyperparameters)),
+        "scale": str(hyperparameters["scale"]),
+    }
+    tensors = {key: _stored(value, half) for key, value in state.items()}
+    write_whole(path, save(tensors, metadata={**facts, **own}))
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """A file that is there whole, after a crash too, or not at all."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _stored(value: Tensor, half: bool) -> Tensor:
+    value = value.detach().cpu().contiguous()
+    return value.half() if half and value.is_floating_point() and value.ndim > 1 else value
+
+
+def _recognises(spec: NetworkSpec, state: StateDict) -> bool:
+    try:
+        return spec.recognise(state)
+    except _UNREADABLE:  # tensors of a shape that its own never have
+        return False
+
+
+def _with_scale(
+    path: Path, spec: NetworkSpec, found: dict[str, int], asked: int | None, stated: str | None
+) -> dict[str, int]:
+    """The hyperparameters with a scale: the weights' own, else the one asked for, else the one the file states."""
+    if "scale" in found:
+        if asked not in (None, found["scale"]):
+            raise WeightsError(f"{path}: enlarges by {found['scale']}, not by {asked}")
+        return found
+    if asked is None and stated is None:
+        raise WeightsError(
+            f"{path}: {spec.name}'s weights do not tell their scale; say it once: "
+            f"slidelift models import {path.name} --scale N"
+        )
+    scale = int(stated or 0) if asked is None else asked
+    if scale not in spec.scales:
+        raise WeightsError(f"{path}: {spec.name} enlarges by {', '.join(map(str, spec.scales))}, not by {scale}")
+    return found | {"scale": scale}
+
+
+def _facts(path: Path) -> dict[str, str]:
+    """The known keys of a .safetensors file's metadata, without control characters and not without end."""
+    if path.suffix.lower() != ".safetensors":
+        return {}
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata() or {}
+    return {key: _clean(metadata[key]) for key in FACTS if key in metadata}
+
+
+def _clean(text: str) -> str:
+    return "".join(letter if letter.isprintable() else " " for letter in text[:_MAX_FACT_CHARACTERS])
+
+
+def _mpp_range(text: str) -> tuple[float, float] | None:
+    """Two numbers with a comma between them, in rising order and above zero; anything else says nothing."""
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        return None
+    return (low, high) if 0 < low <= high < float("inf") else None
+
+
+def _check_files(paths: Sequence[Path], sha256: str | None) -> None:
+    digest = hashlib.sha256()
+    for path in paths:
+        if not path.is_file():
+            raise WeightsError(f"{path}: no such file")
+        if (size := path.stat().st_size) > MAX_BYTES:
+            raise WeightsError(f"{path}: {size} bytes, more than the {MAX_BYTES} that weights may have")
+        if sha256 is not None:
+            digest.update(path.read_bytes())
+    if sha256 not in (None, found := digest.hexdigest()):
+        names = ", ".join(map(str, paths))
+        raise WeightsError(f"{names}: sha256 {found}, its card says {sha256}; reinstall slidelift, or import it again")
 
 
 def _read(path: Path) -> object:
@@ -169,16 +307,24 @@ def _fingerprint(spec: NetworkSpec, hyperparameters: Mapping[str, int], state: S
 
 @torch.inference_mode()
 def _self_test(path: Path, weights: Weights) -> None:
-    """A ramp must come out finite; a grey patch must stay grey in the middle, where padding does not reach far."""
-    side = 32
-    ramp = torch.linspace(0, 1, side).expand(1, 3, side, side)
-    grey = torch.full((1, 3, side, side), 128 / 255)
-    out = weights.network(torch.cat((ramp, grey)))
-    if not torch.isfinite(out).all():
+    """A ramp must come out finite; plain colours must stay as they are in the middle, where padding reaches little."""
+    network = weights.network
+    if weights.back_projection:
+        from models.networks.back_projection import BackProjected
+
+        network = BackProjected(network, weights.geometry.scale).eval()
+    ramp = torch.linspace(0, 1, 16).expand(1, 3, 16, 16)
+    painted = torch.tensor(list(COLOURS.values())).reshape(-1, 3, 1, 1) / 255
+    side = 48
+    out = [network(image) for image in (ramp, painted.expand(-1, 3, side, side))]
+    if not all(torch.isfinite(image).all() for image in out):
         raise WeightsError(f"{path}: answers NaN or infinity to a grey ramp; the weights are damaged")
-    margin = out.shape[-1] // 4
-    middle = out[1, :, margin:-margin, margin:-margin].mean((1, 2)) * 255
-    shift = float((middle - 128).abs().max())
-    if shift > MAX_COLOUR_SHIFT:
-        advice = "untrained, or made for another range of values"
-        raise WeightsError(f"{path}: changes a grey patch by {shift:.0f} of 255 levels; {advice}")
+    third = out[1].shape[-1] // 3
+    middle = out[1][:, :, third:-third, third:-third].mean((2, 3), keepdim=True)
+    shifts = (middle - painted).abs().amax((1, 2, 3)) * 255
+    for colour, shift in zip(COLOURS, shifts.tolist(), strict=True):
+        if not shift <= MAX_COLOUR_SHIFT:
+            raise WeightsError(
+                f"{path}: changes a patch of {colour} by {shift:.1f} of 255 levels, more than {MAX_COLOUR_SHIFT:g}; "
+                "untrained, or made for another range of values"
+            )

@@ -1,6 +1,7 @@
 """Public checkpoints load by their own key names; anything else is refused with a reason, and never executed."""
 
 import hashlib
+import json
 import os
 import pickle
 import re
@@ -10,7 +11,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import models.zoo.weights
 from models.errors import WeightsError
@@ -18,7 +19,7 @@ from models.networks.rrdbnet import RRDBNet
 from models.networks.srvgg_compact import SRVGGNetCompact
 from models.networks.table import NETWORKS
 from models.upscaler import load_upscaler, model_card
-from models.zoo.weights import load_weights
+from models.zoo.weights import load_weights, save_weights
 
 
 def realesrgan_x4plus_keys() -> set[str]:
@@ -59,10 +60,14 @@ def assert_loads_as(path, network):
     assert float(np.abs(out.astype(np.float64) - expected).max()) <= (0.501 if out.dtype == np.uint8 else 1e-2)
 
 
+def has_scale(name: str) -> bool:
+    """Whether an architecture's weights tell their scale."""
+    return "scale" in NETWORKS[name].hyperparameters(NETWORKS[name].build().state_dict())
+
+
 class TestPublicCheckpoints:
     def test_full_size_rrdbnet_has_the_public_files_keys(self):
-        with torch.device("meta"):
-            state = RRDBNet().state_dict()
+        state = RRDBNet().state_dict()
         assert state.keys() == realesrgan_x4plus_keys()
         assert state["body.22.rdb3.conv5.weight"].shape == (64, 192, 3, 3)
         assert state["conv_last.weight"].shape == (3, 64, 3, 3)
@@ -199,7 +204,7 @@ class TestRefusal:
 
     def test_other_networks_are_refused_with_the_known_ones_named(self, tmp_path):
         save_file({"encoder.weight": torch.zeros(3, 3)}, tmp_path / "other.safetensors")
-        with pytest.raises(WeightsError, match=r"srvgg-compact, rrdbnet.*encoder\.weight"):
+        with pytest.raises(WeightsError, match=r"srvgg-compact, rrdbnet, srcnn.*encoder\.weight"):
             load_weights(tmp_path / "other.safetensors")
 
     def test_content_that_is_no_state_dict_is_refused(self, tmp_path):
@@ -247,9 +252,109 @@ class TestRefusal:
             load_weights(tmp_path / "broken.safetensors")
 
     @pytest.mark.parametrize("name", NETWORKS)
-    def test_network_for_another_range_of_values_fails_the_self_test(self, tmp_path, tiny_network, name):
-        state = tiny_network(name, noise=0.0).state_dict()
-        list(state.values())[-1].fill_(20 / 255)
-        save_file(state, tmp_path / "shifted.safetensors")
-        with pytest.raises(WeightsError, match="changes a grey patch by 20"):
-            load_weights(tmp_path / "shifted.safetensors")
+    @pytest.mark.parametrize("shift", [-20, 3])
+    def test_network_that_shifts_colours_fails_the_self_test(self, tmp_path, tiny_network, name, shift):
+        channels = {"channels": 3} if name == "vdsr" else {}  # one plane without biases can only multiply
+        save_file(tiny_network(name, shift=shift, **channels).state_dict(), tmp_path / "shifted.safetensors")
+        with pytest.raises(
+            WeightsError, match=rf"changes a patch of grey by ({abs(shift)}\.[0-2]|{abs(shift) - 1}\.[789])"
+        ):
+            load_weights(tmp_path / "shifted.safetensors", scale=None if has_scale(name) else 4)
+
+    def test_back_projection_is_part_of_the_self_test(self, tmp_path, tiny_network):
+        spec, state = NETWORKS["srvgg-compact"], tiny_network("srvgg-compact", shift=20).state_dict()
+        path = tmp_path / "held.safetensors"
+        save_weights(path, spec, spec.hyperparameters(state), state, {"back_projection": "1"})
+        assert load_weights(path).back_projection
+        three = tiny_network("srvgg-compact", scale=3).state_dict()
+        save_weights(path, spec, spec.hyperparameters(three), three, {"back_projection": "1"})
+        with pytest.raises(WeightsError, match="x3 has none"):
+            load_weights(path)
+
+
+class TestScaleThatWeightsDoNotTell:
+    @pytest.fixture(params=["srcnn", "fsrcnn", "vdsr"])
+    def network(self, request, tiny_network):
+        return tiny_network(request.param, scale=3)
+
+    @pytest.fixture
+    def path(self, tmp_path, network):
+        torch.save(network.state_dict(), tmp_path / "public.pth")
+        return tmp_path / "public.pth"
+
+    def test_it_must_be_said(self, path):
+        with pytest.raises(WeightsError, match=r"do not tell their scale.*models import public\.pth --scale N"):
+            load_upscaler(str(path))
+
+    def test_it_is_taken_from_the_caller(self, path):
+        assert load_weights(path, scale=3).geometry.scale == 3
+
+    def test_another_than_the_papers_is_refused(self, path):
+        with pytest.raises(WeightsError, match="enlarges by 2, 3, 4, not by 7"):
+            load_weights(path, scale=7)
+
+    def test_it_is_taken_from_the_files_facts(self, tmp_path, network):
+        spec = next(spec for spec in NETWORKS.values() if spec.recognise(network.state_dict()))
+        state = network.state_dict()
+        path = tmp_path / "own.safetensors"
+        save_weights(path, spec, spec.hyperparameters(state) | {"scale": 3}, state, {}, half=False)
+        assert_loads_as(path, network)
+
+    def test_weights_that_tell_theirs_are_believed_before_the_caller(self, tmp_path, tiny_network):
+        torch.save(tiny_network("espcn").state_dict(), tmp_path / "espcn.pth")
+        with pytest.raises(WeightsError, match="enlarges by 4, not by 2"):
+            load_weights(tmp_path / "espcn.pth", scale=2)
+
+
+class TestFacts:
+    def test_they_come_back_as_they_were_written(self, tmp_path, tiny_network):
+        facts = {"licence": "CC-BY-4.0", "trained_on": "twelve slides", "source_mpp": "0.8,2.2", "recipe": "test"}
+        spec, state = NETWORKS["espcn"], tiny_network("espcn").state_dict()
+        save_weights(tmp_path / "a.safetensors", spec, spec.hyperparameters(state), state, facts)
+        weights = load_weights(tmp_path / "a.safetensors")
+        assert facts.items() < weights.facts.items()
+        assert weights.facts["architecture"] == "espcn"
+        assert json.loads(weights.facts["hyperparameters"]) == weights.hyperparameters
+        card = weights.card()
+        assert (card.licence, card.trained_on, card.source_mpp) == ("CC-BY-4.0", "twelve slides", (0.8, 2.2))
+
+    def test_a_strangers_metadata_are_cut_and_cleaned(self, tmp_path, tiny_network):
+        metadata = {"notes": "a\x1b[31m" + "b" * 10**6, "evil": "x", "source_mpp": "nan,-1", "licence": "x\ny"}
+        save_file(tiny_network("espcn").state_dict(), tmp_path / "a.safetensors", metadata)
+        weights = load_weights(tmp_path / "a.safetensors")
+        assert "evil" not in weights.facts
+        assert weights.facts["licence"] == "x y"
+        assert weights.facts["notes"].startswith("a [31mb")
+        assert len(weights.facts["notes"]) == 2**14
+        assert weights.card().source_mpp is None
+
+    def test_a_fact_that_no_reader_knows_is_not_written(self, tmp_path, tiny_network):
+        spec, state = NETWORKS["espcn"], tiny_network("espcn").state_dict()
+        with pytest.raises(ValueError, match="colour"):
+            save_weights(tmp_path / "a.safetensors", spec, spec.hyperparameters(state), state, {"colour": "red"})
+        assert list(tmp_path.iterdir()) == []
+
+    def test_vectors_stay_whole_where_kernels_are_halved(self, tmp_path, tiny_network):
+        spec, state = NETWORKS["srresnet"], tiny_network("srresnet").state_dict()
+        save_weights(tmp_path / "a.safetensors", spec, spec.hyperparameters(state), state, {})
+        stored = load_file(tmp_path / "a.safetensors")
+        assert stored["block1.0.weight"].dtype == torch.float16
+        assert stored["block1.0.bias"].dtype == torch.float32
+        assert stored["block2.bn1.running_var"].dtype == torch.float32
+        assert stored["block2.bn1.num_batches_tracked"].dtype == torch.int64
+
+
+class TestShards:
+    def test_several_files_hold_one_network(self, tmp_path, tiny_network):
+        state = tiny_network("edsr").state_dict()
+        keys = list(state)
+        paths = [tmp_path / "a-1.safetensors", tmp_path / "a-2.safetensors"]
+        save_file({key: state[key] for key in keys[:7]}, paths[0])
+        save_file({key: state[key] for key in keys[7:]}, paths[1])
+        sha256 = hashlib.sha256(paths[0].read_bytes() + paths[1].read_bytes()).hexdigest()
+        save_file(state, tmp_path / "whole.safetensors")
+        assert load_weights(paths, sha256).fingerprint == load_weights(tmp_path / "whole.safetensors").fingerprint
+        with pytest.raises(WeightsError, match="its card says"):
+            load_weights(paths[::-1], sha256)
+        with pytest.raises(WeightsError, match=r"a-1\.safetensors"):
+            load_weights(paths[:1])

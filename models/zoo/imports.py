@@ -1,0 +1,117 @@
+"""A file of weights -> a model of the user's, with a name and a card, beside the shipped ones.
+
+The file is checked and converted to safetensors with its facts inside. The card is written last and removed first, so
+that a name is on offer only while its weights are there.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from models.errors import UnknownModelError, WeightsError
+from models.zoo.catalog import CARD_SUFFIX, NAME, ModelCard, catalog, damaged_cards, models_folder, shelf
+
+
+def import_model(
+    path: Path,
+    *,
+    name: str | None = None,
+    scale: int | None = None,
+    licence: str | None = None,
+    source_mpp: tuple[float, float] | None = None,
+) -> ModelCard:
+    """Check a file of weights and put it on offer.
+
+    Parameters
+    ----------
+    path
+        `.safetensors`, `.pth` or `.pt`; it stays as it is.
+    name
+        What to call the model; None for architecture, scale and the beginning of its fingerprint. The file's own name
+        is never taken, because a model's name reaches images.
+    scale
+        Enlargement, where the weights do not tell it.
+    licence, source_mpp
+        For the card, where the file does not say them: terms of use, and least and greatest µm per pixel of the
+        source that the model was trained for.
+
+    Raises
+    ------
+    WeightsError
+        If the weights can't be used, or the name is not free or not a name.
+    """
+    from models.zoo.weights import load_weights, save_weights, write_whole
+
+    if name is not None:
+        _check_free(name)
+    weights = load_weights(path, scale=scale)
+    if name is None:
+        _check_free(name := weights.name)
+    facts = {**weights.facts, "origin_sha256": _sha256(path)}
+    facts.setdefault("citation", weights.spec.paper)
+    if licence is not None:
+        facts["licence"] = licence
+    if source_mpp is not None:
+        facts["source_mpp"] = f"{source_mpp[0]:g},{source_mpp[1]:g}"
+    folder = models_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"{name}.safetensors"
+    save_weights(target, weights.spec, weights.hyperparameters, weights.network.state_dict(), facts, half=False)
+    sha256 = _sha256(target)
+    card = load_weights(target, sha256).card()  # what is on offer has been reopened
+    card = replace(
+        card,
+        name=name,
+        description=f"{weights.spec.name}, imported.",
+        weights=(target.name,),
+        sha256=sha256,
+        imported=True,
+    )
+    write_whole(folder / f"{name}{CARD_SUFFIX}", _as_json(card))
+    shelf.cache_clear()
+    return card
+
+
+def remove_model(name: str) -> None:
+    """Take a model of the user's off the offer and delete its files; one with a damaged card too.
+
+    Raises
+    ------
+    UnknownModelError
+        If the user has no such model; shipped ones stay.
+    """
+    card = catalog().get(name)
+    if name not in damaged_cards() and (card is None or not card.imported):
+        mine = ", ".join(card.name for card in catalog().values() if card.imported) or "none"
+        raise UnknownModelError(f"{name}: no imported model; imported are: {mine}")
+    folder = models_folder()
+    (folder / f"{name}{CARD_SUFFIX}").unlink(missing_ok=True)
+    for file in (card.weights if card else None) or (f"{name}.safetensors",):
+        (folder / file).unlink(missing_ok=True)
+    shelf.cache_clear()
+
+
+def _check_free(name: str) -> None:
+    if not NAME.fullmatch(name) or len(name) > 64:
+        raise WeightsError(f"{name!r} is no name for a model: up to 64 letters, digits, dots, dashes and underscores")
+    if name.lower().endswith((".safetensors", ".pth", ".pt", CARD_SUFFIX)):
+        raise WeightsError(f"{name} would be taken for a file; leave the suffix away")
+    if name in damaged_cards():
+        raise WeightsError(f"{name} is taken by a damaged card: {damaged_cards()[name]}")
+    if (card := catalog().get(name)) is not None:
+        advice = f"remove it first: slidelift models remove {name}" if card.imported else "choose another name"
+        raise WeightsError(f"{name} is taken; {advice}")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _as_json(card: ModelCard) -> bytes:
+    facts = {key: value for key, value in asdict(card).items() if value not in (None, {}) and key not in _IMPLIED}
+    return json.dumps(facts, indent=2, ensure_ascii=False).encode()
+
+
+_IMPLIED = ("name", "imported")
