@@ -8,11 +8,11 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from service.commands import doctor, info, models, serve, upscale
+from service.commands import doctor, entropy, info, models, patches, serve, upscale
 from service.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER, Cancelled, ServiceError
 from service.terminal import say
 
-_COMMANDS = (info, upscale, models, doctor, serve)
+_COMMANDS = (info, upscale, models, patches, entropy, doctor, serve)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

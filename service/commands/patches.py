@@ -1,0 +1,97 @@
+"""`slidelift patches`: training patches from slides."""
+
+import argparse
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from service.commands import arguments
+
+if TYPE_CHECKING:
+    from service.pipeline.patch_folder import PatchFolder, PatchWishes
+
+
+def add(commands: Any) -> None:
+    """Put the command into the parser's table."""
+    patches = commands.add_parser(
+        "patches",
+        help="training patches from slides",
+        description="Cut slides into patches of tissue for training, each at exactly --mpp, and list them in "
+        "DIR/patches.json. A killed run continues when called again.",
+        epilog="Exit codes: 0 done; 2 the request or a slide must be changed; 1 anything else; 130 interrupted.",
+    )
+    patches.add_argument("slides", type=Path, nargs="+", metavar="SLIDE")
+    patches.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder, or one of this command")
+    patches.add_argument(
+        "--mpp", type=arguments.positive, default=0.25, metavar="MPP", help="µm per pixel of the patches (default 0.25)"
+    )
+    patches.add_argument(
+        "--size", type=arguments.whole, default=1024, metavar="PX", help="side of a patch (default 1024)"
+    )
+    patches.add_argument(
+        "--entropy",
+        type=arguments.entropy,
+        default=3.0,
+        metavar="H",
+        help="least entropy of a patch in bits; 0 keeps all (default 3.0; see `slidelift entropy`)",
+    )
+    patches.add_argument(
+        "--max", type=arguments.whole, dest="most", metavar="N", help="at most N patches of each slide, drawn by --seed"
+    )
+    patches.add_argument("--format", default="png", choices=("png", "jpg"))
+    patches.add_argument(
+        "--source-mpp", type=arguments.positive, metavar="M", help="the slides' µm per pixel, given or confirmed"
+    )
+    patches.add_argument("--seed", type=int, default=0, metavar="N", help="for the draw of --max (default 0)")
+    patches.set_defaults(command=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from service.codes import refusal
+    from service.errors import EXIT_DONE, EXIT_FAILED, EXIT_USER
+    from service.pipeline.patch_folder import PatchFolder, PatchWishes
+
+    twice = [stem for stem, count in Counter(slide.stem for slide in options.slides).items() if count > 1]
+    if twice:
+        raise refusal("request.output", f"two slides would give patches named {twice[0]}-…; rename one of them")
+    wishes = PatchWishes(
+        options.mpp, options.size, options.entropy, options.most, options.format, options.source_mpp, options.seed
+    )
+    with PatchFolder(options.out, wishes) as folder:
+        codes = {_cut_one(slide, wishes, folder) for slide in options.slides}
+    return next((code for code in (EXIT_FAILED, EXIT_USER) if code in codes), EXIT_DONE)
+
+
+def _cut_one(slide: Path, wishes: "PatchWishes", folder: "PatchFolder") -> int:
+    from tqdm import tqdm
+
+    from service.errors import EXIT_DONE, ServiceError
+    from service.pipeline.failures import describe
+    from service.pipeline.patches import cut_patches
+    from service.runner import probe
+    from service.terminal import say
+    from wsi.errors import WsiError
+
+    try:
+        for warning in probe(slide)["warnings"]:
+            say(f"warning: {slide.name}: {warning}")
+        with tqdm(desc=slide.name, unit="patch", disable=None, dynamic_ncols=True) as bar:
+
+            def show(done: int, total: int) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+            record = cut_patches(slide, wishes, folder, show)
+    except (ServiceError, WsiError, OSError) as error:
+        found = describe(error)
+        say(f"error: {found.detail}")
+        return found.exit_code
+    counts = record["counts"]
+    for bad in record["unreadable"][:3]:
+        say(f"warning: {slide.name}: the patch at level-0 {bad['region']} can't be decoded ({bad['cause']})")
+    say(
+        f"{slide.name}: {counts['kept']} of {counts['grid']} patches kept; {counts['background']} are background, "
+        f"{counts['entropy']} have under {wishes.entropy:g} bits, {counts['unreadable']} are unreadable, "
+        f"{counts['not_needed']} were not needed"
+    )
+    return EXIT_DONE

@@ -1,0 +1,82 @@
+"""`slidelift patches` and `slidelift entropy` in processes of their own, on real slides."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import openslide
+import pytest
+from PIL import Image
+
+from wsi.geometry import Region
+
+
+def test_a_real_slide_gives_patches_of_its_tissue_and_a_bad_one_is_named(slidelift, cmu, data, tmp_path) -> None:
+    out = tmp_path / "out"
+    slides = [data / "damaged" / "text.svs", data / "slides" / "prostate-with-ink.jpeg", cmu]
+    done = slidelift("patches", *slides, "--out", out, "--mpp", "0.499", "--size", "256", "--max", "12")
+    assert done.code == 2
+    assert "text.svs" in done.err
+    assert "--source-mpp" in done.err
+    assert "Traceback" not in done.err
+    assert "\r" not in done.err, "a progress bar where nobody watches"
+    index = json.loads((out / "patches.json").read_text("utf-8"))
+    assert len(index["patches"]) == index["slides"][0]["counts"]["kept"] == 12
+    assert sorted(path.name for path in out.iterdir()) == sorted(
+        [*(patch["file"] for patch in index["patches"]), "patches.json"]
+    )
+    with openslide.OpenSlide(cmu) as slide:
+        for patch in index["patches"]:
+            x, y, *size = patch["region"]
+            truth = np.asarray(slide.read_region((x, y), 0, size).convert("RGB"))
+            assert (np.asarray(Image.open(out / patch["file"])) == truth).all()
+            assert patch["entropy"] >= 3
+
+
+def test_enlarging_is_refused_with_exit_code_2(slidelift, cmu, tmp_path) -> None:
+    done = slidelift("patches", cmu, "--out", tmp_path / "out", "--mpp", "0.25")
+    assert (done.code, done.out) == (2, "")
+    assert "0.499" in done.err
+
+
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_run_completes_when_called_again_and_no_file_is_half_written(
+    slidelift, tmp_path, write_pyramid, formula_pixels, kill
+) -> None:
+    slide = write_pyramid(tmp_path / "slide.tiff", formula_pixels(Region(0, 0, 2560, 2048)))
+    arguments = ["patches", slide, "--mpp", "0.5", "--size", "256", "--entropy", "3", "--out"]
+    out = tmp_path / "out"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "service.cli", *map(str, arguments), str(out)], stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while not list(out.glob("*.png")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(kill)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == (130 if kill is signal.SIGINT else -9)
+    assert "Traceback" not in err
+    made = {path: path.stat().st_ino for path in out.glob("*.png")}
+    assert 0 < len(made) < 10 * 8, "it was to be killed in the middle"
+    for path in made:
+        assert np.asarray(Image.open(path)).shape == (256, 256, 3)
+    assert slidelift(*arguments, out).code == 0
+    kept = [path for path, inode in made.items() if path.stat().st_ino == inode]
+    assert len(kept) >= len(made) - 1, "only the patch whose line was not yet written is made again"
+    assert slidelift(*arguments, tmp_path / "whole").code == 0
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == {
+        path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()
+    }
+
+
+def test_entropy_is_printed_for_each_image_and_for_all(slidelift, data) -> None:
+    images = sorted((data / "eval" / "tnbc").glob("*.png"))[:3]
+    done = slidelift("entropy", *images, "--reduce", "4")
+    assert done.code == 0, done.err
+    rows = [line.split() for line in done.out.splitlines()]
+    assert [row[0] for row in rows[1:5]] == [*(image.name for image in images), "all"]
+    assert ["7.0", "0.0%"] in rows
