@@ -3,10 +3,14 @@
     ModelError
     ├── UnknownModelError       no such name in the catalog
     ├── WeightsError            a file of weights is absent, unreadable, not a known network, or fails its self-test
+    │   └── UntrainedWeightsError   they load, but change plain colours
     ├── UnsupportedScaleError   this model does not enlarge by that factor
     ├── DeviceError             the device asked for is not there
     ├── OutOfMemoryError        not even one patch fits
-    └── NonFiniteOutputError    NaN or infinity, in float32 too
+    ├── NonFiniteOutputError    NaN or infinity, in float32 too
+    ├── RecipeError             a training recipe is absent, or asks for what there is not
+    ├── TrainingDataError       images can't be trained on
+    └── TrainingError           training can't go on: a checkpoint of another recipe, a loss that is no number
 
 A caller that can do something about one catches it by name; the rest is a ModelError.
 """
@@ -22,6 +26,10 @@ class UnknownModelError(ModelError):
 
 class WeightsError(ModelError):
     """A file of weights can't be used; the message names the file and what to try."""
+
+
+class UntrainedWeightsError(WeightsError):
+    """Weights that fit their network and change plain colours: untrained, or made for another range of values."""
 
 
 class UnsupportedScaleError(ModelError):
@@ -48,3 +56,15 @@ class NonFiniteOutputError(ModelError):
     def __init__(self, message: str, index: int) -> None:
         super().__init__(message)
         self.index = index
+
+
+class RecipeError(ModelError):
+    """A recipe can't be followed; the message names the key and what is on offer."""
+
+
+class TrainingDataError(ModelError):
+    """Images can't be trained on; the message names the folder or file and what to try."""
+
+
+class TrainingError(ModelError):
+    """Training can't start or go on; what was reached is in the last checkpoint."""

@@ -14,14 +14,10 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from models.data.draws import chances
-from models.errors import ModelError
+from models.errors import TrainingDataError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"})
 _DEEP_MODES = ("I", "F")
-
-
-class TrainingDataError(ModelError):
-    """Images can't be trained on; the message names the folder or file and what to try."""
 
 
 class ImageSet:

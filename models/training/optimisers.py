@@ -1,0 +1,40 @@
+"""What moves the weights, and how fast: optimisers and learning rates of a stage."""
+
+import math
+
+import torch
+from torch import nn
+
+from models.training.muon import Muon
+from models.training.recipe import Stage
+
+
+def optimisers(stage: Stage, network: nn.Module) -> list[torch.optim.Optimizer]:
+    """What moves the network's weights; Muon takes the convolutions and leaves the rest to AdamW."""
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    if stage.optimiser == "adam":
+        return [torch.optim.Adam(parameters, stage.learning_rate, betas=stage.betas)]
+    if stage.optimiser == "adamw":
+        return [torch.optim.AdamW(parameters, stage.learning_rate, betas=stage.betas)]
+    if stage.optimiser == "sgd":
+        return [torch.optim.SGD(parameters, stage.learning_rate, momentum=stage.betas[0])]
+    matrices = [parameter for parameter in parameters if parameter.ndim > 1]
+    vectors = [parameter for parameter in parameters if parameter.ndim <= 1]
+    rest = torch.optim.AdamW(vectors, stage.learning_rate, betas=stage.betas, weight_decay=0)
+    return [Muon(matrices, stage.learning_rate), rest]
+
+
+def learning_rate(stage: Stage, iteration: int) -> float:
+    """The rate of an iteration, counted from 0 within its stage."""
+    past = iteration / stage.iterations
+    warm = min(1.0, (iteration + 1) / min(stage.warmup, stage.iterations)) if stage.warmup else 1.0
+    match stage.schedule:
+        case "constant":
+            share = 1.0
+        case "cosine":
+            share = 0.5 + 0.5 * math.cos(math.pi * past)
+        case "linear":
+            share = min(1.0, (1 - past) / stage.decay)
+        case "halving":
+            share = 0.5 ** sum(past >= milestone for milestone in stage.milestones)
+    return warm * stage.learning_rate * share

@@ -1,0 +1,250 @@
+"""A training recipe: everything the weights depend on besides the images, as one TOML file.
+
+The recipes of the literature lie in `recipes/`, each named after its system. A user's own file takes the same form.
+"""
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from models.errors import RecipeError
+
+_HERE = Path(__file__).parent / "recipes"
+
+Parameter = float | int | str | bool | list[float]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LossTerm(_Part):
+    """A loss of `models.losses.table.LOSSES` with its weight in the sum; further keys are the loss's parameters."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    weight: float
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What is handed to the loss's factory."""
+        return dict(self.model_extra or {})
+
+
+class Data(_Part):
+    """How crops of sharp images become (low, high) pairs.
+
+    Attributes
+    ----------
+    degradation, parameters
+        A name of `models.data.degrade.DEGRADATIONS` and what it takes.
+    stain
+        Share of the crops whose stain is changed, on both sides of the pair.
+    entropy
+        Least Shannon entropy of a crop's grey levels in bits; 0 takes every crop.
+    larger_share
+        Share of the crops that are taken larger, up to twice, and scaled down.
+    corruption, corruption_kinds
+        Share of the sharp crops that are spoilt (Upadhyay & Awate 2019), and how.
+    pool
+        Pairs that wait to be mixed with later ones (Real-ESRGAN's pool); 0 for none.
+    """
+
+    degradation: str = "bicubic"
+    parameters: dict[str, Parameter] = Field(default_factory=dict)
+    stain: float = Field(default=0.0, ge=0, le=1)
+    entropy: float = Field(default=0.0, ge=0, lt=8)
+    larger_share: float = Field(default=0.5, ge=0, le=1)
+    corruption: float = Field(default=0.0, ge=0, le=1)
+    corruption_kinds: tuple[str, ...] = ("noise", "blur", "contrast")
+    pool: int = Field(default=0, ge=0)
+
+
+class Autoencoder(_Part):
+    """The manifold of sharp patches, learnt before super-resolution (Upadhyay & Awate 2019, section 2.1)."""
+
+    features: int = 32
+    iterations: int = Field(default=5000, ge=1)
+    batch: int = 16
+    crop: int = 128
+    learning_rate: float = 1e-3
+
+
+class Critic(_Part):
+    """The adversary of a stage.
+
+    Attributes
+    ----------
+    network, parameters
+        A name of `models.networks.critics.CRITICS` and what it takes.
+    loss
+        One of `models.losses.adversarial`'s kinds.
+    weight
+        Of the generator's adversarial loss.
+    init
+        Weights of a public critic to start from.
+    """
+
+    network: str
+    parameters: dict[str, Parameter] = Field(default_factory=dict)
+    loss: Literal["vanilla", "hinge", "relativistic"] = "vanilla"
+    weight: float
+    learning_rate: float = 1e-4
+    init: Path | None = None
+
+
+class Stage(_Part):
+    """One stretch of training with its own losses; it starts from the averaged weights of the stage before.
+
+    Attributes
+    ----------
+    crop
+        Side of the sharp crops in pixels.
+    schedule
+        "constant"; "cosine" to zero; "linear" to zero over the last `decay` of the stage; "halving" at `milestones`,
+        shares of the stage.
+    ema
+        Decay of the averaged weights, which are what is kept.
+    clip
+        Greatest norm of the gradient; 0 for no clipping.
+    """
+
+    name: str
+    iterations: int = Field(ge=1)
+    batch: int = Field(default=16, ge=1)
+    crop: int = Field(default=128, ge=16)
+    optimiser: Literal["adam", "adamw", "muon", "sgd"] = "adam"
+    learning_rate: float = Field(gt=0)
+    betas: tuple[float, float] = (0.9, 0.99)
+    schedule: Literal["constant", "cosine", "linear", "halving"] = "cosine"
+    milestones: tuple[float, ...] = (0.5,)
+    decay: float = Field(default=0.4, gt=0, le=1)
+    warmup: int = 100
+    ema: float = Field(default=0.999, ge=0, lt=1)
+    clip: float = Field(default=1.0, ge=0)
+    losses: dict[str, LossTerm]
+    critic: Critic | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_weights(cls, values: Any) -> Any:
+        """`l1 = 1.0` is short for `l1 = { weight = 1.0 }`."""
+        if isinstance(values, dict) and isinstance(losses := values.get("losses"), dict):
+            plain = {key: term if isinstance(term, Mapping) else {"weight": term} for key, term in losses.items()}
+            return {**values, "losses": plain}
+        return values
+
+
+class Recipe(_Part):
+    """See the module; `load` reads one.
+
+    Attributes
+    ----------
+    network, hyperparameters
+        A name of `models.networks.table.NETWORKS` and what its `build` takes besides the scale.
+    back_projection
+        Whether a back-projection step follows the network, in training and in use.
+    init
+        Weights to start from, such as a public checkpoint (Sun et al. 2023).
+    vgg
+        VGG19's weights for the perceptual loss; without them the manifold loss stands in VGG's place.
+    smoke
+        Dotted keys and values that shrink the recipe to seconds, to try it.
+    """
+
+    name: str
+    title: str
+    paper: str
+    network: str
+    scale: int = Field(default=4, ge=1, le=8)
+    hyperparameters: dict[str, Parameter] = Field(default_factory=dict)
+    back_projection: bool = False
+    seed: int = 0
+    init: Path | None = None
+    vgg: Path | None = None
+    licence: str = "Apache-2.0"
+    trained_on: str = ""
+    notes: str = ""
+    data: Data = Data()
+    autoencoder: Autoencoder = Autoencoder()
+    stages: tuple[Stage, ...] = Field(min_length=1)
+    smoke: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def iterations(self) -> int:
+        """Of all stages together."""
+        return sum(stage.iterations for stage in self.stages)
+
+
+def names() -> list[str]:
+    """The recipes that come along."""
+    return sorted(path.stem for path in _HERE.glob("*.toml"))
+
+
+def load(recipe: str, settings: Iterable[str] = (), *, smoke: bool = False) -> Recipe:
+    """Read a recipe and change some of its values.
+
+    Parameters
+    ----------
+    recipe
+        A name of `names()`, or a TOML file.
+    settings
+        ``key=value`` each; the key dotted, with a stage's number where it is one's (``stages.0.batch=8``), the value
+        as TOML writes it, or a bare word.
+    smoke
+        Apply the recipe's `smoke` table first.
+
+    Raises
+    ------
+    RecipeError
+        If there is no such recipe, or a key or value is not one of a recipe's.
+    """
+    path = Path(recipe) if recipe.endswith(".toml") else _HERE / f"{recipe}.toml"
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        close = get_close_matches(recipe, names(), n=1)
+        hint = f"did you mean {close[0]}?" if close else f"on offer: {', '.join(names())}; or a .toml file"
+        raise RecipeError(f"{recipe}: no such recipe; {hint}") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise RecipeError(f"{path}: not a recipe: {error}") from error
+    values.setdefault("name", path.stem)
+    changes = dict(values.get("smoke", {})) if smoke else {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise RecipeError(f"{setting}: write KEY=VALUE, such as stages.0.iterations=1000")
+        changes[key.strip()] = _toml_value(value.strip())
+    for key, value in changes.items():
+        _set(values, key, value)
+    try:
+        return Recipe(**values)
+    except ValidationError as error:
+        wrong = error.errors(include_url=False)[0]
+        place = ".".join(map(str, wrong["loc"]))
+        raise RecipeError(f"{path.name}: {place}: {wrong['msg']}, not {wrong['input']!r}") from error
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _set(values: dict[str, Any], key: str, value: Any) -> None:
+    place: Any = values
+    *path, last = key.split(".")
+    try:
+        for part in path:
+            place = place[int(part)] if isinstance(place, list) else place.setdefault(part, {})
+        if isinstance(place, list):
+            place[int(last)] = value
+        else:
+            place[last] = value
+    except (IndexError, ValueError, TypeError, AttributeError):
+        raise RecipeError(f"{key}: the recipe has no such place") from None

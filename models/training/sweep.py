@@ -1,0 +1,87 @@
+"""Upadhyay and Awate's experiment: how spoilt training images and the quasi-norm's q change the result.
+
+Each pair of a corruption and a q is one run of a recipe in a folder of its own; what is finished is not run again.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+from models.training import recipe as recipes
+from models.training.recipe import Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One run of the experiment.
+
+    Attributes
+    ----------
+    corruption
+        Share of the sharp crops that are spoilt, 0 to 1.
+    q
+        Exponent of the quasi-norms; None for a recipe that has none.
+    """
+
+    corruption: float
+    q: float | None
+    recipe: Recipe
+
+    @property
+    def folder(self) -> str:
+        """Name of its folder."""
+        return f"corruption-{self.corruption:g}" + (f"-q-{self.q:g}" if self.q is not None else "")
+
+
+def cells(
+    name: str, corruptions: Sequence[float], exponents: Sequence[float], settings: Iterable[str], *, smoke: bool = False
+) -> list[Cell]:
+    """Every combination; q is put into each quasi-norm of the recipe, in pixels and on the manifold.
+
+    Raises
+    ------
+    RecipeError
+        If the recipe is not there, or a value is out of range.
+    """
+    settings = list(settings)
+    plain = recipes.load(name, settings, smoke=smoke)
+    places = [
+        f"stages.{number}.losses.{loss}.q"
+        for number, stage in enumerate(plain.stages)
+        for loss in ("quasi_norm", "manifold")
+        if loss in stage.losses
+    ]
+    return [
+        Cell(corruption, q, recipes.load(name, [*settings, *_settings(corruption, q, places)], smoke=smoke))
+        for corruption, q in product(corruptions, exponents if places else [None])
+    ]
+
+
+def _settings(corruption: float, q: float | None, places: Iterable[str]) -> list[str]:
+    return [f"data.corruption={corruption}", *(f"{place}={q}" for place in places if q is not None)]
+
+
+def run(
+    experiment: Iterable[Cell],
+    train: Callable[[Cell, Path], Path | None],
+    score: Callable[[Path], dict[str, float]],
+    out: Path,
+) -> list[dict[str, float]]:
+    """Train and score cell by cell; stops where `train` was interrupted and gives None.
+
+    Parameters
+    ----------
+    train
+        Trains a cell in a folder and returns its weights.
+    score
+        Measures of a file of weights.
+    """
+    rows: list[dict[str, float]] = []
+    for cell in experiment:
+        weights = train(cell, out / cell.folder)
+        if weights is None:
+            break
+        row = {"corruption": cell.corruption} | ({"q": cell.q} if cell.q is not None else {})
+        rows.append(row | score(weights))
+    return rows

@@ -1,0 +1,312 @@
+"""Runs a recipe: phases one after another, each step a pure function of the checkpoint before it.
+
+First the manifold, where a loss needs it; then the recipe's stages. A run that was killed goes on from its last
+checkpoint and ends with the same weights as one that was not, on the same machine and number of threads.
+"""
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from models.data.degrade import DEGRADATIONS
+from models.data.images import ImageSet
+from models.errors import RecipeError, TrainingError, UntrainedWeightsError
+from models.inference import choose_device, choose_precision
+from models.losses.table import LOSSES
+from models.losses.weighted import WeightedSum
+from models.networks.autoencoder import Autoencoder
+from models.networks.critics import CRITICS
+from models.networks.spec import NetworkSpec
+from models.networks.table import NETWORKS
+from models.training import checkpoint
+from models.training.log import Log
+from models.training.optimisers import learning_rate
+from models.training.phases import MANIFOLD, Losses, ManifoldPhase, Phase, StagePhase
+from models.training.recipe import Recipe, Stage
+from models.zoo.weights import load_weights, save_weights
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a run stands.
+
+    Attributes
+    ----------
+    done, total
+        Iterations of all phases.
+    losses
+        Means since the last report.
+    """
+
+    phase: str
+    done: int
+    total: int
+    losses: Mapping[str, float]
+
+
+class Trainer:
+    """One run of a recipe in one folder: checkpoint, log and weights lie there.
+
+    Holds the images as uint8, the networks and their optimisers on the device, and one batch.
+
+    Parameters
+    ----------
+    facts
+        To stand in the weights file besides the recipe's own.
+    log_every
+        Iterations a row; checkpoints are made at such a row, `checkpoint_seconds` after the last.
+
+    Raises
+    ------
+    RecipeError
+        If the recipe names a network, loss, degradation or critic that there is not.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        images: ImageSet,
+        out: Path,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        facts: Mapping[str, str] | None = None,
+        log_every: int = 50,
+        checkpoint_seconds: float = 60,
+    ) -> None:
+        self.recipe = recipe
+        self._device = choose_device(device)
+        self._bf16 = choose_precision(precision, self._device) == "bf16"
+        self._images, self._out = images, out
+        self._facts = dict(facts or {})
+        self._log_every, self._checkpoint_seconds = log_every, checkpoint_seconds
+        self._spec = _named(NETWORKS, recipe.network, "network")
+        _named(DEGRADATIONS, recipe.data.degradation, "degradation")
+        for stage in recipe.stages:
+            for loss in stage.losses:
+                _named(LOSSES, loss, "loss")
+            if stage.critic is not None:
+                _named(CRITICS, stage.critic.network, "critic")
+        self._vgg_missing = recipe.vgg is None and any("vgg" in stage.losses for stage in recipe.stages)
+        learns_manifold = self._vgg_missing or any("manifold" in stage.losses for stage in recipe.stages)
+        self._phases = [MANIFOLD] * learns_manifold + [stage.name for stage in recipe.stages]
+        self._carried: dict[str, Any] = {}
+        self.warnings: list[str] = []
+
+    @property
+    def weights_path(self) -> Path:
+        """Where the weights are written."""
+        return self._out / f"{self.recipe.name}.safetensors"
+
+    def run(
+        self,
+        on_progress: Callable[[Progress], None] = lambda _: None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> bool:
+        """Train to the end; False if `should_stop` said so first, the checkpoint being saved by then.
+
+        Raises
+        ------
+        TrainingError
+            If the checkpoint is another run's, or a loss is no longer a number.
+        WeightsError
+            If the weights that came out can't be read back. Weights that change plain colours are a warning.
+        """
+        self._out.mkdir(parents=True, exist_ok=True)
+        rng = torch.Generator().manual_seed(self.recipe.seed)
+        saved = checkpoint.load(self._checkpoint_path, self._identity())
+        first = 0
+        if saved is not None:
+            first, self._carried = saved["phase"], saved["carried"]
+            rng.set_state(saved["rng"])
+        log = Log(self._out / "log.csv", self._loss_names())
+        log.cut(self._phases, first, saved["iteration"] if saved else 0)
+        for number in range(first, len(self._phases)):
+            phase = self._phase(number)
+            start = 0
+            if saved is not None:
+                phase.restore(saved["state"])
+                start, saved = saved["iteration"], None
+            if not self._run_phase(number, phase, start, rng, log, on_progress, should_stop):
+                return False
+            self._carried |= phase.result()
+        self._write_weights()
+        return True
+
+    def _run_phase(
+        self,
+        number: int,
+        phase: Phase,
+        start: int,
+        rng: torch.Generator,
+        log: Log,
+        on_progress: Callable[[Progress], None],
+        should_stop: Callable[[], bool],
+    ) -> bool:
+        before = self._iterations_before(number)
+        sums: Losses = {}
+        shown = saved_at = time.monotonic()
+        for iteration in range(start, phase.iterations):
+            for name, value in phase.step(iteration, rng).items():
+                sums[name] = sums[name] + value.detach() if name in sums else value.detach().clone()
+            done = iteration + 1
+            if done % self._log_every and done != phase.iterations:
+                continue
+            count = (done - 1) % self._log_every + 1
+            means = {name: float(value) / count for name, value in sums.items()}
+            sums = {}
+            bad = [name for name, value in means.items() if not math.isfinite(value)]
+            if bad:
+                raise TrainingError(
+                    f"{self.recipe.name}: {bad[0]} is no number after iteration {done} of {phase.name}; lower "
+                    f"its learning_rate, delete {self._checkpoint_path} and start again"
+                )
+            now = time.monotonic()
+            row: dict[str, float | int | str] = {"stage": phase.name, "iteration": done, "seconds": now - shown}
+            log.write(row | {"learning_rate": self._rate(number, iteration)} | means)
+            on_progress(Progress(phase.name, before + done, self._iterations_before(len(self._phases)), means))
+            shown = now
+            stop = should_stop()
+            if stop or now - saved_at >= self._checkpoint_seconds or done == phase.iterations:
+                self._save(number, done, phase, rng)
+                saved_at = now
+            if stop:
+                return False
+        return True
+
+    def _save(self, number: int, iteration: int, phase: Phase, rng: torch.Generator) -> None:
+        state = {
+            "identity": self._identity(),
+            "phase": number,
+            "iteration": iteration,
+            "carried": self._carried,
+            "state": phase.state(),
+            "rng": rng.get_state(),
+        }
+        checkpoint.save(self._checkpoint_path, state)
+
+    @property
+    def _checkpoint_path(self) -> Path:
+        return self._out / "checkpoint.pt"
+
+    def _identity(self) -> str:
+        stated = self.recipe.model_dump(mode="json", exclude={"name", "title", "paper", "notes", "licence", "smoke"})
+        digest = hashlib.sha256(json.dumps([stated, self._bf16], sort_keys=True).encode())
+        digest.update(self._images.pixels.cpu().numpy().data)
+        return digest.hexdigest()
+
+    def _loss_names(self) -> list[str]:
+        names = {"autoencoder": None} if MANIFOLD in self._phases else {}
+        for stage in self.recipe.stages:
+            names |= dict.fromkeys(self._losses_of(stage))
+            if stage.critic is not None:
+                names |= {"adversarial": None, "critic": None}
+        return [*names, "total"]
+
+    def _losses_of(self, stage: Stage) -> list[str]:
+        return [MANIFOLD if name == "vgg" and self._vgg_missing else name for name in stage.losses]
+
+    def _iterations_before(self, number: int) -> int:
+        learns = self._phases[0] == MANIFOLD
+        counts = [self.recipe.autoencoder.iterations] * learns + [stage.iterations for stage in self.recipe.stages]
+        return sum(counts[:number])
+
+    def _stage(self, number: int) -> Stage | None:
+        learns = self._phases[0] == MANIFOLD
+        return None if learns and number == 0 else self.recipe.stages[number - learns]
+
+    def _rate(self, number: int, iteration: int) -> float:
+        stage = self._stage(number)
+        return self.recipe.autoencoder.learning_rate if stage is None else learning_rate(stage, iteration)
+
+    def _phase(self, number: int) -> Phase:
+        stage = self._stage(number)
+        with torch.random.fork_rng(devices=[]):  # modules draw their first weights from the global generator
+            torch.manual_seed(self.recipe.seed + number)
+            if stage is None:
+                return ManifoldPhase(self.recipe, self._images, self._device, self._bf16)
+            network = self._network()
+            if "network" in self._carried:
+                network.load_state_dict(self._carried["network"])
+            losses = self._weighted_losses(stage)
+            return StagePhase(self.recipe, stage, network, losses, self._images, self._device, self._bf16)
+
+    def _network(self) -> nn.Module:
+        recipe = self.recipe
+        if recipe.init is None:
+            try:
+                network: nn.Module = self._spec.build(**recipe.hyperparameters, scale=recipe.scale)
+            except (TypeError, ValueError, KeyError) as error:
+                raise RecipeError(f"hyperparameters: {recipe.network} can't be built: {error}") from error
+            return network
+        weights = load_weights(recipe.init, scale=recipe.scale)
+        if weights.spec is not self._spec or weights.geometry.scale != recipe.scale:
+            raise RecipeError(
+                f"init: {recipe.init.name} is {weights.name}, the recipe trains {recipe.network} x{recipe.scale}"
+            )
+        return weights.network.train().requires_grad_(True)
+
+    def _weighted_losses(self, stage: Stage) -> WeightedSum:
+        terms = {}
+        for name, term in stage.losses.items():
+            parameters = term.parameters
+            if name == "vgg" and self._vgg_missing:
+                name, parameters = MANIFOLD, {}
+            elif name == "vgg":
+                parameters["weights"] = self.recipe.vgg
+            if name == MANIFOLD:
+                parameters["encoder"] = self._encoder()
+            try:
+                terms[name] = (term.weight, LOSSES[name](**parameters))
+            except (TypeError, ValueError) as error:
+                raise RecipeError(f"stage {stage.name}: loss {name}: {error}") from error
+        return WeightedSum(terms)
+
+    def _encoder(self) -> nn.Module:
+        autoencoder = Autoencoder(features=self.recipe.autoencoder.features)
+        autoencoder.load_state_dict(self._carried["autoencoder"])
+        encoder: nn.Module = autoencoder.encoder.to(self._device)
+        return encoder
+
+    def _write_weights(self) -> None:
+        recipe, state = self.recipe, self._carried["network"]
+        spec: NetworkSpec = self._spec
+        hyperparameters = spec.hyperparameters(state) | {"scale": recipe.scale}
+        facts = {
+            "recipe": recipe.name,
+            "recipe_json": recipe.model_dump_json(exclude={"init", "vgg", "smoke"}),
+            "citation": recipe.paper,
+            "degradation": recipe.data.degradation,
+            "licence": recipe.licence,
+            "trained_on": recipe.trained_on,
+            "iterations": str(recipe.iterations),
+            "notes": self.notes,
+        }
+        if recipe.back_projection:
+            facts["back_projection"] = "1"
+        save_weights(self.weights_path, spec, hyperparameters, state, facts | self._facts)
+        try:  # nothing is called done before it has been reopened
+            load_weights(self.weights_path)
+        except UntrainedWeightsError as error:
+            self.warnings.append(f"{error}. Train longer: these weights are refused where they would be used")
+
+    @property
+    def notes(self) -> str:
+        """The recipe's notes, and what had to be done differently."""
+        instead = "No VGG19 weights were given: the manifold loss stands in the perceptual loss's place."
+        return " ".join(filter(None, [self.recipe.notes, instead if self._vgg_missing else ""]))
+
+
+def _named(table: Mapping[str, Any], name: str, kind: str) -> Any:
+    try:
+        return table[name]
+    except KeyError:
+        raise RecipeError(f"{name}: no such {kind}; on offer: {', '.join(table)}") from None

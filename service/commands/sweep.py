@@ -1,0 +1,77 @@
+"""`slidelift sweep`: a recipe trained on more and more spoilt images, as in Upadhyay and Awate 2019."""
+
+import argparse
+import csv
+from pathlib import Path
+from typing import Any
+
+from service.commands.train import add_settings
+from service.errors import EXIT_DONE, EXIT_INTERRUPTED
+from service.terminal import say, tell
+
+_MEASURES = ("psnr_y", "ms_ssim", "qilv", "rrmse")
+
+
+def add(commands: Any) -> None:
+    """Put the command into the parser's table."""
+    sweep = commands.add_parser(
+        "sweep",
+        help="train a recipe at several corruptions of the training set and exponents q",
+        description="Train RECIPE once for every share of spoilt training crops and every exponent q of its "
+        "quasi-norms, score each on held-out images, and write sweep.csv into DIR. Finished runs are not repeated.",
+    )
+    sweep.add_argument("recipe", metavar="RECIPE", help="such as srgan-sqe; see `slidelift train --list`")
+    sweep.add_argument("--images", type=Path, nargs="+", required=True, metavar="DIR", help="folders of sharp images")
+    sweep.add_argument("--held-out", type=Path, required=True, metavar="DIR", help="folder of images to score on")
+    sweep.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the runs and of sweep.csv")
+    sweep.add_argument(
+        "--corruption", type=_numbers, default="0,0.1,0.3,0.5", metavar="LIST", help="shares (default 0,0.1,0.3,0.5)"
+    )
+    sweep.add_argument("--q", type=_numbers, default="0.5", metavar="LIST", help="exponents (default 0.5)")
+    add_settings(sweep)
+    sweep.set_defaults(command=_run)
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is not a list such as 0,0.1,0.3") from None
+
+
+def _run(options: argparse.Namespace) -> int:
+    from models.evaluate import BASELINE, evaluate, image_files, panel
+    from models.training import sweep
+    from models.upscaler import load_upscaler
+    from service.training import read_images, train
+
+    experiment = sweep.cells(options.recipe, options.corruption, options.q, options.set or (), smoke=options.smoke)
+    scale = experiment[0].recipe.scale
+    files = image_files(options.held_out)
+    images = read_images(options.images, experiment[0].recipe, options.device)
+
+    def learn(cell: sweep.Cell, folder: Path) -> Path | None:
+        return train(cell.recipe, images, folder, device=options.device, checkpoint_seconds=options.checkpoint_seconds)
+
+    def score(weights: Path) -> dict[str, float]:
+        upscalers = {name: load_upscaler(name, scale=scale, device=options.device) for name in (BASELINE, str(weights))}
+        found = panel(evaluate(upscalers, files, scale).models[str(weights)])
+        return {name: found[name] for name in _MEASURES}
+
+    rows = sweep.run(experiment, learn, score, options.out)
+    if rows:
+        _write(options.out / "sweep.csv", rows)
+    if len(rows) < len(experiment):
+        say("interrupted; the same command goes on")
+        return EXIT_INTERRUPTED
+    return EXIT_DONE
+
+
+def _write(path: Path, rows: list[dict[str, float]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    tell(" | ".join(rows[0]))
+    for row in rows:
+        tell(" | ".join(f"{value:g}" for value in row.values()))

@@ -1,0 +1,63 @@
+"""`slidelift train`: a recipe and folders of sharp images into weights."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from service.commands import arguments
+from service.errors import EXIT_DONE, EXIT_INTERRUPTED
+from service.terminal import say, tell
+
+
+def add(commands: Any) -> None:
+    """Put the command into the parser's table."""
+    train = commands.add_parser(
+        "train",
+        help="train a network by a recipe",
+        description="Follow RECIPE, a name of `--list` or a TOML file, on sharp images at the target's µm per pixel. "
+        "The run's folder holds the log (CSV), the checkpoint and, at the end, the weights. A killed or interrupted "
+        "run goes on when called again, and ends with the same weights.",
+    )
+    train.add_argument("recipe", nargs="?", metavar="RECIPE", help="a recipe's name, or a TOML file")
+    train.add_argument("--list", action="store_true", help="the recipes that come along")
+    train.add_argument("--images", type=Path, nargs="+", metavar="DIR", help="folders of sharp images")
+    train.add_argument("--out", type=Path, metavar="DIR", help="the run's folder (default training-runs/RECIPE)")
+    add_settings(train)
+    train.set_defaults(command=_run)
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """What every command that trains takes."""
+    parser.add_argument("--set", action="append", metavar="KEY=VALUE", help="change a value, such as stages.0.batch=8")
+    parser.add_argument("--smoke", action="store_true", help="the recipe shrunk to seconds, to try it")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument(
+        "--checkpoint-seconds",
+        type=arguments.positive,
+        default=60,
+        metavar="S",
+        help="between checkpoints (default 60)",
+    )
+
+
+def _run(options: argparse.Namespace) -> int:
+    from models.errors import RecipeError
+    from models.training import recipe as recipes
+
+    if options.list:
+        for name in recipes.names():
+            tell(f"{name}: {recipes.load(name).title}")
+        return EXIT_DONE
+    if options.recipe is None or options.images is None:
+        raise RecipeError("a RECIPE and --images DIR are needed; --list shows the recipes")
+    from service.training import read_images, train
+
+    recipe = recipes.load(options.recipe, options.set or (), smoke=options.smoke)
+    out = options.out or Path("training-runs") / recipe.name
+    images = read_images(options.images, recipe, options.device)
+    weights = train(recipe, images, out, device=options.device, checkpoint_seconds=options.checkpoint_seconds)
+    if weights is None:
+        say(f"interrupted; the same command goes on from {out}")
+        return EXIT_INTERRUPTED
+    tell(str(weights))
+    return EXIT_DONE

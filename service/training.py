@@ -1,0 +1,85 @@
+"""One training run as the command line shows it: a bar with the time left, an interrupt that loses nothing."""
+
+import signal
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+from tqdm import tqdm
+
+from models.data.images import ImageSet
+from models.inference import choose_device
+from models.training.recipe import Recipe
+from models.training.trainer import Progress, Trainer
+from service.terminal import say
+
+
+def read_images(folders: Sequence[Path], recipe: Recipe, device: str) -> ImageSet:
+    """The images of some folders on the training's device, each large enough for the recipe's crops.
+
+    Raises
+    ------
+    TrainingDataError, DeviceError
+        If an image can't be used, or there is no such device.
+    """
+    least = max(stage.crop for stage in recipe.stages)
+    return ImageSet.read(folders, least_side=least, device=choose_device(device))
+
+
+def train(recipe: Recipe, images: ImageSet, out: Path, *, device: str, checkpoint_seconds: float) -> Path | None:
+    """Follow a recipe in a folder; the weights, or None if Ctrl-C was pressed, the checkpoint being saved by then."""
+    log_every = min(50, *(stage.iterations for stage in recipe.stages))
+    trainer = Trainer(
+        recipe,
+        images,
+        out,
+        device=device,
+        facts=_software(),
+        log_every=log_every,
+        checkpoint_seconds=checkpoint_seconds,
+    )
+    say(f"{recipe.title}: {len(images)} images, {recipe.iterations} iterations on {choose_device(device)}, into {out}")
+    if trainer.notes:
+        say(trainer.notes)
+    with _interruptible() as stop, tqdm(unit="it", disable=None, dynamic_ncols=True) as bar:
+
+        def show(progress: Progress) -> None:
+            bar.total = progress.total
+            bar.set_description(progress.phase)
+            bar.set_postfix_str(f"loss {progress.losses['total']:.4g}", refresh=False)
+            bar.update(progress.done - bar.n)
+
+        finished = trainer.run(show, lambda: bool(stop))
+    for warning in trainer.warnings:
+        say(f"warning: {warning}")
+    return trainer.weights_path if finished else None
+
+
+@contextmanager
+def _interruptible() -> Iterator[list[int]]:
+    """The signals so far; a second one ends the program at once."""
+    heard: list[int] = []
+
+    def on_signal(number: int, _frame: object) -> None:
+        if heard:
+            raise KeyboardInterrupt
+        heard.append(number)
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield heard
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _software() -> dict[str, str]:
+    """The version, and the commit where slidelift runs from a clone."""
+    facts = {"software": f"slidelift {version('slidelift')}"}
+    root = Path(__file__).resolve().parent.parent
+    if (root / ".git").exists():
+        done = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+        facts |= {"commit": done.stdout.strip()} if done.returncode == 0 else {}
+    return facts

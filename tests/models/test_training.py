@@ -1,0 +1,195 @@
+"""Every recipe trains, in its shrunken form: the loss falls, and a killed run ends as an undisturbed one."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from models.data.images import ImageSet
+from models.errors import RecipeError, TrainingError, UntrainedWeightsError
+from models.training import recipe as recipes
+from models.training.muon import Muon, orthogonal
+from models.training.recipe import Stage
+from models.training.trainer import Progress, Trainer, learning_rate
+from models.zoo.weights import load_weights
+
+
+def texture(side: int, seed: int) -> np.ndarray:
+    """Dark discs on pink, something like nuclei."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:side, :side]
+    image = np.full((side, side, 3), (226, 178, 206), np.float64)
+    for _ in range(side * side // 120):
+        centre, radius = rng.uniform(0, side, 2), rng.uniform(2, 7)
+        inside = np.hypot(y - centre[0], x - centre[1]) < radius
+        image[inside] = rng.uniform((70, 40, 110), (130, 90, 170))
+    return (image + rng.normal(0, 3, image.shape)).clip(0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
+    folder = tmp_path_factory.mktemp("images")
+    for seed in range(3):
+        Image.fromarray(texture(160, seed)).save(folder / f"{seed}.png")
+    return ImageSet.read([folder])
+
+
+class KilledError(Exception):
+    """Stands for a kill between two checkpoints."""
+
+
+def train(recipe: recipes.Recipe, images: ImageSet, out: Path, *, kill_after: int | None = None) -> list[Progress]:
+    """Checkpoints after every row; a row every three iterations."""
+    seen: list[Progress] = []
+
+    def look(progress: Progress) -> None:
+        seen.append(progress)
+        if kill_after is not None and progress.done >= kill_after:
+            raise KilledError
+
+    trainer = Trainer(recipe, images, out, device="cpu", log_every=3, checkpoint_seconds=0)
+    assert trainer.run(look)
+    return seen
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_a_recipe_learns_and_resumes_exactly(name: str, images: ImageSet, tmp_path: Path) -> None:
+    recipe = recipes.load(name, smoke=True)
+    seen = train(recipe, images, tmp_path / "whole")
+    first_stage = [one.losses["total"] for one in seen if one.phase == recipe.stages[0].name]
+    assert np.mean(first_stage[-3:]) < np.mean(first_stage[:3])
+    with pytest.raises(KilledError):
+        train(recipe, images, tmp_path / "killed", kill_after=seen[-1].done - 7)
+    assert not list((tmp_path / "killed").glob("*.safetensors"))
+    again = train(recipe, images, tmp_path / "killed")
+    assert again[0].done > seen[0].done
+    whole, resumed = (load_file(tmp_path / run / f"{name}.safetensors") for run in ("whole", "killed"))
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+    assert [row[:2] for row in log(tmp_path / "killed")] == [row[:2] for row in log(tmp_path / "whole")]
+
+
+def log(folder: Path) -> list[list[str]]:
+    with (folder / "log.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))
+
+
+def test_the_weights_carry_their_facts_and_load(images: ImageSet, tmp_path: Path) -> None:
+    settings = ["trained_on=discs", "stages.0.iterations=3", "stages.1.iterations=3"]
+    recipe = recipes.load("realesrgan", settings, smoke=True)
+    train(recipe, images, tmp_path)
+    path = tmp_path / "realesrgan.safetensors"
+    with safe_open(path, "pt") as file:
+        facts = file.metadata()
+    assert (facts["architecture"], facts["scale"], facts["trained_on"]) == ("rrdbnet", "4", "discs")
+    assert (facts["recipe"], facts["degradation"], facts["licence"]) == ("realesrgan", "realesrgan", "Apache-2.0")
+    assert "manifold loss stands in" in facts["notes"]
+    assert json.loads(facts["recipe_json"])["stages"][1]["critic"]["network"] == "unet"
+    assert json.loads(facts["hyperparameters"])["blocks"] == 1
+
+
+def test_weights_that_change_colours_are_written_with_a_warning_and_refused_in_use(images, tmp_path: Path) -> None:
+    trainer = Trainer(recipes.load("espcn", ["stages.0.iterations=3"], smoke=True), images, tmp_path, device="cpu")
+    assert trainer.run()
+    assert "Train longer" in trainer.warnings[0]
+    with pytest.raises(UntrainedWeightsError):
+        load_weights(trainer.weights_path)
+
+
+def test_training_starts_from_the_weights_it_is_given(images: ImageSet, tmp_path: Path) -> None:
+    settings = ["stages.0.iterations=3", "stages.0.learning_rate=1e-12"]
+    train(recipes.load("compact-x4", ["stages.0.iterations=12"], smoke=True), images, tmp_path / "first")
+    given = tmp_path / "first" / "compact-x4.safetensors"
+    train(recipes.load("compact-x4", [*settings, f"init={given}"], smoke=True), images, tmp_path / "second")
+    before, after = load_file(given), load_file(tmp_path / "second" / "compact-x4.safetensors")
+    assert all(torch.allclose(before[key], after[key], atol=1e-3) for key in before)
+    with pytest.raises(RecipeError, match="trains rrdbnet"):
+        train(recipes.load("rrdbnet", [f"init={given}"], smoke=True), images, tmp_path / "third")
+
+
+def test_a_checkpoint_of_other_settings_is_refused(images: ImageSet, tmp_path: Path) -> None:
+    train(recipes.load("espcn", ["stages.0.iterations=3"], smoke=True), images, tmp_path)
+    with pytest.raises(TrainingError, match="another recipe"):
+        train(recipes.load("espcn", ["stages.0.iterations=3", "seed=1"], smoke=True), images, tmp_path)
+
+
+def test_a_loss_that_is_no_number_ends_the_run_by_name(images: ImageSet, tmp_path: Path) -> None:
+    recipe = recipes.load("espcn", ["stages.0.learning_rate=1e30", "stages.0.optimiser=sgd"], smoke=True)
+    with pytest.raises(TrainingError, match="is no number after iteration"):
+        train(recipe, images, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "settings", "says"),
+    [
+        ("compact-x5", [], "did you mean compact-x"),
+        ("compact-x4", ["stages.0.batches=3"], "stages.0.batches"),
+        ("compact-x4", ["stages.7.batch=3"], "no such place"),
+        ("compact-x4", ["stages.0.batch"], "KEY=VALUE"),
+        ("compact-x4", ["stages.0.batch=many"], "stages.0.batch"),
+    ],
+)
+def test_a_wrong_recipe_is_refused_with_the_place(recipe: str, settings: list[str], says: str) -> None:
+    with pytest.raises(RecipeError, match=says):
+        recipes.load(recipe, settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (["network=alexnet"], "alexnet: no such network"),
+        (["data.degradation=fog"], "fog: no such degradation"),
+        (["stages.0.losses.beauty=1.0"], "beauty: no such loss"),
+    ],
+)
+def test_what_there_is_not_is_refused_before_training(settings, says, images: ImageSet, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=says):
+        Trainer(recipes.load("compact-x4", settings, smoke=True), images, tmp_path)
+
+
+def test_every_recipe_names_its_paper_and_its_full_form_is_larger_than_its_smoke() -> None:
+    for name in recipes.names():
+        full, small = recipes.load(name), recipes.load(name, smoke=True)
+        assert full.paper
+        assert full.title
+        assert full.iterations > 100 * small.iterations
+
+
+def stage(**values) -> Stage:
+    return Stage(name="s", iterations=100, learning_rate=1.0, losses={"l1": 1.0}, warmup=0, **values)
+
+
+def test_learning_rates_follow_their_schedule() -> None:
+    assert [learning_rate(stage(schedule="constant"), i) for i in (0, 99)] == [1.0, 1.0]
+    assert learning_rate(stage(schedule="cosine"), 50) == pytest.approx(0.5)
+    linear = stage(schedule="linear", decay=0.4)
+    assert [learning_rate(linear, i) for i in (0, 60, 80)] == [1.0, 1.0, pytest.approx(0.5)]
+    halving = stage(schedule="halving", milestones=(0.5, 0.75))
+    assert [learning_rate(halving, i) for i in (49, 50, 75)] == [1.0, 0.5, 0.25]
+
+
+def test_orthogonalised_matrices_have_singular_values_near_one() -> None:
+    matrix = torch.randn(24, 90, generator=torch.Generator().manual_seed(1))
+    for one in (matrix, matrix.T):
+        values = torch.linalg.svdvals(orthogonal(one))
+        assert values.min() > 0.6
+        assert values.max() < 1.25
+
+
+def test_muon_solves_least_squares() -> None:
+    rng = torch.Generator().manual_seed(2)
+    wanted, inputs = torch.randn(8, 8, generator=rng), torch.randn(64, 8, generator=rng)
+    weight = torch.zeros(8, 8, requires_grad=True)
+    optimiser = Muon([weight], 0.5)
+    for step in range(200):
+        optimiser.param_groups[0]["lr"] = 0.5 * (1 - step / 200)
+        optimiser.zero_grad()
+        (inputs @ (weight - wanted).T).square().mean().backward()
+        optimiser.step()
+    assert (weight - wanted).abs().max() < 0.05
