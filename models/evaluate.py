@@ -1,39 +1,113 @@
-"""Score models on held-out images against bicubic.
+"""Score models on held-out images, bicubic always beside: every measure of every image, and their statistics.
 
-    python -m models.evaluate --images DIR... --models A,B [--scale 4] [--json OUT] [--count N]
+Each folder is a set. Its images are cropped from the top left to a multiple of the scale and reduced
+(`models.metrics.reduction`; the measuring convention is Pillow's antialiased bicubic), enlarged by every model, and
+compared (`models.metrics.panel`). `slidelift evaluate` is the command.
 
-Each folder is a set, named after it. The source is the image cropped to a multiple of the scale and
-reduced by Pillow's antialiased bicubic; scores are means over a set's images.
+`as_json` gives, and the command writes:
+
+    schema        "slidelift-evaluation/1"
+    scale, degradation, mpp
+    measures      name -> {title, unit, higher_is_better, explanation}
+    sets          name -> {files: [name], models: name -> {
+                      values:  measure -> [value of each file; null where it is not defined or infinite],
+                      summary: measure -> {images, mean, median, p5, p95},
+                      gain:    measure -> the same of the differences to bicubic on the same image,
+                      panel:   measure -> figure, for a model's card}}
+
+Statistics leave out nulls and say over how many `images` they are; where there is none they are null. An infinite
+PSNR (equal images) is a null beside an `mse` of 0.
 """
 
-import argparse
-import json
-import sys
-from collections.abc import Iterable, Mapping
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
-from statistics import fmean
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.metrics.fidelity import psnr_y, ssim_y
-from models.upscaler import PatchUpscaler, load_upscaler
+from models.errors import ModelError
+from models.metrics.panel import MEASURES, Reference, measure
+from models.metrics.reduction import REDUCTIONS
+from models.upscaler import PatchUpscaler
 
 BASELINE = "bicubic"
+DEFAULT_MPP = 0.25
+"""µm per pixel of a 40x scan, which the eval sets are."""
+
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff"}
+
+Enlarged = Mapping[str, NDArray[np.uint8]]
+Look = Callable[[Path, Reference, Enlarged], None]
+
+
+class EvaluationError(ModelError):
+    """A folder, image or mask can't be measured on; the message names it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Score:
-    """Means over one set's images, and how far they are above bicubic's on the same images."""
+class Summary:
+    """Statistics over those of a set's images for which a measure is a number; NaN where there is none."""
 
     images: int
-    psnr_y: float
-    ssim_y: float
-    psnr_y_gain: float
-    ssim_y_gain: float
+    mean: float
+    median: float
+    p5: float
+    p95: float
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> "Summary":
+        """Summarise the finite ones."""
+        finite = [value for value in values if math.isfinite(value)]
+        if not finite:
+            return cls(0, *[math.nan] * 4)
+        p5, median, p95 = np.percentile(finite, [5, 50, 95])
+        return cls(len(finite), float(np.mean(finite)), float(median), float(p5), float(p95))
+
+
+@dataclass(frozen=True)
+class ModelScores:
+    """One model on one set.
+
+    Attributes
+    ----------
+    values, baseline
+        Measure -> value of each image, in the order of the files: this model's, and bicubic's.
+    """
+
+    values: Mapping[str, tuple[float, ...]]
+    baseline: Mapping[str, tuple[float, ...]]
+
+    @cached_property
+    def summary(self) -> dict[str, Summary]:
+        """Of each measure."""
+        return {name: Summary.of(values) for name, values in self.values.items()}
+
+    @cached_property
+    def gains(self) -> dict[str, tuple[float, ...]]:
+        """Measure -> difference to bicubic on each image."""
+        return {
+            name: tuple(a - b for a, b in zip(values, self.baseline[name], strict=True))
+            for name, values in self.values.items()
+        }
+
+    @cached_property
+    def gain(self) -> dict[str, Summary]:
+        """Statistics of `gains`."""
+        return {name: Summary.of(values) for name, values in self.gains.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class SetScores:
+    """All models on one set; `files` are the images' names."""
+
+    files: tuple[str, ...]
+    models: Mapping[str, ModelScores]
 
 
 def image_files(folder: Path, count: int | None = None) -> list[Path]:
@@ -41,27 +115,53 @@ def image_files(folder: Path, count: int | None = None) -> list[Path]:
 
     Raises
     ------
-    FileNotFoundError
+    EvaluationError
         If there is none.
     """
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES)[:count]
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    files = [path for path in found if path.suffix.lower() in _SUFFIXES][:count]
     if not files:
-        raise FileNotFoundError(f"{folder}: no image ({', '.join(sorted(_SUFFIXES))})")
+        raise EvaluationError(f"{folder}: a folder with images is needed ({', '.join(sorted(_SUFFIXES))})")
     return files
 
 
 def read_rgb(path: Path) -> NDArray[np.uint8]:
-    """An image file as uint8 (h, w, 3)."""
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))
+    """An image file as uint8 (h, w, 3); grey levels become three equal channels.
+
+    Raises
+    ------
+    EvaluationError
+        If it can't be decoded.
+    """
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, ValueError, SyntaxError) as error:  # SyntaxError: Pillow's of a broken PNG
+        raise EvaluationError(f"{path}: can't be read as an image ({error})") from error
 
 
-def reduce(image: NDArray[np.uint8], scale: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """The image cropped to a multiple of the scale, and its antialiased bicubic reduction."""
+def read_mask(folder: Path, image: Path, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """The mask of an image, by its stem: True (h, w) where the file is not zero.
+
+    Raises
+    ------
+    EvaluationError
+        If there is none, or not of the image's size.
+    """
+    path = folder / f"{image.stem}.png"
+    mask = read_rgb(path).any(axis=2)
+    if mask.shape != shape:
+        raise EvaluationError(f"{path}: {mask.shape[1]}x{mask.shape[0]} px; {image.name} has {shape[1]}x{shape[0]}")
+    return mask
+
+
+def reduce(
+    image: NDArray[np.uint8], scale: int, degradation: str = "bicubic"
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """The image cropped to a multiple of the scale, and its reduction by one of `REDUCTIONS`."""
     height, width = (side - side % scale for side in image.shape[:2])
     truth = image[:height, :width]
-    reduced = Image.fromarray(truth).resize((width // scale, height // scale), Image.Resampling.BICUBIC)
-    return truth, np.asarray(reduced)
+    return truth, REDUCTIONS[degradation](truth, scale)
 
 
 def upscale_image(upscaler: PatchUpscaler, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -74,68 +174,149 @@ def upscale_image(upscaler: PatchUpscaler, image: NDArray[np.uint8]) -> NDArray[
     return np.rint(kept).clip(0, 255).astype(np.uint8)
 
 
-def evaluate(upscalers: Mapping[str, PatchUpscaler], files: Iterable[Path], scale: int) -> dict[str, Score]:
+def reference(
+    path: Path, scale: int, *, degradation: str = "bicubic", masks: Path | None = None, mpp: float = DEFAULT_MPP
+) -> Reference:
+    """What enlargements of an image's reduction are compared to.
+
+    Raises
+    ------
+    EvaluationError
+        If the image or its mask can't be used.
+    """
+    whole = read_rgb(path)
+    if min(whole.shape[:2]) < scale:
+        raise EvaluationError(f"{path}: {whole.shape[1]}x{whole.shape[0]} px are too few to be reduced by {scale}")
+    mask = None if masks is None else read_mask(masks, path, whole.shape[:2])
+    truth, source = reduce(whole, scale, degradation)
+    if mask is not None:
+        mask = mask[: truth.shape[0], : truth.shape[1]]
+    return Reference(truth, source, mask, mpp, REDUCTIONS[degradation])
+
+
+def evaluate(
+    upscalers: Mapping[str, PatchUpscaler],
+    files: Sequence[Path],
+    scale: int,
+    *,
+    degradation: str = "bicubic",
+    masks: Path | None = None,
+    mpp: float = DEFAULT_MPP,
+    look: Look = lambda _path, _reference, _enlarged: None,
+) -> SetScores:
     """Score every model on one set, one image in memory at a time.
 
     Parameters
     ----------
     upscalers
         By the name to report; `BASELINE` must be among them.
+    degradation
+        One of `models.metrics.reduction.REDUCTIONS`.
+    masks
+        A folder with a PNG of each image's stem and size, nonzero inside.
+    mpp
+        µm per pixel of the images.
+    look
+        Called with each image, what it was compared to, and all enlargements of it.
+
+    Raises
+    ------
+    EvaluationError
+        If an image or its mask can't be used.
     """
-    psnr: dict[str, list[float]] = {name: [] for name in upscalers}
-    ssim: dict[str, list[float]] = {name: [] for name in upscalers}
+    values: dict[str, dict[str, list[float]]] = {name: {} for name in upscalers}
     for path in files:
-        truth, source = reduce(read_rgb(path), scale)
+        compared = reference(path, scale, degradation=degradation, masks=masks, mpp=mpp)
+        enlarged = {}
         for name, upscaler in upscalers.items():
-            enlarged = upscale_image(upscaler, source)
-            psnr[name].append(psnr_y(enlarged, truth))
-            ssim[name].append(ssim_y(enlarged, truth))
-    psnr_mean = {name: fmean(values) for name, values in psnr.items()}
-    ssim_mean = {name: fmean(values) for name, values in ssim.items()}
-    return {
-        name: Score(
-            images=len(psnr[name]),
-            psnr_y=psnr_mean[name],
-            ssim_y=ssim_mean[name],
-            psnr_y_gain=psnr_mean[name] - psnr_mean[BASELINE],
-            ssim_y_gain=ssim_mean[name] - ssim_mean[BASELINE],
-        )
-        for name in upscalers
-    }
+            if path == files[0]:
+                upscale_image(upscaler, compared.source[:64, :64])  # a first call sets up what later ones share
+            started = time.perf_counter()
+            enlarged[name] = upscale_image(upscaler, compared.source)
+            seconds = time.perf_counter() - started
+            found = measure(enlarged[name], compared)
+            found["seconds_per_megapixel"] = seconds / (compared.truth[..., 0].size / 1e6)
+            for figure, value in found.items():
+                values[name].setdefault(figure, []).append(value)
+        look(path, compared, enlarged)
+    frozen = {name: {figure: tuple(one) for figure, one in found.items()} for name, found in values.items()}
+    models = {name: ModelScores(found, frozen[BASELINE]) for name, found in frozen.items()}
+    return SetScores(tuple(path.name for path in files), models)
 
 
-def table(scores: Mapping[str, Mapping[str, Score]]) -> str:
-    """Scores by set and model as a Markdown table."""
-    rows = ["| set | images | model | PSNR-Y, dB | SSIM-Y | gain, dB | gain, SSIM |", "|---|---|---|---|---|---|---|"]
-    rows += [
-        f"| {name} | {score.images} | {model} | {score.psnr_y:.2f} | {score.ssim_y:.4f}"
-        f" | {score.psnr_y_gain:+.2f} | {score.ssim_y_gain:+.4f} |"
-        for name, models in scores.items()
-        for model, score in models.items()
-    ]
+def panel(scores: ModelScores) -> dict[str, float]:
+    """What a model's card tells of a set: means, rounded; `consistency_p5` is a 5th percentile, the angle the greater.
+
+    A measure that no image has is left out.
+    """
+    digits = {one.name: one.digits for one in MEASURES}
+    summary, gain = scores.summary, scores.gain
+    wanted = ("psnr_y", "ssim_y", "psnr_rgb", "ms_ssim", "qilv", "rrmse", "nuclei_f1", "seconds_per_megapixel")
+    figures = {name: round(summary[name].mean, digits[name]) for name in wanted}
+    figures |= {f"{name}_gain": round(gain[name].mean, digits[name]) for name in ("psnr_y", "ssim_y")}
+    figures["consistency_p5"] = round(summary["consistency"].p5, 2)
+    figures["stain_angle"] = round(max(summary["stain_angle_h"].mean, summary["stain_angle_e"].mean), 2)
+    return {name: figure for name, figure in figures.items() if math.isfinite(figure)}
+
+
+def table(scores: Mapping[str, SetScores]) -> str:
+    """Means by set and model as a Markdown table."""
+    head = "set | images | model | PSNR-Y, dB | SSIM-Y | gain, dB | gain, SSIM | MS-SSIM | QILV"
+    head += " | consistency p5, dB | nuclei F1 | s/Mpx"
+    rows = [f"| {head} |", "|---" * (head.count("|") + 1) + "|"]
+    for name, found in scores.items():
+        for model, one in found.models.items():
+            mean = {figure: summary.mean for figure, summary in one.summary.items()}
+            gain = one.gain
+            rows.append(
+                f"| {name} | {len(found.files)} | {model} | {mean['psnr_y']:.2f} | {mean['ssim_y']:.4f}"
+                f" | {gain['psnr_y'].mean:+.2f} | {gain['ssim_y'].mean:+.4f} | {mean['ms_ssim']:.4f}"
+                f" | {mean['qilv']:.4f} | {one.summary['consistency'].p5:.2f} | {mean['nuclei_f1']:.3f}"
+                f" | {mean['seconds_per_megapixel']:.3f} |"
+            )
     return "\n".join(rows)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run the command line of this module."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=Path, nargs="+", required=True, help="folders of sharp images, one a set")
-    parser.add_argument("--models", required=True, help="catalog names or files of weights, separated by commas")
-    parser.add_argument("--scale", type=int, default=4)
-    parser.add_argument("--json", type=Path, help="file to write the scores to")
-    parser.add_argument("--count", type=int, help="only the first images of each set")
-    parser.add_argument("--device", default="auto")
-    options = parser.parse_args(arguments)
-    names = dict.fromkeys([BASELINE, *options.models.split(",")])
-    upscalers = {name: load_upscaler(name, scale=options.scale, device=options.device) for name in names}
-    scores = {
-        folder.name: evaluate(upscalers, image_files(folder, options.count), options.scale) for folder in options.images
+def as_json(scores: Mapping[str, SetScores], scale: int, degradation: str, mpp: float) -> dict[str, Any]:
+    """Everything as plain values, by the schema that stands at the head of this module."""
+    return {
+        "schema": "slidelift-evaluation/1",
+        "scale": scale,
+        "degradation": degradation,
+        "mpp": mpp,
+        "measures": {
+            one.name: {
+                "title": one.title,
+                "unit": one.unit,
+                "higher_is_better": one.higher_is_better,
+                "explanation": one.explanation,
+            }
+            for one in MEASURES
+        },
+        "sets": {
+            name: {
+                "files": list(found.files),
+                "models": {model: _plain(one) for model, one in found.models.items()},
+            }
+            for name, found in scores.items()
+        },
     }
-    sys.stdout.write(table(scores) + "\n")
-    if options.json:
-        plain = {name: {model: asdict(score) for model, score in models.items()} for name, models in scores.items()}
-        options.json.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
 
 
-if __name__ == "__main__":
-    main()
+def _plain(scores: ModelScores) -> dict[str, Any]:
+    return {
+        "values": {name: [finite(value) for value in values] for name, values in scores.values.items()},
+        "summary": {name: finite_summary(one) for name, one in scores.summary.items()},
+        "gain": {name: finite_summary(one) for name, one in scores.gain.items()},
+        "panel": panel(scores),
+    }
+
+
+def finite(value: float) -> float | None:
+    """The value, or None (JSON has neither NaN nor infinity)."""
+    return value if math.isfinite(value) else None
+
+
+def finite_summary(summary: Summary) -> dict[str, float | None]:
+    """A summary as plain values."""
+    return {name: finite(value) for name, value in asdict(summary).items()}

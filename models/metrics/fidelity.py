@@ -1,6 +1,7 @@
-"""PSNR and SSIM on luma, by the measuring convention that every figure of this project follows.
+"""Errors of pixels: PSNR and SSIM on luma by the measuring convention that every figure follows, on RGB beside it.
 
-BT.601 luma, whole images, no border cut; scikit-image does the arithmetic.
+BT.601 luma, whole images, no border cut; scikit-image does the arithmetic. All take uint8 RGB (h, w, 3), the
+enlarged image first and the truth second.
 """
 
 import math
@@ -9,7 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+WINDOW = 11
+"""Side of SSIM's Gaussian window; an image narrower than that has no SSIM."""
+
 _LUMA = np.array([65.481, 128.553, 24.966]) / 255
+_SSIM = {"data_range": 255, "gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
 
 
 def luma(image: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -28,9 +33,43 @@ def psnr_y(image: NDArray[np.uint8], truth: NDArray[np.uint8]) -> float:
 def ssim_y(image: NDArray[np.uint8], truth: NDArray[np.uint8]) -> float:
     """Structural similarity of luma: 11x11 Gaussian window, sigma 1.5, range 255, windows wholly inside the image.
 
-    Wang et al., IEEE TIP 13(4), 2004.
+    NaN for an image narrower than the window. Wang et al., IEEE TIP 13(4), 2004.
     """
-    similarity = structural_similarity(
-        luma(truth), luma(image), data_range=255, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
-    )
-    return float(similarity)
+    if min(truth.shape[:2]) < WINDOW:
+        return math.nan
+    return float(structural_similarity(luma(truth), luma(image), **_SSIM))
+
+
+def ssim_y_map(image: NDArray[np.uint8], truth: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """`ssim_y` of each window by its middle: (h - 10, w - 10), in -1..1; both sides are 11 pixels or more."""
+    edge = WINDOW // 2
+    _, similarity = structural_similarity(luma(truth), luma(image), full=True, **_SSIM)
+    inside: NDArray[np.float64] = similarity[edge:-edge, edge:-edge]
+    return inside
+
+
+def psnr_rgb(image: NDArray[np.uint8], truth: NDArray[np.uint8]) -> float:
+    """Peak signal-to-noise ratio over all three channels in dB, peak 255; infinite for equal images."""
+    error = mse(image, truth)
+    return 10 * math.log10(255**2 / error) if error else math.inf
+
+
+def ssim_rgb(image: NDArray[np.uint8], truth: NDArray[np.uint8]) -> float:
+    """Mean of the three channels' structural similarity, each as `ssim_y`; NaN for a narrower image."""
+    if min(truth.shape[:2]) < WINDOW:
+        return math.nan
+    return float(structural_similarity(truth, image, channel_axis=2, **_SSIM))
+
+
+def mse(image: NDArray[np.uint8], truth: NDArray[np.uint8]) -> float:
+    """Mean squared error over pixels and channels, in squared grey levels of 255."""
+    return float(np.square(image.astype(np.float64) - truth).mean())
+
+
+def rrmse(image: NDArray[np.uint8], truth: NDArray[np.uint8]) -> float:
+    """Relative root of the squared error, ||image - truth||_F / ||truth||_F; NaN where the truth is black.
+
+    Upadhyay and Awate, ISBI 2019, section 3.
+    """
+    norm = float(np.linalg.norm(truth.astype(np.float64)))
+    return float(np.linalg.norm(image.astype(np.float64) - truth)) / norm if norm else math.nan

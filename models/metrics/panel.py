@@ -1,0 +1,125 @@
+"""Every measure of one enlarged image against its truth: the one table of them."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.metrics.consistency import downscale_consistency
+from models.metrics.fidelity import mse, psnr_rgb, psnr_y, rrmse, ssim_rgb, ssim_y
+from models.metrics.nuclei import nuclei, nucleus_agreement
+from models.metrics.reduction import Reduction, bicubic
+from models.metrics.region import region_ssim
+from models.metrics.stain import StainVectors, stain_angles, stain_vectors
+from models.metrics.structural import ms_ssim, qilv
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """One figure.
+
+    Attributes
+    ----------
+    name, title
+        As data and as a heading.
+    unit
+        Empty for a share or an index.
+    higher_is_better
+        None for what is neither, such as a count.
+    digits
+        After the point.
+    explanation
+        A sentence for the report's reader.
+    """
+
+    name: str
+    title: str
+    unit: str
+    higher_is_better: bool | None
+    digits: int
+    explanation: str
+
+
+MEASURES = (
+    Measure("psnr_y", "PSNR-Y", "dB", True, 2, "Peak signal-to-noise ratio of BT.601 luma, whole image."),
+    Measure("ssim_y", "SSIM-Y", "", True, 4, "Structural similarity of luma, 11x11 Gaussian window, sigma 1.5."),
+    Measure("psnr_rgb", "PSNR-RGB", "dB", True, 2, "Peak signal-to-noise ratio over the three channels."),
+    Measure("ssim_rgb", "SSIM-RGB", "", True, 4, "Mean of the three channels' structural similarity."),
+    Measure("mse", "MSE", "", False, 1, "Mean squared error over RGB, in squared grey levels."),
+    Measure("rrmse", "RRMSE", "", False, 4, "Root of the squared error relative to the truth's norm, over RGB."),
+    Measure("ms_ssim", "MS-SSIM", "", True, 4, "Structural similarity at five scales; answers to noise most."),
+    Measure("qilv", "QILV", "", True, 4, "Likeness of the maps of local variance; answers to blur most."),
+    Measure("consistency", "consistency", "dB", True, 2, "PSNR between the result, reduced again, and the source."),
+    Measure("ssim_inside", "SSIM inside", "", True, 4, "SSIM-Y of the windows inside the mask."),
+    Measure("ssim_outside", "SSIM outside", "", True, 4, "SSIM-Y of the windows outside the mask."),
+    Measure("stain_angle_h", "angle of H", "°", False, 2, "By how much haematoxylin's Macenko vector turns."),
+    Measure("stain_angle_e", "angle of E", "°", False, 2, "By how much eosin's Macenko vector turns."),
+    Measure("nuclei_f1", "nuclei F1", "", True, 3, "Nuclei of a classical detector matched within 3 µm."),
+    Measure("nuclei_count", "nuclei", "", None, 0, "Nuclei that the detector finds in the enlarged image."),
+    Measure("nuclei_truth", "nuclei of truth", "", None, 0, "Nuclei that it finds in the truth."),
+    Measure("seconds_per_megapixel", "time", "s/Mpx", False, 3, "Seconds per million pixels of the result."),
+)
+"""All of them, in the order of reports."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What an enlarged image is compared to; what is slow to find in the truth is found once.
+
+    Attributes
+    ----------
+    truth, source
+        uint8 (scale*h, scale*w, 3) and (h, w, 3).
+    mask
+        bool (scale*h, scale*w) or None.
+    mpp
+        µm per pixel of the truth.
+    reduction
+        How the source was made of the truth.
+    """
+
+    truth: NDArray[np.uint8]
+    source: NDArray[np.uint8]
+    mask: NDArray[np.bool_] | None = None
+    mpp: float = 0.25
+    reduction: Reduction = field(default=bicubic)
+
+    @cached_property
+    def stains(self) -> StainVectors | None:
+        """The truth's."""
+        return stain_vectors(self.truth)
+
+    @cached_property
+    def nuclei(self) -> NDArray[np.float64]:
+        """The truth's."""
+        return nuclei(self.truth, self.mpp)
+
+
+def measure(image: NDArray[np.uint8], reference: Reference) -> dict[str, float]:
+    """All measures of an enlarged image but its time, by their names; NaN for what is not defined for this image."""
+    truth = reference.truth
+    plain: dict[str, Callable[[NDArray[np.uint8], NDArray[np.uint8]], float]] = {
+        "psnr_y": psnr_y,
+        "ssim_y": ssim_y,
+        "psnr_rgb": psnr_rgb,
+        "ssim_rgb": ssim_rgb,
+        "mse": mse,
+        "rrmse": rrmse,
+        "ms_ssim": ms_ssim,
+        "qilv": qilv,
+    }
+    values = {name: function(image, truth) for name, function in plain.items()}
+    values["consistency"] = downscale_consistency(image, reference.source, reference.reduction)
+    if reference.mask is not None:
+        region = region_ssim(image, truth, reference.mask)
+        values |= {"ssim_inside": region.inside, "ssim_outside": region.outside}
+    angles = stain_angles(stain_vectors(image), reference.stains)
+    values["stain_angle_h"] = angles.haematoxylin if angles else math.nan
+    values["stain_angle_e"] = angles.eosin if angles else math.nan
+    agreement = nucleus_agreement(nuclei(image, reference.mpp), reference.nuclei, reference.mpp)
+    values["nuclei_f1"] = agreement.f1
+    values["nuclei_count"], values["nuclei_truth"] = float(agreement.count), float(agreement.truth_count)
+    return values

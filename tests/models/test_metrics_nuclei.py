@@ -1,0 +1,70 @@
+"""Painted nuclei are found where they were painted, and matched one to one."""
+
+import math
+
+import numpy as np
+import pytest
+
+from models.metrics.nuclei import nuclei, nucleus_agreement
+
+MPP = 0.25
+CENTRES = [(40, 40), (40, 120), (60, 180), (120, 50), (130, 140), (180, 100), (185, 185)]
+
+
+def tissue(centres=CENTRES, radius: float = 12, side: int = 220) -> np.ndarray:
+    """Blue-violet discs of 6 µm on pink."""
+    y, x = np.mgrid[:side, :side]
+    image = np.full((side, side, 3), (232, 190, 214), np.uint8)
+    for row, column in centres:
+        image[(y - row) ** 2 + (x - column) ** 2 <= radius**2] = (95, 60, 140)
+    return image
+
+
+def test_nuclei_are_found_where_they_are():
+    found = nuclei(tissue(), MPP)
+    assert np.abs(found[np.lexsort(found.T[::-1])] - np.array(CENTRES)).max() < 1.5
+
+
+def test_touching_nuclei_are_two():
+    found = nuclei(tissue([(100, 90), (100, 111)]), MPP)
+    assert len(found) == 2
+    assert np.abs(found[:, 0] - 100).max() < 2
+
+
+def test_pixel_size_decides_what_is_too_small_for_a_nucleus():
+    # about 254 pixels: 15.9 µm² at 0.25 µm, 2.5 µm² at 0.1 µm
+    assert len(nuclei(tissue(radius=9), MPP)) == len(CENTRES)
+    assert len(nuclei(tissue(radius=9), 0.1)) == 0
+
+
+@pytest.mark.parametrize("image", [tissue([]), np.full((50, 50, 3), 250, np.uint8), np.zeros((1, 9, 3), np.uint8)])
+def test_image_without_nuclei_has_none(image):
+    assert nuclei(image, MPP).shape == (0, 2)
+
+
+def test_noise_on_glass_is_no_nucleus():
+    glass = np.random.default_rng(0).normal(240, 4, (200, 200, 3)).clip(0, 255).astype(np.uint8)
+    assert len(nuclei(glass, MPP)) == 0
+
+
+def test_image_agrees_with_itself_and_not_with_emptiness():
+    found, none = nuclei(tissue(), MPP), np.empty((0, 2))
+    assert nucleus_agreement(found, found, MPP).f1 == 1
+    assert nucleus_agreement(none, found, MPP).f1 == 0
+    assert nucleus_agreement(found, none, MPP).f1 == 0
+    assert math.isnan(nucleus_agreement(none, none, MPP).f1)
+
+
+def test_f1_by_hand():
+    truth = np.array([[0, 0], [0, 100], [0, 200]], np.float64)
+    found = np.array([[0, 11], [0, 112], [0, 113], [0, 0.5]], np.float64)
+    # 12 pixels are 3 µm: the second matches at 12, the third at 13 does not, the first and last fight for (0, 0)
+    agreement = nucleus_agreement(found, truth, MPP)
+    assert (agreement.count, agreement.truth_count) == (4, 3)
+    assert agreement.f1 == pytest.approx(2 * 2 / (4 + 3))
+
+
+def test_matching_is_the_largest_there_is():
+    # the nearest pair is (8, 10); taking it leaves the others without a partner within 12 pixels
+    found, truth = np.array([[0.0, 8], [0, 21]]), np.array([[0.0, 0], [0, 10]])
+    assert nucleus_agreement(found, truth, MPP).f1 == 1
