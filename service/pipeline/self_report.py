@@ -1,0 +1,106 @@
+"""A slide's self-evaluation as one HTML file: figures, and maps of gain and error over the slide."""
+
+from html import escape
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from models.evaluate import BASELINE, Summary
+from models.plots import box_plot, colours, legend
+from models.report import heat, heat_scale, page, picture
+from service.pipeline.self_evaluation import SelfEvaluation
+from wsi.slide import Pixels
+
+_OVERVIEW = 480
+"""Pixels of the longer side of every map."""
+_TITLES = {"psnr_y": "PSNR-Y, dB", "ssim_y": "SSIM-Y", "rmse": "RMSE, grey levels", "consistency": "consistency, dB"}
+_DIGITS = {"psnr_y": 2, "ssim_y": 4, "rmse": 2, "consistency": 2}
+
+
+def slide_report(found: SelfEvaluation, *, crops: bool = True) -> str:
+    """The report as an HTML document; without `crops` it shows no pixels of the slide."""
+    plan, colour = found.plan, colours(found.models, BASELINE)
+    size = "µm per pixel unknown" if found.mpp is None else f"{found.mpp[0]:.4g} µm per pixel"
+    parts = [
+        f"<p>{found.size[0]} x {found.size[1]} px, {size}. {len(found.tiles)} tiles of {plan.core} px with tissue, "
+        f"reduced by {plan.scale} (Pillow's antialiased bicubic), enlarged again and compared to level 0. Background "
+        "is left out.</p>",
+        *(f"<p><b>Warning:</b> {escape(warning)}</p>" for warning in found.warnings),
+        legend(colour),
+        _table(found),
+        "<h2>Over the slide</h2>",
+    ]
+    if crops and found.overview is not None:
+        parts.append(picture(_small(found.overview), "the slide, made small", "the slide"))
+    parts += [_maps(found, "psnr_y_gain", "gain of PSNR-Y over bicubic, dB", tuple(colour)[1:] or (BASELINE,))]
+    parts += [_maps(found, "rmse", "RMSE over RGB, grey levels", found.models)]
+    plots = [
+        box_plot(title, {m: [t.values[m][key] for t in found.tiles] for m in found.models}, colour, _DIGITS[key])
+        for key, title in _TITLES.items()
+    ]
+    figures = "".join(
+        f"<figure>{plot}<figcaption>{escape(title)}</figcaption></figure>"
+        for plot, title in zip(plots, _TITLES.values(), strict=True)
+    )
+    parts += [f'<h2>Over the tiles</h2><div class="plots">{figures}</div>']
+    return page(f"{found.name} against itself", "\n".join(parts))
+
+
+def _table(found: SelfEvaluation) -> str:
+    head = "".join(f'<th scope="col">{escape(title)}</th>' for title in _TITLES.values())
+    rows = []
+    for model in found.models:
+        cells = []
+        for key in _TITLES:
+            digits = _DIGITS[key]
+            one = Summary.of(tile.values[model][key] for tile in found.tiles)
+            worst = one.p95 if key == "rmse" else one.p5
+            below = f"median {one.median:.{digits}f}<br>worst {worst:.{digits}f}"
+            cells.append(f"<td>{one.mean:.{digits}f}<small>{below}</small></td>")
+        gain = Summary.of(tile.gain(model) for tile in found.tiles)
+        cells.append(f"<td>{gain.mean:+.2f}<small>median {gain.median:+.2f}<br>worst {gain.p5:+.2f}</small></td>")
+        cells.append(f"<td>{found.pooled_psnr_y(model):.2f}</td>")
+        rows.append(f'<tr><th scope="row">{escape(model)}</th>{"".join(cells)}</tr>')
+    return (
+        '<div class="scroll" tabindex="0" role="region" aria-label="Figures"><table>'
+        "<caption>Mean over the tiles, the median, and the worst 5 %.</caption>"
+        f'<thead><tr><th scope="col">model</th>{head}<th scope="col">gain, dB</th>'
+        f'<th scope="col">PSNR-Y of all pixels, dB</th></tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    )
+
+
+def _maps(found: SelfEvaluation, measure: str, title: str, models: tuple[str, ...]) -> str:
+    """A map a model, all on one scale; a loss against bicubic is shown as no gain and told in the caption."""
+    grids = {model: found.grid(model, measure) for model in models}
+    finite = np.concatenate([grid[np.isfinite(grid)] for grid in grids.values()])
+    greatest = max(float(finite.max(initial=0)), 1e-6)
+    pictures = [
+        picture(
+            heat(_enlarged(grid), greatest),
+            f"map of {title} of {model} over the slide; light grey: not measured",
+            f"{model}: {_range(grid)}",
+        )
+        for model, grid in grids.items()
+    ]
+    return (
+        f"<h3>{escape(title.capitalize() if measure != 'rmse' else title)}</h3>{heat_scale(greatest, '')}"
+        f'<div class="pictures">{"".join(pictures)}</div>'
+    )
+
+
+def _range(grid: NDArray[np.float64]) -> str:
+    finite = grid[np.isfinite(grid)]
+    return f"{finite.min():.2f} to {finite.max():.2f}" if finite.size else "infinite"
+
+
+def _enlarged(grid: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Each cell as a square, so that the longer side has about `_OVERVIEW` pixels."""
+    side = max(1, _OVERVIEW // max(grid.shape))
+    return grid.repeat(side, axis=0).repeat(side, axis=1)
+
+
+def _small(pixels: Pixels) -> Pixels:
+    small = Image.fromarray(pixels)
+    small.thumbnail((_OVERVIEW, _OVERVIEW), Image.Resampling.BICUBIC)
+    return np.asarray(small)

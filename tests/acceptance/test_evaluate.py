@@ -1,0 +1,93 @@
+"""`slidelift evaluate` on real images, as a user runs it: table, JSON, and a report that needs nothing else."""
+
+import json
+from html.parser import HTMLParser
+
+import pytest
+
+from service.cli import main
+
+VOID = {"meta", "img", "br"}
+
+
+class Page(HTMLParser):
+    """Checks that every element is closed, and notes what is shown and what is referred to."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.references: list[str] = []
+        self.alts: list[str | None] = []
+        self.tags: dict[str, int] = {}
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs) -> None:
+        self.tags[tag] = self.tags.get(tag, 0) + 1
+        found = dict(attrs)
+        self.references += [found[name] for name in ("src", "href", "srcset", "action", "data") if name in found]
+        if tag == "img":
+            self.alts.append(found.get("alt"))
+        if tag == "svg":
+            self.alts.append(found.get("aria-label"))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag) -> None:
+        assert self.open.pop() == tag
+
+
+def test_real_images_give_table_json_and_report(slidelift, data, tmp_path) -> None:
+    out, report = tmp_path / "scores.json", tmp_path / "report.html"
+    done = slidelift(
+        *("evaluate", "--images", data / "eval" / "tnbc", "--models", "bicubic,lanczos", "--scale", "4"),
+        *("--count", "2", "--json", out, "--html", report),
+    )
+    assert done.code == 0, done.err
+    found = json.loads(out.read_text("utf-8"))
+    assert found["sets"]["tnbc"]["files"] == ["09_1.png", "09_2.png"]
+    models = found["sets"]["tnbc"]["models"]
+    assert list(models) == ["bicubic", "lanczos"]
+    lanczos = models["lanczos"]
+    assert f"| tnbc | 2 | lanczos | {lanczos['summary']['psnr_y']['mean']:.2f} |" in done.out
+    assert lanczos["gain"]["psnr_y"]["mean"] > 0.1
+    assert 0.8 < lanczos["panel"]["nuclei_f1"] <= 1
+    assert 0 < lanczos["panel"]["qilv"] < lanczos["panel"]["ms_ssim"] < 1
+
+    text = report.read_text("utf-8")
+    page = Page(text)
+    assert page.open == []
+    assert page.references
+    assert all(reference.startswith("data:image/png;base64,") for reference in page.references)
+    assert all(page.alts)
+    assert "script" not in page.tags
+    assert "url(" not in text
+    assert "@import" not in text
+    assert page.tags["svg"] > 10
+    assert {"table", "caption", "h1", "h2"} <= set(page.tags)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--images", "nowhere"], "nowhere"),
+        (["--images", ".", "--json", "nowhere/a.json"], "no such folder"),
+        (["--images", ".", "--tiles", "3"], "--tiles has no meaning with --images"),
+        (["--slide", "nowhere.svs", "--count", "3"], "--count has no meaning with --slide"),
+        (["--slide", "nowhere.svs", "--degradation", "area"], "--degradation has no meaning with --slide"),
+        (["--slide", "nowhere.svs"], "nowhere.svs"),
+        (["--images", "images", "--models", "no-such-model"], "no-such-model"),
+        (["--images", "images", "--models", "compact-x4", "--scale", "2"], "by 4, not by 2"),
+    ],
+)
+def test_what_the_user_must_change_is_said(tmp_path, monkeypatch, capsys, write_png, arguments, says) -> None:
+    (tmp_path / "images").mkdir()
+    write_png(40, 40, "images/a.png")
+    monkeypatch.chdir(tmp_path)
+    assert main(["evaluate", *arguments]) == 2
+    assert says in capsys.readouterr().err
