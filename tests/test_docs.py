@@ -40,10 +40,14 @@ def in_backticks(text: str) -> set[str]:
     return set(re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)))
 
 
-def commands() -> dict[str, argparse.ArgumentParser]:
-    parser = cli._parser()
-    [action] = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
-    return dict(action.choices)
+def commands(parser: argparse.ArgumentParser | None = None, prefix: str = "") -> dict[str, argparse.ArgumentParser]:
+    """Every command by its words, those below others too."""
+    found = {}
+    for action in (parser or cli._parser())._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for word, below in action.choices.items():
+                found |= {prefix + word: below, **commands(below, f"{prefix}{word} ")}
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +59,9 @@ def openapi(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]
 
 @pytest.mark.parametrize("command", commands())
 def test_every_flag_of_a_command_is_documented_with_its_default(command: str) -> None:
-    shown = [action for action in commands()[command]._actions if action.help != argparse.SUPPRESS]
+    actions = commands()[command]._actions
+    below = argparse._SubParsersAction  # has a section of its own for each of its words
+    shown = [action for action in actions if action.help != argparse.SUPPRESS and not isinstance(action, below)]
     wanted = {(action.option_strings or [action.metavar])[-1] for action in shown if action.dest != "help"}
     told = {name: cells for cells in rows(f"slidelift {command}") for name in in_backticks(cells[0])}
     assert set(told) == wanted

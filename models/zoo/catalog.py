@@ -57,6 +57,8 @@ class ModelCard:
         True where one step of back-projection follows the network, as in its training.
     imported
         True for a model of the user's, whose files lie in `models_folder()`.
+    recipe
+        Name in `models/training/recipes` of what trained it.
     metrics
         Evaluation set -> measure -> value, by `slidelift evaluate`.
     seam
@@ -79,6 +81,7 @@ class ModelCard:
     brightfield_only: bool = False
     back_projection: bool = False
     imported: bool = False
+    recipe: str | None = None
     trained_on: str | None = None
     licence: str | None = None
     citation: str | None = None
@@ -117,7 +120,7 @@ def shelf() -> Shelf:
             if name in tables:
                 raise ValueError(f"{name} is the name of a shipped model; give the files another")
             cards[name] = _imported(name, path)
-        except (OSError, ValueError, TypeError, LookupError) as error:
+        except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
             damaged[name] = f"{path}: not a model's card ({error}); import the model again, or delete the file"
     return Shelf(MappingProxyType(cards), MappingProxyType(damaged))
 
@@ -140,14 +143,13 @@ def find(name: str) -> ModelCard:
     WeightsError
         If it is the name of a user's model whose card is damaged.
     """
+    if (card := catalog().get(name)) is not None:
+        return card
     if name in damaged_cards():
         raise WeightsError(damaged_cards()[name])
-    try:
-        return catalog()[name]
-    except KeyError:
-        offer = ", ".join(catalog())
-        message = f"{name}: no such model. On offer: {offer}; or a file of weights (.safetensors, .pth, .pt)"
-        raise UnknownModelError(message) from None
+    offer = ", ".join(catalog())
+    message = f"{name}: no such model. On offer: {offer}; or a file of weights (.safetensors, .pth, .pt)"
+    raise UnknownModelError(message)
 
 
 def weights_paths(card: ModelCard) -> tuple[Path, ...]:
@@ -203,7 +205,16 @@ def _imported(name: str, path: Path) -> ModelCard:
 
 def _check(card: ModelCard) -> None:
     numbers = (*card.scales, card.default_scale, card.halo, card.fade)
-    texts = (card.description, card.architecture, card.licence, card.citation, card.trained_on, card.notes, card.seam)
+    texts = (
+        card.description,
+        card.architecture,
+        card.licence,
+        card.citation,
+        card.recipe,
+        card.trained_on,
+        card.notes,
+        card.seam,
+    )
     sound = {
         "name": NAME.fullmatch(card.name),
         "kind": card.kind is ModelKind.NETWORK,
@@ -212,10 +223,13 @@ def _check(card: ModelCard) -> None:
         "exact": isinstance(card.exact, bool),
         "back_projection": isinstance(card.back_projection, bool),
         "brightfield_only": isinstance(card.brightfield_only, bool),
+        "description": isinstance(card.description, str),
         "text": all(text is None or isinstance(text, str) for text in texts),
+        "parameters": card.parameters is None or type(card.parameters) is int,
+        "metrics": not card.metrics,
         "weights": card.weights and all(NAME.fullmatch(name) for name in card.weights),
         "sha256": card.sha256 is not None and _SHA256.fullmatch(card.sha256),
-        "source_mpp": card.source_mpp is None or 0 < card.source_mpp[0] <= card.source_mpp[1],
+        "source_mpp": card.source_mpp is None or 0 < card.source_mpp[0] <= card.source_mpp[1] < float("inf"),
     }
     if wrong := [name for name, holds in sound.items() if not holds]:
         raise ValueError(f"not sound: {'; '.join(wrong)}")

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from models.errors import WeightsError
+from models.errors import UntrainedWeightsError, WeightsError
 from models.networks.spec import Geometry, NetworkSpec, StateDict
 from models.networks.table import NETWORKS
 from models.zoo.catalog import ModelCard, ModelKind
@@ -98,6 +98,7 @@ class Weights:
             fade=geometry.fade,
             back_projection=self.back_projection,
             source_mpp=_mpp_range(self.facts.get("source_mpp", "")),
+            recipe=self.facts.get("recipe"),
             trained_on=self.facts.get("trained_on"),
             licence=self.facts.get("licence"),
             citation=self.facts.get("citation", self.spec.paper),
@@ -324,7 +325,7 @@ def _self_test(path: Path, weights: Weights) -> None:
     shifts = (middle - painted).abs().amax((1, 2, 3)) * 255
     for colour, shift in zip(COLOURS, shifts.tolist(), strict=True):
         if not shift <= MAX_COLOUR_SHIFT:
-            raise WeightsError(
+            raise UntrainedWeightsError(
                 f"{path}: changes a patch of {colour} by {shift:.1f} of 255 levels, more than {MAX_COLOUR_SHIFT:g}; "
                 "untrained, or made for another range of values"
             )

@@ -1,17 +1,31 @@
 """Cards say what is true of their models, and reading them costs no torch."""
 
 import hashlib
+import json
 import subprocess
 import sys
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from models.errors import UnknownModelError, WeightsError
 from models.networks.table import NETWORKS
 from models.upscaler import load_upscaler
-from models.zoo.catalog import DEFAULT_MODEL, ModelKind, catalog, find, weights_paths
+from models.zoo.catalog import (
+    DEFAULT_MODEL,
+    ModelKind,
+    catalog,
+    damaged_cards,
+    find,
+    models_folder,
+    shelf,
+    weights_paths,
+)
+from models.zoo.imports import import_model, remove_model
+from models.zoo.weights import load_weights
 
-NETWORK_CARDS = [card for card in catalog().values() if card.kind is ModelKind.NETWORK]
+NETWORK_CARDS = [card for card in catalog().values() if card.kind is ModelKind.NETWORK and not card.imported]
 SHIPPED = [card for card in NETWORK_CARDS if card.weights]
 
 
@@ -67,3 +81,131 @@ def test_shipped_weights_are_those_of_their_card(card):
 def test_architecture_without_weights_says_how_to_bring_them():
     with pytest.raises(WeightsError, match=r"--model RealESRGAN_x4plus\.pth"):
         load_upscaler("realesrgan-x4")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty folder of the user's models."""
+    monkeypatch.setenv("SLIDELIFT_MODELS_DIR", str(tmp_path / "models"))
+    shelf.cache_clear()
+    yield tmp_path / "models"
+    shelf.cache_clear()
+
+
+class TestImported:
+    @pytest.fixture
+    def file(self, tmp_path, tiny_network):
+        torch.save({"params": tiny_network("srcnn", scale=3).state_dict()}, tmp_path / "secret patient.pth")
+        return tmp_path / "secret patient.pth"
+
+    def test_it_is_offered_by_its_name_and_computes_what_the_file_does(self, folder, file, tiny_network, patches):
+        card = import_model(file, name="mine", scale=3, licence="MIT", source_mpp=(0.5, 1))
+        assert find("mine") == card
+        assert list(catalog())[-1] == "mine"
+        assert (card.scales, card.architecture, card.licence, card.source_mpp) == ((3,), "srcnn", "MIT", (0.5, 1.0))
+        assert card.imported
+        upscaler = load_upscaler("mine", device="cpu", precision="fp32")
+        assert (upscaler.name, upscaler.scale, upscaler.halo) == ("mine", 3, card.halo)
+        network = tiny_network("srcnn", scale=3)
+        with torch.inference_mode():
+            expected = network(torch.from_numpy(patches).permute(0, 3, 1, 2) / 255).permute(0, 2, 3, 1)
+        assert (expected.mul(255).clamp(0, 255) - torch.from_numpy(upscaler(patches)).float()).abs().max() <= 0.501
+
+    def test_facts_stand_in_the_file_itself(self, folder, file):
+        card = import_model(file, name="mine", scale=3, licence="MIT")
+        facts = load_weights(folder / "mine.safetensors").facts
+        assert (facts["licence"], facts["scale"]) == ("MIT", "3")
+        assert facts["origin_sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+        assert card.sha256 == hashlib.sha256((folder / "mine.safetensors").read_bytes()).hexdigest()
+
+    def test_without_a_name_it_is_called_by_its_content_never_by_its_file(self, folder, file):
+        card = import_model(file, scale=3)
+        assert card.name.startswith("srcnn-x3-")
+        assert "patient" not in "".join(path.name + path.read_text("latin-1") for path in folder.iterdir())
+
+    def test_removed_it_is_gone_with_its_files(self, folder, file):
+        import_model(file, name="mine", scale=3)
+        remove_model("mine")
+        assert "mine" not in catalog()
+        assert list(folder.iterdir()) == []
+        with pytest.raises(UnknownModelError, match="mine: no imported model"):
+            remove_model("mine")
+
+    @pytest.mark.parametrize("name", [DEFAULT_MODEL, "bicubic"])
+    def test_shipped_names_are_neither_taken_nor_removed(self, folder, file, name):
+        with pytest.raises(WeightsError, match="is taken; choose another"):
+            import_model(file, name=name, scale=3)
+        with pytest.raises(UnknownModelError, match="no imported model"):
+            remove_model(name)
+        assert not folder.exists()
+
+    def test_a_name_is_taken_once(self, folder, file):
+        import_model(file, name="mine", scale=3)
+        with pytest.raises(WeightsError, match="slidelift models remove mine"):
+            import_model(file, name="mine", scale=3)
+
+    @pytest.mark.parametrize("name", ["../up", "a b", "", ".hidden", "x" * 65, "net.pth", "a/b", "a\nb"])
+    def test_what_is_no_name_is_refused(self, folder, file, name):
+        with pytest.raises(WeightsError, match=r"no name for a model|leave the suffix away"):
+            import_model(file, name=name, scale=3)
+
+    def test_weights_that_fail_leave_nothing(self, folder, tmp_path, tiny_network):
+        torch.save(tiny_network("espcn", shift=-20).state_dict(), tmp_path / "dark.pth")
+        with pytest.raises(WeightsError, match="changes a patch of grey"):
+            import_model(tmp_path / "dark.pth", name="dark")
+        assert not folder.exists()
+
+    @pytest.mark.parametrize(
+        "content",
+        ["", "[]", "{", '{"kind": "network"}', "\xff", '{"halo": "x"}', "[" * 100_000, " " * 200_000],
+        ids=range(8),
+    )
+    def test_a_damaged_card_is_named_and_the_others_are_offered(self, folder, file, content):
+        import_model(file, name="mine", scale=3)
+        (folder / "bad.json").write_text(content, "latin-1")
+        shelf.cache_clear()
+        assert "mine" in catalog()
+        assert "bad" not in catalog()
+        assert str(folder / "bad.json") in damaged_cards()["bad"]
+        with pytest.raises(WeightsError, match=r"bad\.json"):
+            load_upscaler("bad")
+        remove_model("bad")
+        assert damaged_cards() == {}
+
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [
+            ("weights", ["../../etc/passwd"]), ("weights", []), ("sha256", "0"), ("scales", [4.5]), ("scales", []),
+            ("default_scale", 2), ("halo", -1), ("exact", "yes"), ("kind", "interpolation"), ("kind", "magic"),
+            ("source_mpp", [2, 1]), ("source_mpp", "ab"), ("notes", 7), ("surplus", 1), ("description", None),
+        ],
+    )  # fmt: skip
+    def test_an_edited_card_that_says_what_can_not_be_is_damaged(self, folder, file, key, value):
+        import_model(file, name="mine", scale=3)
+        card = json.loads((folder / "mine.json").read_text("utf-8"))
+        (folder / "mine.json").write_text(json.dumps(card | {key: value}))
+        shelf.cache_clear()
+        assert "mine" not in catalog()
+        assert "mine" in damaged_cards()
+
+    def test_a_card_that_shadows_a_shipped_model_is_damaged(self, folder, file):
+        import_model(file, name="mine", scale=3)
+        (folder / "mine.json").rename(folder / f"{DEFAULT_MODEL}.json")
+        shelf.cache_clear()
+        assert not catalog()[DEFAULT_MODEL].imported
+        assert "name of a shipped model" in damaged_cards()[DEFAULT_MODEL]
+        assert load_upscaler(DEFAULT_MODEL).name == DEFAULT_MODEL
+
+    def test_exchanged_weights_are_refused(self, folder, file, tiny_network):
+        import_model(file, name="mine", scale=3)
+        save_file(tiny_network("espcn").state_dict(), folder / "mine.safetensors")
+        with pytest.raises(WeightsError, match="its card says"):
+            load_upscaler("mine")
+
+    def test_the_folder_is_where_xdg_has_it(self, monkeypatch, tmp_path):
+        monkeypatch.delenv("SLIDELIFT_MODELS_DIR", raising=False)
+        monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+        assert models_folder() == tmp_path / "slidelift" / "models"
+        monkeypatch.delenv("XDG_DATA_HOME")
+        monkeypatch.setenv("HOME", str(tmp_path))
+        assert models_folder() == tmp_path / ".local" / "share" / "slidelift" / "models"
