@@ -8,11 +8,13 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from service.commands import doctor, entropy, info, models, patches, serve, upscale
+from models.errors import ModelError
+from service.commands import doctor, entropy, evaluate, info, models, patches, serve, sweep, train, upscale
 from service.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER, Cancelled, ServiceError
 from service.terminal import say
+from wsi.errors import WsiError
 
-_COMMANDS = (info, upscale, models, patches, entropy, doctor, serve)
+_COMMANDS = (info, upscale, models, evaluate, patches, entropy, train, sweep, doctor, serve)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,6 +28,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ServiceError as error:
         say(f"error: {error.problem.detail}")
         return error.problem.exit_code
+    except (WsiError, ModelError) as error:
+        from service.pipeline.failures import describe
+
+        found = describe(error)
+        say(f"error: {found.detail}")
+        return found.exit_code
     except BrokenPipeError:
         return EXIT_FAILED
     except ValueError as error:
