@@ -73,7 +73,7 @@ class NetworkUpscaler:
     def from_weights(cls, weights: Weights, *, name: str, device: str, precision: str) -> "NetworkUpscaler":
         """The upscaler of a loaded file."""
         return cls(
-            weights.network,
+            weights.assembled(),
             weights.geometry,
             name=name,
             fingerprint=weights.fingerprint,

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 REACH = 4
 """Source pixels that the step looks further than its network: two in reducing, two in enlarging."""
-_SCALES = (2, 4)
+SCALES = (2, 4)
+"""Where filter positions are exact in floating point, so that tiles join exactly."""
 
 
 class BackProjected(nn.Module):
@@ -20,9 +21,9 @@ class BackProjected(nn.Module):
     Parameters
     ----------
     network
-        Its output is corrected; its state dict is this module's, so that the weights remain usable without the step.
+        Its output is corrected. A file of weights holds its tensors alone, so that others can use them without the step.
     scale
-        2 or 4: there filter positions are exact in floating point, so that tiles join exactly.
+        One of `SCALES`.
 
     Raises
     ------
@@ -32,8 +33,8 @@ class BackProjected(nn.Module):
 
     def __init__(self, network: nn.Module, scale: int) -> None:
         super().__init__()
-        if scale not in _SCALES:
-            raise ValueError(f"back-projection is exact at scales {_SCALES}, not at {scale}")
+        if scale not in SCALES:
+            raise ValueError(f"back-projection is exact at scales {SCALES}, not at {scale}")
         self.network = network
         self.scale = scale
 

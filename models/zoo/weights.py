@@ -11,7 +11,7 @@ import pickle
 import struct
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from models.errors import UntrainedWeightsError, WeightsError
+from models.networks.back_projection import REACH, SCALES, BackProjected
 from models.networks.spec import Geometry, NetworkSpec, StateDict
 from models.networks.table import NETWORKS
 from models.zoo.catalog import ModelCard, ModelKind
@@ -33,11 +34,10 @@ COLOURS = {"grey": (128, 128, 128), "eosin pink": (226, 160, 196)}
 """What the self-test paints its patches with."""
 FACTS = (
     "architecture", "hyperparameters", "scale", "back_projection", "recipe", "recipe_json", "iterations",
-    "degradation", "trained_on", "licence", "citation", "notes", "source_mpp", "commit", "origin_sha256",
+    "degradation", "trained_on", "licence", "citation", "notes", "source_mpp", "commit", "software", "origin_sha256",
 )  # fmt: skip
 """What may stand in a file's metadata; anything else there is not read."""
 _MAX_FACT_CHARACTERS = 2**14
-_BACK_PROJECTED_SCALES = (2, 4)
 _WRAPPERS = ("params_ema", "params-ema", "params", "state_dict", "model_state_dict", "model", "net")
 _PREFIXES = ("module.", "netG.", "_orig_mod.")
 _UNREADABLE = (
@@ -56,7 +56,7 @@ class Weights:
     network
         The module with the weights in it, on the CPU, float32.
     fingerprint
-        sha256 of architecture, hyperparameters and tensors: the same for the same weights in any file format.
+        sha256 of architecture, hyperparameters, back-projection and tensors: the same for the same weights in any file format.
     facts
         What a .safetensors file says of itself, of `FACTS`: texts of a stranger's.
     """
@@ -69,8 +69,13 @@ class Weights:
 
     @property
     def geometry(self) -> Geometry:
-        """How to cut patches for this network."""
-        return self.spec.geometry(self.hyperparameters)
+        """How to cut patches for this network, and the step of back-projection where one follows it."""
+        geometry = self.spec.geometry(self.hyperparameters)
+        return replace(geometry, halo=geometry.halo + REACH) if self.back_projection else geometry
+
+    def assembled(self) -> nn.Module:
+        """The network with what follows it in use; for inference."""
+        return BackProjected(self.network, self.geometry.scale).eval() if self.back_projection else self.network
 
     @property
     def name(self) -> str:
@@ -140,8 +145,8 @@ def load_weights(path: Path | Sequence[Path], sha256: str | None = None, *, scal
         network.load_state_dict(state, strict=True)
     except _UNREADABLE as error:
         raise WeightsError(f"{path}: looks like {spec.name}, but does not fit it: {error}") from error
-    weights = Weights(spec, hyperparameters, network.eval(), _fingerprint(spec, hyperparameters, state), facts)
-    if weights.back_projection and weights.geometry.scale not in _BACK_PROJECTED_SCALES:
+    weights = Weights(spec, hyperparameters, network.eval(), _fingerprint(spec, hyperparameters, state, facts), facts)
+    if weights.back_projection and weights.geometry.scale not in SCALES:
         raise WeightsError(f"{path}: trained with back-projection, it says, but x{weights.geometry.scale} has none")
     _self_test(path, weights)
     return weights
@@ -298,8 +303,11 @@ def _bare(key: str) -> str:
     return key
 
 
-def _fingerprint(spec: NetworkSpec, hyperparameters: Mapping[str, int], state: StateDict) -> str:
-    digest = hashlib.sha256(json.dumps([spec.name, sorted(hyperparameters.items())]).encode())
+def _fingerprint(
+    spec: NetworkSpec, hyperparameters: Mapping[str, int], state: StateDict, facts: Mapping[str, str]
+) -> str:
+    follows = ["back-projection"] if facts.get("back_projection") == "1" else []
+    digest = hashlib.sha256(json.dumps([spec.name, sorted(hyperparameters.items()), *follows]).encode())
     for key in sorted(state):
         digest.update(json.dumps([key, list(state[key].shape)]).encode())
         digest.update(state[key].contiguous().numpy().astype("<f4").tobytes())
@@ -309,11 +317,7 @@ def _fingerprint(spec: NetworkSpec, hyperparameters: Mapping[str, int], state: S
 @torch.inference_mode()
 def _self_test(path: Path, weights: Weights) -> None:
     """A ramp must come out finite; plain colours must stay as they are in the middle, where padding reaches little."""
-    network = weights.network
-    if weights.back_projection:
-        from models.networks.back_projection import BackProjected
-
-        network = BackProjected(network, weights.geometry.scale).eval()
+    network = weights.assembled()
     ramp = torch.linspace(0, 1, 16).expand(1, 3, 16, 16)
     painted = torch.tensor(list(COLOURS.values())).reshape(-1, 3, 1, 1) / 255
     side = 48
