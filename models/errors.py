@@ -9,7 +9,9 @@
     ├── OutOfMemoryError        not even one patch fits
     ├── NonFiniteOutputError    NaN or infinity, in float32 too
     ├── RecipeError             a training recipe is absent, or asks for what there is not
-    ├── TrainingDataError       images can't be trained on
+    ├── ImagesError             images can't be used
+    │   ├── TrainingDataError   to train on
+    │   └── EvaluationError     to measure on
     └── TrainingError           training can't go on: a checkpoint of another recipe, a loss that is no number
 
 A caller that can do something about one catches it by name; the rest is a ModelError.
@@ -62,8 +64,16 @@ class RecipeError(ModelError):
     """A recipe can't be followed; the message names the key and what is on offer."""
 
 
-class TrainingDataError(ModelError):
-    """Images can't be trained on; the message names the folder or file and what to try."""
+class ImagesError(ModelError):
+    """Folders, images or masks can't be used; the message names the folder or file and what to try."""
+
+
+class TrainingDataError(ImagesError):
+    """Images can't be trained on."""
+
+
+class EvaluationError(ImagesError):
+    """Images or masks can't be measured on."""
 
 
 class TrainingError(ModelError):

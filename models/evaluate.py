@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.errors import ModelError
+from models.errors import EvaluationError
 from models.metrics.panel import MEASURES, Reference, measure
 from models.metrics.reduction import REDUCTIONS
 from models.upscaler import PatchUpscaler
@@ -44,10 +44,6 @@ _SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff"}
 
 Enlarged = Mapping[str, NDArray[np.uint8]]
 Look = Callable[[Path, Reference, Enlarged], None]
-
-
-class EvaluationError(ModelError):
-    """A folder, image or mask can't be measured on; the message names it."""
 
 
 @dataclass(frozen=True, slots=True)

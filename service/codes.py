@@ -46,7 +46,7 @@ CODES = {
     "device.missing": Code(422, "There is no such device"),
     "device.out-of-memory": Code(500, "Not even one tile fits into memory"),
     "training.recipe": Code(422, "The recipe can't be followed"),
-    "training.data": Code(422, "The images can't be trained on"),
+    "images.unusable": Code(422, "The images can't be used"),
     "training.failed": Code(500, "Training can't go on"),
     "upload.name": Code(422, "The name can't be a file name"),
     "upload.empty": Code(422, "The upload has no content"),

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from models.zoo import sheet
 from service import cli, errors
 from service.app import create_app
 from service.codes import CODES
@@ -70,6 +71,11 @@ def test_every_flag_of_a_command_is_documented_with_its_default(command: str) ->
             assert value in in_backticks(" ".join(told[action.option_strings[-1]]))
         if action.option_strings and action.default not in (None, False, argparse.SUPPRESS):
             assert f"`{action.default}`" in told[action.option_strings[-1]][1]
+
+
+def test_the_table_of_systems_is_what_recipes_and_cards_say() -> None:
+    """After a change: python -m models.zoo.sheet."""
+    assert sheet.render() in (ROOT / "docs" / "models.md").read_text("utf-8")
 
 
 def test_every_exit_code_is_documented() -> None:

@@ -21,7 +21,7 @@ class BackProjected(nn.Module):
     Parameters
     ----------
     network
-        Its output is corrected. A file of weights holds its tensors alone, so that others can use them without the step.
+        Its output is corrected. A file of weights holds its tensors alone: others can use them without the step.
     scale
         One of `SCALES`.
 

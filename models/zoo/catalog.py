@@ -22,6 +22,8 @@ CARD_SUFFIX = ".json"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """What an imported model may be called: it becomes a file's name, and a word of the command line."""
 _HERE = Path(__file__).parent
+METRICS = _HERE / "metrics.json"
+"""Model -> evaluation set -> measure -> value: what `python -m models.zoo.sheet --images DIR...` found."""
 _MAX_CARD_BYTES = 2**17
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -57,8 +59,8 @@ class ModelCard:
         True where one step of back-projection follows the network, as in its training.
     imported
         True for a model of the user's, whose files lie in `models_folder()`.
-    recipe
-        Name in `models/training/recipes` of what trained it.
+    recipe, iterations, degradation, commit
+        How it was trained: a name of `models.training.recipe.names()`, and the software's commit.
     metrics
         Evaluation set -> measure -> value, by `slidelift evaluate`.
     seam
@@ -82,6 +84,9 @@ class ModelCard:
     back_projection: bool = False
     imported: bool = False
     recipe: str | None = None
+    iterations: int | None = None
+    degradation: str | None = None
+    commit: str | None = None
     trained_on: str | None = None
     licence: str | None = None
     citation: str | None = None
@@ -112,6 +117,8 @@ def damaged_cards() -> Mapping[str, str]:
 def shelf() -> Shelf:
     """Both, read once a process; `shelf.cache_clear()` after a change."""
     tables = tomllib.loads((_HERE / "catalog.toml").read_text(encoding="utf-8"))
+    for name, metrics in json.loads(METRICS.read_text(encoding="utf-8")).items():
+        tables[name]["metrics"] = metrics
     cards = {name: _card(name, table) for name, table in tables.items()}
     damaged = {}
     for path in sorted(models_folder().glob("*" + CARD_SUFFIX)):

@@ -56,7 +56,7 @@ class Weights:
     network
         The module with the weights in it, on the CPU, float32.
     fingerprint
-        sha256 of architecture, hyperparameters, back-projection and tensors: the same for the same weights in any file format.
+        sha256 of architecture, hyperparameters, back-projection and tensors: the same in any file format.
     facts
         What a .safetensors file says of itself, of `FACTS`: texts of a stranger's.
     """

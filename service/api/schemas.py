@@ -209,7 +209,12 @@ class ModelOut(BaseModel):
     brightfield_only: bool
     exact: bool = Field(description="True where the seams of tiles can't be told from the rest.")
     seam: str | None
+    back_projection: bool = Field(description="True where a step after the network holds it to the source.")
     metrics: dict[str, dict[str, float]]
+    recipe: str | None
+    iterations: int | None
+    degradation: str | None
+    commit: str | None
     trained_on: str | None
     licence: str | None
     citation: str | None

@@ -89,33 +89,30 @@ def _evaluate_images(options: argparse.Namespace) -> int:
     picker = CropPicker(evaluate.BASELINE)
     mpp = evaluate.DEFAULT_MPP if options.mpp is None else options.mpp
     scores = {}
-    try:
-        sets = {
-            str(folder) if names[folder.absolute().name] > 1 else folder.absolute().name: evaluate.image_files(
-                folder, options.count
+    sets = {
+        str(folder) if names[folder.absolute().name] > 1 else folder.absolute().name: evaluate.image_files(
+            folder, options.count
+        )
+        for folder in options.images
+    }
+    upscalers = _upscalers(options)
+    with _bar("images", sum(map(len, sets.values()))) as bar:
+        for name, files in sets.items():
+
+            def look(path: Path, *seen: Any) -> None:
+                bar.update()
+                if options.html and not options.no_crops:
+                    picker.look(path, *seen)
+
+            scores[name] = evaluate.evaluate(
+                upscalers,
+                files,
+                options.scale,
+                degradation=options.degradation,
+                masks=options.mask,
+                mpp=mpp,
+                look=look,
             )
-            for folder in options.images
-        }
-        upscalers = _upscalers(options)
-        with _bar("images", sum(map(len, sets.values()))) as bar:
-            for name, files in sets.items():
-
-                def look(path: Path, *seen: Any) -> None:
-                    bar.update()
-                    if options.html and not options.no_crops:
-                        picker.look(path, *seen)
-
-                scores[name] = evaluate.evaluate(
-                    upscalers,
-                    files,
-                    options.scale,
-                    degradation=options.degradation,
-                    masks=options.mask,
-                    mpp=mpp,
-                    look=look,
-                )
-    except evaluate.EvaluationError as error:
-        raise refusal("request.invalid", str(error)) from error
     tell(evaluate.table(scores))
     _write_json(options.json, evaluate.as_json(scores, options.scale, options.degradation, mpp))
     _write(options.html, image_report(scores, picker.crops, options.scale, options.degradation, mpp))

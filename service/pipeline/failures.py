@@ -23,7 +23,7 @@ _CODES: tuple[tuple[type[Exception], str], ...] = (
     (models_errors.NonFiniteOutputError, "model.non-finite"),
     (models_errors.OutOfMemoryError, "device.out-of-memory"),
     (models_errors.RecipeError, "training.recipe"),
-    (models_errors.TrainingDataError, "training.data"),
+    (models_errors.ImagesError, "images.unusable"),
     (models_errors.TrainingError, "training.failed"),
 )
 
