@@ -13,7 +13,7 @@ PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7
 """Okabe and Ito's colours, which the colour-blind tell apart, without yellow and black, and two more."""
 BASELINE_COLOUR = "#767676"
 
-_WIDTH, _ROW, _LABEL, _MARGIN = 420, 24, 130, 14
+_WIDTH, _ROW, _LABEL, _MARGIN = 430, 24, 130, 26
 
 
 def colours(names: Sequence[str], baseline: str) -> dict[str, str]:

@@ -84,7 +84,7 @@ def _maps(found: SelfEvaluation, measure: str, title: str, models: tuple[str, ..
         for model, grid in grids.items()
     ]
     return (
-        f"<h3>{escape(title.capitalize() if measure != 'rmse' else title)}</h3>{heat_scale(greatest, '')}"
+        f"<h3>{escape(title[0].upper() + title[1:])}</h3>{heat_scale(greatest, '')}"
         f'<div class="pictures">{"".join(pictures)}</div>'
     )
 
