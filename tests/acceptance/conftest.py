@@ -24,7 +24,7 @@ SLIDELIFT = [sys.executable, "-m", "service.cli"]
 
 @dataclass
 class Done:
-    """A finished command and the peak of its memory (all processes together, proportional set size)."""
+    """A finished command; where it was watched, the peak of its memory (all processes, proportional set size)."""
 
     code: int
     out: str
@@ -33,7 +33,7 @@ class Done:
     seconds: float
 
 
-def run_command(*arguments: object, timeout: float = 120, cwd: Path | None = None) -> Done:
+def run_command(*arguments: object, timeout: float = 120, cwd: Path | None = None, watch_memory: bool = False) -> Done:
     started = time.monotonic()
     process = subprocess.Popen(
         [*SLIDELIFT, *map(str, arguments)],
@@ -58,7 +58,7 @@ def run_command(*arguments: object, timeout: float = 120, cwd: Path | None = Non
             peak = max(peak, total)
             time.sleep(0.05)
 
-    watcher = threading.Thread(target=watch)
+    watcher = threading.Thread(target=watch if watch_memory else lambda: None)
     watcher.start()
     try:
         out, err = process.communicate(timeout=timeout)
@@ -112,7 +112,8 @@ class Service:
         self.address = f"http://127.0.0.1:{self.port}"
         self.folder = folder
         self.log = (folder.parent / f"{folder.name}.log").open("ab")
-        environment = {**os.environ, "SLIDELIFT_LEASE_SECONDS": "4", "SLIDELIFT_HEARTBEAT_SECONDS": "0.5"}
+        others = {name: value for name, value in os.environ.items() if not name.startswith("SLIDELIFT_")}
+        environment = {**others, "SLIDELIFT_LEASE_SECONDS": "4", "SLIDELIFT_HEARTBEAT_SECONDS": "0.5"}
         self.process = subprocess.Popen(
             [*SLIDELIFT, "serve", "--port", str(self.port), "--data-dir", str(folder)],
             env=environment,
@@ -177,8 +178,17 @@ class Service:
         self.log.close()
 
 
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """One service for all tests that leave it as it was; its slides and jobs add up, its worker stays warm."""
+    shared = Service(tmp_path_factory.mktemp("service") / "data")
+    yield shared
+    shared.stop()
+
+
 @pytest.fixture
 def start_service(tmp_path: Path) -> Iterator[Callable[..., Service]]:
+    """Services of the test's own, to be killed or stopped."""
     started: list[Service] = []
 
     def start(folder: Path | None = None) -> Service:

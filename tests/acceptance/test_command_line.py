@@ -6,10 +6,15 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
 from service.cli import main
 
@@ -17,6 +22,12 @@ from service.cli import main
 def damaged_files() -> list[str]:
     root = Path(os.environ.get("SLIDELIFT_DATA", Path(__file__).resolve().parents[3] / "shared" / "data")) / "damaged"
     return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
+
+
+def repeated_stems(names: list[str]) -> list[str]:
+    """All but the first of the files of one name, suffix aside: a batch would write them to the same file."""
+    stems = [Path(name).stem for name in names]
+    return [name for index, name in enumerate(names) if Path(name).stem in stems[:index]]
 
 
 def test_info_says_what_the_slide_is(slidelift, cmu) -> None:
@@ -88,7 +99,11 @@ def test_wrong_flags_are_exit_code_2(capsys) -> None:
     assert "Traceback" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", damaged_files())
+# One that is refused, one that is upscaled, and those whose namesakes are in a batch, have a command of their own.
+ALONE = ("text.svs", "fuzz/1e220caf5759.tif", *repeated_stems(damaged_files()))
+
+
+@pytest.mark.parametrize("name", [name for name in damaged_files() if name in ALONE])
 def test_a_damaged_file_is_refused_by_name_or_upscaled_right(slidelift, data, tmp_path, name) -> None:
     slide = data / "damaged" / name
     done = slidelift("upscale", slide, tmp_path / "o.ome.tiff", "--model", "bicubic", "--mpp", "0.5")
@@ -99,6 +114,53 @@ def test_a_damaged_file_is_refused_by_name_or_upscaled_right(slidelift, data, tm
     else:
         assert (done.code, left) == (2, [])
         assert slide.name in done.err
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What `slidelift upscale A B C … OUT --json` answered for each slide, and what lies in OUT."""
+
+    done: Any
+    answers: dict[str, dict[str, Any]]
+    left: list[str]
+
+
+@pytest.fixture(scope="module")
+def batches(slidelift, data, tmp_path_factory) -> list[Batch]:
+    """All other damaged files in two commands, which run at the same time."""
+    names = [name for name in damaged_files() if name not in ALONE]
+
+    def run(some: list[str]) -> Batch:
+        out = tmp_path_factory.mktemp("damaged") / "out"
+        slides = [data / "damaged" / name for name in some]
+        done = slidelift("upscale", *slides, out, "--model", "bicubic", "--mpp", "0.5", "--json", timeout=280)
+        answers = dict(zip(some, json.loads(done.out), strict=True))
+        return Batch(done, answers, sorted(path.name for path in out.iterdir()))
+
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(run, (names[::2], names[1::2])))
+
+
+@pytest.mark.parametrize("name", [name for name in damaged_files() if name not in ALONE])
+def test_a_damaged_file_in_a_batch_is_refused_by_name_or_upscaled_right(batches, name) -> None:
+    (batch,) = [batch for batch in batches if name in batch.answers]
+    answer, file = batch.answers[name], Path(name)
+    left = [made for made in batch.left if made.startswith(f"{file.stem}.")]
+    if "error" in answer:
+        assert answer["error"]["by_user"], "alone, its exit code would not be 2"
+        assert f"error: {answer['error']['detail']}" in batch.done.err
+        assert file.name in answer["error"]["detail"]
+        assert left == []
+    else:
+        assert left == [f"{file.stem}.ome.tiff", f"{file.stem}.report.json"]
+
+
+def test_a_batch_of_damaged_files_ends_in_good_order(batches) -> None:
+    for batch in batches:
+        assert batch.done.code == 2
+        assert "Traceback" not in batch.done.err
+        upscaled = [Path(name).stem for name, answer in batch.answers.items() if "error" not in answer]
+        assert len(batch.left) == 2 * len(upscaled), "something else was left behind"
 
 
 def start_upscale(slide: Path, output: Path) -> "subprocess.Popen[str]":
@@ -114,13 +176,20 @@ def wait_for_a_stripe(folder: Path) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
-def test_a_killed_run_continues_when_called_again_and_says_so(slidelift, tmp_path, write_pyramid, data, kill) -> None:
-    import numpy as np
-    from PIL import Image
-
+@pytest.fixture(scope="module")
+def tall(slidelift, write_pyramid, data, tmp_path_factory) -> tuple[Path, bytes]:
+    """A slide of two stripes, and what an undisturbed run makes of it."""
+    folder = tmp_path_factory.mktemp("tall")
     tissue = np.asarray(Image.open(data / "slides" / "prostate-with-ink.jpeg").convert("RGB"))
-    slide = write_pyramid(tmp_path / "tall.tiff", np.ascontiguousarray(tissue[:250].transpose(1, 0, 2)), mpp=1.0)
+    slide = write_pyramid(folder / "tall.tiff", np.ascontiguousarray(tissue[:250, :4096].transpose(1, 0, 2)), mpp=1.0)
+    done = slidelift("upscale", slide, folder / "whole.ome.tiff")
+    assert done.code == 0, done.err
+    return slide, (folder / "whole.ome.tiff").read_bytes()
+
+
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_run_continues_when_called_again_and_says_so(slidelift, tmp_path, tall, kill) -> None:
+    slide, whole = tall
     process = start_upscale(slide, tmp_path / "o.ome.tiff")
     wait_for_a_stripe(tmp_path)
     process.send_signal(kill)
@@ -131,8 +200,7 @@ def test_a_killed_run_continues_when_called_again_and_says_so(slidelift, tmp_pat
     done = slidelift("upscale", slide, tmp_path / "o.ome.tiff")
     assert done.code == 0, done.err
     assert "continuing an interrupted run" in done.err
-    slidelift("upscale", slide, tmp_path / "whole.ome.tiff")
-    assert (tmp_path / "o.ome.tiff").read_bytes() == (tmp_path / "whole.ome.tiff").read_bytes()
+    assert (tmp_path / "o.ome.tiff").read_bytes() == whole
 
 
 def test_a_killed_command_takes_its_child_along(tmp_path, cmu) -> None:
@@ -157,7 +225,9 @@ def test_memory_knows_the_width_not_the_height(slidelift, tmp_path, data) -> Non
     for size in ("6000x3000", "6000x12000"):
         slide = tmp_path / f"{size}.tiff"
         subprocess.run([sys.executable, str(tool), str(slide), "--size", size], check=True, capture_output=True)
-        done = slidelift("upscale", slide, tmp_path / "o.ome.tiff", "--model", "bicubic", timeout=280)
+        done = slidelift(
+            "upscale", slide, tmp_path / "o.ome.tiff", "--model", "bicubic", timeout=280, watch_memory=True
+        )
         assert done.code == 0, done.err
         peaks.append(done.peak_bytes)
     assert max(peaks) / min(peaks) < 1.10, [peak / 1e6 for peak in peaks]
@@ -169,7 +239,7 @@ def test_a_large_slide_stays_under_one_and_a_half_gigabytes(slidelift, tmp_path,
     tool = data.parent / "tools" / "make_big_slide.py"
     slide = tmp_path / "big.tiff"
     subprocess.run([sys.executable, str(tool), str(slide), "--size", "20000x16000"], check=True, capture_output=True)
-    done = slidelift("upscale", slide, tmp_path / "o.ome.tiff", "--model", "bicubic", timeout=1200)
+    done = slidelift("upscale", slide, tmp_path / "o.ome.tiff", "--model", "bicubic", timeout=1200, watch_memory=True)
     assert done.code == 0, done.err
     assert done.peak_bytes < 1.5e9
 
