@@ -111,7 +111,9 @@ class Weights:
         )
 
 
-def load_weights(path: Path | Sequence[Path], sha256: str | None = None, *, scale: int | None = None) -> Weights:
+def load_weights(
+    path: Path | Sequence[Path], sha256: str | None = None, *, scale: int | None = None, self_test: bool = True
+) -> Weights:
     """Read, recognise, build and try a file of weights.
 
     Parameters
@@ -123,6 +125,8 @@ def load_weights(path: Path | Sequence[Path], sha256: str | None = None, *, scal
         The hash that the files' bytes must have, one after the other, where their card gives one.
     scale
         Enlargement of a network whose weights do not tell it (SRCNN, FSRCNN, VDSR) and whose file does not say it.
+    self_test
+        False to measure weights that would be refused in use, such as those of spoilt training images.
 
     Raises
     ------
@@ -148,7 +152,8 @@ def load_weights(path: Path | Sequence[Path], sha256: str | None = None, *, scal
     weights = Weights(spec, hyperparameters, network.eval(), _fingerprint(spec, hyperparameters, state, facts), facts)
     if weights.back_projection and weights.geometry.scale not in SCALES:
         raise WeightsError(f"{path}: trained with back-projection, it says, but x{weights.geometry.scale} has none")
-    _self_test(path, weights)
+    if self_test:
+        _self_test(path, weights)
     return weights
 
 

@@ -41,8 +41,10 @@ def _numbers(text: str) -> list[float]:
 
 def _run(options: argparse.Namespace) -> int:
     from models.evaluate import BASELINE, evaluate, image_files, panel
+    from models.inference import NetworkUpscaler
     from models.training import sweep
     from models.upscaler import load_upscaler
+    from models.zoo.weights import load_weights
     from service.training import read_images, train
 
     experiment = sweep.cells(options.recipe, options.corruption, options.q, options.set or (), smoke=options.smoke)
@@ -54,8 +56,10 @@ def _run(options: argparse.Namespace) -> int:
         return train(cell.recipe, images, folder, device=options.device, checkpoint_seconds=options.checkpoint_seconds)
 
     def score(weights: Path) -> dict[str, float]:
-        upscalers = {name: load_upscaler(name, scale=scale, device=options.device) for name in (BASELINE, str(weights))}
-        found = panel(evaluate(upscalers, files, scale).models[str(weights)])
+        loaded = load_weights(weights, self_test=False)
+        learnt = NetworkUpscaler.from_weights(loaded, name=loaded.name, device=options.device, precision="auto")
+        upscalers = {BASELINE: load_upscaler(BASELINE, scale=scale), learnt.name: learnt}
+        found = panel(evaluate(upscalers, files, scale).models[learnt.name])
         return {name: found[name] for name in _MEASURES}
 
     rows = sweep.run(experiment, learn, score, options.out)
