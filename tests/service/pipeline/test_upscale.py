@@ -40,10 +40,12 @@ def leftovers(folder: Path) -> list[str]:
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory) -> Path:
-    """A small compact network with random weights."""
+    """A small compact network with random weights, little enough of them to keep plain colours within two levels."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("weights") / "small.pth"
     network = SRVGGNetCompact(features=8, convolutions=3)
+    with torch.no_grad():
+        network.body[-1].weight *= 0.2
     torch.save({"params": network.state_dict()}, path)
     return path
 
