@@ -46,6 +46,8 @@ def train(recipe: Recipe, images: ImageSet, out: Path, *, device: str, checkpoin
     with _interruptible() as stop, tqdm(unit="it", disable=None, dynamic_ncols=True) as bar:
 
         def show(progress: Progress) -> None:
+            if not bar.n and progress.done > log_every:
+                bar.initial = bar.n = progress.done  # what an earlier run did is no speed of this one
             bar.total = progress.total
             bar.set_description(progress.phase)
             bar.set_postfix_str(f"loss {progress.losses['total']:.4g}", refresh=False)

@@ -20,8 +20,10 @@ def optimisers(stage: Stage, network: nn.Module) -> list[torch.optim.Optimizer]:
         return [torch.optim.SGD(parameters, stage.learning_rate, momentum=stage.betas[0])]
     matrices = [parameter for parameter in parameters if parameter.ndim > 1]
     vectors = [parameter for parameter in parameters if parameter.ndim <= 1]
-    rest = torch.optim.AdamW(vectors, stage.learning_rate, betas=stage.betas, weight_decay=0)
-    return [Muon(matrices, stage.learning_rate), rest]
+    muon: list[torch.optim.Optimizer] = [Muon(matrices, stage.learning_rate)]
+    if vectors:
+        muon.append(torch.optim.AdamW(vectors, stage.learning_rate, betas=stage.betas, weight_decay=0))
+    return muon
 
 
 def learning_rate(stage: Stage, iteration: int) -> float:

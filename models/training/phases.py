@@ -1,5 +1,7 @@
 """The stretches of a run: first the manifold where a loss needs it, then the recipe's stages."""
 
+import math
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -149,7 +151,8 @@ class StagePhase:
 
     def _pair(self, rng: torch.Generator) -> Pair:
         data, stage = self._recipe.data, self._stage
-        high = self._images.crops(stage.batch, stage.crop, rng, entropy=data.entropy, larger_share=data.larger_share)
+        side = crop_side(stage, self._recipe.scale)
+        high = self._images.crops(stage.batch, side, rng, entropy=data.entropy, larger_share=data.larger_share)
         if data.stain:
             high = stain_jitter(high, rng, share=data.stain)
         pair: Pair = DEGRADATIONS[data.degradation](high, self._recipe.scale, rng, **data.parameters)
@@ -204,7 +207,11 @@ class StagePhase:
         for optimiser, saved in zip(self._optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
         if self._pool is not None:
-            self._pool.load_state_dict(state["pool"])
+            tensors = {
+                key: value.to(self._device) if isinstance(value, Tensor) else value
+                for key, value in state["pool"].items()
+            }
+            self._pool.load_state_dict(tensors)
         if self._critic is not None:
             self._critic.load_state_dict(state["critic"])
             self._critic_optimiser.load_state_dict(state["critic_optimiser"])
@@ -212,6 +219,12 @@ class StagePhase:
     def result(self) -> dict[str, Any]:
         """The averaged weights, on the CPU."""
         return {"network": _copied(self._averaged)}
+
+
+def crop_side(stage: Stage, scale: int) -> int:
+    """The stage's crop rounded down to whole source pixels, and to what critics halve four times where there is one."""
+    whole = math.lcm(scale, 16) if stage.critic is not None else scale
+    return max(whole, stage.crop - stage.crop % whole)
 
 
 def _copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -222,5 +235,5 @@ def _load_critic(critic: nn.Module, path: Path) -> None:
     try:
         content = torch.load(path, weights_only=True, map_location="cpu")
         critic.load_state_dict(content.get("params", content))
-    except (OSError, RuntimeError, AttributeError) as error:
+    except (OSError, RuntimeError, AttributeError, EOFError, LookupError, pickle.UnpicklingError) as error:
         raise RecipeError(f"critic.init: {path.name} does not fit the critic: {error}") from error

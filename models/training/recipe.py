@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from models.errors import RecipeError
+from models.networks.back_projection import SCALES
 
 _HERE = Path(__file__).parent / "recipes"
 
@@ -150,13 +151,15 @@ class Recipe(_Part):
         Whether a back-projection step follows the network, in training and in use.
     init
         Weights to start from, such as a public checkpoint (Sun et al. 2023).
+    licence, trained_on, notes
+        Facts that go into the weights file.
     vgg
         VGG19's weights for the perceptual loss; without them the manifold loss stands in VGG's place.
     smoke
         Dotted keys and values that shrink the recipe to seconds, to try it.
     """
 
-    name: str
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
     title: str
     paper: str
     network: str
@@ -166,13 +169,22 @@ class Recipe(_Part):
     seed: int = 0
     init: Path | None = None
     vgg: Path | None = None
-    licence: str = "Apache-2.0"
+    licence: str = ""
     trained_on: str = ""
     notes: str = ""
     data: Data = Data()
     autoencoder: Autoencoder = Autoencoder()
     stages: tuple[Stage, ...] = Field(min_length=1)
     smoke: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Recipe":
+        names = [stage.name for stage in self.stages]
+        if len({*names, "manifold"}) <= len(names):
+            raise ValueError(f"stages need names of their own, other than manifold; here: {', '.join(names)}")
+        if self.back_projection and self.scale not in SCALES:
+            raise ValueError(f"back_projection is for the scales {SCALES}; set it to false for {self.scale}")
+        return self
 
     @property
     def iterations(self) -> int:
@@ -226,7 +238,8 @@ def load(recipe: str, settings: Iterable[str] = (), *, smoke: bool = False) -> R
     except ValidationError as error:
         wrong = error.errors(include_url=False)[0]
         place = ".".join(map(str, wrong["loc"]))
-        raise RecipeError(f"{path.name}: {place}: {wrong['msg']}, not {wrong['input']!r}") from error
+        found = f", not {wrong['input']!r}" if place else ""
+        raise RecipeError(f"{path.name}: {place or 'recipe'}: {wrong['msg']}{found}") from error
 
 
 def _toml_value(text: str) -> Any:

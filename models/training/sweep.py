@@ -3,13 +3,16 @@
 Each pair of a corruption and a q is one run of a recipe in a folder of its own; what is finished is not run again.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
+from models.errors import TrainingError, WeightsError
 from models.training import recipe as recipes
 from models.training.recipe import Recipe
+
+_GAUSSIAN = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +37,21 @@ class Cell:
         return f"corruption-{self.corruption:g}" + (f"-q-{self.q:g}" if self.q is not None else "")
 
 
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What came out of a cell; no measures, and why, where training failed."""
+
+    cell: Cell
+    measures: Mapping[str, float]
+    failure: str
+
+
 def cells(
     name: str, corruptions: Sequence[float], exponents: Sequence[float], settings: Iterable[str], *, smoke: bool = False
 ) -> list[Cell]:
     """Every combination; q is put into each quasi-norm of the recipe, in pixels and on the manifold.
+
+    Quasi-norms with q = 2 are left as they are: they make SRGAN_E what it is.
 
     Raises
     ------
@@ -50,7 +64,7 @@ def cells(
         f"stages.{number}.losses.{loss}.q"
         for number, stage in enumerate(plain.stages)
         for loss in ("quasi_norm", "manifold")
-        if loss in stage.losses
+        if loss in stage.losses and stage.losses[loss].parameters.get("q") != _GAUSSIAN
     ]
     return [
         Cell(corruption, q, recipes.load(name, [*settings, *_settings(corruption, q, places)], smoke=smoke))
@@ -67,8 +81,8 @@ def run(
     train: Callable[[Cell, Path], Path | None],
     score: Callable[[Path], dict[str, float]],
     out: Path,
-) -> list[dict[str, float]]:
-    """Train and score cell by cell; stops where `train` was interrupted and gives None.
+) -> Iterator[Row]:
+    """Train and score cell by cell; ends early where `train` was interrupted and gives None.
 
     Parameters
     ----------
@@ -77,11 +91,11 @@ def run(
     score
         Measures of a file of weights.
     """
-    rows: list[dict[str, float]] = []
     for cell in experiment:
-        weights = train(cell, out / cell.folder)
-        if weights is None:
-            break
-        row = {"corruption": cell.corruption} | ({"q": cell.q} if cell.q is not None else {})
-        rows.append(row | score(weights))
-    return rows
+        try:
+            weights = train(cell, out / cell.folder)
+            if weights is None:
+                return
+            yield Row(cell, score(weights), "")
+        except (TrainingError, WeightsError) as error:  # another try would end there again
+            yield Row(cell, {}, str(error))

@@ -1,14 +1,18 @@
 """Runs a recipe: phases one after another, each step a pure function of the checkpoint before it.
 
 First the manifold, where a loss needs it; then the recipe's stages. A run that was killed goes on from its last
-checkpoint and ends with the same weights as one that was not, on the same machine and number of threads.
+checkpoint and ends with the same weights as one that was not: to the bit on a CPU with the same number of threads; on
+CUDA up to what its backward passes sum in changing order.
 """
 
+import fcntl
 import hashlib
 import json
 import math
+import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from models.data.corrupt import corrupt
 from models.data.degrade import DEGRADATIONS
 from models.data.images import ImageSet
 from models.errors import RecipeError, TrainingError, UntrainedWeightsError
@@ -29,7 +34,7 @@ from models.networks.table import NETWORKS
 from models.training import checkpoint
 from models.training.log import Log
 from models.training.optimisers import learning_rate
-from models.training.phases import MANIFOLD, Losses, ManifoldPhase, Phase, StagePhase
+from models.training.phases import MANIFOLD, ManifoldPhase, Phase, StagePhase, crop_side
 from models.training.recipe import Recipe, Stage
 from models.zoo.weights import load_weights, save_weights
 
@@ -62,7 +67,9 @@ class Trainer:
     facts
         To stand in the weights file besides the recipe's own.
     log_every
-        Iterations a row; checkpoints are made at such a row, `checkpoint_seconds` after the last.
+        Iterations a row of the log.
+    checkpoint_seconds
+        Between checkpoints.
 
     Raises
     ------
@@ -95,10 +102,16 @@ class Trainer:
                 _named(LOSSES, loss, "loss")
             if stage.critic is not None:
                 _named(CRITICS, stage.critic.network, "critic")
+        if recipe.scale not in self._spec.scales:
+            offer = ", ".join(map(str, self._spec.scales))
+            raise RecipeError(f"scale: {recipe.network} enlarges by {offer}, not by {recipe.scale}")
+        _try_data(recipe)
         self._vgg_missing = recipe.vgg is None and any("vgg" in stage.losses for stage in recipe.stages)
-        learns_manifold = self._vgg_missing or any("manifold" in stage.losses for stage in recipe.stages)
-        self._phases = [MANIFOLD] * learns_manifold + [stage.name for stage in recipe.stages]
+        self._learns_manifold = self._vgg_missing or any(MANIFOLD in stage.losses for stage in recipe.stages)
+        self._phases = [MANIFOLD] * self._learns_manifold + [stage.name for stage in recipe.stages]
+        self._identity = self._identify()
         self._carried: dict[str, Any] = {}
+        self._started_from = load_weights(recipe.init, scale=recipe.scale).name if recipe.init else ""
         self.warnings: list[str] = []
 
     @property
@@ -121,8 +134,12 @@ class Trainer:
             If the weights that came out can't be read back. Weights that change plain colours are a warning.
         """
         self._out.mkdir(parents=True, exist_ok=True)
+        with _alone_in(self._out), torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+            return self._run(on_progress, should_stop)
+
+    def _run(self, on_progress: Callable[[Progress], None], should_stop: Callable[[], bool]) -> bool:
         rng = torch.Generator().manual_seed(self.recipe.seed)
-        saved = checkpoint.load(self._checkpoint_path, self._identity())
+        saved = checkpoint.load(self._checkpoint_path, self._identity)
         first = 0
         if saved is not None:
             first, self._carried = saved["phase"], saved["carried"]
@@ -131,11 +148,11 @@ class Trainer:
         log.cut(self._phases, first, saved["iteration"] if saved else 0)
         for number in range(first, len(self._phases)):
             phase = self._phase(number)
-            start = 0
+            start, sums = 0, {}
             if saved is not None:
                 phase.restore(saved["state"])
-                start, saved = saved["iteration"], None
-            if not self._run_phase(number, phase, start, rng, log, on_progress, should_stop):
+                start, sums, saved = saved["iteration"], saved["sums"], None
+            if not self._run_phase(number, phase, start, sums, rng, log, on_progress, should_stop):
                 return False
             self._carried |= phase.result()
         self._write_weights()
@@ -146,47 +163,59 @@ class Trainer:
         number: int,
         phase: Phase,
         start: int,
+        sums: dict[str, Any],
         rng: torch.Generator,
         log: Log,
         on_progress: Callable[[Progress], None],
         should_stop: Callable[[], bool],
     ) -> bool:
-        before = self._iterations_before(number)
-        sums: Losses = {}
         shown = saved_at = time.monotonic()
         for iteration in range(start, phase.iterations):
             for name, value in phase.step(iteration, rng).items():
                 sums[name] = sums[name] + value.detach() if name in sums else value.detach().clone()
             done = iteration + 1
-            if done % self._log_every and done != phase.iterations:
-                continue
-            count = (done - 1) % self._log_every + 1
-            means = {name: float(value) / count for name, value in sums.items()}
-            sums = {}
-            bad = [name for name, value in means.items() if not math.isfinite(value)]
-            if bad:
-                raise TrainingError(
-                    f"{self.recipe.name}: {bad[0]} is no number after iteration {done} of {phase.name}; lower "
-                    f"its learning_rate, delete {self._checkpoint_path} and start again"
-                )
-            now = time.monotonic()
-            row: dict[str, float | int | str] = {"stage": phase.name, "iteration": done, "seconds": now - shown}
-            log.write(row | {"learning_rate": self._rate(number, iteration)} | means)
-            on_progress(Progress(phase.name, before + done, self._iterations_before(len(self._phases)), means))
-            shown = now
+            is_row = done % self._log_every == 0 or done == phase.iterations
             stop = should_stop()
-            if stop or now - saved_at >= self._checkpoint_seconds or done == phase.iterations:
-                self._save(number, done, phase, rng)
-                saved_at = now
+            if is_row:
+                self._report(number, phase, done, sums, time.monotonic() - shown, log, on_progress)
+                sums, shown = {}, time.monotonic()
+            if stop or done == phase.iterations or time.monotonic() - saved_at >= self._checkpoint_seconds:
+                self._save(number, done, sums, phase, rng)
+                saved_at = time.monotonic()
             if stop:
                 return False
         return True
 
-    def _save(self, number: int, iteration: int, phase: Phase, rng: torch.Generator) -> None:
+    def _report(
+        self,
+        number: int,
+        phase: Phase,
+        done: int,
+        sums: Mapping[str, Any],
+        seconds: float,
+        log: Log,
+        on_progress: Callable[[Progress], None],
+    ) -> None:
+        """A row of means, to the log and to whoever watches; a loss that is no number ends the run."""
+        count = (done - 1) % self._log_every + 1
+        means = {name: float(value) / count for name, value in sums.items()}
+        bad = [name for name, value in means.items() if not math.isfinite(value)]
+        if bad:
+            raise TrainingError(
+                f"{self.recipe.name}: {bad[0]} is no number after iteration {done} of {phase.name}; lower its "
+                f"learning_rate, delete {self._checkpoint_path} and start again"
+            )
+        row: dict[str, float | int | str] = {"stage": phase.name, "iteration": done, "seconds": seconds}
+        log.write(row | {"learning_rate": self._rate(number, done - 1)} | means)
+        before, total = self._iterations_before(number), self._iterations_before(len(self._phases))
+        on_progress(Progress(phase.name, before + done, total, means))
+
+    def _save(self, number: int, iteration: int, sums: Mapping[str, Any], phase: Phase, rng: torch.Generator) -> None:
         state = {
-            "identity": self._identity(),
+            "identity": self._identity,
             "phase": number,
             "iteration": iteration,
+            "sums": {name: float(value) for name, value in sums.items()},
             "carried": self._carried,
             "state": phase.state(),
             "rng": rng.get_state(),
@@ -197,14 +226,21 @@ class Trainer:
     def _checkpoint_path(self) -> Path:
         return self._out / "checkpoint.pt"
 
-    def _identity(self) -> str:
-        stated = self.recipe.model_dump(mode="json", exclude={"name", "title", "paper", "notes", "licence", "smoke"})
-        digest = hashlib.sha256(json.dumps([stated, self._bf16], sort_keys=True).encode())
+    def _identify(self) -> str:
+        """Hash of all that the weights depend on: what the recipe says, the files it names, the images."""
+        words = {"name", "title", "paper", "notes", "licence", "trained_on", "smoke"}
+        stated = json.dumps([_without_paths(self.recipe, words), self._bf16], sort_keys=True)
+        digest = hashlib.sha256(stated.encode())
+        critics = [stage.critic.init for stage in self.recipe.stages if stage.critic is not None]
+        for path in filter(None, [self.recipe.init, self.recipe.vgg, *critics]):
+            if not path.is_file():
+                raise RecipeError(f"{path}: no such file")
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
         digest.update(self._images.pixels.cpu().numpy().data)
         return digest.hexdigest()
 
     def _loss_names(self) -> list[str]:
-        names = {"autoencoder": None} if MANIFOLD in self._phases else {}
+        names = {"autoencoder": None} if self._learns_manifold else {}
         for stage in self.recipe.stages:
             names |= dict.fromkeys(self._losses_of(stage))
             if stage.critic is not None:
@@ -215,13 +251,14 @@ class Trainer:
         return [MANIFOLD if name == "vgg" and self._vgg_missing else name for name in stage.losses]
 
     def _iterations_before(self, number: int) -> int:
-        learns = self._phases[0] == MANIFOLD
-        counts = [self.recipe.autoencoder.iterations] * learns + [stage.iterations for stage in self.recipe.stages]
+        counts = [self.recipe.autoencoder.iterations] * self._learns_manifold + [
+            stage.iterations for stage in self.recipe.stages
+        ]
         return sum(counts[:number])
 
     def _stage(self, number: int) -> Stage | None:
-        learns = self._phases[0] == MANIFOLD
-        return None if learns and number == 0 else self.recipe.stages[number - learns]
+        first = int(self._learns_manifold)
+        return None if number < first else self.recipe.stages[number - first]
 
     def _rate(self, number: int, iteration: int) -> float:
         stage = self._stage(number)
@@ -237,7 +274,10 @@ class Trainer:
             if "network" in self._carried:
                 network.load_state_dict(self._carried["network"])
             losses = self._weighted_losses(stage)
-            return StagePhase(self.recipe, stage, network, losses, self._images, self._device, self._bf16)
+            try:
+                return StagePhase(self.recipe, stage, network, losses, self._images, self._device, self._bf16)
+            except (TypeError, ValueError) as error:
+                raise RecipeError(f"stage {stage.name}: {error}") from error
 
     def _network(self) -> nn.Module:
         recipe = self.recipe
@@ -282,14 +322,13 @@ class Trainer:
         hyperparameters = spec.hyperparameters(state) | {"scale": recipe.scale}
         facts = {
             "recipe": recipe.name,
-            "recipe_json": recipe.model_dump_json(exclude={"init", "vgg", "smoke"}),
+            "recipe_json": json.dumps(_without_paths(recipe, {"smoke"})),
             "citation": recipe.paper,
             "degradation": recipe.data.degradation,
-            "licence": recipe.licence,
-            "trained_on": recipe.trained_on,
             "iterations": str(recipe.iterations),
             "notes": self.notes,
         }
+        facts |= {name: text for name in ("licence", "trained_on") if (text := getattr(recipe, name))}
         if recipe.back_projection:
             facts["back_projection"] = "1"
         save_weights(self.weights_path, spec, hyperparameters, state, facts | self._facts)
@@ -302,7 +341,8 @@ class Trainer:
     def notes(self) -> str:
         """The recipe's notes, and what had to be done differently."""
         instead = "No VGG19 weights were given: the manifold loss stands in the perceptual loss's place."
-        return " ".join(filter(None, [self.recipe.notes, instead if self._vgg_missing else ""]))
+        started = f"Started from {self._started_from}." if self._started_from else ""
+        return " ".join(filter(None, [self.recipe.notes, started, instead if self._vgg_missing else ""]))
 
 
 def _named(table: Mapping[str, Any], name: str, kind: str) -> Any:
@@ -310,3 +350,40 @@ def _named(table: Mapping[str, Any], name: str, kind: str) -> Any:
         return table[name]
     except KeyError:
         raise RecipeError(f"{name}: no such {kind}; on offer: {', '.join(table)}") from None
+
+
+def _without_paths(recipe: Recipe, leave_out: set[str]) -> dict[str, Any]:
+    """The recipe as plain values without the paths of this machine."""
+    stated = recipe.model_dump(mode="json", exclude=leave_out | {"init", "vgg"})
+    for stage in stated["stages"]:
+        if stage["critic"] is not None:
+            stage["critic"].pop("init")
+    return stated
+
+
+def _try_data(recipe: Recipe) -> None:
+    """Degrade one black crop, so that a parameter that there is not is met before the first iteration."""
+    data, rng = recipe.data, torch.Generator()
+    for stage in recipe.stages:
+        side = crop_side(stage, recipe.scale)
+        try:
+            pair = DEGRADATIONS[data.degradation](torch.zeros(1, 3, side, side), recipe.scale, rng, **data.parameters)
+            corrupt(pair.high, data.corruption, rng, kinds=data.corruption_kinds)
+        except (TypeError, ValueError, KeyError, RuntimeError) as error:
+            raise RecipeError(f"data: {data.degradation} at {side} px: {error}") from error
+        if data.pool and data.pool < stage.batch:
+            raise RecipeError(f"data.pool: {data.pool} pairs are fewer than the batch of {stage.batch}")
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Hold a run's folder; two runs in one would write each other's checkpoint."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise TrainingError(f"{folder}: another training runs there; choose another folder") from None
+        yield
+    finally:
+        os.close(handle)

@@ -118,7 +118,8 @@ def shelf() -> Shelf:
     """Both, read once a process; `shelf.cache_clear()` after a change."""
     tables = tomllib.loads((_HERE / "catalog.toml").read_text(encoding="utf-8"))
     for name, metrics in json.loads(METRICS.read_text(encoding="utf-8")).items():
-        tables[name]["metrics"] = metrics
+        if name in tables:
+            tables[name]["metrics"] = metrics
     cards = {name: _card(name, table) for name, table in tables.items()}
     damaged = {}
     for path in sorted(models_folder().glob("*" + CARD_SUFFIX)):
@@ -218,6 +219,8 @@ def _check(card: ModelCard) -> None:
         card.licence,
         card.citation,
         card.recipe,
+        card.degradation,
+        card.commit,
         card.trained_on,
         card.notes,
         card.seam,
@@ -233,6 +236,7 @@ def _check(card: ModelCard) -> None:
         "description": isinstance(card.description, str),
         "text": all(text is None or isinstance(text, str) for text in texts),
         "parameters": card.parameters is None or type(card.parameters) is int,
+        "iterations": card.iterations is None or type(card.iterations) is int,
         "metrics": not card.metrics,
         "weights": card.weights and all(NAME.fullmatch(name) for name in card.weights),
         "sha256": card.sha256 is not None and _SHA256.fullmatch(card.sha256),

@@ -31,15 +31,19 @@ def render() -> str:
     for name in sets:
         head += [f"{name}: gain dB", "SSIM", "MS-SSIM", "QILV", "consistency p5", "s/Mpx"]
     lines = [_line(head), "|---" * len(head) + "|"]
-    for card in catalog().values():
+    cards = [card for card in catalog().values() if not card.imported]
+    for card in cards:
         if card.kind is ModelKind.INTERPOLATION:
             lines.append(_line(["", card.name, "0", str(card.halo), card.name, *_figures(card, sets)]))
     for name in recipes.names():
         recipe = recipes.load(name)
-        shipped = [card for card in catalog().values() if card.recipe == name]
+        shipped = [card for card in cards if card.recipe == name]
         if not shipped:
             lines.append(_line([*_facts(recipe), "recipe only", *_figures(None, sets)]))
-        lines += [_line([*_facts(recipe), card.name, *_figures(card, sets)]) for card in shipped]
+        for card in shipped:
+            halo = f"{card.halo}" if card.exact else f"{card.halo}, faded over {card.fade}"
+            facts = [f"`{name}`", recipe.title, f"{card.parameters:,}", halo]
+            lines.append(_line([*facts, card.name, *_figures(card, sets)]))
     return "\n".join(lines)
 
 
@@ -106,7 +110,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--models", help="catalog names, separated by commas (default: every one with weights)")
     parser.add_argument("--device", default="auto")
     options = parser.parse_args(arguments)
-    with_weights = [name for name, card in catalog().items() if card.weights or card.kind is ModelKind.INTERPOLATION]
+    with_weights = [
+        name
+        for name, card in catalog().items()
+        if not card.imported and (card.weights or card.kind is ModelKind.INTERPOLATION)
+    ]
     if options.images:
         measure(options.images, options.models.split(",") if options.models else with_weights, options.device)
     write()

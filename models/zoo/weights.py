@@ -104,6 +104,9 @@ class Weights:
             back_projection=self.back_projection,
             source_mpp=_mpp_range(self.facts.get("source_mpp", "")),
             recipe=self.facts.get("recipe"),
+            iterations=int(count) if (count := self.facts.get("iterations", "")).isdecimal() else None,
+            degradation=self.facts.get("degradation"),
+            commit=self.facts.get("commit"),
             trained_on=self.facts.get("trained_on"),
             licence=self.facts.get("licence"),
             citation=self.facts.get("citation", self.spec.paper),
@@ -145,6 +148,7 @@ def load_weights(
     try:
         state = spec.canonical(state)
         hyperparameters = _with_scale(path, spec, spec.hyperparameters(state), scale, facts.get("scale"))
+        _check_shapes(spec, hyperparameters, state)
         network = spec.build(**hyperparameters)
         network.load_state_dict(state, strict=True)
     except _UNREADABLE as error:
@@ -213,6 +217,21 @@ def write_whole(path: Path, content: bytes) -> None:
 def _stored(value: Tensor, half: bool) -> Tensor:
     value = value.detach().cpu().contiguous()
     return value.half() if half and value.is_floating_point() and value.ndim > 1 else value
+
+
+def _check_shapes(spec: NetworkSpec, hyperparameters: Mapping[str, int], state: StateDict) -> None:
+    """Before memory is taken for widths that a small file may claim.
+
+    Raises
+    ------
+    RuntimeError
+        If a tensor is missing or has another shape.
+    """
+    with torch.device("meta"):
+        wanted = {key: value.shape for key, value in spec.build(**hyperparameters).state_dict().items()}
+    wrong = [key for key in wanted if key not in state or state[key].shape != wanted[key]]
+    if wrong:
+        raise RuntimeError(f"{len(wrong)} tensors are missing or of another shape, such as {wrong[0]}")
 
 
 def _recognises(spec: NetworkSpec, state: StateDict) -> bool:

@@ -3,11 +3,14 @@
 import argparse
 import csv
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from service.commands.train import add_settings
-from service.errors import EXIT_DONE, EXIT_INTERRUPTED
+from service.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED
 from service.terminal import say, tell
+
+if TYPE_CHECKING:
+    from models.training.sweep import Row
 
 _MEASURES = ("psnr_y", "ms_ssim", "qilv", "rrmse")
 
@@ -62,20 +65,27 @@ def _run(options: argparse.Namespace) -> int:
         found = panel(evaluate(upscalers, files, scale).models[learnt.name])
         return {name: found[name] for name in _MEASURES}
 
-    rows = sweep.run(experiment, learn, score, options.out)
-    if rows:
-        _write(options.out / "sweep.csv", rows)
+    rows: list[sweep.Row] = []
+    for row in sweep.run(experiment, learn, score, options.out):
+        rows.append(row)
+        if row.failure:
+            say(f"error: {row.cell.folder}: {row.failure}")
+        _write(options.out / "sweep.csv", [_values(one) for one in rows])
+    for one in rows:
+        tell(" | ".join(f"{name} {value}" for name, value in _values(one).items()))
     if len(rows) < len(experiment):
         say("interrupted; the same command goes on")
         return EXIT_INTERRUPTED
-    return EXIT_DONE
+    return EXIT_FAILED if any(row.failure for row in rows) else EXIT_DONE
 
 
-def _write(path: Path, rows: list[dict[str, float]]) -> None:
+def _values(row: "Row") -> dict[str, float | str]:
+    q = {} if row.cell.q is None else {"q": row.cell.q}
+    return {"corruption": row.cell.corruption, **q, **{name: row.measures.get(name, "") for name in _MEASURES}}
+
+
+def _write(path: Path, rows: list[dict[str, float | str]]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    tell(" | ".join(rows[0]))
-    for row in rows:
-        tell(" | ".join(f"{value:g}" for value in row.values()))

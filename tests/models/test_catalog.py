@@ -61,8 +61,13 @@ def test_default_scale_is_on_offer(card):
 @pytest.mark.parametrize("card", NETWORK_CARDS, ids=lambda card: card.name)
 def test_network_cards_agree_with_their_architecture(card):
     spec = NETWORKS[card.architecture]
-    network = spec.build(scale=card.default_scale)
-    geometry = spec.geometry(spec.hyperparameters(network.state_dict()))
+    if card.weights:
+        loaded = load_weights(weights_paths(card), card.sha256)
+        network, geometry = loaded.network, loaded.geometry
+        assert card.back_projection == loaded.back_projection
+    else:
+        network = spec.build(scale=card.default_scale)
+        geometry = spec.geometry(spec.hyperparameters(network.state_dict()))
     assert card.parameters == sum(parameter.numel() for parameter in network.parameters())
     assert (card.halo, card.exact, card.fade) == (geometry.halo, geometry.exact, geometry.fade)
     assert card.exact or card.seam, "an inexact network's card states its seam"

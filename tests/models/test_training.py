@@ -13,7 +13,10 @@ from safetensors.torch import load_file
 
 from models.data.images import ImageSet
 from models.errors import RecipeError, TrainingError, UntrainedWeightsError
+from models.networks.critics import CRITICS
+from models.networks.table import NETWORKS
 from models.training import recipe as recipes
+from models.training import sweep
 from models.training.muon import Muon, orthogonal
 from models.training.recipe import Stage
 from models.training.trainer import Progress, Trainer, learning_rate
@@ -81,14 +84,14 @@ def log(folder: Path) -> list[list[str]]:
 
 
 def test_the_weights_carry_their_facts_and_load(images: ImageSet, tmp_path: Path) -> None:
-    settings = ["trained_on=discs", "stages.0.iterations=3", "stages.1.iterations=3"]
+    settings = ["trained_on=discs", "licence=CC-BY-4.0", "stages.0.iterations=3", "stages.1.iterations=3"]
     recipe = recipes.load("realesrgan", settings, smoke=True)
     train(recipe, images, tmp_path)
     path = tmp_path / "realesrgan.safetensors"
     with safe_open(path, "pt") as file:
         facts = file.metadata()
     assert (facts["architecture"], facts["scale"], facts["trained_on"]) == ("rrdbnet", "4", "discs")
-    assert (facts["recipe"], facts["degradation"], facts["licence"]) == ("realesrgan", "realesrgan", "Apache-2.0")
+    assert (facts["recipe"], facts["degradation"], facts["licence"]) == ("realesrgan", "realesrgan", "CC-BY-4.0")
     assert "manifold loss stands in" in facts["notes"]
     assert json.loads(facts["recipe_json"])["stages"][1]["critic"]["network"] == "unet"
     assert json.loads(facts["hyperparameters"])["blocks"] == 1
@@ -113,6 +116,58 @@ def test_training_starts_from_the_weights_it_is_given(images: ImageSet, tmp_path
         train(recipes.load("rrdbnet", [f"init={given}"], smoke=True), images, tmp_path / "third")
 
 
+@pytest.mark.parametrize("scale", [2, 3])
+@pytest.mark.parametrize("name", recipes.names())
+def test_every_recipe_trains_at_the_other_scales_of_its_network(name: str, scale: int, images, tmp_path: Path) -> None:
+    settings = [f"scale={scale}", "back_projection=false", "autoencoder.iterations=1"]
+    settings += [f"stages.{number}.iterations=1" for number in range(len(recipes.load(name).stages))]
+    recipe = recipes.load(name, settings, smoke=True)
+    if scale not in NETWORKS[recipe.network].scales:
+        assert (recipe.network, scale) == ("rrdbnet", 3), "Milas 2022 has it at 2 and 4 alone"
+        return
+    train(recipe, images, tmp_path)
+    assert load_weights(tmp_path / f"{name}.safetensors", self_test=False).geometry.scale == scale
+
+
+def test_a_second_run_in_the_same_folder_is_refused(images: ImageSet, tmp_path: Path) -> None:
+    recipe = recipes.load("espcn", ["stages.0.iterations=3"], smoke=True)
+
+    def meddle(_: Progress) -> None:
+        with pytest.raises(TrainingError, match="another training runs there"):
+            Trainer(recipe, images, tmp_path, device="cpu").run()
+
+    assert Trainer(recipe, images, tmp_path, device="cpu", log_every=1).run(meddle)
+
+
+def test_an_interrupt_is_heard_at_the_next_iteration_and_loses_none(images: ImageSet, tmp_path: Path) -> None:
+    recipe = recipes.load("espcn", ["stages.0.iterations=12"], smoke=True)
+    asked = iter([False, False, True])
+    stopped = Trainer(recipe, images, tmp_path, device="cpu", log_every=6)
+    assert not stopped.run(should_stop=lambda: next(asked))
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["iteration"] == 3
+    assert Trainer(recipe, images, tmp_path, device="cpu", log_every=6).run()
+    assert Trainer(recipe, images, tmp_path / "whole", device="cpu", log_every=6).run()
+    rows, whole = log(tmp_path), log(tmp_path / "whole")
+    assert [row[:2] for row in rows] == [row[:2] for row in whole]
+    assert [float(row[-1]) for row in rows[1:]] == pytest.approx([float(row[-1]) for row in whole[1:]], rel=1e-5)
+
+
+def test_no_path_of_this_machine_gets_into_the_weights(images: ImageSet, tmp_path: Path) -> None:
+    critic = tmp_path / "secret-critic.pth"
+    torch.save(CRITICS["unet"](features=8).state_dict(), critic)
+    settings = [f"stages.1.critic.init={critic}", "stages.0.iterations=1", "stages.1.iterations=1"]
+    train(recipes.load("realesrgan", settings, smoke=True), images, tmp_path / "run")
+    assert b"secret" not in (tmp_path / "run" / "realesrgan.safetensors").read_bytes()
+
+
+def test_the_sweep_leaves_srgan_e_its_gaussian_residuals() -> None:
+    assert [cell.q for cell in sweep.cells("srgan-e", [0.0, 0.3], [0.5, 1.0], [])] == [None, None]
+    [cell] = sweep.cells("srgan-qe", [0.3], [0.7], [])
+    losses = cell.recipe.stages[0].losses
+    assert [losses[name].parameters["q"] for name in ("quasi_norm", "manifold")] == [0.7, 0.7]
+    assert (cell.recipe.data.corruption, cell.folder) == (0.3, "corruption-0.3-q-0.7")
+
+
 def test_a_checkpoint_of_other_settings_is_refused(images: ImageSet, tmp_path: Path) -> None:
     train(recipes.load("espcn", ["stages.0.iterations=3"], smoke=True), images, tmp_path)
     with pytest.raises(TrainingError, match="another recipe"):
@@ -133,6 +188,9 @@ def test_a_loss_that_is_no_number_ends_the_run_by_name(images: ImageSet, tmp_pat
         ("compact-x4", ["stages.7.batch=3"], "no such place"),
         ("compact-x4", ["stages.0.batch"], "KEY=VALUE"),
         ("compact-x4", ["stages.0.batch=many"], "stages.0.batch"),
+        ("compact-x4", ["name=../elsewhere"], "name"),
+        ("compact-x4", ["stages.0.name=manifold"], "names of their own"),
+        ("compact-x4", ["scale=3"], "back_projection is for"),
     ],
 )
 def test_a_wrong_recipe_is_refused_with_the_place(recipe: str, settings: list[str], says: str) -> None:
@@ -146,6 +204,11 @@ def test_a_wrong_recipe_is_refused_with_the_place(recipe: str, settings: list[st
         (["network=alexnet"], "alexnet: no such network"),
         (["data.degradation=fog"], "fog: no such degradation"),
         (["stages.0.losses.beauty=1.0"], "beauty: no such loss"),
+        (["data.parameters.fog=1.0"], "fog"),
+        (["data.corruption=0.5", "data.corruption_kinds=['fog']"], "fog"),
+        (["data.degradation=realesrgan", "data.parameters={}", "data.pool=1"], "fewer than the batch"),
+        (["scale=8", "back_projection=false"], "not by 8"),
+        (["init=nowhere.pth"], "nowhere.pth"),
     ],
 )
 def test_what_there_is_not_is_refused_before_training(settings, says, images: ImageSet, tmp_path: Path) -> None:
