@@ -9,9 +9,7 @@
     ├── OutOfMemoryError        not even one patch fits
     ├── NonFiniteOutputError    NaN or infinity, in float32 too
     ├── RecipeError             a training recipe is absent, or asks for what there is not
-    ├── ImagesError             images can't be used
-    │   ├── TrainingDataError   to train on
-    │   └── EvaluationError     to measure on
+    ├── ImagesError             folders, images or masks can't be used to train or to measure on
     └── TrainingError           training can't go on: a checkpoint of another recipe, a loss that is no number
 
 A caller that can do something about one catches it by name; the rest is a ModelError.
@@ -66,14 +64,6 @@ class RecipeError(ModelError):
 
 class ImagesError(ModelError):
     """Folders, images or masks can't be used; the message names the folder or file and what to try."""
-
-
-class TrainingDataError(ImagesError):
-    """Images can't be trained on."""
-
-
-class EvaluationError(ImagesError):
-    """Images or masks can't be measured on."""
 
 
 class TrainingError(ModelError):

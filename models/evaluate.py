@@ -29,18 +29,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from models.errors import EvaluationError
+from models.errors import ImagesError
 from models.metrics.panel import MEASURES, Reference, measure
 from models.metrics.reduction import REDUCTIONS
+from models.pictures import read_rgb
 from models.upscaler import PatchUpscaler
 
 BASELINE = "bicubic"
 DEFAULT_MPP = 0.25
 """µm per pixel of a 40x scan, which the eval sets are."""
 
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff"}
 
 Enlarged = Mapping[str, NDArray[np.uint8]]
 Look = Callable[[Path, Reference, Enlarged], None]
@@ -106,48 +105,18 @@ class SetScores:
     models: Mapping[str, ModelScores]
 
 
-def image_files(folder: Path, count: int | None = None) -> list[Path]:
-    """The first `count` images of a folder in the order of their names.
-
-    Raises
-    ------
-    EvaluationError
-        If there is none.
-    """
-    found = sorted(folder.iterdir()) if folder.is_dir() else []
-    files = [path for path in found if path.suffix.lower() in _SUFFIXES][:count]
-    if not files:
-        raise EvaluationError(f"{folder}: a folder with images is needed ({', '.join(sorted(_SUFFIXES))})")
-    return files
-
-
-def read_rgb(path: Path) -> NDArray[np.uint8]:
-    """An image file as uint8 (h, w, 3); grey levels become three equal channels.
-
-    Raises
-    ------
-    EvaluationError
-        If it can't be decoded.
-    """
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError) as error:  # SyntaxError: Pillow's of a broken PNG
-        raise EvaluationError(f"{path}: can't be read as an image ({error})") from error
-
-
 def read_mask(folder: Path, image: Path, shape: tuple[int, int]) -> NDArray[np.bool_]:
     """The mask of an image, by its stem: True (h, w) where the file is not zero.
 
     Raises
     ------
-    EvaluationError
+    ImagesError
         If there is none, or not of the image's size.
     """
     path = folder / f"{image.stem}.png"
     mask = read_rgb(path).any(axis=2)
     if mask.shape != shape:
-        raise EvaluationError(f"{path}: {mask.shape[1]}x{mask.shape[0]} px; {image.name} has {shape[1]}x{shape[0]}")
+        raise ImagesError(f"{path}: {mask.shape[1]}x{mask.shape[0]} px; {image.name} has {shape[1]}x{shape[0]}")
     return mask
 
 
@@ -177,12 +146,12 @@ def reference(
 
     Raises
     ------
-    EvaluationError
+    ImagesError
         If the image or its mask can't be used.
     """
     whole = read_rgb(path)
     if min(whole.shape[:2]) < scale:
-        raise EvaluationError(f"{path}: {whole.shape[1]}x{whole.shape[0]} px are too few to be reduced by {scale}")
+        raise ImagesError(f"{path}: {whole.shape[1]}x{whole.shape[0]} px are too few to be reduced by {scale}")
     mask = None if masks is None else read_mask(masks, path, whole.shape[:2])
     truth, source = reduce(whole, scale, degradation)
     if mask is not None:
@@ -217,7 +186,7 @@ def evaluate(
 
     Raises
     ------
-    EvaluationError
+    ImagesError
         If an image or its mask can't be used.
     """
     values: dict[str, dict[str, list[float]]] = {name: {} for name in upscalers}

@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.evaluate import image_files, read_rgb, reduce
+from models.evaluate import reduce
+from models.pictures import image_files, read_rgb
 from models.upscaler import PatchUpscaler, load_upscaler
 
 _ROWS = 96

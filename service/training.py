@@ -21,7 +21,7 @@ def read_images(folders: Sequence[Path], recipe: Recipe, device: str) -> ImageSe
 
     Raises
     ------
-    TrainingDataError, DeviceError
+    ImagesError, DeviceError
         If an image can't be used, or there is no such device.
     """
     least = max(stage.crop for stage in recipe.stages)

@@ -4,20 +4,17 @@ All pixels lie in one flat tensor, so that a batch of crops, flipped and transpo
 samples, no data loader. 200 MB of JPEG are about 3 GB here.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from models.data.draws import chances
-from models.errors import TrainingDataError
-
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"})
-_DEEP_MODES = ("I", "F")
+from models.errors import ImagesError
+from models.pictures import image_files, read_rgb
 
 
 class ImageSet:
@@ -32,13 +29,13 @@ class ImageSet:
 
     Raises
     ------
-    TrainingDataError
+    ImagesError
         If there is no image.
     """
 
     def __init__(self, images: Sequence[Tensor], device: torch.device | str = "cpu") -> None:
         if not images:
-            raise TrainingDataError("no image to train on")
+            raise ImagesError("no image to train on")
         self.sizes = torch.tensor([image.shape[1:] for image in images])
         self.areas = self.sizes.prod(1)
         self.offsets = self.areas.cumsum(0) - self.areas
@@ -55,10 +52,10 @@ class ImageSet:
 
         Raises
         ------
-        TrainingDataError
+        ImagesError
             If a folder is absent or holds no image, or an image is damaged, too small or deeper than 8 bits.
         """
-        return cls([_read(path, least_side) for folder in folders for path in _images_in(folder)], device)
+        return cls([_read(path, least_side) for folder in folders for path in image_files(folder)], device)
 
     def __len__(self) -> int:
         return len(self.areas)
@@ -102,11 +99,11 @@ class ImageSet:
 
         Raises
         ------
-        TrainingDataError
+        ImagesError
             If an image is smaller than `side`.
         """
         if self.shortest_side < side:
-            raise TrainingDataError(f"the smallest image has {self.shortest_side} px a side; crops need {side}")
+            raise ImagesError(f"the smallest image has {self.shortest_side} px a side; crops need {side}")
         crops = self._draw(count, side, rng, larger_share)
         if entropy <= 0:
             return crops
@@ -168,24 +165,9 @@ def shannon_entropy(crops: Tensor) -> Tensor:
     return -torch.xlogy(share, share).sum(1) / float(np.log(2))
 
 
-def _images_in(folder: Path) -> Iterator[Path]:
-    if not folder.is_dir():
-        raise TrainingDataError(f"{folder}: no such folder")
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
-    if not paths:
-        raise TrainingDataError(f"{folder}: no image ({', '.join(sorted(SUFFIXES))}) directly in it")
-    yield from paths
-
-
 def _read(path: Path, least_side: int) -> Tensor:
-    try:
-        with Image.open(path) as image:
-            if image.mode.startswith(_DEEP_MODES):
-                raise TrainingDataError(f"{path}: deeper than 8 bits ({image.mode}); window it to 8 bits first")
-            pixels = np.array(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError) as error:
-        raise TrainingDataError(f"{path}: can't be read as an image: {error}") from error
+    pixels = read_rgb(path)
     height, width = pixels.shape[:2]
     if min(height, width) < least_side:
-        raise TrainingDataError(f"{path}: {width} x {height} px; each side needs {least_side}")
+        raise ImagesError(f"{path}: {width} x {height} px; each side needs {least_side}")
     return torch.from_numpy(pixels).permute(2, 0, 1)

@@ -1,23 +1,19 @@
 """Everything a training run is in the middle of, in one file that is whole or not there."""
 
-import os
 import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from models.durable import whole
 from models.errors import TrainingError
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
     """Write a checkpoint, on the disk before it takes its name."""
-    beside = path.with_name(path.name + ".part")
-    with beside.open("wb") as file:
+    with whole(path) as file:
         torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
 
 
 def load(path: Path, identity: str) -> dict[str, Any] | None:

@@ -1,8 +1,11 @@
 """The run's CSV log: a row every few iterations, cut back to the checkpoint when a run goes on."""
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from models.durable import whole
 
 
 class Log:
@@ -29,12 +32,12 @@ class Log:
                 for row in csv.DictReader(file):
                     if (place.get(row["stage"], len(place)), int(row["iteration"] or 0)) <= (stage, iteration):
                         kept.append(row)
-        beside = self._path.with_name(self._path.name + ".part")
-        with beside.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self._columns, extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(kept)
-        beside.replace(self._path)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self._columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(kept)
+        with whole(self._path) as file:
+            file.write(text.getvalue().encode())
 
     def write(self, row: Mapping[str, float | int | str]) -> None:
         """Append one row; floats with six significant digits."""

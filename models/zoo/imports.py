@@ -9,6 +9,7 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from models.durable import whole
 from models.errors import UnknownModelError, WeightsError
 from models.zoo.catalog import CARD_SUFFIX, NAME, ModelCard, catalog, damaged_cards, models_folder, shelf
 
@@ -41,7 +42,7 @@ def import_model(
     WeightsError
         If the weights can't be used, or the name is not free or not a name.
     """
-    from models.zoo.weights import load_weights, save_weights, write_whole
+    from models.zoo.weights import load_weights, save_weights
 
     if name is not None:
         _check_free(name)
@@ -68,7 +69,8 @@ def import_model(
         sha256=sha256,
         imported=True,
     )
-    write_whole(folder / f"{name}{CARD_SUFFIX}", _as_json(card))
+    with whole(folder / f"{name}{CARD_SUFFIX}") as file:
+        file.write(_as_json(card))
     shelf.cache_clear()
     return card
 

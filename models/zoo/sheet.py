@@ -12,9 +12,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from models.evaluate import BASELINE, evaluate, image_files, panel
+from models.evaluate import BASELINE, evaluate, panel
 from models.networks.back_projection import REACH
 from models.networks.table import NETWORKS
+from models.pictures import image_files
 from models.training import recipe as recipes
 from models.training.recipe import Recipe
 from models.upscaler import load_upscaler

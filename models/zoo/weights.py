@@ -6,7 +6,6 @@ run code. Nothing here trusts the file's name, nor what its metadata say of it.
 
 import hashlib
 import json
-import os
 import pickle
 import struct
 import warnings
@@ -19,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from models.durable import whole
 from models.errors import UntrainedWeightsError, WeightsError
 from models.networks.back_projection import REACH, SCALES, BackProjected
 from models.networks.spec import Geometry, NetworkSpec, StateDict
@@ -198,20 +198,8 @@ def save_weights(
         "scale": str(hyperparameters["scale"]),
     }
     tensors = {key: _stored(value, half) for key, value in state.items()}
-    write_whole(path, save(tensors, metadata={**facts, **own}))
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """A file that is there whole, after a crash too, or not at all."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with whole(path) as file:
+        file.write(save(tensors, metadata={**facts, **own}))
 
 
 def _stored(value: Tensor, half: bool) -> Tensor:

@@ -82,6 +82,7 @@ def _run(options: argparse.Namespace) -> int:
 def _evaluate_images(options: argparse.Namespace) -> int:
     from models import evaluate
     from models.crops import CropPicker
+    from models.pictures import image_files
     from models.report import image_report
     from service.terminal import tell
 
@@ -90,9 +91,7 @@ def _evaluate_images(options: argparse.Namespace) -> int:
     mpp = evaluate.DEFAULT_MPP if options.mpp is None else options.mpp
     scores = {}
     sets = {
-        str(folder) if names[folder.absolute().name] > 1 else folder.absolute().name: evaluate.image_files(
-            folder, options.count
-        )
+        str(folder) if names[folder.absolute().name] > 1 else folder.absolute().name: image_files(folder, options.count)
         for folder in options.images
     }
     upscalers = _upscalers(options)

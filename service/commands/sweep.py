@@ -43,8 +43,9 @@ def _numbers(text: str) -> list[float]:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from models.evaluate import BASELINE, evaluate, image_files, panel
+    from models.evaluate import BASELINE, evaluate, panel
     from models.inference import NetworkUpscaler
+    from models.pictures import image_files
     from models.training import sweep
     from models.upscaler import load_upscaler
     from models.zoo.weights import load_weights

@@ -8,21 +8,20 @@ import pytest
 from PIL import Image
 
 from models.crops import CropPicker
+from models.errors import ImagesError
 from models.evaluate import (
-    EvaluationError,
     ModelScores,
     Summary,
     as_json,
     evaluate,
-    image_files,
     panel,
-    read_rgb,
     reduce,
     table,
     upscale_image,
 )
 from models.interpolate import Interpolator
 from models.metrics.panel import MEASURES, Reference, measure
+from models.pictures import image_files, read_rgb
 from models.report import image_report
 from models.upscaler import load_upscaler
 from models.zoo.catalog import DEFAULT_MODEL
@@ -125,7 +124,7 @@ def test_tiny_image_has_fewer_figures_and_no_failure(tmp_path, side):
 
 def test_image_smaller_than_the_scale_is_named(tmp_path):
     Image.new("RGB", (3, 40)).save(tmp_path / "a.png")
-    with pytest.raises(EvaluationError, match=r"a\.png: 3x40 px are too few"):
+    with pytest.raises(ImagesError, match=r"a\.png: 3x40 px are too few"):
         evaluate(MODELS, image_files(tmp_path), 4)
 
 
@@ -150,21 +149,21 @@ def test_mask_divides_the_image(folder, tmp_path):
 
 
 def test_mask_that_is_missing_or_of_another_size_is_named(folder, tmp_path):
-    with pytest.raises(EvaluationError, match=r"masks/0\.png"):
+    with pytest.raises(ImagesError, match=r"masks/0\.png"):
         evaluate(MODELS, image_files(folder), 4, masks=tmp_path / "masks")
     (tmp_path / "masks").mkdir()
     Image.new("L", (60, 50)).save(tmp_path / "masks" / "0.png")
-    with pytest.raises(EvaluationError, match=r"60x50 px; 0\.png has 61x50"):
+    with pytest.raises(ImagesError, match=r"60x50 px; 0\.png has 61x50"):
         evaluate(MODELS, image_files(folder), 4, masks=tmp_path / "masks")
 
 
 def test_folder_without_images_and_file_that_is_none_are_named(tmp_path):
-    with pytest.raises(EvaluationError, match=str(tmp_path)):
+    with pytest.raises(ImagesError, match=str(tmp_path)):
         image_files(tmp_path)
-    with pytest.raises(EvaluationError, match="nowhere"):
+    with pytest.raises(ImagesError, match="nowhere"):
         image_files(tmp_path / "nowhere")
     (tmp_path / "a.png").write_bytes(b"no image")
-    with pytest.raises(EvaluationError, match=r"a\.png"):
+    with pytest.raises(ImagesError, match=r"a\.png"):
         read_rgb(tmp_path / "a.png")
 
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from models.data.images import ImageSet, TrainingDataError, grey_levels, shannon_entropy
+from models.data.images import ImageSet, grey_levels, shannon_entropy
+from models.errors import ImagesError
 from wsi.tissue import grey_levels as slide_grey_levels
 from wsi.tissue import shannon_entropy as slide_entropy
 
@@ -121,18 +122,18 @@ def test_folders_are_read_in_the_order_of_names_and_grey_becomes_rgb(tmp_path):
 
 
 def test_what_cant_be_trained_on_is_named(tmp_path):
-    with pytest.raises(TrainingDataError, match="no such folder"):
+    with pytest.raises(ImagesError, match="no such folder"):
         ImageSet.read([tmp_path / "absent"])
-    with pytest.raises(TrainingDataError, match="no image"):
+    with pytest.raises(ImagesError, match="no image"):
         ImageSet.read([tmp_path])
     Image.new("RGB", (40, 31)).save(tmp_path / "small.png")
-    with pytest.raises(TrainingDataError, match=r"small\.png: 40 x 31 px; each side needs 32"):
+    with pytest.raises(ImagesError, match=r"small\.png: 40 x 31 px; each side needs 32"):
         ImageSet.read([tmp_path], least_side=32)
-    with pytest.raises(TrainingDataError, match="crops need 32"):
+    with pytest.raises(ImagesError, match="crops need 32"):
         ImageSet.read([tmp_path]).crops(1, 32, rng())
     Image.fromarray(np.zeros((40, 40), np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(TrainingDataError, match=r"deep\.png: deeper than 8 bits"):
+    with pytest.raises(ImagesError, match=r"deep\.png: deeper than 8 bits"):
         ImageSet.read([tmp_path])
     (tmp_path / "deep.png").write_bytes(b"no image at all")
-    with pytest.raises(TrainingDataError, match=r"deep\.png: can't be read"):
+    with pytest.raises(ImagesError, match=r"deep\.png: can't be read"):
         ImageSet.read([tmp_path])
