@@ -2,19 +2,16 @@
 
 import argparse
 import json
-import signal
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from tqdm import tqdm
 
 from service.codes import problem
 from service.errors import EXIT_DONE, EXIT_FAILED, EXIT_USER, Cancelled, ServiceError
+from service.interrupts import signals_cancel
 from service.pipeline.failures import describe
 from service.progress import CancelToken, Progress, Stage
 from service.request import BadTilePolicy, UpscaleRequest
@@ -29,7 +26,7 @@ def upscale_all(options: argparse.Namespace) -> int:
     """Upscale every slide asked for; a batch goes on after a slide that fails. Returns the exit code."""
     requests = _requests(options)
     cancel, outcomes = CancelToken(), []
-    with _signals_cancel(cancel), Runner() as runner:
+    with signals_cancel(cancel), Runner() as runner:
         for request in requests:
             outcomes.append(_upscale_one(request, runner, cancel))
     if options.json:
@@ -148,20 +145,3 @@ class _Bar:
 
     def __exit__(self, *_: object) -> None:
         self._bar.close()
-
-
-@contextmanager
-def _signals_cancel(cancel: CancelToken) -> Iterator[None]:
-    """Ctrl-C and SIGTERM stop the work at the next batch, a second one at once."""
-
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
-        if cancel.is_set:
-            raise KeyboardInterrupt
-        cancel.cancel()
-
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

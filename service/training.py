@@ -1,9 +1,7 @@
 """One training run as the command line shows it: a bar with the time left, an interrupt that loses nothing."""
 
-import signal
 import subprocess
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,6 +11,8 @@ from models.data.images import ImageSet
 from models.inference import choose_device
 from models.training.recipe import Recipe
 from models.training.trainer import Progress, Trainer
+from service.interrupts import signals_cancel
+from service.progress import CancelToken
 from service.terminal import say
 
 
@@ -43,7 +43,8 @@ def train(recipe: Recipe, images: ImageSet, out: Path, *, device: str, checkpoin
     say(f"{recipe.title}: {len(images)} images, {recipe.iterations} iterations on {choose_device(device)}, into {out}")
     if trainer.notes:
         say(trainer.notes)
-    with _interruptible() as stop, tqdm(unit="it", disable=None, dynamic_ncols=True) as bar:
+    cancel = CancelToken()
+    with signals_cancel(cancel), tqdm(unit="it", disable=None, dynamic_ncols=True) as bar:
 
         def show(progress: Progress) -> None:
             if not bar.n and progress.done > log_every:
@@ -53,28 +54,10 @@ def train(recipe: Recipe, images: ImageSet, out: Path, *, device: str, checkpoin
             bar.set_postfix_str(f"loss {progress.losses['total']:.4g}", refresh=False)
             bar.update(progress.done - bar.n)
 
-        finished = trainer.run(show, lambda: bool(stop))
+        finished = trainer.run(show, lambda: cancel.is_set)
     for warning in trainer.warnings:
         say(f"warning: {warning}")
     return trainer.weights_path if finished else None
-
-
-@contextmanager
-def _interruptible() -> Iterator[list[int]]:
-    """The signals so far; a second one ends the program at once."""
-    heard: list[int] = []
-
-    def on_signal(number: int, _frame: object) -> None:
-        if heard:
-            raise KeyboardInterrupt
-        heard.append(number)
-
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield heard
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _software() -> dict[str, str]:

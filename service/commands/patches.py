@@ -9,6 +9,7 @@ from service.commands import arguments
 
 if TYPE_CHECKING:
     from service.pipeline.patch_folder import PatchFolder, PatchWishes
+    from service.progress import CancelToken
 
 
 def add(commands: Any) -> None:
@@ -49,7 +50,9 @@ def add(commands: Any) -> None:
 def _run(options: argparse.Namespace) -> int:
     from service.codes import refusal
     from service.errors import EXIT_DONE, EXIT_FAILED, EXIT_USER
+    from service.interrupts import signals_cancel
     from service.pipeline.patch_folder import PatchFolder, PatchWishes
+    from service.progress import CancelToken
 
     twice = [stem for stem, count in Counter(slide.stem for slide in options.slides).items() if count > 1]
     if twice:
@@ -57,15 +60,16 @@ def _run(options: argparse.Namespace) -> int:
     wishes = PatchWishes(
         options.mpp, options.size, options.entropy, options.most, options.format, options.source_mpp, options.seed
     )
-    with PatchFolder(options.out, wishes) as folder:
-        codes = {_cut_one(slide, wishes, folder) for slide in options.slides}
+    cancel = CancelToken()
+    with signals_cancel(cancel), PatchFolder(options.out, wishes) as folder:
+        codes = {_cut_one(slide, wishes, folder, cancel) for slide in options.slides}
     return next((code for code in (EXIT_FAILED, EXIT_USER) if code in codes), EXIT_DONE)
 
 
-def _cut_one(slide: Path, wishes: "PatchWishes", folder: "PatchFolder") -> int:
+def _cut_one(slide: Path, wishes: "PatchWishes", folder: "PatchFolder", cancel: "CancelToken") -> int:
     from tqdm import tqdm
 
-    from service.errors import EXIT_DONE, ServiceError
+    from service.errors import EXIT_DONE, Cancelled, ServiceError
     from service.pipeline.failures import describe
     from service.pipeline.patches import cut_patches
     from service.runner import probe
@@ -78,10 +82,14 @@ def _cut_one(slide: Path, wishes: "PatchWishes", folder: "PatchFolder") -> int:
         with tqdm(desc=slide.name, unit="patch", disable=None, dynamic_ncols=True) as bar:
 
             def show(done: int, total: int) -> None:
+                cancel.raise_if_cancelled()
                 bar.total = total
                 bar.update(done - bar.n)
 
             record = cut_patches(slide, wishes, folder, show)
+    except Cancelled:
+        say(f"{slide.name}: interrupted; the same command goes on")
+        raise
     except (ServiceError, WsiError, OSError) as error:
         found = describe(error)
         say(f"error: {found.detail}")
