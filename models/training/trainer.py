@@ -18,24 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from models.data.corrupt import corrupt
-from models.data.degrade import DEGRADATIONS
 from models.data.images import ImageSet
-from models.errors import RecipeError, TrainingError, UntrainedWeightsError
+from models.errors import TrainingError, UntrainedWeightsError
 from models.inference import choose_device, choose_precision
-from models.losses.table import LOSSES
-from models.losses.weighted import WeightedSum
-from models.networks.autoencoder import Autoencoder
-from models.networks.critics import CRITICS
-from models.networks.spec import NetworkSpec
-from models.networks.table import NETWORKS
 from models.training import checkpoint
 from models.training.log import Log
-from models.training.optimisers import learning_rate
-from models.training.phases import MANIFOLD, ManifoldPhase, Phase, StagePhase, crop_side
-from models.training.recipe import Recipe, Stage
+from models.training.phases import Phase
+from models.training.plan import Plan
+from models.training.recipe import Recipe
 from models.zoo.weights import load_weights, save_weights
 
 
@@ -73,8 +64,8 @@ class Trainer:
 
     Raises
     ------
-    RecipeError
-        If the recipe names a network, loss, degradation or critic that there is not.
+    RecipeError, WeightsError
+        As `models.training.plan.Plan`.
     """
 
     def __init__(
@@ -95,23 +86,9 @@ class Trainer:
         self._images, self._out = images, out
         self._facts = dict(facts or {})
         self._log_every, self._checkpoint_seconds = log_every, checkpoint_seconds
-        self._spec = _named(NETWORKS, recipe.network, "network")
-        _named(DEGRADATIONS, recipe.data.degradation, "degradation")
-        for stage in recipe.stages:
-            for loss in stage.losses:
-                _named(LOSSES, loss, "loss")
-            if stage.critic is not None:
-                _named(CRITICS, stage.critic.network, "critic")
-        if recipe.scale not in self._spec.scales:
-            offer = ", ".join(map(str, self._spec.scales))
-            raise RecipeError(f"scale: {recipe.network} enlarges by {offer}, not by {recipe.scale}")
-        _try_data(recipe)
-        self._vgg_missing = recipe.vgg is None and any("vgg" in stage.losses for stage in recipe.stages)
-        self._learns_manifold = self._vgg_missing or any(MANIFOLD in stage.losses for stage in recipe.stages)
-        self._phases = [MANIFOLD] * self._learns_manifold + [stage.name for stage in recipe.stages]
+        self._plan = Plan(recipe)
         self._identity = self._identify()
         self._carried: dict[str, Any] = {}
-        self._started_from = load_weights(recipe.init, scale=recipe.scale).name if recipe.init else ""
         self.warnings: list[str] = []
 
     @property
@@ -144,10 +121,10 @@ class Trainer:
         if saved is not None:
             first, self._carried = saved["phase"], saved["carried"]
             rng.set_state(saved["rng"])
-        log = Log(self._out / "log.csv", self._loss_names())
-        log.cut(self._phases, first, saved["iteration"] if saved else 0)
-        for number in range(first, len(self._phases)):
-            phase = self._phase(number)
+        log = Log(self._out / "log.csv", self._plan.loss_names())
+        log.cut(self._plan.phases, first, saved["iteration"] if saved else 0)
+        for number in range(first, len(self._plan.phases)):
+            phase = self._plan.build(number, self._carried, self._images, self._device, self._bf16)
             start, sums = 0, {}
             if saved is not None:
                 phase.restore(saved["state"])
@@ -206,8 +183,8 @@ class Trainer:
                 f"learning_rate, delete {self._checkpoint_path} and start again"
             )
         row: dict[str, float | int | str] = {"stage": phase.name, "iteration": done, "seconds": seconds}
-        log.write(row | {"learning_rate": self._rate(number, done - 1)} | means)
-        before, total = self._iterations_before(number), self._iterations_before(len(self._phases))
+        log.write(row | {"learning_rate": self._plan.rate(number, done - 1)} | means)
+        before, total = self._plan.iterations_before(number), self._plan.iterations_before(len(self._plan.phases))
         on_progress(Progress(phase.name, before + done, total, means))
 
     def _save(self, number: int, iteration: int, sums: Mapping[str, Any], phase: Phase, rng: torch.Generator) -> None:
@@ -231,94 +208,14 @@ class Trainer:
         words = {"name", "title", "paper", "notes", "licence", "trained_on", "smoke"}
         stated = json.dumps([_without_paths(self.recipe, words), self._bf16], sort_keys=True)
         digest = hashlib.sha256(stated.encode())
-        critics = [stage.critic.init for stage in self.recipe.stages if stage.critic is not None]
-        for path in filter(None, [self.recipe.init, self.recipe.vgg, *critics]):
-            if not path.is_file():
-                raise RecipeError(f"{path}: no such file")
+        for path in self._plan.files:
             digest.update(hashlib.sha256(path.read_bytes()).digest())
         digest.update(self._images.pixels.cpu().numpy().data)
         return digest.hexdigest()
 
-    def _loss_names(self) -> list[str]:
-        names = {"autoencoder": None} if self._learns_manifold else {}
-        for stage in self.recipe.stages:
-            names |= dict.fromkeys(self._losses_of(stage))
-            if stage.critic is not None:
-                names |= {"adversarial": None, "critic": None}
-        return [*names, "total"]
-
-    def _losses_of(self, stage: Stage) -> list[str]:
-        return [MANIFOLD if name == "vgg" and self._vgg_missing else name for name in stage.losses]
-
-    def _iterations_before(self, number: int) -> int:
-        counts = [self.recipe.autoencoder.iterations] * self._learns_manifold + [
-            stage.iterations for stage in self.recipe.stages
-        ]
-        return sum(counts[:number])
-
-    def _stage(self, number: int) -> Stage | None:
-        first = int(self._learns_manifold)
-        return None if number < first else self.recipe.stages[number - first]
-
-    def _rate(self, number: int, iteration: int) -> float:
-        stage = self._stage(number)
-        return self.recipe.autoencoder.learning_rate if stage is None else learning_rate(stage, iteration)
-
-    def _phase(self, number: int) -> Phase:
-        stage = self._stage(number)
-        with torch.random.fork_rng(devices=[]):  # modules draw their first weights from the global generator
-            torch.manual_seed(self.recipe.seed + number)
-            if stage is None:
-                return ManifoldPhase(self.recipe, self._images, self._device, self._bf16)
-            network = self._network()
-            if "network" in self._carried:
-                network.load_state_dict(self._carried["network"])
-            losses = self._weighted_losses(stage)
-            try:
-                return StagePhase(self.recipe, stage, network, losses, self._images, self._device, self._bf16)
-            except (TypeError, ValueError) as error:
-                raise RecipeError(f"stage {stage.name}: {error}") from error
-
-    def _network(self) -> nn.Module:
-        recipe = self.recipe
-        if recipe.init is None:
-            try:
-                network: nn.Module = self._spec.build(**recipe.hyperparameters, scale=recipe.scale)
-            except (TypeError, ValueError, KeyError) as error:
-                raise RecipeError(f"hyperparameters: {recipe.network} can't be built: {error}") from error
-            return network
-        weights = load_weights(recipe.init, scale=recipe.scale)
-        if weights.spec is not self._spec or weights.geometry.scale != recipe.scale:
-            raise RecipeError(
-                f"init: {recipe.init.name} is {weights.name}, the recipe trains {recipe.network} x{recipe.scale}"
-            )
-        return weights.network.train().requires_grad_(True)
-
-    def _weighted_losses(self, stage: Stage) -> WeightedSum:
-        terms = {}
-        for name, term in stage.losses.items():
-            parameters = term.parameters
-            if name == "vgg" and self._vgg_missing:
-                name, parameters = MANIFOLD, {}
-            elif name == "vgg":
-                parameters["weights"] = self.recipe.vgg
-            if name == MANIFOLD:
-                parameters["encoder"] = self._encoder()
-            try:
-                terms[name] = (term.weight, LOSSES[name](**parameters))
-            except (TypeError, ValueError) as error:
-                raise RecipeError(f"stage {stage.name}: loss {name}: {error}") from error
-        return WeightedSum(terms)
-
-    def _encoder(self) -> nn.Module:
-        autoencoder = Autoencoder(features=self.recipe.autoencoder.features)
-        autoencoder.load_state_dict(self._carried["autoencoder"])
-        encoder: nn.Module = autoencoder.encoder.to(self._device)
-        return encoder
-
     def _write_weights(self) -> None:
         recipe, state = self.recipe, self._carried["network"]
-        spec: NetworkSpec = self._spec
+        spec = self._plan.spec
         hyperparameters = spec.hyperparameters(state) | {"scale": recipe.scale}
         facts = {
             "recipe": recipe.name,
@@ -341,15 +238,8 @@ class Trainer:
     def notes(self) -> str:
         """The recipe's notes, and what had to be done differently."""
         instead = "No VGG19 weights were given: the manifold loss stands in the perceptual loss's place."
-        started = f"Started from {self._started_from}." if self._started_from else ""
-        return " ".join(filter(None, [self.recipe.notes, started, instead if self._vgg_missing else ""]))
-
-
-def _named(table: Mapping[str, Any], name: str, kind: str) -> Any:
-    try:
-        return table[name]
-    except KeyError:
-        raise RecipeError(f"{name}: no such {kind}; on offer: {', '.join(table)}") from None
+        started = f"Started from {self._plan.init.name}." if self._plan.init else ""
+        return " ".join(filter(None, [self.recipe.notes, started, instead if self._plan.vgg_missing else ""]))
 
 
 def _without_paths(recipe: Recipe, leave_out: set[str]) -> dict[str, Any]:
@@ -359,20 +249,6 @@ def _without_paths(recipe: Recipe, leave_out: set[str]) -> dict[str, Any]:
         if stage["critic"] is not None:
             stage["critic"].pop("init")
     return stated
-
-
-def _try_data(recipe: Recipe) -> None:
-    """Degrade one black crop, so that a parameter that there is not is met before the first iteration."""
-    data, rng = recipe.data, torch.Generator()
-    for stage in recipe.stages:
-        side = crop_side(stage, recipe.scale)
-        try:
-            pair = DEGRADATIONS[data.degradation](torch.zeros(1, 3, side, side), recipe.scale, rng, **data.parameters)
-            corrupt(pair.high, data.corruption, rng, kinds=data.corruption_kinds)
-        except (TypeError, ValueError, KeyError, RuntimeError) as error:
-            raise RecipeError(f"data: {data.degradation} at {side} px: {error}") from error
-        if data.pool and data.pool < stage.batch:
-            raise RecipeError(f"data.pool: {data.pool} pairs are fewer than the batch of {stage.batch}")
 
 
 @contextmanager

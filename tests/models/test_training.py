@@ -18,8 +18,9 @@ from models.networks.table import NETWORKS
 from models.training import recipe as recipes
 from models.training import sweep
 from models.training.muon import Muon, orthogonal
+from models.training.optimisers import learning_rate
 from models.training.recipe import Stage
-from models.training.trainer import Progress, Trainer, learning_rate
+from models.training.trainer import Progress, Trainer
 from models.zoo.weights import load_weights
 
 
