@@ -173,26 +173,31 @@ class Trainer:
         log: Log,
         on_progress: Callable[[Progress], None],
     ) -> None:
-        """A row of means, to the log and to whoever watches; a loss that is no number ends the run."""
+        """A row of means, to the log and to whoever watches."""
         count = (done - 1) % self._log_every + 1
-        means = {name: float(value) / count for name, value in sums.items()}
-        bad = [name for name, value in means.items() if not math.isfinite(value)]
+        means = {name: total / count for name, total in self._finite(sums, phase, done).items()}
+        row: dict[str, float | int | str] = {"stage": phase.name, "iteration": done, "seconds": seconds}
+        log.write(row | {"learning_rate": self._plan.rate(number, done - 1)} | means)
+        before, total = self._plan.iterations_before(number), self._plan.iterations_before(len(self._plan.phases))
+        on_progress(Progress(phase.name, before + done, total, means))
+
+    def _finite(self, sums: Mapping[str, Any], phase: Phase, done: int) -> dict[str, float]:
+        """The sums as numbers; neither a row nor a checkpoint is made of what is none."""
+        numbers = {name: float(value) for name, value in sums.items()}
+        bad = [name for name, value in numbers.items() if not math.isfinite(value)]
         if bad:
             raise TrainingError(
                 f"{self.recipe.name}: {bad[0]} is no number after iteration {done} of {phase.name}; lower its "
                 f"learning_rate, delete {self._checkpoint_path} and start again"
             )
-        row: dict[str, float | int | str] = {"stage": phase.name, "iteration": done, "seconds": seconds}
-        log.write(row | {"learning_rate": self._plan.rate(number, done - 1)} | means)
-        before, total = self._plan.iterations_before(number), self._plan.iterations_before(len(self._plan.phases))
-        on_progress(Progress(phase.name, before + done, total, means))
+        return numbers
 
     def _save(self, number: int, iteration: int, sums: Mapping[str, Any], phase: Phase, rng: torch.Generator) -> None:
         state = {
             "identity": self._identity,
             "phase": number,
             "iteration": iteration,
-            "sums": {name: float(value) for name, value in sums.items()},
+            "sums": self._finite(sums, phase, iteration),
             "carried": self._carried,
             "state": phase.state(),
             "rng": rng.get_state(),

@@ -178,7 +178,9 @@ def test_a_checkpoint_of_other_settings_is_refused(images: ImageSet, tmp_path: P
 def test_a_loss_that_is_no_number_ends_the_run_by_name(images: ImageSet, tmp_path: Path) -> None:
     recipe = recipes.load("espcn", ["stages.0.learning_rate=1e30", "stages.0.optimiser=sgd"], smoke=True)
     with pytest.raises(TrainingError, match="is no number after iteration"):
-        train(recipe, images, tmp_path)
+        Trainer(recipe, images, tmp_path, device="cpu", log_every=1000, checkpoint_seconds=0).run()
+    saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert all(np.isfinite(total) for total in saved["sums"].values()), "the last checkpoint is from before"
 
 
 @pytest.mark.parametrize(
