@@ -5,6 +5,7 @@ Sources: ITU-R BT.601 (luma); Keys, IEEE TASSP 29(6), 1981 (bicubic, a = -0.5); 
 """
 
 import math
+from collections.abc import Iterable
 from functools import cache, reduce
 
 import torch
@@ -147,6 +148,35 @@ class MeanShift(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, h, w) -> the same shape."""
         return F.conv2d(x, self.get_buffer("weight"), self.get_buffer("bias"))
+
+
+class ShiftedNetwork(nn.Module):
+    """The frame of EDSR and RCAN: head, residual body, pixel-shuffle tail, in levels of 255 around DIV2K's mean.
+
+    Parameters
+    ----------
+    features
+        Channels of the body.
+    blocks
+        What the body consists of, before its last convolution.
+    """
+
+    def __init__(self, features: int, scale: int, blocks: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.sub_mean = MeanShift(-1)
+        self.head = nn.Sequential(conv3(3, features))
+        self.body = nn.Sequential(*blocks, conv3(features, features))
+        self.tail = nn.Sequential(pixel_shuffle_tail(features, scale), conv3(features, 3))
+        self.add_mean = MeanShift(1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """The body may run in bfloat16 (autocast); what carries the image from end to end stays in float32."""
+        with float32(image):
+            first = self.head(self.sub_mean(image.float() * 255))
+        residual = self.body(first)
+        with float32(image):
+            out: Tensor = self.add_mean(self.tail(first + residual.float()))
+        return out / 255
 
 
 def mean_shift_state() -> dict[str, Tensor]:

@@ -11,15 +11,12 @@ from collections.abc import Mapping
 from itertools import count
 from math import ceil
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from models.networks.blocks import (
-    MeanShift,
     ResidualBlock,
-    conv3,
-    float32,
+    ShiftedNetwork,
     mean_shift_state,
-    pixel_shuffle_tail,
     tail_radius,
     tail_scale,
 )
@@ -29,7 +26,7 @@ _DAMPED_FEATURES = 256
 """Damping does not stand in the weights; of the published networks those this wide have it."""
 
 
-class EDSR(nn.Module):
+class EDSR(ShiftedNetwork):
     """(N, 3, h, w) RGB in [0, 1] -> (N, 3, scale*h, scale*w).
 
     PyTorch's default initialisation trains here, as in the paper's code: it keeps the residuals small.
@@ -41,22 +38,8 @@ class EDSR(nn.Module):
     """
 
     def __init__(self, features: int = 64, blocks: int = 16, scale: int = 4) -> None:
-        super().__init__()
         damping = 0.1 if features == _DAMPED_FEATURES else 1.0
-        self.sub_mean = MeanShift(-1)
-        self.head = nn.Sequential(conv3(3, features))
-        self.body = nn.Sequential(*(ResidualBlock(features, damping) for _ in range(blocks)), conv3(features, features))
-        self.tail = nn.Sequential(pixel_shuffle_tail(features, scale), conv3(features, 3))
-        self.add_mean = MeanShift(1)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """The body may run in bfloat16 (autocast); what carries the image from end to end stays in float32."""
-        with float32(image):
-            first = self.head(self.sub_mean(image.float() * 255))
-        residual = self.body(first)
-        with float32(image):
-            out: Tensor = self.add_mean(self.tail(first + residual.float()))
-        return out / 255
+        super().__init__(features, scale, (ResidualBlock(features, damping) for _ in range(blocks)))
 
 
 _RENAMED = (

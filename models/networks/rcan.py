@@ -13,11 +13,9 @@ from itertools import count
 from torch import Tensor, nn
 
 from models.networks.blocks import (
-    MeanShift,
+    ShiftedNetwork,
     conv3,
-    float32,
     mean_shift_state,
-    pixel_shuffle_tail,
     tail_scale,
 )
 from models.networks.spec import Geometry, NetworkSpec, StateDict
@@ -75,7 +73,7 @@ class ResidualGroup(nn.Module):
         return out + x
 
 
-class RCAN(nn.Module):
+class RCAN(ShiftedNetwork):
     """(N, 3, h, w) RGB in [0, 1] -> (N, 3, scale*h, scale*w).
 
     PyTorch's default initialisation trains here, as in the paper's code: it keeps the residuals small.
@@ -91,23 +89,7 @@ class RCAN(nn.Module):
     def __init__(
         self, features: int = 64, groups: int = 10, blocks: int = 20, reduction: int = 16, scale: int = 4
     ) -> None:
-        super().__init__()
-        self.sub_mean = MeanShift(-1)
-        self.head = nn.Sequential(conv3(3, features))
-        self.body = nn.Sequential(
-            *(ResidualGroup(features, blocks, reduction) for _ in range(groups)), conv3(features, features)
-        )
-        self.tail = nn.Sequential(pixel_shuffle_tail(features, scale), conv3(features, 3))
-        self.add_mean = MeanShift(1)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """The body may run in bfloat16 (autocast); what carries the image from end to end stays in float32."""
-        with float32(image):
-            first = self.head(self.sub_mean(image.float() * 255))
-        residual = self.body(first)
-        with float32(image):
-            out: Tensor = self.add_mean(self.tail(first + residual.float()))
-        return out / 255
+        super().__init__(features, scale, (ResidualGroup(features, blocks, reduction) for _ in range(groups)))
 
 
 _RENAMED = (
