@@ -130,10 +130,10 @@ def reduce(
 
 
 def upscale_image(upscaler: PatchUpscaler, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Enlarge a whole small image (h, w, 3) as one patch, its border reflected as a slide's is."""
+    """Enlarge a whole small image (h, w, 3) as one patch, its border mirrored as a slide's is."""
     halo, scale = upscaler.halo, upscaler.scale
     height, width, _ = image.shape
-    padded = np.pad(image, ((halo, halo), (halo, halo), (0, 0)), mode="reflect")
+    padded = np.pad(image, ((halo, halo), (halo, halo), (0, 0)), mode="symmetric")
     top = halo * scale
     kept = upscaler(padded[None])[0, top : top + height * scale, top : top + width * scale]
     return np.rint(kept).clip(0, 255).astype(np.uint8)

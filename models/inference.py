@@ -85,7 +85,7 @@ class NetworkUpscaler:
         """Enlarge uint8 (N, h, w, 3); see `models.upscaler.PatchUpscaler`."""
         count, height, width, _ = batch.shape
         padding = [(0, -side % self.size_multiple) for side in (height, width)]
-        padded = np.pad(batch, [(0, 0), *padding, (0, 0)], mode="reflect")
+        padded = np.pad(batch, [(0, 0), *padding, (0, 0)], mode="symmetric")
         shape = (count, self.scale * height, self.scale * width, 3)
         out: Pixels = np.empty(shape, np.uint8) if self.exact else np.empty(shape, np.float32)
         first = 0

@@ -28,7 +28,7 @@ class PatchUpscaler(Protocol):
     halo, exact, fade
         Source pixels of context around what is kept; whether tiles cut so join exactly; source pixels of cross-fade.
     size_multiple
-        What the network needs sides to be a multiple of; met inside, by reflection, so any patch is accepted. Tiles
+        What the network needs sides to be a multiple of; met inside, by mirroring, so any patch is accepted. Tiles
         that are to join must begin at multiples of it, halo included, since the network folds squares of that side.
     precision
         "fp32", "bf16" or "uint8"; the output depends on it.

@@ -227,9 +227,10 @@ class Tiler:
 
 
 def _mirror(start: int, stop: int, low: int, high: int) -> NDArray[np.int64]:
-    """Indices start..stop-1 folded into [low, high) by mirrors on the outermost pixels (numpy's ``reflect``)."""
-    last = high - low - 1
-    if last == 0:
-        return np.full(stop - start, low)
-    folded = np.abs((np.arange(start - low, stop - low)) % (2 * last))
-    return low + np.where(folded > last, 2 * last - folded, folded)
+    """Indices start..stop-1 folded into [low, high) by mirrors on its edges (numpy's ``symmetric``).
+
+    A pixel is the mean over its square, so the picture's edge, not the middle of the last pixel, is where it may fold.
+    """
+    period = 2 * (high - low)
+    folded = np.arange(start - low, stop - low) % period
+    return low + np.minimum(folded, period - 1 - folded)

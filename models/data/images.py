@@ -77,7 +77,8 @@ class ImageSet:
     ) -> Tensor:
         """Random crops, flipped and transposed at random, some taken larger and scaled down.
 
-        An image is chosen by its area. The larger window, one a batch, is up to twice `side`, or as large as the
+        An image is chosen by the root of its area: by the area alone a few whole regions would outweigh many patients.
+        The larger window, one a batch, is up to twice `side`, or as large as the
         smallest image allows; it is scaled down by the antialiased bicubic.
 
         Parameters
@@ -136,8 +137,8 @@ class ImageSet:
         """(count, 3, window, window): the place and the turn of each are one table of indices into the flat pixels."""
         drawn = torch.rand(count, 3, generator=rng, device=rng.device, dtype=torch.float64).cpu()
         down, across, turned = (chances(count, 0.5, rng)[:, None] for _ in range(3))
-        edges = self.areas.cumsum(0)
-        image = torch.searchsorted(edges, (drawn[:, 0] * edges[-1]).long(), right=True)
+        edges = self.areas.double().sqrt().cumsum(0)
+        image = torch.searchsorted(edges, drawn[:, 0] * edges[-1], right=True).clamp_max(len(self) - 1)
         heights, widths = self.sizes[image].unbind(1)
         top, left = ((drawn[:, 1 + i] * (size - window + 1)).long() for i, size in enumerate((heights, widths)))
         steps = torch.arange(window)

@@ -33,7 +33,7 @@ def upscaler_of(weights, **changes) -> NetworkUpscaler:
 
 def enlarge(upscaler: NetworkUpscaler, image: np.ndarray, core: int) -> np.ndarray:
     halo, scale = upscaler.halo, upscaler.scale
-    padded = np.pad(image, ((halo, halo), (halo, halo), (0, 0)), mode="reflect")
+    padded = np.pad(image, ((halo, halo), (halo, halo), (0, 0)), mode="symmetric")
     height, width, _ = image.shape
     rows = []
     for top in range(0, height, core):

@@ -1,5 +1,7 @@
 """The set of training images: what is read, what is refused, and crops of it."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -51,10 +53,11 @@ def test_crops_reach_every_edge_of_every_image(numbered_set):
         assert (int(mine[:, 2].min()), int(mine[:, 2].max())) == (0, width - 1)
 
 
-def test_images_are_chosen_by_their_area(numbered_set):
+def test_images_are_chosen_by_the_root_of_their_area(numbered_set):
     images = numbered_set.crops(6000, 8, rng(), larger_share=0)[:, 0, 0, 0].mul(255).round().long()
     shares = torch.bincount(images, minlength=4)[1:] / 6000
-    assert shares.tolist() == pytest.approx([54 / 174, 40 / 174, 80 / 174], abs=0.02)
+    roots = [math.sqrt(60 * 90), math.sqrt(100 * 40), math.sqrt(40 * 200)]
+    assert shares.tolist() == pytest.approx([root / sum(roots) for root in roots], abs=0.01)
 
 
 def test_larger_crops_are_scaled_down_without_a_shift():

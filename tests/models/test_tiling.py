@@ -20,9 +20,9 @@ def cores(side: int, core: int) -> Iterator[tuple[int, int]]:
 
 
 def upscale_in_tiles(upscaler: PatchUpscaler, image: np.ndarray, core: int) -> np.ndarray:
-    """Cut cores with their halo out of the reflected image, enlarge each alone, keep the cores."""
+    """Cut cores with their halo out of the mirrored image, enlarge each alone, keep the cores."""
     halo, scale = upscaler.halo, upscaler.scale
-    padded = np.pad(image, ((halo, halo), (halo, halo), (0, 0)), mode="reflect")
+    padded = np.pad(image, ((halo, halo), (halo, halo), (0, 0)), mode="symmetric")
     height, width, _ = image.shape
     out = np.zeros((height * scale, width * scale, 3), np.uint8)
     for top, bottom in cores(height, core):

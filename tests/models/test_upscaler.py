@@ -71,7 +71,7 @@ class TestOutput:
         assert np.abs(out - np.minimum(repeated(patches) + 0.25, 255)).max() < 1e-3
 
     @pytest.mark.parametrize(("height", "width"), [(8, 12), (5, 7), (1, 1), (2, 9)])
-    def test_any_size_meets_the_size_multiple_by_reflection(self, height, width):
+    def test_any_size_meets_the_size_multiple_by_mirroring(self, height, width):
         sizes = []
 
         class Watch(Repeat):

@@ -40,7 +40,7 @@ def test_patches_equal_the_mirrored_slide(formula_reader, formula_pixels, width,
     plan = plan_for(Region(0, 0, width, height), halo=halo, fade=fade)
     margin = plan.patch + 256
     padded = np.pad(
-        formula_pixels(Region(0, 0, width, height)), ((margin, margin), (margin, margin), (0, 0)), "reflect"
+        formula_pixels(Region(0, 0, width, height)), ((margin, margin), (margin, margin), (0, 0)), "symmetric"
     )
     for batch in read_all(formula_reader(Size(width, height)), plan):
         for tile, pixels in zip(batch.tiles, batch.pixels, strict=True):
