@@ -16,8 +16,8 @@ from models.zoo.catalog import ModelCard, ModelKind, catalog, find, weights_path
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt")
 
 
-class PatchUpscaler(Protocol):
-    """What a pipeline needs of a model.
+class UpscalerFacts(Protocol):
+    """What a plan depends on.
 
     Attributes
     ----------
@@ -36,20 +36,39 @@ class PatchUpscaler(Protocol):
         Patches that are computed at once; larger batches are cut into such, smaller ones are fine.
     fingerprint
         Hash of the weights' content, the same whatever file format they came in.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def scale(self) -> int: ...
+    @property
+    def halo(self) -> int: ...
+    @property
+    def exact(self) -> bool: ...
+    @property
+    def fade(self) -> int: ...
+    @property
+    def size_multiple(self) -> int: ...
+    @property
+    def precision(self) -> str: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def batch(self) -> int: ...
+    @property
+    def fingerprint(self) -> str: ...
+
+
+class PatchUpscaler(UpscalerFacts, Protocol):
+    """What a pipeline needs of a model.
+
+    Attributes
+    ----------
     incidents
         What had to be done differently, such as a halved batch; the reader may empty it.
     """
 
-    name: str
-    scale: int
-    halo: int
-    exact: bool
-    fade: int
-    size_multiple: int
-    precision: str
-    device: str
-    batch: int
-    fingerprint: str
     incidents: list[str]
 
     def __call__(self, batch: NDArray[np.uint8]) -> NDArray[np.uint8] | NDArray[np.float32]:

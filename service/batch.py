@@ -78,6 +78,7 @@ def _requests(options: argparse.Namespace) -> list[UpscaleRequest]:
             quality=options.quality,
             on_bad_tile=BadTilePolicy(options.on_bad_tile),
             device=options.device,
+            scheduler=options.scheduler,
         )
         for slide, output in zip(options.slides, outputs, strict=True)
     ]

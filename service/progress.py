@@ -59,7 +59,7 @@ class CancelToken:
 
     def raise_if_cancelled(self) -> None:
         """Raise Cancelled if somebody asked to stop."""
-        if self._event.is_set():
+        if self.is_set:
             raise Cancelled
 
 

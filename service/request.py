@@ -40,6 +40,8 @@ class UpscaleRequest:
         Least Shannon entropy in bits of a tissue patch; None for the default, 0 to reject nothing.
     quality
         JPEG quality of an OME-TIFF, 1 to 100.
+    scheduler
+        Address of a Dask scheduler whose workers make the stripes; None to make them here.
     slide_sha256
         The slide's content hash where the caller already has it.
 
@@ -60,6 +62,7 @@ class UpscaleRequest:
     quality: int = 90
     on_bad_tile: BadTilePolicy = BadTilePolicy.FAIL
     device: str = "auto"
+    scheduler: str | None = None
     slide_sha256: str | None = None
 
     def __post_init__(self) -> None:

@@ -40,6 +40,9 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """The GPU if the worker has one."""
 
+    scheduler: str | None = None
+    """Address of a Dask scheduler whose workers make the stripes of every job; none: the worker makes them."""
+
     @field_validator("data_dir")
     @classmethod
     def _absolute(cls, path: Path) -> Path:

@@ -171,7 +171,10 @@ class Worker:
             )
         source = self._storage.slide_path(slide)
         output = self._storage.output_path(job.id, job.order.format)
-        request = job.order.request(source, output, device=self._settings.device, slide_sha256=slide.sha256)
+        settings = self._settings
+        request = job.order.request(
+            source, output, device=settings.device, scheduler=settings.scheduler, slide_sha256=slide.sha256
+        )
         report = self._report(attempt, request, slide)
         attempt.token.raise_if_cancelled()
         warnings = tuple(str(warning) for warning in report.get("warnings", ()))

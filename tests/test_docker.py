@@ -11,6 +11,7 @@ from functools import cache
 from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -145,7 +146,7 @@ def test_the_api_image_has_no_torch_and_nothing_that_the_project_does_not_name()
 
 @pytest.mark.parametrize("target", ["worker-cpu", "worker-gpu"])
 def test_workers_install_the_whole_project(target: str) -> None:
-    assert stages()[f"{target}-build"].of("RUN")[-1].endswith("--constraint constraints.txt .")
+    assert stages()[f"{target}-build"].of("RUN")[-1].endswith('--constraint constraints.txt ".[cluster]"')
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -201,6 +202,19 @@ def test_compose_builds_targets_of_this_version(name: str) -> None:
             assert (DOCKER / service["build"]["context"] / service["build"]["dockerfile"]).samefile(
                 DOCKER / "Dockerfile"
             )
+
+
+def test_the_cluster_of_compose_is_the_workers_image_and_listens_on_loopback_alone() -> None:
+    worker = compose("compose.yaml")["services"]["worker"]
+    services = compose("compose.dask.yaml")["services"]
+    address = services["worker"]["environment"]["SLIDELIFT_SCHEDULER"]
+    for name in ("dask-scheduler", "dask-worker"):
+        assert services[name]["image"] == worker["image"]
+        assert services[name]["volumes"] == worker["volumes"]
+        assert services[name]["network_mode"] == "service:worker"
+        assert "--no-dashboard" in services[name]["command"]
+    assert address in services["dask-worker"]["command"]
+    assert urlsplit(address).hostname == "127.0.0.1"
 
 
 @pytest.fixture

@@ -43,6 +43,9 @@ def add(commands: Any) -> None:
         choices=("fail", "mark"),
         help="a tile that can't be decoded: fail, or resample it from a coarser level and list it in the report",
     )
+    upscale.add_argument(
+        "--scheduler", metavar="ADDRESS", help="make the stripes on a Dask cluster, tls://HOST:PORT (docs/cluster.md)"
+    )
     upscale.add_argument("--json", action="store_true", help="the report on standard output")
     upscale.set_defaults(command=_run)
 

@@ -90,7 +90,9 @@ class JobOrder:
     entropy: float | None = None
     quality: int = 90
 
-    def request(self, slide: Path, output: Path, *, device: str, slide_sha256: str) -> UpscaleRequest:
+    def request(
+        self, slide: Path, output: Path, *, device: str, scheduler: str | None, slide_sha256: str
+    ) -> UpscaleRequest:
         """Make the request that the pipeline on this machine understands."""
         return UpscaleRequest(
             slide=slide,
@@ -104,6 +106,7 @@ class JobOrder:
             quality=self.quality,
             on_bad_tile=self.on_bad_tile,
             device=device,
+            scheduler=scheduler,
             slide_sha256=slide_sha256,
         )
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from models.interpolate import Interpolator
-from models.upscaler import PatchUpscaler, load_upscaler, model_card
+from models.upscaler import UpscalerFacts, model_card
 from models.zoo.catalog import ModelCard, ModelKind
 from service.codes import problem
 from service.errors import ServiceError
+from service.pipeline.local import StripeMaker
 from service.pipeline.workspace import Workspace
 from service.request import BadTilePolicy, UpscaleRequest
 from wsi.errors import TileReadError
@@ -26,7 +27,7 @@ from wsi.tiling import TilePlan, choose_level, source_region
 from wsi.tissue import DEFAULT_ENTROPY, looks_dark, survey
 from wsi.writers.table import OutputFormat
 
-# Stripes that were made with another version of these are not continued.
+# Their versions may show in the bytes.
 _LIBRARIES = ("imagecodecs", "numcodecs", "numpy", "openslide-bin", "pillow", "tiffslide", "torch")
 
 
@@ -37,7 +38,7 @@ class Prepared:
     request: UpscaleRequest
     reader: SlideReader
     format: OutputFormat
-    upscaler: PatchUpscaler
+    upscaler: UpscalerFacts
     provenance: Provenance
     facts: ImageFacts
     warnings: tuple[str, ...]
@@ -48,16 +49,23 @@ class Prepared:
 
 
 def prepare(
-    request: UpscaleRequest, reader: SlideReader, output_format: OutputFormat, workspace: Workspace
+    request: UpscaleRequest,
+    reader: SlideReader,
+    output_format: OutputFormat,
+    workspace: Workspace,
+    maker: StripeMaker,
 ) -> Prepared:
-    """Look up everything, and continue the plan that lies in the workspace or store a new one."""
+    """Look up everything, and continue the plan that lies in the workspace or store a new one.
+
+    The model is loaded where the stripes will be made.
+    """
     info = reader.info
     mpp = info.trusted_mpp(request.mpp)
     card = model_card(request.model)
     level, scale = choose_level(info, mpp, card.scales, card.default_scale, request.target_mpp, request.level)
     region = source_region(info, level, Region(*request.region) if request.region else None)
     source_sha256 = request.slide_sha256 or content_hash(request.slide)
-    upscaler = load_upscaler(request.model, scale=scale, device=request.device)
+    upscaler = maker.load(request.model, scale=scale, device=request.device)
     key = _key(request, output_format, source_sha256, upscaler)
     stored = workspace.state()
     if stored and stored["key"] == key:
@@ -65,7 +73,7 @@ def prepare(
         plan, warnings = TilePlan.from_dict(stored["plan"]), tuple(stored["warnings"])
         if stored["precision"] != upscaler.precision:
             precision = stored["precision"]
-            upscaler = load_upscaler(request.model, scale=scale, device=request.device, precision=precision)
+            upscaler = maker.load(request.model, scale=scale, device=request.device, precision=precision)
     else:
         plan, warnings = _plan(request, reader, card, upscaler, level, region, mpp)
         state = {"key": key, "precision": upscaler.precision, "plan": plan.as_dict(), "warnings": list(warnings)}
@@ -84,15 +92,20 @@ def prepare(
     return Prepared(request, reader, output_format, upscaler, provenance, _facts(reader, provenance), warnings)
 
 
-def _key(request: UpscaleRequest, output_format: OutputFormat, source_sha256: str, upscaler: PatchUpscaler) -> str:
+def versions() -> tuple[str, ...]:
+    """What is installed here; stripes that were made with another are neither continued nor joined."""
+    return software(), *(f"{name} {version(name)}" for name in _LIBRARIES)
+
+
+def _key(request: UpscaleRequest, output_format: OutputFormat, source_sha256: str, upscaler: UpscalerFacts) -> str:
     """What must be the same for finished stripes to be continued: all that their bytes could depend on."""
     asked = {
-        **asdict(replace(request, slide=Path(), output=Path(), model="", device="", slide_sha256=None)),
+        **asdict(replace(request, slide=Path(), output=Path(), model="", device="", scheduler=None, slide_sha256=None)),
         "format": output_format.name,
         "source": source_sha256,
         "model": [upscaler.name, upscaler.fingerprint, upscaler.scale],
         "device": upscaler.device.partition(":")[0],
-        "versions": [software(), *(f"{name} {version(name)}" for name in _LIBRARIES)],
+        "versions": versions(),
     }
     return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -101,7 +114,7 @@ def _plan(
     request: UpscaleRequest,
     reader: SlideReader,
     card: ModelCard,
-    upscaler: PatchUpscaler,
+    upscaler: UpscalerFacts,
     level: int,
     region: Region,
     mpp: tuple[float, float],

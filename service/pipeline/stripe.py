@@ -3,9 +3,11 @@
 A pure function of (slide, plan, stripe number): whoever computes it, in whatever order, the bytes are the same.
 """
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,15 +15,17 @@ from typing import Any
 import numpy as np
 
 from models.errors import NonFiniteOutputError
+from models.interpolate import Interpolator
 from models.upscaler import PatchUpscaler
 from service.progress import CancelToken
 from wsi.blending import Upscaled, blender_for
 from wsi.geometry import Region, Size
-from wsi.pyramid import PyramidBuilder
-from wsi.slide import Pixels
+from wsi.pyramid import PyramidBuilder, level_sizes, levels_in_stripe
+from wsi.slide import Pixels, SlideReader
 from wsi.tiler import BadTile, PatchBatch, Tiler
 from wsi.tiling import Stripe, Tile, TilePlan
 from wsi.writers.segment import SegmentWriter, blank_colour
+from wsi.writers.table import format_named
 
 Encode = Callable[[Pixels], Sequence[bytes]]
 
@@ -42,34 +46,77 @@ class StripeReport:
 
 
 @dataclass(frozen=True, slots=True)
-class StripeWork:
-    """All that is the same for every stripe of a job.
+class StripeOrder:
+    """What a stripe's bytes depend on besides the slide and the weights; plain values, that can be sent.
 
     Attributes
     ----------
-    levels
-        How many pyramid levels a stripe completes by itself.
-    more_levels
-        Whether coarser ones follow, for which raw rows are kept.
+    format, quality
+        The output format's name, and its JPEG quality.
+    mark_bad
+        A tile that can't be read, or for which the network answers no number, is resampled plainly and reported,
+        instead of failing the job.
+    """
+
+    plan: TilePlan
+    format: str
+    quality: int
+    mark_bad: bool
+
+    @property
+    def levels(self) -> int:
+        """How many pyramid levels a stripe completes by itself."""
+        return levels_in_stripe(self.plan.stripe_height, len(level_sizes(self.plan.output)))
+
+    @property
+    def more_levels(self) -> bool:
+        """Whether coarser ones follow, for which raw rows are kept."""
+        return len(level_sizes(self.plan.output)) > self.levels
+
+
+@contextmanager
+def stripe_work(
+    order: StripeOrder,
+    reader: SlideReader,
+    upscaler: PatchUpscaler,
+    advance: Callable[[int], None],
+    cancel: CancelToken,
+) -> Iterator["StripeWork"]:
+    """What makes the stripes of an order, one after another; its threads end with the context."""
+    plan = order.plan
+    plain = upscaler if isinstance(upscaler, Interpolator) else Interpolator("bicubic", plan.scale)
+    encode = format_named(order.format).encoder(order.quality)
+    with (
+        closing(Tiler(reader, plan, mark_bad=order.mark_bad)) as tiler,
+        ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="encode") as encoders,
+    ):
+        yield StripeWork(order, tiler, upscaler, plain, encode, encoders, advance, cancel)
+
+
+@dataclass(frozen=True, slots=True)
+class StripeWork:
+    """All that is opened for the stripes of one order; made by `stripe_work`.
+
+    Attributes
+    ----------
     upscaler, plain
         For tissue, and for what is rejected.
-    mark_bad
-        A tile for which the network answers no number is resampled plainly and reported, instead of failing the job.
     advance
         Called with the number of tiles that were just finished.
     """
 
-    plan: TilePlan
+    order: StripeOrder
     tiler: Tiler
     upscaler: PatchUpscaler
     plain: PatchUpscaler
     encode: Encode
     encoders: ThreadPoolExecutor
-    levels: int
-    more_levels: bool
-    mark_bad: bool
     advance: Callable[[int], None]
     cancel: CancelToken
+
+    @property
+    def plan(self) -> TilePlan:
+        return self.order.plan
 
     def run(self, stripe: Stripe, path: Path) -> None:
         """Make the stripe's segment at `path`.
@@ -85,8 +132,8 @@ class StripeWork:
         blender = blender_for(self.plan, stripe)
         with SegmentWriter(path) as writer:
             encoding = _Encoding(self.encoders, self.encode, writer)
-            sizes = _stripe_sizes(stripe.output.size, self.levels)
-            builder = PyramidBuilder(sizes, encoding.submit, keep_rest=self.more_levels)
+            sizes = _stripe_sizes(stripe.output.size, self.order.levels)
+            builder = PyramidBuilder(sizes, encoding.submit, keep_rest=self.order.more_levels)
             try:
                 batches = self.tiler.rows(stripe.first_row, stripe.rows + blender.extra_rows)
                 for tile, upscaled in self._upscaled(batches, stripe, report):
@@ -136,7 +183,7 @@ class StripeWork:
         except NonFiniteOutputError as error:
             tile, patch = seen[error.index]
             where = f"tile ({tile.column}, {tile.row}) at x {tile.core.x}, y {tile.core.y} of level {self.plan.level}"
-            if not self.mark_bad:
+            if not self.order.mark_bad:
                 raise NonFiniteOutputError(f"{where}: {error}", error.index) from error
             if tile.row <= last_row:
                 report.bad_tiles.append(_told(tile, tile.core, str(error), "tile resampled plainly"))

@@ -1,20 +1,18 @@
 """One slide, from the request to the verified file: what the command line, the worker and Python all call."""
 
-import os
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from models.errors import ModelError, OutOfMemoryError
-from models.interpolate import Interpolator
 from models.zoo.catalog import catalog
 from service.codes import problem
 from service.errors import Cancelled, ServiceError
+from service.pipeline.local import Local, StripeMaker
 from service.pipeline.prepare import Prepared, prepare
-from service.pipeline.stripe import StripeWork
+from service.pipeline.stripe import StripeOrder
 from service.pipeline.workspace import Workspace
 from service.progress import CancelToken, Progress, Stage, TileClock
 from service.request import BadTilePolicy, UpscaleRequest
@@ -23,7 +21,6 @@ from wsi.geometry import Region
 from wsi.provenance import NOT_FOR_DIAGNOSIS, software
 from wsi.pyramid import levels_in_stripe
 from wsi.readers.open_slide import open_slide
-from wsi.tiler import Tiler
 from wsi.verify import Source, verify
 from wsi.writers import ome_zarr
 from wsi.writers.join import build_crown, joined_levels
@@ -75,15 +72,28 @@ def upscale(
     with ExitStack() as stack:
         reader = open_slide(request.slide)
         stack.callback(reader.close)
+        maker = _maker(request, stack)
         workspace = stack.enter_context(Workspace(request.output))
         with _kept_if_continuable(workspace):
             on_progress(Progress(Stage.PLANNING))
-            job = prepare(request, reader, output_format, workspace)
+            job = prepare(request, reader, output_format, workspace, maker)
             cancel.raise_if_cancelled()
-            made = _make_stripes(job, workspace, on_progress, cancel)
+            made = _make_stripes(job, workspace, maker, on_progress, cancel)
             report = _report(job, made)
             _finish(job, workspace, made, report, on_progress, cancel)
     return {**report, "seconds": round(time.monotonic() - started, 3)}
+
+
+def _maker(request: UpscaleRequest, stack: ExitStack) -> StripeMaker:
+    if request.scheduler is None:
+        return Local()
+    try:
+        from service.pipeline.cluster import Cluster
+    except ModuleNotFoundError as error:
+        raise ServiceError(
+            problem("cluster.not-installed", f"{error.name} is not installed here: pip install 'slidelift[cluster]'")
+        ) from error
+    return stack.enter_context(Cluster(request.scheduler))
 
 
 @contextmanager
@@ -101,7 +111,11 @@ def _kept_if_continuable(workspace: Workspace) -> Iterator[None]:
         error.path.unlink(missing_ok=True)
         workspace.keep()
         raise
-    except (WsiError, ModelError, ServiceError):
+    except ServiceError as error:
+        if not (workspace.adopted and error.problem.by_user):
+            workspace.keep()
+        raise
+    except (WsiError, ModelError):
         if not workspace.adopted:
             workspace.keep()
         raise
@@ -125,9 +139,10 @@ def _refuse_output(request: UpscaleRequest, output_format: OutputFormat) -> None
         )
 
 
-def _make_stripes(job: Prepared, workspace: Workspace, on_progress: Tell, cancel: CancelToken) -> _Made:
-    plan, levels = job.plan, len(job.facts.sizes)
-    in_stripe = levels_in_stripe(plan.stripe_height, levels)
+def _make_stripes(
+    job: Prepared, workspace: Workspace, maker: StripeMaker, on_progress: Tell, cancel: CancelToken
+) -> _Made:
+    plan = job.plan
     found = {stripe.number: workspace.finished_segment(stripe.number) for stripe in plan.stripes()}
     resumed = sum(stripe.rows * plan.columns for stripe in plan.stripes() if found[stripe.number] is not None)
     clock = TileClock(plan.rows * plan.columns, resumed)
@@ -137,31 +152,10 @@ def _make_stripes(job: Prepared, workspace: Workspace, on_progress: Tell, cancel
         clock.done += tiles
         on_progress(clock.snapshot(Stage.UPSCALING))
 
-    mark_bad = job.request.on_bad_tile is BadTilePolicy.MARK
-    interpolating = isinstance(job.upscaler, Interpolator)
-    with ExitStack() as stack:
-        tiler = Tiler(job.reader, plan, mark_bad=mark_bad)
-        stack.callback(tiler.close)
-        work = StripeWork(
-            plan=plan,
-            tiler=tiler,
-            upscaler=job.upscaler,
-            plain=job.upscaler if interpolating else Interpolator("bicubic", plan.scale),
-            encode=job.format.encoder(job.request.quality),
-            encoders=stack.enter_context(ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="encode")),
-            levels=in_stripe,
-            more_levels=levels > in_stripe,
-            mark_bad=mark_bad,
-            advance=advance,
-            cancel=cancel,
-        )
-        segments = []
-        for stripe in plan.stripes():
-            segment = found[stripe.number]
-            if segment is None:
-                work.run(stripe, workspace.segment_path(stripe.number))
-                segment = Segment(workspace.segment_path(stripe.number))
-            segments.append(segment)
+    order = StripeOrder(plan, job.format.name, job.request.quality, job.request.on_bad_tile is BadTilePolicy.MARK)
+    missing = [stripe for stripe in plan.stripes() if found[stripe.number] is None]
+    maker.make(job.request, job.reader, order, missing, workspace, advance, cancel)
+    segments = (found[stripe.number] or Segment(workspace.segment_path(stripe.number)) for stripe in plan.stripes())
     return _Made(tuple(segments), sum(segment is not None for segment in found.values()), clock)
 
 

@@ -93,8 +93,10 @@ class Workspace:
         self._kept = True
 
     def adopt(self) -> None:
-        """Continue what lies here."""
+        """Continue what lies here, but for what was never finished."""
         self.adopted = True
+        for partial in self.folder.glob("*.part"):
+            partial.unlink(missing_ok=True)
 
     def state(self) -> dict[str, Any] | None:
         """What `begin` stored, None where nothing can be continued."""
@@ -112,7 +114,12 @@ class Workspace:
 
     def segment_path(self, number: int) -> Path:
         """Where a stripe's encoded tiles lie."""
-        return self.folder / f"stripe-{number:05}.segment"
+        return self.folder / self.segment_name(number)
+
+    @staticmethod
+    def segment_name(number: int) -> str:
+        """The name of a stripe's file in the folder."""
+        return f"stripe-{number:05}.segment"
 
     def finished_segment(self, number: int) -> Segment | None:
         """A stripe's segment if it is whole; a damaged one is removed, to be made again."""

@@ -11,6 +11,7 @@ import json
 import os
 import struct
 import threading
+import uuid
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -69,10 +70,13 @@ def blank_colour(tile: Pixels) -> Blank | None:
 
 
 class SegmentWriter:
-    """Writes one segment; `put` may be called from any thread. Nothing is left behind unless `finish` is reached."""
+    """Writes one segment; `put` may be called from any thread. Nothing is left behind unless `finish` is reached.
+
+    Two that write the same stripe, on two machines, don't meet before the last of them takes the name.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._path, self._partial = path, path.with_suffix(".part")
+        self._path, self._partial = path, path.with_suffix(f".{uuid.uuid4().hex[:8]}.part")
         self._file = self._partial.open("wb")
         self._lock = threading.Lock()
         self._rows: list[tuple[Any, ...]] = []

@@ -35,6 +35,11 @@ FORMATS = (
 )
 
 
+def format_named(name: str) -> OutputFormat:
+    """The format of that name; KeyError if there is none."""
+    return {known.name: known for known in FORMATS}[name]
+
+
 def format_of(output: Path) -> OutputFormat:
     """The format that an output's suffix names.
 

@@ -1,0 +1,235 @@
+"""Stripes on a real Dask cluster of processes: the same bytes as here, whatever happens to workers and scheduler."""
+
+import hashlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import trustme
+
+from service.errors import Cancelled, ServiceError
+from service.pipeline.upscale import upscale
+from service.progress import CancelToken, Progress, Stage
+from service.request import UpscaleRequest
+
+pytest.importorskip("distributed")
+
+
+class Machines:
+    """A scheduler and workers, each a process of its own; all are killed at the end."""
+
+    def __init__(self, folder: Path, **environment: str) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.folder, self._scheme = folder, "tcp"
+        self._environment = {**os.environ, "OMP_NUM_THREADS": "1", "DASK_DISTRIBUTED__LOGGING__DISTRIBUTED": "error"}
+        self._environment |= environment
+        if environment:
+            self._scheme = "tls"
+        self._stack = ExitStack()
+        self.scheduler = self.start_scheduler()
+
+    @property
+    def address(self) -> str:
+        return f"{self._scheme}://127.0.0.1:{self.port}"
+
+    def start_scheduler(self) -> subprocess.Popen[bytes]:
+        return self._start("dask_scheduler", "--host", f"{self._scheme}://127.0.0.1", "--port", str(self.port))
+
+    def start_worker(self, *options: str) -> subprocess.Popen[bytes]:
+        return self._start("dask_worker", self.address, "--no-nanny", "--nthreads", "1", *options)
+
+    def _start(self, module: str, *arguments: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", f"distributed.cli.{module}", *arguments, "--no-dashboard"]
+        log = (self.folder / "cluster.log").open("ab")
+        process = subprocess.Popen(command, env=self._environment, stdout=log, stderr=log, cwd=self.folder)
+        log.close()
+        self._stack.callback(process.wait)
+        self._stack.callback(process.kill)
+        return process
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+@pytest.fixture
+def machines(tmp_path) -> Iterator[Machines]:
+    folder = tmp_path / "machines"
+    folder.mkdir()
+    started = Machines(folder)
+    yield started
+    started.close()
+
+
+@pytest.fixture(scope="module")
+def tall(tmp_path_factory) -> Path:
+    """A slide of four stripes, with tissue everywhere."""
+    import numpy as np
+    import tifffile
+    from skimage.data import immunohistochemistry
+
+    picture = immunohistochemistry()
+    path = tmp_path_factory.mktemp("tall") / "tall.tiff"
+    tifffile.imwrite(path, np.concatenate([picture[:, :300]] * 15), photometric="rgb", tile=(256, 256), metadata=None)
+    return path
+
+
+MODEL = "espcn-x4"
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tall, tmp_path_factory) -> str:
+    """What one process makes of it."""
+    output = tmp_path_factory.mktemp("here") / "here.ome.tiff"
+    upscale(UpscaleRequest(tall, output, model=MODEL, mpp=1.0))
+    return digest(output)
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def leftovers(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if path.name.startswith(".slidelift")]
+
+
+def at(tiles: int, action) -> object:
+    """A listener that acts once, as soon as so many tiles are done."""
+    done = threading.Event()
+
+    def listen(progress: Progress) -> None:
+        if progress.stage is Stage.UPSCALING and progress.tiles_done >= tiles and not done.is_set():
+            done.set()
+            action()
+
+    return listen
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_any_number_of_workers_makes_the_bytes_of_one_process(workers, machines, tall, undisturbed, tmp_path) -> None:
+    for _ in range(workers):
+        machines.start_worker()
+    output = tmp_path / "out.ome.tiff"
+    report = upscale(UpscaleRequest(tall, output, model=MODEL, mpp=1.0, scheduler=machines.address))
+    assert digest(output) == undisturbed
+    assert report["model"]["device"] == "cpu"
+    assert leftovers(tmp_path) == []
+
+
+def test_a_worker_killed_in_mid_stripe_and_one_that_joins_late(machines, tall, undisturbed, tmp_path) -> None:
+    victim = machines.start_worker()
+    output = tmp_path / "out.ome.tiff"
+    partials: list[str] = []
+
+    def strike() -> None:
+        folder = next(tmp_path.glob(".slidelift-*"))
+        deadline = time.monotonic() + 60
+        while not partials and time.monotonic() < deadline:  # until it is in the middle of one
+            partials.extend(path.name for path in folder.glob("stripe-*.part"))
+        os.kill(victim.pid, signal.SIGKILL)
+        machines.start_worker()
+
+    request = UpscaleRequest(tall, output, model=MODEL, mpp=1.0, scheduler=machines.address)
+    report = upscale(request, at(1, strike))
+    assert partials
+    assert digest(output) == undisturbed
+    assert report["tiles"]["total"] == report["tiles"]["tissue"] + report["tiles"]["rejected"]
+    assert leftovers(tmp_path) == []
+
+
+def test_a_scheduler_that_is_started_again(machines, tall, undisturbed, tmp_path) -> None:
+    machines.start_worker()
+    output = tmp_path / "out.ome.tiff"
+
+    def restart() -> None:
+        machines.scheduler.kill()
+        machines.scheduler.wait()
+        machines.scheduler = machines.start_scheduler()
+        machines.start_worker()
+
+    seen: list[Progress] = []
+    listen = at(1, restart)
+    request = UpscaleRequest(tall, output, model=MODEL, mpp=1.0, scheduler=machines.address)
+    upscale(request, lambda progress: (seen.append(progress), listen(progress)))
+    assert digest(output) == undisturbed
+    assert max(progress.tiles_done for progress in seen) == seen[-1].tiles_total
+
+
+def test_cancelled_there_and_continued_here(machines, tall, undisturbed, tmp_path) -> None:
+    machines.start_worker()
+    output, token = tmp_path / "out.ome.tiff", CancelToken()
+    with pytest.raises(Cancelled):
+        upscale(
+            UpscaleRequest(tall, output, model=MODEL, mpp=1.0, scheduler=machines.address), at(1, token.cancel), token
+        )
+    assert upscale(UpscaleRequest(tall, output, model=MODEL, mpp=1.0))["stripes"]["resumed"] >= 1
+    assert digest(output) == undisturbed
+
+
+def test_what_a_worker_meets_is_told_as_if_met_here(machines, data, tmp_path) -> None:
+    machines.start_worker()
+    slide = data / "damaged" / "cmu-bitflip-tiles.svs"
+    with pytest.raises(ServiceError) as met:
+        upscale(UpscaleRequest(slide, tmp_path / "o.ome.tiff", model=MODEL, scheduler=machines.address))
+    assert met.value.problem.code == "slide.tile-unreadable"
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "address", ["tcp://10.0.0.7:8786", "tcp://scheduler.example:8786", "http://127.0.0.1:8786", "tcp://127.0.0.1", "x"]
+)
+def test_a_scheduler_elsewhere_without_tls_is_refused(address, tall, tmp_path) -> None:
+    with pytest.raises(ServiceError) as met:
+        upscale(UpscaleRequest(tall, tmp_path / "o.ome.tiff", model=MODEL, mpp=1.0, scheduler=address))
+    assert met.value.problem.code == "cluster.address"
+    assert address in met.value.problem.detail
+
+
+def test_over_tls_with_the_certificates_of_dasks_configuration(tall, undisturbed, tmp_path) -> None:
+    """In a process of its own, as the configuration is read from the environment once."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(tmp_path / "node.pem")
+    environment = {"DASK_DISTRIBUTED__COMM__TLS__CA_FILE": str(tmp_path / "ca.pem")}
+    for role in ("SCHEDULER", "WORKER", "CLIENT"):
+        environment[f"DASK_DISTRIBUTED__COMM__TLS__{role}__CERT"] = str(tmp_path / "node.pem")
+        environment[f"DASK_DISTRIBUTED__COMM__TLS__{role}__KEY"] = str(tmp_path / "node.pem")
+    machines = Machines(tmp_path, **environment)
+    try:
+        machines.start_worker()
+        output = tmp_path / "out.ome.tiff"
+        command = [sys.executable, "-m", "service.cli", "upscale", tall, output, "--model", MODEL, "--mpp", "1"]
+        command += ["--scheduler", machines.address]
+        done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert digest(output) == undisturbed
+        bare = subprocess.run(command, env=os.environ, capture_output=True, text=True)
+        assert bare.returncode == 2
+        assert "docs/cluster.md" in bare.stderr
+    finally:
+        machines.close()
+
+
+def test_a_cluster_that_does_not_answer_is_said_and_costs_no_finished_stripe(
+    tall, undisturbed, tmp_path, monkeypatch
+) -> None:
+    from service.pipeline import cluster
+
+    monkeypatch.setattr(cluster.Cluster.__init__, "__defaults__", (0.5,))
+    output, token = tmp_path / "out.ome.tiff", CancelToken()
+    with pytest.raises(Cancelled):
+        upscale(UpscaleRequest(tall, output, model=MODEL, mpp=1.0), at(20, token.cancel), token)
+    with pytest.raises(ServiceError) as met:
+        upscale(UpscaleRequest(tall, output, model=MODEL, mpp=1.0, scheduler="tcp://127.0.0.1:9"))
+    assert met.value.problem.code == "cluster.unreachable"
+    assert upscale(UpscaleRequest(tall, output, model=MODEL, mpp=1.0))["stripes"]["resumed"] >= 1
+    assert digest(output) == undisturbed
