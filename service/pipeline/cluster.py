@@ -78,7 +78,11 @@ class Cluster:
         path = Path(model)
         self._model = _Model(str(path.absolute()) if path.is_file() else model, scale, device, precision)
         client = self._connected(CancelToken())
-        answer = client.submit(_facts, self._model, versions(), pure=False, **self._where(client)).result()
+        future = client.submit(_facts, self._model, versions(), pure=False, **self._where(client))
+        try:
+            answer = future.result()
+        except Exception as error:
+            raise _failure(error, f"loading {model}") from error
         if "problem" in answer:
             raise ServiceError(Problem(**answer["problem"]))
         facts = _Facts(**answer["facts"])
@@ -120,7 +124,11 @@ class Cluster:
             waiting = {stripe.number: stripe for stripe in stripes}
             while waiting:
                 client = self._connected(cancel)
-                self._make_some(client, errand, waiting, workspace, advance, cancel)
+                try:
+                    self._make_some(client, errand, waiting, workspace, advance, cancel)
+                except (OSError, RuntimeError):
+                    if client.status == "running":
+                        raise
         finally:
             sign.unlink(missing_ok=True)
 
@@ -155,7 +163,7 @@ class Cluster:
                     self._accept(future.result(), number, workspace)
                     advance(waiting.pop(number).rows * errand.order.plan.columns)
                 elif future.status == "error":
-                    raise _failure(future.exception(), number)
+                    raise _failure(future.exception(), f"stripe {number}")
 
     def _accept(self, answer: Mapping[str, Any] | None, number: int, workspace: Workspace) -> None:
         if answer is not None:
@@ -184,6 +192,8 @@ class Cluster:
                         self._address, security=self._security, timeout=5, set_as_default=False, name="slidelift"
                     )
                     self._client.register_plugin(_Keeper())
+                except ImportError as error:
+                    raise _failure(error, "joining the cluster") from error
                 except (OSError, TimeoutError) as error:
                     self._disconnect()
                     missing = f"no scheduler ({error})"
@@ -234,7 +244,8 @@ def _security(address: str) -> Security | None:
         return None
     try:
         security = Security(require_encryption=True)
-        security.get_connection_args("client")
+        if security.get_connection_args("client").get("ssl_context") is None:
+            raise ValueError("none are configured")
     except (OSError, TypeError, ValueError) as error:
         raise ServiceError(
             problem("cluster.address", f"{address}: certificates can't be used ({error}); see docs/cluster.md")
@@ -249,23 +260,23 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _failure(error: BaseException | None, number: int) -> ServiceError:
+def _failure(error: BaseException | None, work: str) -> ServiceError:
     if isinstance(error, KilledWorker):
         return ServiceError(
             problem(
                 "runner.crashed",
-                f"stripe {number}: the workers that made it died, {error.allowed_failures + 1} of them; the slide may "
-                "be damaged, or memory has run out; asking again continues from the finished stripes",
+                f"{work}: the workers that tried died, {error.allowed_failures + 1} of them; the slide may be damaged, "
+                "or memory has run out; asking again continues from the finished stripes",
             )
         )
     return ServiceError(
-        problem("cluster.workers", f"stripe {number}: {error}; is the same slidelift installed on every worker?")
+        problem("cluster.workers", f"{work}: {error}; is the same slidelift installed on every worker?")
     )
 
 
 def _stamps(slide: Path) -> tuple[tuple[str, int, int], ...]:
-    """Name, bytes and time of each of a slide's files: a worker must see the same."""
-    return tuple((file.name, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in companion_files(slide))
+    """Name, bytes and second of change of each of a slide's files: a worker must see the same."""
+    return tuple((file.name, (stat := file.stat()).st_size, int(stat.st_mtime)) for file in companion_files(slide))
 
 
 # What follows runs on workers.

@@ -131,7 +131,7 @@ class StripeWork:
         report = StripeReport()
         blender = blender_for(self.plan, stripe)
         with SegmentWriter(path) as writer:
-            encoding = _Encoding(self.encoders, self.encode, writer)
+            encoding = Encoding(self.encoders, self.encode, writer)
             sizes = _stripe_sizes(stripe.output.size, self.order.levels)
             builder = PyramidBuilder(sizes, encoding.submit, keep_rest=self.order.more_levels)
             try:
@@ -218,7 +218,7 @@ def _stripe_sizes(output: Size, levels: int) -> tuple[Size, ...]:
     return tuple(output.halved(level) for level in range(levels))
 
 
-class _Encoding:
+class Encoding:
     """Encodes tiles on a pool and hands them to the segment; at most `_ENCODING` at a time."""
 
     def __init__(self, pool: ThreadPoolExecutor, encode: Encode, writer: SegmentWriter) -> None:

@@ -1,0 +1,88 @@
+"""Each shipped network at the pipeline's own input shape, as a share of what bare convolutions reach here."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+
+from benchmarks.cost import here
+from benchmarks.table import table
+from models.inference import choose_device, choose_precision
+from models.upscaler import load_upscaler
+from models.zoo.catalog import ModelKind, catalog, weights_paths
+from models.zoo.weights import load_weights
+from wsi.tiling import CORE
+
+_REPEATS = 5
+
+
+def seconds_per_tile(model: str, device: str = "cpu", precision: str = "auto", repeats: int = _REPEATS) -> float:
+    """Of one tile of the plan, halo and batch as in a job."""
+    upscaler = load_upscaler(model, device=device, precision=precision)
+    side = CORE + upscaler.fade + 2 * upscaler.halo
+    patches = np.random.default_rng(0).integers(0, 256, (upscaler.batch, side, side, 3), np.uint8)
+    upscaler(patches)
+    return here(lambda: upscaler(patches), repeats).wall / upscaler.batch
+
+
+def convolution_flops(model: str) -> float:
+    """Multiplications and additions of all convolutions on one tile of the plan."""
+    weights = load_weights(weights_paths(catalog()[model]))
+    geometry, total = weights.geometry, 0.0
+    side = CORE + geometry.fade + 2 * geometry.halo
+    side += -side % geometry.size_multiple
+
+    def count(layer: nn.Conv2d, _given: object, out: torch.Tensor) -> None:
+        nonlocal total
+        total += 2 * out.numel() * layer.weight[0].numel()
+
+    network = weights.assembled()
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.register_forward_hook(count)
+    with torch.inference_mode():
+        network(torch.zeros(1, 3, side, side))
+    return total
+
+
+def ceiling(device: str, precision: str) -> float:
+    """FLOP/s of a bare 64 -> 64 3x3 convolution at the best of several shapes and layouts."""
+    where, kind = choose_device(device), torch.bfloat16 if precision == "bf16" else torch.float32
+    best = 0.0
+    for layout in (torch.contiguous_format, torch.channels_last):
+        layer = nn.Conv2d(64, 64, 3, padding=1).to(where, kind, memory_format=layout)  # type: ignore[call-overload]
+        for side in (64, 96, 128, 192, 256, 300):
+            patch = torch.rand(1, 64, side, side).to(where, kind, memory_format=layout)
+            run = _waited(lambda layer=layer, patch=patch: layer(patch), where)
+            run()
+            best = max(best, 2 * 9 * 64 * 64 * side**2 / here(run, 4 * _REPEATS).wall)
+    return best
+
+
+def _waited(work: Callable[[], object], device: torch.device) -> Callable[[], None]:
+    def run() -> None:
+        with torch.inference_mode():
+            work()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    return run
+
+
+def report(device: str) -> str:
+    """The table."""
+    precisions = dict.fromkeys(["fp32", choose_precision("auto", choose_device(device))])
+    ceilings = {precision: ceiling(device, precision) for precision in precisions}
+    rows = []
+    for name, card in catalog().items():
+        if card.kind is not ModelKind.NETWORK or card.imported:
+            continue
+        kept = (CORE * card.default_scale) ** 2
+        for precision in precisions:
+            seconds = seconds_per_tile(name, device, precision)
+            share = convolution_flops(name) / seconds / ceilings[precision]
+            rows.append([name, precision, f"{seconds:.4g}", f"{1e9 * seconds / kept:.3g}", f"{share:.0%}"])
+    said = ", ".join(f"{precision} {flops / 1e9:.0f} GFLOP/s" for precision, flops in ceilings.items())
+    head = ["model", "precision", "s a tile", "ns a kept output pixel", "of the convolution ceiling"]
+    return table("Engine", head, rows, f"Ceiling, a bare 64 → 64 3×3 convolution at its best shape: {said}.")

@@ -1,0 +1,65 @@
+"""Reading patches: the tiler with its entropy test, a bare OpenSlide loop, and OpenSlide's own DeepZoom generator."""
+
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import openslide
+from openslide.deepzoom import DeepZoomGenerator
+
+from benchmarks.cost import apart
+from benchmarks.slides import big_slide
+from benchmarks.table import table
+from wsi.geometry import Region
+from wsi.readers.open_slide import open_slide
+from wsi.tiler import Tiler
+from wsi.tiling import CORE, TilePlan
+
+_HALO = 22
+
+
+def by_tiler(slide: str) -> int:
+    """All patches of the slide as the pipeline reads them, entropy included; how many."""
+    with closing(open_slide(Path(slide))) as reader:
+        size = reader.info.size
+        plan = TilePlan(0, Region(0, 0, size.width, size.height), 4, _HALO, 0, 1, 3.0, ())
+        mask = tuple("1" * plan.columns for _ in range(plan.rows))
+        plan = TilePlan(0, plan.source, 4, _HALO, 0, 1, 3.0, mask)
+        with closing(Tiler(reader, plan, mark_bad=False)) as tiler:
+            return sum(len(batch.tiles) for batch in tiler.rows(0, plan.rows))
+
+
+def by_loop(slide: str) -> int:
+    """The same patches, one `read_region` after another."""
+    count, side = 0, CORE + 2 * _HALO
+    with openslide.OpenSlide(slide) as opened:
+        width, height = opened.dimensions
+        for y in range(0, height, CORE):
+            for x in range(0, width, CORE):
+                np.asarray(opened.read_region((x - _HALO, y - _HALO), 0, (side, side)).convert("RGB"))
+                count += 1
+    return count
+
+
+def by_deep_zoom(slide: str) -> int:
+    """The same patches as tiles with overlap of OpenSlide's DeepZoom generator."""
+    with openslide.OpenSlide(slide) as opened:
+        tiles = DeepZoomGenerator(opened, CORE, _HALO)
+        level = tiles.level_count - 1
+        columns, rows = tiles.level_tiles[level]
+        for row in range(rows):
+            for column in range(columns):
+                np.asarray(tiles.get_tile(level, (column, row)))
+    return columns * rows
+
+
+def report(folder: Path, side: int) -> str:
+    """The table; `side` is the source's in pixels."""
+    slide = str(big_slide(folder, side, side, 0.3))
+    rows = []
+    for name, work in (("tiler", by_tiler), ("OpenSlide loop", by_loop), ("OpenSlide DeepZoom", by_deep_zoom)):
+        cost = apart(work, slide)
+        rate, effort = cost.answer / cost.wall, 1e3 * cost.cpu / cost.answer
+        rows.append([name, f"{cost.answer}", f"{rate:.0f}", f"{effort:.2f}", f"{cost.peak:.0f}"])
+    head = ["reader", "patches", "patches/s", "CPU ms a patch", "peak MiB"]
+    return table(f"Reading, {CORE + 2 * _HALO}-px patches of a slide {side} px wide", head, rows)
