@@ -10,7 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class Settings(BaseSettings):
     """Settings of the API and the worker; each is read from ``SLIDELIFT_<NAME>`` or passed by name."""
 
-    model_config = SettingsConfigDict(env_prefix="SLIDELIFT_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="SLIDELIFT_", env_ignore_empty=True, frozen=True, extra="forbid")
 
     data_dir: Path = Path("slidelift-data")
     """Slides, results and the database. Beside where the service was started, so that it is seen; local disk, since
@@ -47,6 +47,11 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, path: Path) -> Path:
         return path.expanduser().absolute()
+
+    def as_environment(self) -> dict[str, str]:
+        """The variables by which another process reads the same."""
+        stated = self.model_dump(exclude_none=True)
+        return {f"{self.model_config['env_prefix']}{name.upper()}": str(value) for name, value in stated.items()}
 
     @property
     def database(self) -> Path:

@@ -19,10 +19,7 @@ class WorkerProcess:
 
     def __init__(self, settings: Settings) -> None:
         self._command = [sys.executable, "-P", "-m", "service.cli", "worker", "--with-parent"]
-        self._environment = {
-            **os.environ,
-            **{f"SLIDELIFT_{key.upper()}": str(value) for key, value in settings.model_dump().items()},
-        }
+        self._environment = os.environ | settings.as_environment()
         self._stopping = threading.Event()
         self._process = self._start()
         self._watcher = threading.Thread(target=self._watch, daemon=True)

@@ -122,7 +122,7 @@ def ended(job: Job) -> bool:
 def test_job_succeeds_with_a_sealed_result_and_a_report(settings: Settings, store: SqlStore) -> None:
     store.add_job("j", JobOrder("s", "bicubic", mpp=0.5, region=(0, 0, 4, 4)))
     pipeline = Pipeline(honest)
-    with working(settings, pipeline):
+    with working(settings.model_copy(update={"scheduler": "tls://there:8786"}), pipeline):
         job = until(store, "j", ended)
     assert (job.state, job.attempt, job.warnings) == (JobState.SUCCEEDED, 1, ("pale",))
     assert job.result is not None
@@ -130,6 +130,7 @@ def test_job_succeeds_with_a_sealed_result_and_a_report(settings: Settings, stor
     assert job.result.sha256 == hashlib.sha256(b"pixels").hexdigest()
     assert job.progress == Progress(Stage.VERIFYING, 2, 2)
     asked = pipeline.requests[0]
+    assert (asked.device, asked.scheduler) == (settings.device, "tls://there:8786")
     assert (asked.model, asked.mpp, asked.region, asked.slide_sha256) == ("bicubic", 0.5, (0, 0, 4, 4), "ab" * 32)
     folder = settings.data_dir / "jobs" / "j"
     assert sorted(path.name for path in folder.iterdir()) == ["report.json", "result.ome.tiff"]
