@@ -204,6 +204,9 @@ class Worker:
             if found.code == "runner.crashed":
                 log.warning("job %s: %s", job.id, found.code)
                 return Outcome(JobState.QUEUED, self._pathless(job, found), crashed=True)
+            if found.code == "cluster.unreachable":  # finished stripes are kept, and it was waited for long enough
+                log.warning("job %s: %s", job.id, found.detail)
+                return Outcome(JobState.QUEUED)
             if found.code == "request.in-progress":  # a worker that lost the job has not noticed yet
                 self._stop.wait(self._settings.lease_seconds)
                 return Outcome(JobState.QUEUED)

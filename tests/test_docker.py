@@ -208,10 +208,11 @@ def test_the_cluster_of_compose_is_the_workers_image_and_listens_on_loopback_alo
     worker = compose("compose.yaml")["services"]["worker"]
     services = compose("compose.dask.yaml")["services"]
     address = services["worker"]["environment"]["SLIDELIFT_SCHEDULER"]
+    assert services["worker"]["network_mode"] == "service:loopback"
     for name in ("dask-scheduler", "dask-worker"):
         assert services[name]["image"] == worker["image"]
         assert services[name]["volumes"] == worker["volumes"]
-        assert services[name]["network_mode"] == "service:worker"
+        assert services[name]["network_mode"] == "service:loopback"
         assert "--no-dashboard" in services[name]["command"]
     assert address in services["dask-worker"]["command"]
     assert urlsplit(address).hostname == "127.0.0.1"

@@ -6,17 +6,21 @@ is whole, so that a stripe made twice (its worker was thought dead) is the same 
 """
 
 import ipaddress
+import socket
 import threading
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from distributed import Client, Future, KilledWorker, Security, Worker, WorkerPlugin, get_worker
+from distributed import Client, Future, KilledWorker, Security, get_worker
+from distributed.comm import CommClosedError
 
 from models.upscaler import PatchUpscaler, UpscalerFacts, load_upscaler
 from service.codes import problem
@@ -27,15 +31,19 @@ from service.pipeline.stripe import StripeOrder, stripe_work
 from service.pipeline.workspace import Workspace
 from service.progress import CancelToken
 from service.request import UpscaleRequest
+from wsi.errors import SegmentDamagedError
 from wsi.readers.open_slide import open_slide
 from wsi.slide import SlideReader, companion_files
 from wsi.tiling import Stripe
+from wsi.writers.segment import Segment
 
 PATIENCE_SECONDS = 120.0
 """How long a cluster may be without a scheduler or a worker before a job gives up."""
 
 _POLL_SECONDS = 0.2
-_KEEPER = "slidelift-model"
+_ANSWER_SECONDS = 10.0
+_LOST = (CommClosedError, ConnectionError, CancelledError, TimeoutError)
+"""What calls to a scheduler raise when it is gone; TimeoutError: a result that its worker took along."""
 
 
 class Cluster:
@@ -46,6 +54,8 @@ class Cluster:
     address
         Of the scheduler: ``tls://host:port``, or ``tcp://host:port`` on this machine. Certificates are those of Dask's
         own configuration (``distributed.comm.tls``).
+    cancel
+        Looked at wherever something is waited for.
     patience_seconds
         How long to wait for a scheduler and a worker, at the beginning and whenever they are gone.
 
@@ -56,10 +66,11 @@ class Cluster:
         (cluster.address).
     """
 
-    def __init__(self, address: str, patience_seconds: float = PATIENCE_SECONDS) -> None:
-        self._address, self._patience = address, patience_seconds
-        self._security = _security(address)
+    def __init__(self, address: str, cancel: CancelToken, patience_seconds: float = PATIENCE_SECONDS) -> None:
+        self._host, self._port, self._security = _endpoint(address)
+        self._address, self._cancel, self._patience = address, cancel, patience_seconds
         self._client: Client | None = None
+        self._lonely_since: float | None = None
 
     def __enter__(self) -> "Cluster":
         return self
@@ -77,12 +88,16 @@ class Cluster:
         """
         path = Path(model)
         self._model = _Model(str(path.absolute()) if path.is_file() else model, scale, device, precision)
-        client = self._connected(CancelToken())
-        future = client.submit(_facts, self._model, versions(), pure=False, **self._where(client))
-        try:
-            answer = future.result()
-        except Exception as error:
-            raise _failure(error, f"loading {model}") from error
+        answer = None
+        while answer is None:
+            client = self._connected()
+            with self._unless_lost(client):
+                future = client.submit(_facts, self._model, versions(), pure=False, **self._where(client))
+                while future.status == "pending" and self._threads(client) >= 0:
+                    self._pause()
+                if future.status == "error":
+                    raise _failure(future.exception(timeout=_ANSWER_SECONDS), f"loading {model}")
+                answer = future.result(timeout=_ANSWER_SECONDS)
         if "problem" in answer:
             raise ServiceError(Problem(**answer["problem"]))
         facts = _Facts(**answer["facts"])
@@ -98,7 +113,7 @@ class Cluster:
         stripes: Sequence[Stripe],
         workspace: Workspace,
         advance: Callable[[int], None],
-        cancel: CancelToken,
+        cancel: CancelToken,  # noqa: ARG002 - given at the beginning, for all that waits
     ) -> None:
         """See `StripeMaker`; goes on after workers or the scheduler were lost and came back.
 
@@ -123,12 +138,9 @@ class Cluster:
         try:
             waiting = {stripe.number: stripe for stripe in stripes}
             while waiting:
-                client = self._connected(cancel)
-                try:
-                    self._make_some(client, errand, waiting, workspace, advance, cancel)
-                except (OSError, RuntimeError):
-                    if client.status == "running":
-                        raise
+                client = self._connected()
+                with self._unless_lost(client):
+                    self._make_some(client, errand, waiting, workspace, advance)
         finally:
             sign.unlink(missing_ok=True)
 
@@ -139,36 +151,29 @@ class Cluster:
         waiting: dict[int, Stripe],
         workspace: Workspace,
         advance: Callable[[int], None],
-        cancel: CancelToken,
     ) -> None:
-        """Make what is waiting, until all is made or the connection is lost; what is made no longer waits."""
+        """Make what is waiting; what is made no longer waits, also where the connection is lost in between."""
         running: dict[int, Future] = {}
         where = self._where(client)
-        lonely_since: float | None = None
-        while waiting and client.status == "running":
-            cancel.raise_if_cancelled()
-            threads = sum(client.nthreads().values())
-            lonely_since = None if threads else lonely_since or time.monotonic()
-            if lonely_since and time.monotonic() - lonely_since > self._patience:
-                raise self._unreachable("no worker")
-            for number in waiting:  # a few ahead, so that a worker that joins late finds some left
-                if number not in running and len(running) < 2 * threads:
+        while waiting:
+            ahead = 2 * self._threads(client)  # not all, so that a worker that joins late finds some left
+            for number in waiting:
+                if number not in running and len(running) < ahead:
                     running[number] = client.submit(_make, errand, number, pure=False, **where)
-            time.sleep(_POLL_SECONDS)
+            self._pause()
             for number, future in list(running.items()):
                 if future.status == "pending":
                     continue
                 del running[number]
-                if future.status == "finished":
-                    self._accept(future.result(), number, workspace)
-                    advance(waiting.pop(number).rows * errand.order.plan.columns)
-                elif future.status == "error":
-                    raise _failure(future.exception(), f"stripe {number}")
+                if future.status == "error":
+                    raise _failure(future.exception(timeout=_ANSWER_SECONDS), f"stripe {number}")
+                self._accept(future.result(timeout=_ANSWER_SECONDS), number, workspace)
+                advance(waiting.pop(number).rows * errand.order.plan.columns)
 
     def _accept(self, answer: Mapping[str, Any] | None, number: int, workspace: Workspace) -> None:
         if answer is not None:
             raise ServiceError(Problem(**answer))
-        deadline = time.monotonic() + 10  # a network file system shows a new name late
+        deadline = time.monotonic() + _ANSWER_SECONDS  # a network file system shows a new name late
         while workspace.finished_segment(number) is None:
             if time.monotonic() > deadline:
                 raise ServiceError(
@@ -178,35 +183,68 @@ class Cluster:
                         "let all machines see that folder under the same path",
                     )
                 )
-            time.sleep(_POLL_SECONDS)
+            self._pause()
 
-    def _connected(self, cancel: CancelToken) -> Client:
+    def _connected(self) -> Client:
         """A connection to a scheduler that has a worker, made anew where it was lost."""
         deadline = time.monotonic() + self._patience
         missing = "no scheduler"
         while True:
-            cancel.raise_if_cancelled()
-            if self._client is None:
-                try:
+            try:
+                if self._client is None:
+                    socket.create_connection((self._host, self._port), timeout=5).close()  # a failed Client leaks
                     self._client = Client(
                         self._address, security=self._security, timeout=5, set_as_default=False, name="slidelift"
                     )
-                    self._client.register_plugin(_Keeper())
-                except ImportError as error:
-                    raise _failure(error, "joining the cluster") from error
-                except (OSError, TimeoutError) as error:
-                    self._disconnect()
-                    missing = f"no scheduler ({error})"
-            elif self._client.status != "running":
-                self._disconnect()
-                continue
-            elif self._client.nthreads():
-                return self._client
-            else:
+                if self._suitable(self._client):
+                    self._lonely_since = None
+                    return self._client
                 missing = "no worker"
+            except _LOST as error:
+                self._disconnect()
+                missing = f"no scheduler ({error})"
             if time.monotonic() > deadline:
                 raise self._unreachable(missing)
-            time.sleep(_POLL_SECONDS)
+            self._pause()
+
+    @contextmanager
+    def _unless_lost(self, client: Client) -> Iterator[None]:
+        """Give the connection up where it was lost in between; the caller makes a new one and goes on."""
+        try:
+            yield
+        except _LOST:
+            self._disconnect()
+        except RuntimeError:  # a client that has noticed by itself
+            if client.status == "running":
+                raise
+            self._disconnect()
+
+    def _suitable(self, client: Client) -> list[dict[str, Any]]:
+        """The workers that could make a stripe now."""
+        try:
+            info = client.sync(client.scheduler.identity, n_workers=-1, callback_timeout=_ANSWER_SECONDS)
+        except TimeoutError as error:
+            raise CommClosedError("it does not answer") from error
+        workers = [worker for worker in info["workers"].values() if worker.get("status", "running") == "running"]
+        with_gpu = [worker for worker in workers if worker["resources"].get("GPU")]
+        return with_gpu if self._model.device != "cpu" and with_gpu else workers
+
+    def _threads(self, client: Client) -> int:
+        """Of all suitable workers; cluster.unreachable where there has been none for too long."""
+        threads = sum(int(worker["nthreads"]) for worker in self._suitable(client))
+        self._lonely_since = None if threads else self._lonely_since or time.monotonic()
+        if self._lonely_since and time.monotonic() - self._lonely_since > self._patience:
+            raise self._unreachable("no worker")
+        return threads
+
+    def _where(self, client: Client) -> dict[str, Any]:
+        """One task a GPU, where workers say that they have some."""
+        gpu = self._model.device != "cpu" and any(worker["resources"].get("GPU") for worker in self._suitable(client))
+        return {"resources": {"GPU": 1}} if gpu else {}
+
+    def _pause(self) -> None:
+        self._cancel.raise_if_cancelled()
+        time.sleep(_POLL_SECONDS)
 
     def _unreachable(self, missing: str) -> ServiceError:
         detail = f"{self._address}: {missing} for {self._patience:g} s; start it, then ask again"
@@ -214,26 +252,22 @@ class Cluster:
 
     def _disconnect(self) -> None:
         if self._client is not None:
-            self._client.close(timeout=2)
+            with suppress(TimeoutError):
+                self._client.close(timeout=2)
             self._client = None
 
-    def _where(self, client: Client) -> dict[str, Any]:
-        """One task a GPU, where workers say that they have some."""
-        workers = client.scheduler_info(n_workers=-1)["workers"].values()
-        has_gpus = self._model.device != "cpu" and any(worker["resources"].get("GPU") for worker in workers)
-        return {"resources": {"GPU": 1}} if has_gpus else {}
 
-
-def _security(address: str) -> Security | None:
+def _endpoint(address: str) -> tuple[str, int, Security | None]:
     try:
         parts = urlsplit(address)
-        known = parts.scheme in {"tcp", "tls"} and parts.hostname and parts.port
+        host, port = parts.hostname, parts.port
+        bare = not (parts.path or parts.query or parts.fragment or parts.username)
     except ValueError:
-        known = None
-    if not known:
+        host = port = bare = None
+    if not (host and port and bare and address.startswith(("tcp://", "tls://"))):
         raise ServiceError(problem("cluster.address", f"{address}: not tls://HOST:PORT or tcp://HOST:PORT"))
     if parts.scheme == "tcp":
-        if not _is_loopback(str(parts.hostname)):
+        if not _is_loopback(host):
             raise ServiceError(
                 problem(
                     "cluster.address",
@@ -241,7 +275,7 @@ def _security(address: str) -> Security | None:
                     "(docs/cluster.md), or tcp:// on this machine alone",
                 )
             )
-        return None
+        return host, port, None
     try:
         security = Security(require_encryption=True)
         if security.get_connection_args("client").get("ssl_context") is None:
@@ -250,7 +284,7 @@ def _security(address: str) -> Security | None:
         raise ServiceError(
             problem("cluster.address", f"{address}: certificates can't be used ({error}); see docs/cluster.md")
         ) from error
-    return security
+    return host, port, security
 
 
 def _is_loopback(host: str) -> bool:
@@ -335,35 +369,36 @@ class _Sign(CancelToken):
         return not self._path.exists()
 
 
-class _Keeper(WorkerPlugin):  # type: ignore[misc]
-    """Keeps the last model on a worker; one stripe at a time uses it."""
+class _Keeper:
+    """Keeps the last model of a worker's process; one stripe at a time uses it.
 
-    name = _KEEPER
-    idempotent = True
+    No plugin of Dask's: a scheduler that was restarted may know of none, and a frozen worker holds up the others'.
+    """
 
-    def setup(self, worker: Worker) -> None:  # noqa: ARG002 - Dask's
-        self.lock = threading.Lock()
-        self._held: tuple[_Model, PatchUpscaler] | None = None
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._held: tuple[_Model, PatchUpscaler, int] | None = None
 
-    def upscaler(self, model: _Model) -> PatchUpscaler:
-        if self._held is None or self._held[0] != model:
-            self._held = None  # the old one's memory goes first
-            self._held = model, model.load()
-        return self._held[1]
+    @contextmanager
+    def upscaler(self, model: _Model) -> Iterator[PatchUpscaler]:
+        with self._lock:
+            if self._held is None or self._held[0] != model or self._held[1].batch != self._held[2]:
+                self._held = None  # the old one's memory goes first; a batch that was halved is tried whole again
+                fresh = model.load()
+                self._held = model, fresh, fresh.batch
+            upscaler = self._held[1]
+            upscaler.incidents.clear()
+            yield upscaler
 
 
-def _keeper() -> _Keeper:
-    keeper: _Keeper = get_worker().plugins[_KEEPER]
-    return keeper
+_KEEPER = _Keeper()
 
 
 def _facts(model: _Model, wanted: tuple[str, ...]) -> dict[str, Any]:
     try:
         _require_versions(wanted)
-        keeper = _keeper()
-        with keeper.lock:
-            upscaler = keeper.upscaler(model)
-        return {"facts": {name: getattr(upscaler, name) for name in _Facts.__slots__}}
+        with _KEEPER.upscaler(model) as upscaler:
+            return {"facts": {name: getattr(upscaler, name) for name in _Facts.__slots__}}
     except Exception as error:  # noqa: BLE001 - the client is told, whatever it is
         traceback.print_exc()
         return {"problem": describe(error).as_dict()}
@@ -372,9 +407,8 @@ def _facts(model: _Model, wanted: tuple[str, ...]) -> dict[str, Any]:
 def _make(errand: _Errand, number: int) -> dict[str, Any] | None:
     try:
         _require_versions(errand.versions)
-        keeper = _keeper()
-        with keeper.lock:
-            _make_alone(errand, number, keeper.upscaler(errand.model))
+        with _KEEPER.upscaler(errand.model) as upscaler:
+            _make_alone(errand, number, upscaler)
     except Exception as error:  # noqa: BLE001 - as above
         traceback.print_exc()
         return describe(error).as_dict()
@@ -393,12 +427,23 @@ def _make_alone(errand: _Errand, number: int, upscaler: PatchUpscaler) -> None:
     if not same:
         raise ServiceError(problem("cluster.workers", f"{here} sees another {slide} than was asked for"))
     cancel = _Sign(errand)
-    cancel.raise_if_cancelled()
+    if cancel.is_set:
+        raise ServiceError(
+            problem(
+                "cluster.workers",
+                f"{here} does not see {folder.parent} as the job's own machine does; let all machines see that folder "
+                "under the same path",
+            )
+        )
+    path = folder / Workspace.segment_name(number)
+    with suppress(FileNotFoundError, SegmentDamagedError):  # made by one that could not say so any more
+        Segment(path)
+        return
     reader = open_slide(slide)
     try:
         with stripe_work(errand.order, reader, upscaler, lambda _: None, cancel) as work:
             stripe = next(stripe for stripe in errand.order.plan.stripes() if stripe.number == number)
-            work.run(stripe, folder / Workspace.segment_name(number))
+            work.run(stripe, path)
     finally:
         reader.close()
 

@@ -72,7 +72,7 @@ def upscale(
     with ExitStack() as stack:
         reader = open_slide(request.slide)
         stack.callback(reader.close)
-        maker = _maker(request, stack)
+        maker = _maker(request, stack, cancel)
         workspace = stack.enter_context(Workspace(request.output))
         with _kept_if_continuable(workspace):
             on_progress(Progress(Stage.PLANNING))
@@ -84,7 +84,7 @@ def upscale(
     return {**report, "seconds": round(time.monotonic() - started, 3)}
 
 
-def _maker(request: UpscaleRequest, stack: ExitStack) -> StripeMaker:
+def _maker(request: UpscaleRequest, stack: ExitStack, cancel: CancelToken) -> StripeMaker:
     if request.scheduler is None:
         return Local()
     try:
@@ -93,7 +93,7 @@ def _maker(request: UpscaleRequest, stack: ExitStack) -> StripeMaker:
         raise ServiceError(
             problem("cluster.not-installed", f"{error.name} is not installed here: pip install 'slidelift[cluster]'")
         ) from error
-    return stack.enter_context(Cluster(request.scheduler))
+    return stack.enter_context(Cluster(request.scheduler, cancel))
 
 
 @contextmanager

@@ -43,12 +43,14 @@ class Workspace:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not (self._kept and self.state() is not None):
-            self._clear()
-            (self.folder / "lock").unlink(missing_ok=True)
-            with suppress(OSError):  # another process has come for the next run
-                self.folder.rmdir()
-        os.close(self._lock)
+        try:
+            if not (self._kept and self.state() is not None):
+                self._clear()
+                (self.folder / "lock").unlink(missing_ok=True)
+                with suppress(OSError):  # another process has come for the next run
+                    self.folder.rmdir()
+        finally:
+            os.close(self._lock)
 
     def _locked(self) -> int | None:
         """The lock's descriptor; None if the folder's last owner removed it meanwhile."""
@@ -86,7 +88,7 @@ class Workspace:
     def _clear(self) -> None:
         for old in self.folder.iterdir():
             if old.name != "lock":
-                shutil.rmtree(old) if old.is_dir() else old.unlink()
+                shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)  # a cluster's worker was quicker
 
     def keep(self) -> None:
         """Leave finished work in place when the process ends, to be continued; otherwise everything is removed."""

@@ -185,7 +185,16 @@ def test_what_a_worker_meets_is_told_as_if_met_here(machines, data, tmp_path) ->
 
 
 @pytest.mark.parametrize(
-    "address", ["tcp://10.0.0.7:8786", "tcp://scheduler.example:8786", "http://127.0.0.1:8786", "tcp://127.0.0.1", "x"]
+    "address",
+    [
+        "tcp://10.0.0.7:8786",
+        "tcp://scheduler.example:8786",
+        "http://127.0.0.1:8786",
+        "tcp://127.0.0.1",
+        "x",
+        "tcp://127.0.0.1:1/",
+        "tcp://127.0.0.1:1@10.0.0.7:8786",
+    ],
 )
 def test_a_scheduler_elsewhere_without_tls_is_refused(address, tall, tmp_path) -> None:
     with pytest.raises(ServiceError) as met:
