@@ -9,6 +9,7 @@ import argparse
 import platform
 import tempfile
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -25,6 +26,11 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="an eighth of the area; to see that it runs")
     parser.add_argument("--only", help="tables to make, separated by commas")
     options = parser.parse_args()
+    chosen = options.only.split(",") if options.only else ["engine", "jobs", "writer", "tiler", "growth"]
+    if find_spec("pyvips") is None and {"jobs", "writer"} & set(chosen):
+        parser.error(
+            "jobs and writer are compared to libvips: pip install 'pyvips[binary]', or leave them out by --only"
+        )
     small = 4 if options.quick else 1
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
@@ -38,7 +44,7 @@ def main() -> None:
             ),
         }
         print(f"{_machine(options.device)}\n")
-        for name in options.only.split(",") if options.only else tables:
+        for name in chosen:
             print(tables[name](), flush=True)
 
 
