@@ -386,7 +386,7 @@ def test_a_network_that_answers_no_number_fails_with_the_tiles_place(tmp_path, w
 
     slide = write_png(600, 300)
     at = np.asarray(Image.open(slide))[0, 256]
-    monkeypatch.setattr("service.pipeline.prepare.load_upscaler", lambda *_, **__: Broken())
+    monkeypatch.setattr("service.pipeline.local.load_upscaler", lambda *_, **__: Broken())
     request = UpscaleRequest(slide, tmp_path / "o.ome.tiff", model=str(weights), mpp=1.0, entropy=0)
     with pytest.raises(NonFiniteOutputError, match="x 256, y 0"):
         upscale(request)
