@@ -38,26 +38,16 @@ class UpscalerFacts(Protocol):
         Hash of the weights' content, the same whatever file format they came in.
     """
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def scale(self) -> int: ...
-    @property
-    def halo(self) -> int: ...
-    @property
-    def exact(self) -> bool: ...
-    @property
-    def fade(self) -> int: ...
-    @property
-    def size_multiple(self) -> int: ...
-    @property
-    def precision(self) -> str: ...
-    @property
-    def device(self) -> str: ...
-    @property
-    def batch(self) -> int: ...
-    @property
-    def fingerprint(self) -> str: ...
+    name: str
+    scale: int
+    halo: int
+    exact: bool
+    fade: int
+    size_multiple: int
+    precision: str
+    device: str
+    batch: int
+    fingerprint: str
 
 
 class PatchUpscaler(UpscalerFacts, Protocol):

@@ -7,35 +7,29 @@ is whole, so that a stripe made twice (its worker was thought dead) is the same 
 
 import ipaddress
 import socket
-import threading
 import time
-import traceback
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from distributed import Client, Future, KilledWorker, Security, get_worker
+from distributed import Client, Future, KilledWorker, Security
 from distributed.comm import CommClosedError
 
-from models.upscaler import PatchUpscaler, UpscalerFacts, load_upscaler
+from models.upscaler import UpscalerFacts
 from service.codes import problem
 from service.errors import Problem, ServiceError
-from service.pipeline.failures import describe
+from service.pipeline.errand import Errand, Facts, Model, load_there, make_there, stamps
 from service.pipeline.prepare import versions
-from service.pipeline.stripe import StripeOrder, stripe_work
+from service.pipeline.stripe import StripeOrder
 from service.pipeline.workspace import Workspace
 from service.progress import CancelToken
 from service.request import UpscaleRequest
-from wsi.errors import SegmentDamagedError
-from wsi.readers.open_slide import open_slide
-from wsi.slide import SlideReader, companion_files
+from wsi.slide import SlideReader
 from wsi.tiling import Stripe
-from wsi.writers.segment import Segment
 
 PATIENCE_SECONDS = 120.0
 """How long a cluster may be without a scheduler or a worker before a job gives up."""
@@ -87,12 +81,12 @@ class Cluster:
             As `models.upscaler.load_upscaler` on that worker; or no cluster answers (cluster.unreachable).
         """
         path = Path(model)
-        self._model = _Model(str(path.absolute()) if path.is_file() else model, scale, device, precision)
+        self._model = Model(str(path.absolute()) if path.is_file() else model, scale, device, precision)
         answer = None
         while answer is None:
             client = self._connected()
             with self._unless_lost(client):
-                future = client.submit(_facts, self._model, versions(), pure=False, **self._where(client))
+                future = client.submit(load_there, self._model, versions(), pure=False, **self._where(client))
                 while future.status == "pending" and self._threads(client) >= 0:
                     self._pause()
                 if future.status == "error":
@@ -100,8 +94,8 @@ class Cluster:
                 answer = future.result(timeout=_ANSWER_SECONDS)
         if "problem" in answer:
             raise ServiceError(Problem(**answer["problem"]))
-        facts = _Facts(**answer["facts"])
-        self._model = _Model(self._model.model, scale, facts.device, facts.precision)
+        facts = Facts(**answer["facts"])
+        self._model = Model(self._model.model, scale, facts.device, facts.precision)
         self._fingerprint = facts.fingerprint
         return facts
 
@@ -123,9 +117,9 @@ class Cluster:
             What a worker met; cluster.unreachable, cluster.workers or runner.crashed where the cluster is at fault.
         """
         sign = workspace.folder.absolute() / f"cluster-{uuid.uuid4().hex[:8]}"
-        errand = _Errand(
+        errand = Errand(
             slide=str(request.slide.absolute()),
-            files=_stamps(request.slide),
+            files=stamps(request.slide),
             model=self._model,
             fingerprint=self._fingerprint,
             order=order,
@@ -147,7 +141,7 @@ class Cluster:
     def _make_some(
         self,
         client: Client,
-        errand: "_Errand",
+        errand: Errand,
         waiting: dict[int, Stripe],
         workspace: Workspace,
         advance: Callable[[int], None],
@@ -159,7 +153,7 @@ class Cluster:
             ahead = 2 * self._threads(client)  # not all, so that a worker that joins late finds some left
             for number in waiting:
                 if number not in running and len(running) < ahead:
-                    running[number] = client.submit(_make, errand, number, pure=False, **where)
+                    running[number] = client.submit(make_there, errand, number, pure=False, **where)
             self._pause()
             for number, future in list(running.items()):
                 if future.status == "pending":
@@ -306,153 +300,3 @@ def _failure(error: BaseException | None, work: str) -> ServiceError:
     return ServiceError(
         problem("cluster.workers", f"{work}: {error}; is the same slidelift installed on every worker?")
     )
-
-
-def _stamps(slide: Path) -> tuple[tuple[str, int, int], ...]:
-    """Name, bytes and second of change of each of a slide's files: a worker must see the same."""
-    return tuple((file.name, (stat := file.stat()).st_size, int(stat.st_mtime)) for file in companion_files(slide))
-
-
-# What follows runs on workers.
-
-
-@dataclass(frozen=True, slots=True)
-class _Model:
-    model: str
-    scale: int
-    device: str
-    precision: str
-
-    def load(self) -> PatchUpscaler:
-        return load_upscaler(self.model, scale=self.scale, device=self.device, precision=self.precision)
-
-
-@dataclass(frozen=True, slots=True)
-class _Facts:
-    """What a model is on a worker; implements `models.upscaler.UpscalerFacts`."""
-
-    name: str
-    scale: int
-    halo: int
-    exact: bool
-    fade: int
-    size_multiple: int
-    precision: str
-    device: str
-    batch: int
-    fingerprint: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Errand:
-    """All that a worker needs to make a stripe; it is made as long as the file `sign` is there, in its folder."""
-
-    slide: str
-    files: tuple[tuple[str, int, int], ...]
-    model: _Model
-    fingerprint: str
-    order: StripeOrder
-    sign: str
-    versions: tuple[str, ...]
-
-
-class _Sign(CancelToken):
-    """Set when the errand's sign is gone: its job ended, or began anew."""
-
-    def __init__(self, errand: _Errand) -> None:
-        super().__init__()
-        self._path = Path(errand.sign)
-
-    @property
-    def is_set(self) -> bool:
-        """Whether the errand is still wanted."""
-        return not self._path.exists()
-
-
-class _Keeper:
-    """Keeps the last model of a worker's process; one stripe at a time uses it.
-
-    No plugin of Dask's: a scheduler that was restarted may know of none, and a frozen worker holds up the others'.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._held: tuple[_Model, PatchUpscaler, int] | None = None
-
-    @contextmanager
-    def upscaler(self, model: _Model) -> Iterator[PatchUpscaler]:
-        with self._lock:
-            if self._held is None or self._held[0] != model or self._held[1].batch != self._held[2]:
-                self._held = None  # the old one's memory goes first; a batch that was halved is tried whole again
-                fresh = model.load()
-                self._held = model, fresh, fresh.batch
-            upscaler = self._held[1]
-            upscaler.incidents.clear()
-            yield upscaler
-
-
-_KEEPER = _Keeper()
-
-
-def _facts(model: _Model, wanted: tuple[str, ...]) -> dict[str, Any]:
-    try:
-        _require_versions(wanted)
-        with _KEEPER.upscaler(model) as upscaler:
-            return {"facts": {name: getattr(upscaler, name) for name in _Facts.__slots__}}
-    except Exception as error:  # noqa: BLE001 - the client is told, whatever it is
-        traceback.print_exc()
-        return {"problem": describe(error).as_dict()}
-
-
-def _make(errand: _Errand, number: int) -> dict[str, Any] | None:
-    try:
-        _require_versions(errand.versions)
-        with _KEEPER.upscaler(errand.model) as upscaler:
-            _make_alone(errand, number, upscaler)
-    except Exception as error:  # noqa: BLE001 - as above
-        traceback.print_exc()
-        return describe(error).as_dict()
-    return None
-
-
-def _make_alone(errand: _Errand, number: int, upscaler: PatchUpscaler) -> None:
-    slide, folder = Path(errand.slide), Path(errand.sign).parent
-    here = f"worker {get_worker().name}"
-    if upscaler.fingerprint != errand.fingerprint:
-        raise ServiceError(problem("cluster.workers", f"{here} has other weights of {upscaler.name}"))
-    try:
-        same = _stamps(slide) == errand.files
-    except OSError as error:
-        raise ServiceError(problem("cluster.workers", f"{here} can't read {slide}: {error.strerror}")) from error
-    if not same:
-        raise ServiceError(problem("cluster.workers", f"{here} sees another {slide} than was asked for"))
-    cancel = _Sign(errand)
-    if cancel.is_set:
-        raise ServiceError(
-            problem(
-                "cluster.workers",
-                f"{here} does not see {folder.parent} as the job's own machine does; let all machines see that folder "
-                "under the same path",
-            )
-        )
-    path = folder / Workspace.segment_name(number)
-    with suppress(FileNotFoundError, SegmentDamagedError):  # made by one that could not say so any more
-        Segment(path)
-        return
-    reader = open_slide(slide)
-    try:
-        with stripe_work(errand.order, reader, upscaler, lambda _: None, cancel) as work:
-            stripe = next(stripe for stripe in errand.order.plan.stripes() if stripe.number == number)
-            work.run(stripe, path)
-    finally:
-        reader.close()
-
-
-def _require_versions(wanted: tuple[str, ...]) -> None:
-    other = [f"{here} instead of {there}" for here, there in zip(versions(), wanted, strict=True) if here != there]
-    if other:
-        raise ServiceError(
-            problem(
-                "cluster.workers", f"worker {get_worker().name} has {', '.join(other)}; install the same everywhere"
-            )
-        )
