@@ -65,6 +65,7 @@ class Cluster:
         self._address, self._cancel, self._patience = address, cancel, patience_seconds
         self._client: Client | None = None
         self._lonely_since: float | None = None
+        self._on_gpus = False
 
     def __enter__(self) -> "Cluster":
         return self
@@ -84,10 +85,13 @@ class Cluster:
         self._model = Model(str(path.absolute()) if path.is_file() else model, scale, device, precision)
         answer = None
         while answer is None:
+            self._on_gpus = False
             client = self._connected()
             with self._unless_lost(client):
-                future = client.submit(load_there, self._model, versions(), pure=False, **self._where(client))
-                while future.status == "pending" and self._threads(client) >= 0:
+                self._on_gpus = device != "cpu" and any(_has_gpu(worker) for worker in self._workers(client))
+                future = client.submit(load_there, self._model, versions(), pure=False, resources=self._needs)
+                while future.status == "pending":
+                    self._require_workers(client)
                     self._pause()
                 if future.status == "error":
                     raise _failure(future.exception(timeout=_ANSWER_SECONDS), f"loading {model}")
@@ -97,6 +101,7 @@ class Cluster:
         facts = Facts(**answer["facts"])
         self._model = Model(self._model.model, scale, facts.device, facts.precision)
         self._fingerprint = facts.fingerprint
+        self._on_gpus = self._on_gpus and facts.device != "cpu"
         return facts
 
     def make(
@@ -107,7 +112,6 @@ class Cluster:
         stripes: Sequence[Stripe],
         workspace: Workspace,
         advance: Callable[[int], None],
-        cancel: CancelToken,  # noqa: ARG002 - given at the beginning, for all that waits
     ) -> None:
         """See `StripeMaker`; goes on after workers or the scheduler were lost and came back.
 
@@ -148,12 +152,12 @@ class Cluster:
     ) -> None:
         """Make what is waiting; what is made no longer waits, also where the connection is lost in between."""
         running: dict[int, Future] = {}
-        where = self._where(client)
         while waiting:
-            ahead = 2 * self._threads(client)  # not all, so that a worker that joins late finds some left
+            threads = sum(int(worker["nthreads"]) for worker in self._require_workers(client))
+            ahead = 2 * threads  # not all, so that a worker that joins late finds some left
             for number in waiting:
                 if number not in running and len(running) < ahead:
-                    running[number] = client.submit(make_there, errand, number, pure=False, **where)
+                    running[number] = client.submit(make_there, errand, number, pure=False, resources=self._needs)
             self._pause()
             for number, future in list(running.items()):
                 if future.status == "pending":
@@ -190,10 +194,10 @@ class Cluster:
                     self._client = Client(
                         self._address, security=self._security, timeout=5, set_as_default=False, name="slidelift"
                     )
-                if self._suitable(self._client):
+                if self._workers(self._client):
                     self._lonely_since = None
                     return self._client
-                missing = "no worker"
+                missing = self._no_worker
             except _LOST as error:
                 self._disconnect()
                 missing = f"no scheduler ({error})"
@@ -213,28 +217,31 @@ class Cluster:
                 raise
             self._disconnect()
 
-    def _suitable(self, client: Client) -> list[dict[str, Any]]:
-        """The workers that could make a stripe now."""
+    def _workers(self, client: Client) -> list[dict[str, Any]]:
+        """Those that could make a stripe now."""
         try:
             info = client.sync(client.scheduler.identity, n_workers=-1, callback_timeout=_ANSWER_SECONDS)
         except TimeoutError as error:
             raise CommClosedError("it does not answer") from error
         workers = [worker for worker in info["workers"].values() if worker.get("status", "running") == "running"]
-        with_gpu = [worker for worker in workers if worker["resources"].get("GPU")]
-        return with_gpu if self._model.device != "cpu" and with_gpu else workers
+        return [worker for worker in workers if _has_gpu(worker) or not self._on_gpus]
 
-    def _threads(self, client: Client) -> int:
-        """Of all suitable workers; cluster.unreachable where there has been none for too long."""
-        threads = sum(int(worker["nthreads"]) for worker in self._suitable(client))
-        self._lonely_since = None if threads else self._lonely_since or time.monotonic()
+    def _require_workers(self, client: Client) -> list[dict[str, Any]]:
+        """As `_workers`; cluster.unreachable where there have been none for too long."""
+        workers = self._workers(client)
+        self._lonely_since = None if workers else self._lonely_since or time.monotonic()
         if self._lonely_since and time.monotonic() - self._lonely_since > self._patience:
-            raise self._unreachable("no worker")
-        return threads
+            raise self._unreachable(self._no_worker)
+        return workers
 
-    def _where(self, client: Client) -> dict[str, Any]:
-        """One task a GPU, where workers say that they have some."""
-        gpu = self._model.device != "cpu" and any(worker["resources"].get("GPU") for worker in self._suitable(client))
-        return {"resources": {"GPU": 1}} if gpu else {}
+    @property
+    def _no_worker(self) -> str:
+        return "no worker with a GPU" if self._on_gpus else "no worker"
+
+    @property
+    def _needs(self) -> dict[str, int] | None:
+        """One task a GPU, where the job began on workers that say they have some."""
+        return {"GPU": 1} if self._on_gpus else None
 
     def _pause(self) -> None:
         self._cancel.raise_if_cancelled()
@@ -279,6 +286,10 @@ def _endpoint(address: str) -> tuple[str, int, Security | None]:
             problem("cluster.address", f"{address}: certificates can't be used ({error}); see docs/cluster.md")
         ) from error
     return host, port, security
+
+
+def _has_gpu(worker: Mapping[str, Any]) -> bool:
+    return bool(worker["resources"].get("GPU"))
 
 
 def _is_loopback(host: str) -> bool:

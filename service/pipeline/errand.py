@@ -12,7 +12,7 @@ from distributed import get_worker
 
 from models.upscaler import PatchUpscaler, load_upscaler
 from service.codes import problem
-from service.errors import Problem, ServiceError
+from service.errors import Cancelled, Problem, ServiceError
 from service.pipeline.failures import describe
 from service.pipeline.prepare import versions
 from service.pipeline.stripe import StripeOrder, stripe_work
@@ -127,6 +127,8 @@ def make_there(errand: Errand, number: int) -> dict[str, Any] | None:
         _require_versions(errand.versions)
         with _KEEPER.upscaler(errand.model) as upscaler:
             _make_alone(errand, number, upscaler)
+    except Cancelled:  # nobody waits for the answer, unless only this worker thinks so
+        return _unseen(Path(errand.sign).parent).as_dict()
     except Exception as error:  # noqa: BLE001 - as above
         traceback.print_exc()
         return describe(error).as_dict()

@@ -27,7 +27,6 @@ class StripeMaker(Protocol):
         stripes: Sequence[Stripe],
         workspace: Workspace,
         advance: Callable[[int], None],
-        cancel: CancelToken,
     ) -> None:
         """Put the segment of each stripe into the workspace, with the model that was loaded last.
 
@@ -42,7 +41,8 @@ class StripeMaker(Protocol):
 class Local:
     """Makes stripes in this process; implements `StripeMaker`."""
 
-    def __init__(self) -> None:
+    def __init__(self, cancel: CancelToken) -> None:
+        self._cancel = cancel
         self._upscaler: PatchUpscaler
 
     def load(self, model: str, *, scale: int, device: str, precision: str = "auto") -> UpscalerFacts:
@@ -58,9 +58,8 @@ class Local:
         stripes: Sequence[Stripe],
         workspace: Workspace,
         advance: Callable[[int], None],
-        cancel: CancelToken,
     ) -> None:
         """See `StripeMaker`."""
-        with stripe_work(order, reader, self._upscaler, advance, cancel) as work:
+        with stripe_work(order, reader, self._upscaler, advance, self._cancel) as work:
             for stripe in stripes:
                 work.run(stripe, workspace.segment_path(stripe.number))

@@ -78,7 +78,7 @@ def upscale(
             on_progress(Progress(Stage.PLANNING))
             job = prepare(request, reader, output_format, workspace, maker)
             cancel.raise_if_cancelled()
-            made = _make_stripes(job, workspace, maker, on_progress, cancel)
+            made = _make_stripes(job, workspace, maker, on_progress)
             report = _report(job, made)
             _finish(job, workspace, made, report, on_progress, cancel)
     return {**report, "seconds": round(time.monotonic() - started, 3)}
@@ -86,7 +86,7 @@ def upscale(
 
 def _maker(request: UpscaleRequest, stack: ExitStack, cancel: CancelToken) -> StripeMaker:
     if request.scheduler is None:
-        return Local()
+        return Local(cancel)
     try:
         from service.pipeline.cluster import Cluster
     except ModuleNotFoundError as error:
@@ -139,9 +139,7 @@ def _refuse_output(request: UpscaleRequest, output_format: OutputFormat) -> None
         )
 
 
-def _make_stripes(
-    job: Prepared, workspace: Workspace, maker: StripeMaker, on_progress: Tell, cancel: CancelToken
-) -> _Made:
+def _make_stripes(job: Prepared, workspace: Workspace, maker: StripeMaker, on_progress: Tell) -> _Made:
     plan = job.plan
     found = {stripe.number: workspace.finished_segment(stripe.number) for stripe in plan.stripes()}
     resumed = sum(stripe.rows * plan.columns for stripe in plan.stripes() if found[stripe.number] is not None)
@@ -154,7 +152,7 @@ def _make_stripes(
 
     order = StripeOrder(plan, job.format.name, job.request.quality, job.request.on_bad_tile is BadTilePolicy.MARK)
     missing = [stripe for stripe in plan.stripes() if found[stripe.number] is None]
-    maker.make(job.request, job.reader, order, missing, workspace, advance, cancel)
+    maker.make(job.request, job.reader, order, missing, workspace, advance)
     segments = (found[stripe.number] or Segment(workspace.segment_path(stripe.number)) for stripe in plan.stripes())
     return _Made(tuple(segments), sum(segment is not None for segment in found.values()), clock)
 

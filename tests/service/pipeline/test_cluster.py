@@ -63,9 +63,19 @@ class Machines:
 
 @pytest.fixture
 def machines(tmp_path) -> Iterator[Machines]:
+    """Of a test that kills some."""
     folder = tmp_path / "machines"
     folder.mkdir()
     started = Machines(folder)
+    yield started
+    started.close()
+
+
+@pytest.fixture(scope="module")
+def standing(tmp_path_factory) -> Iterator[Machines]:
+    """A scheduler and one worker for all tests that kill none."""
+    started = Machines(tmp_path_factory.mktemp("standing"))
+    started.start_worker()
     yield started
     started.close()
 
@@ -79,7 +89,7 @@ def tall(tmp_path_factory) -> Path:
 
     picture = immunohistochemistry()
     path = tmp_path_factory.mktemp("tall") / "tall.tiff"
-    tifffile.imwrite(path, np.concatenate([picture[:, :300]] * 15), photometric="rgb", tile=(256, 256), metadata=None)
+    tifffile.imwrite(path, np.concatenate([picture[:, :200]] * 15), photometric="rgb", tile=(256, 256), metadata=None)
     return path
 
 
@@ -114,14 +124,14 @@ def at(tiles: int, action) -> object:
     return listen
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-def test_any_number_of_workers_makes_the_bytes_of_one_process(workers, machines, tall, undisturbed, tmp_path) -> None:
-    for _ in range(workers):
-        machines.start_worker()
-    output = tmp_path / "out.ome.tiff"
-    report = upscale(UpscaleRequest(tall, output, model=MODEL, mpp=1.0, scheduler=machines.address))
-    assert digest(output) == undisturbed
-    assert report["model"]["device"] == "cpu"
+def test_any_number_of_workers_makes_the_bytes_of_one_process(standing, tall, undisturbed, tmp_path) -> None:
+    for number, options in enumerate([(), (), ("--resources", "GPU=1")]):
+        if number:
+            standing.start_worker(*options)
+        output = tmp_path / f"{number}.ome.tiff"
+        report = upscale(UpscaleRequest(tall, output, model=MODEL, mpp=1.0, scheduler=standing.address))
+        assert digest(output) == undisturbed
+        assert report["model"]["device"] == "cpu"
     assert leftovers(tmp_path) == []
 
 
@@ -164,22 +174,20 @@ def test_a_scheduler_that_is_started_again(machines, tall, undisturbed, tmp_path
     assert max(progress.tiles_done for progress in seen) == seen[-1].tiles_total
 
 
-def test_cancelled_there_and_continued_here(machines, tall, undisturbed, tmp_path) -> None:
-    machines.start_worker()
+def test_cancelled_there_and_continued_here(standing, tall, undisturbed, tmp_path) -> None:
     output, token = tmp_path / "out.ome.tiff", CancelToken()
     with pytest.raises(Cancelled):
         upscale(
-            UpscaleRequest(tall, output, model=MODEL, mpp=1.0, scheduler=machines.address), at(1, token.cancel), token
+            UpscaleRequest(tall, output, model=MODEL, mpp=1.0, scheduler=standing.address), at(1, token.cancel), token
         )
     assert upscale(UpscaleRequest(tall, output, model=MODEL, mpp=1.0))["stripes"]["resumed"] >= 1
     assert digest(output) == undisturbed
 
 
-def test_what_a_worker_meets_is_told_as_if_met_here(machines, data, tmp_path) -> None:
-    machines.start_worker()
+def test_what_a_worker_meets_is_told_as_if_met_here(standing, data, tmp_path) -> None:
     slide = data / "damaged" / "cmu-bitflip-tiles.svs"
     with pytest.raises(ServiceError) as met:
-        upscale(UpscaleRequest(slide, tmp_path / "o.ome.tiff", model=MODEL, scheduler=machines.address))
+        upscale(UpscaleRequest(slide, tmp_path / "o.ome.tiff", model=MODEL, scheduler=standing.address))
     assert met.value.problem.code == "slide.tile-unreadable"
     assert leftovers(tmp_path) == []
 
