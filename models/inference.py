@@ -12,14 +12,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.errors import DeviceError, NonFiniteOutputError, OutOfMemoryError
+from models.networks.blocks import ImageNetwork
 from models.networks.spec import Geometry
 from models.zoo.weights import Weights
 
 Pixels = NDArray[np.uint8] | NDArray[np.float32]
 
 _CUDA_BATCH = 8
-_OTHER_KERNEL_VALUES = 20480
-"""Up to this many values torch convolves a single CPU patch with another kernel, whose sums differ in the last bit."""
+_OTHER_KERNEL_VALUES = 3 * 128**2
+"""Up to 20,480 values torch convolves a single CPU patch with another kernel, whose sums differ in the last bit; only
+patches of up to this many can shrink to that within a network."""
 _NO_MEMORY = ("can't allocate memory", "not enough memory")
 
 
@@ -58,6 +60,9 @@ class NetworkUpscaler:
     ) -> None:
         self._device = choose_device(device)
         self._network = network.eval().requires_grad_(False)
+        for part in network.modules() if geometry.exact else ():
+            if isinstance(part, ImageNetwork):
+                part.skip_halo()
         self._network.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.name = name
         self.fingerprint = fingerprint

@@ -158,7 +158,7 @@ class Tiler:
         x, y = int(columns.min()), int(rows.min())
         region = Region(x, y, int(columns.max()) - x + 1, int(rows.max()) - y + 1)
         pixels = self._reader.read(self._plan.level, region)
-        return pixels if region == patch else pixels[np.ix_(rows - y, columns - x)]
+        return pixels if region == patch else pixels.take(rows - y, 0).take(columns - x, 1)
 
     def _read_alone(self, tile: Tile, bad: list[BadTile]) -> Pixels:
         try:
@@ -223,7 +223,7 @@ class Tiler:
         fine = np.asarray(picture.resize((inside.width, inside.height), Image.Resampling.BICUBIC, box=box))
         columns = _mirror(tile.patch.x, tile.patch.right, inside.x, inside.right) - inside.x
         rows = _mirror(tile.patch.y, tile.patch.bottom, inside.y, inside.bottom) - inside.y
-        return np.ascontiguousarray(fine[np.ix_(rows, columns)])
+        return fine.take(rows, 0).take(columns, 1)
 
 
 def _mirror(start: int, stop: int, low: int, high: int) -> NDArray[np.int64]:

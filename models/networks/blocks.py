@@ -40,6 +40,9 @@ class ImageNetwork(nn.Module):
         """(N, channels, h, w) -> (N, channels, scale*h, scale*w)."""
         raise NotImplementedError
 
+    def skip_halo(self) -> None:
+        """From now on leave out work whose results lie within the halo of a patch's edge, which the caller crops."""
+
     def forward(self, image: Tensor) -> Tensor:
         """Enlarge a batch of RGB images."""
         if self.channels == 3:

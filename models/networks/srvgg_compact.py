@@ -51,13 +51,20 @@ class SRVGGNetCompact(ImageNetwork):
                 nn.init.zeros_(layer.bias)
         convolutions[-1].weight.data.mul_(0.1)
 
+    def skip_halo(self) -> None:
+        """Every convolution drops the pixels that lack a neighbour: an eighth of the work on a patch of 300 pixels."""
+        for layer in self.body:
+            if isinstance(layer, nn.Conv2d):
+                layer.padding = (0, 0)
+
     def enlarge(self, planes: Tensor) -> Tensor:
         """The body may run in bfloat16 (autocast); the skip path and the sum stay in float32."""
         out = planes
         for layer in self.body:
             out = layer(out)
         base = F.interpolate(planes.float(), scale_factor=self.scale, mode="nearest")
-        return F.pixel_shuffle(out.float(), self.scale) + base
+        dropped = [self.scale * (planes.shape[axis] - out.shape[axis]) // 2 for axis in (3, 3, 2, 2)]
+        return F.pad(F.pixel_shuffle(out.float(), self.scale), dropped) + base
 
 
 def _last_index(state: StateDict) -> int:

@@ -122,3 +122,18 @@ def test_small_patches_take_the_same_kernel_as_large_ones(tiny_network, side):
     large = np.random.default_rng(side).integers(0, 256, (1, 120, 130, 3), np.uint8)
     inner = slice(5 * 4, (side - 5) * 4)
     assert np.array_equal(upscaler(large[:, :side, :side])[:, inner, inner], upscaler(large)[:, inner, inner])
+
+
+def test_what_is_left_out_in_the_halo_changes_no_bit_of_what_is_kept(tiny_network):
+    given = np.random.default_rng(0).integers(0, 256, (1, 140, 150, 3), np.uint8)
+    geometry = NETWORKS["srvgg-compact"].geometry({"convolutions": 6, "scale": 4})
+    results, halo = [], geometry.halo * 4
+    for exact in (True, False):
+        network = tiny_network("srvgg-compact", noise=0.05, shift=None, convolutions=6)
+        upscaler = NetworkUpscaler(
+            network, replace(geometry, exact=exact), name="tiny", fingerprint="0", device="cpu", precision="fp32"
+        )
+        out = upscaler(given)
+        results.append((out if exact else np.rint(out))[:, halo:-halo, halo:-halo])
+        assert out.shape == (1, 560, 600, 3)
+    assert np.array_equal(*results)

@@ -99,7 +99,7 @@ class TestMemory:
     @pytest.fixture
     def patches(self):
         """Above the size at which a single patch is computed as two copies."""
-        return np.random.default_rng(3).integers(0, 256, (3, 84, 84, 3), np.uint8)
+        return np.random.default_rng(3).integers(0, 256, (3, 132, 132, 3), np.uint8)
 
     @pytest.mark.parametrize(
         "error", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("DefaultCPUAllocator: not enough memory")]
