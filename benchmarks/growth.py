@@ -27,4 +27,4 @@ def report(folder: Path, model: str, widths: tuple[int, ...], heights: tuple[int
         [f"{_WRITER_WIDTH} × {4 * _STRIPE}", "writer alone", f"{1e3 * cost.wall / tiles:.1f}", f"{cost.peak:.0f}"]
     )
     head = ["result, px", "by", "ms a tile of 1024²", "peak MiB"]
-    return table("Growth", head, rows, "The writer's peak holds its input, one stripe of raw pixels (2.5 GB).")
+    return table("Growth", head, rows)

@@ -1,6 +1,7 @@
 """Reading patches: the tiler with its entropy test, a bare OpenSlide loop, and OpenSlide's own DeepZoom generator."""
 
-from contextlib import closing
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +19,14 @@ from wsi.tiling import CORE, TilePlan
 _HALO = 22
 
 
-def by_tiler(slide: str) -> int:
+def by_tiler(slide: str) -> Callable[[], int]:
     """All patches of the slide as the pipeline reads them, entropy included; how many."""
-    with closing(open_slide(Path(slide))) as reader:
-        size = reader.info.size
-        plan = TilePlan(0, Region(0, 0, size.width, size.height), 4, _HALO, 0, 1, 3.0, ())
-        mask = tuple("1" * plan.columns for _ in range(plan.rows))
-        plan = TilePlan(0, plan.source, 4, _HALO, 0, 1, 3.0, mask)
-        with closing(Tiler(reader, plan, mark_bad=False)) as tiler:
-            return sum(len(batch.tiles) for batch in tiler.rows(0, plan.rows))
+    reader = open_slide(Path(slide))
+    size = reader.info.size
+    plan = TilePlan(0, Region(0, 0, size.width, size.height), 4, _HALO, 0, 1, 3.0, ())
+    plan = replace(plan, mask=tuple("1" * plan.columns for _ in range(plan.rows)))
+    tiler = Tiler(reader, plan, mark_bad=False)
+    return lambda: sum(len(batch.tiles) for batch in tiler.rows(0, plan.rows))
 
 
 def by_loop(slide: str) -> int:
