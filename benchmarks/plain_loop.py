@@ -39,7 +39,7 @@ def upscale_plainly(model: str, slide: str, out: str, precision: str = "fp32", d
                 :, :, y : y + rows, x : x + columns
             ]
     whole = enlarged[0].clamp(0, 1).cpu().numpy()
-    save_pyramid((np.transpose(whole, (1, 2, 0)) * 255).round().astype(np.uint8), Path(out))
+    save_pyramid(np.ascontiguousarray((np.transpose(whole, (1, 2, 0)) * 255).round().astype(np.uint8)), Path(out))
 
 
 def save_pyramid(pixels: np.ndarray, out: Path) -> None:

@@ -52,7 +52,7 @@ class FSRCNN(ImageNetwork):
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, a=0.25)
                 nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-        nn.init.normal_(self.last_part.weight, std=0.001)
+        self.last_part.weight.data.normal_(std=0.001)
         nn.init.zeros_(self.last_part.bias)  # type: ignore[arg-type]
 
     def enlarge(self, planes: Tensor) -> Tensor:

@@ -12,11 +12,13 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from models.durable import whole
 from models.errors import UntrainedWeightsError, WeightsError
@@ -215,11 +217,20 @@ def _check_shapes(spec: NetworkSpec, hyperparameters: Mapping[str, int], state: 
     RuntimeError
         If a tensor is missing or has another shape.
     """
-    with torch.device("meta"):
+    with torch.device("meta"), _NothingDrawn():
         wanted = {key: value.shape for key, value in spec.build(**hyperparameters).state_dict().items()}
     wrong = [key for key in wanted if key not in state or state[key].shape != wanted[key]]
     if wrong:
         raise RuntimeError(f"{len(wrong)} tensors are missing or of another shape, such as {wrong[0]}")
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """Leaves tensors without values undrawn, for which torch would import its compiler: two seconds of every start."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        return args[0] if func in (Tensor.normal_, Tensor.uniform_) else func(*args, **(kwargs or {}))
 
 
 def _recognises(spec: NetworkSpec, state: StateDict) -> bool:

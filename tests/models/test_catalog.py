@@ -44,6 +44,14 @@ def test_interpolating_never_imports_torch():
     assert "torch" not in modules_after("from models.upscaler import load_upscaler as l; l('bicubic', scale=2)")
 
 
+def test_loading_a_network_does_not_import_torchs_compiler():
+    """Two seconds of every start, for drawing numbers into tensors that hold none."""
+    names = [card.name for card in SHIPPED]
+    loaded = modules_after(f"from models.upscaler import load_upscaler as l; [l(name) for name in {names}]")
+    assert "torch" in loaded
+    assert "torch._dynamo" not in loaded
+
+
 def test_default_model_stands_first():
     assert next(iter(catalog())) == DEFAULT_MODEL
 
