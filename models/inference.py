@@ -89,7 +89,10 @@ class NetworkUpscaler:
     def __call__(self, batch: NDArray[np.uint8]) -> Pixels:
         """Enlarge uint8 (N, h, w, 3); see `models.upscaler.PatchUpscaler`."""
         count, height, width, _ = batch.shape
-        padding = [(0, -side % self.size_multiple) for side in (height, width)]
+        least = 2 * self.halo + 1 if self.exact else 1  # a network may leave out what lies within the halo
+        sides = [max(side, least) for side in (height, width)]
+        sides = [side + -side % self.size_multiple for side in sides]
+        padding = [(0, padded - side) for padded, side in zip(sides, (height, width), strict=True)]
         padded = np.pad(batch, [(0, 0), *padding, (0, 0)], mode="symmetric")
         shape = (count, self.scale * height, self.scale * width, 3)
         out: Pixels = np.empty(shape, np.uint8) if self.exact else np.empty(shape, np.float32)

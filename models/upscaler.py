@@ -64,6 +64,8 @@ class PatchUpscaler(UpscalerFacts, Protocol):
     def __call__(self, batch: NDArray[np.uint8]) -> NDArray[np.uint8] | NDArray[np.float32]:
         """Enlarge uint8 (N, h, w, 3) to (N, scale*h, scale*w, 3), halo included: the caller crops.
 
+        An exact model's result is right from `halo` source pixels inside the edge on; what lies outside means nothing.
+
         The result is uint8 from an exact model, else float32 in 0..255, to be cross-faded before it is rounded.
 
         Raises
