@@ -5,6 +5,7 @@ A pure function of (slide, plan, stripe number): whoever computes it, in whateve
 
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -28,11 +29,14 @@ from wsi.writers.segment import SegmentWriter, blank_colour
 from wsi.writers.table import format_named
 
 Encode = Callable[[Pixels], Sequence[bytes]]
+_Patch = tuple[Tile, Pixels, bool]
 
 # Background waits for a batch of tissue to fill up at most this long.
 _QUEUE = 64
 # Encoded tiles in flight: bounds memory to about 50 MB of pixels.
 _ENCODING = 64
+# Tiles of background resampled ahead, 4 MB each.
+_PLAIN = 2 * (os.cpu_count() or 1)
 
 
 @dataclass(slots=True)
@@ -74,6 +78,14 @@ class StripeOrder:
         return len(level_sizes(self.plan.output)) > self.levels
 
 
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Patches in the plan's order, and what becomes of those with tissue."""
+
+    patches: Sequence[_Patch]
+    results: Future[Sequence[Upscaled]]
+
+
 @contextmanager
 def stripe_work(
     order: StripeOrder,
@@ -89,8 +101,9 @@ def stripe_work(
     with (
         closing(Tiler(reader, plan, mark_bad=order.mark_bad)) as tiler,
         ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="encode") as encoders,
+        ThreadPoolExecutor(1, thread_name_prefix="network") as network,
     ):
-        yield StripeWork(order, tiler, upscaler, plain, encode, encoders, advance, cancel)
+        yield StripeWork(order, tiler, upscaler, plain, encode, network, encoders, advance, cancel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +123,7 @@ class StripeWork:
     upscaler: PatchUpscaler
     plain: PatchUpscaler
     encode: Encode
+    network: ThreadPoolExecutor
     encoders: ThreadPoolExecutor
     advance: Callable[[int], None]
     cancel: CancelToken
@@ -142,6 +156,7 @@ class StripeWork:
                 builder.finish()
             finally:
                 encoding.wait()
+            report.bad_tiles.sort(key=lambda bad: (bad["row"], bad["column"]))
             report.incidents += self.upscaler.incidents
             self.upscaler.incidents.clear()
             writer.finish(builder.rest, asdict(report))
@@ -149,9 +164,22 @@ class StripeWork:
     def _upscaled(
         self, batches: Iterable[PatchBatch], stripe: Stripe, report: StripeReport
     ) -> Iterator[tuple[Tile, Upscaled]]:
-        """Tiles in the plan's order; those with tissue through the network, `plan.batch` at a time."""
-        queue: list[tuple[Tile, Pixels, bool]] = []
+        """Tiles in the plan's order; the network is one group ahead of what is yielded, in its own thread."""
         last_row = stripe.first_row + stripe.rows - 1
+        before: _Group | None = None
+        for queue in self._queues(batches, report, last_row):
+            self.cancel.raise_if_cancelled()
+            seen = [(tile, patch) for tile, patch, tissue in queue if tissue]
+            group = _Group(queue, self.network.submit(self._infer, seen, report, last_row))
+            if before is not None:
+                yield from self._finished(before, last_row)
+            before = group
+        if before is not None:
+            yield from self._finished(before, last_row)
+
+    def _queues(self, batches: Iterable[PatchBatch], report: StripeReport, last_row: int) -> Iterator[list[_Patch]]:
+        """Neighbouring patches of one row, `plan.batch` of them with tissue where the row has as many."""
+        queue: list[_Patch] = []
         for batch in batches:
             report.bad_tiles += [
                 _told(bad, bad.unreadable, bad.cause, bad.remedy) for bad in batch.bad if bad.row <= last_row
@@ -164,20 +192,19 @@ class StripeWork:
                 waiting = sum(entry[2] for entry in queue)
                 row_ends = tile.column == self.plan.columns - 1
                 if waiting == self.plan.batch or len(queue) == _QUEUE or row_ends:
-                    yield from self._flush(queue, report, last_row)
-                    queue.clear()
+                    yield queue
+                    queue = []
 
-    def _flush(
-        self, queue: Sequence[tuple[Tile, Pixels, bool]], report: StripeReport, last_row: int
-    ) -> Iterator[tuple[Tile, Upscaled]]:
-        self.cancel.raise_if_cancelled()
-        seen = [(tile, patch) for tile, patch, tissue in queue if tissue]
-        results = iter(self._infer(seen, report, last_row) if seen else ())
-        for tile, patch, tissue in queue:
-            yield tile, next(results) if tissue else self._plain(patch)
-        self.advance(sum(tile.row <= last_row for tile, _, _ in queue))
+    def _finished(self, group: _Group, last_row: int) -> Iterator[tuple[Tile, Upscaled]]:
+        seen = iter(group.results.result())
+        plain = self._ahead(patch for _, patch, tissue in group.patches if not tissue)
+        for tile, _, tissue in group.patches:
+            yield tile, next(seen) if tissue else next(plain)
+        self.advance(sum(tile.row <= last_row for tile, _, _ in group.patches))
 
     def _infer(self, seen: Sequence[tuple[Tile, Pixels]], report: StripeReport, last_row: int) -> Sequence[Upscaled]:
+        if not seen:
+            return ()
         try:
             return list(self.upscaler(np.stack([patch for _, patch in seen])))
         except NonFiniteOutputError as error:
@@ -189,10 +216,20 @@ class StripeWork:
                 report.bad_tiles.append(_told(tile, tile.core, str(error), "tile resampled plainly"))
             before, after = seen[: error.index], seen[error.index + 1 :]
             return [
-                *(self._infer(before, report, last_row) if before else ()),
+                *self._infer(before, report, last_row),
                 self._plain(patch),
-                *(self._infer(after, report, last_row) if after else ()),
+                *self._infer(after, report, last_row),
             ]
+
+    def _ahead(self, patches: Iterable[Pixels]) -> Iterator[Pixels]:
+        """As `_plain`, in order, a few at a time in the encoders' threads."""
+        begun: deque[Future[Pixels]] = deque()
+        for patch in patches:
+            begun.append(self.encoders.submit(self._plain, patch))
+            if len(begun) > _PLAIN:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
 
     def _plain(self, patch: Pixels) -> Pixels:
         """Without the network; the part of the halo that the filter does not need stays black and is cropped."""
