@@ -22,7 +22,7 @@ def upscale_plainly(model: str, slide: str, out: str, precision: str = "fp32", d
     weights = load_weights(weights_paths(catalog()[model]))
     network, scale = weights.assembled().eval().to(device), weights.geometry.scale
     with openslide.OpenSlide(slide) as opened:
-        pixels = np.asarray(opened.read_region((0, 0), 0, opened.dimensions).convert("RGB"))
+        pixels = np.array(opened.read_region((0, 0), 0, opened.dimensions).convert("RGB"))
     image = torch.from_numpy(pixels).permute(2, 0, 1)[None].float().div(255).to(device)
     height, width = image.shape[2:]
     enlarged = torch.zeros(1, 3, height * scale, width * scale, device=device)
