@@ -39,7 +39,7 @@ def ours(folder: str, width: int, height: int, name: str = "ome-tiff") -> Callab
         with SegmentWriter(path) as writer:
             encoding = Encoding(pool, encode, writer)
             levels = tuple(Size(width, rows).halved(level) for level in range(in_stripe))
-            builder = PyramidBuilder(levels, encoding.submit, keep_rest=len(sizes) > in_stripe)
+            builder = PyramidBuilder(levels, encoding.submit, keep_rest=len(sizes) > in_stripe, pool=pool)
             for y in range(0, rows, _BLOCK):
                 for x in range(0, width, _BLOCK):
                     left, bottom, right = x % _PERIOD, min(y + _BLOCK, rows), min(_BLOCK, width - x)

@@ -4,7 +4,9 @@ Level k is floor(size / 2**k); each of its pixels is the mean of 2x2 of the leve
 odd row or column is dropped in halving. Tiles over the edge are padded by repeating it, after halving.
 """
 
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +19,9 @@ from wsi.slide import Pixels
 TILE = 512
 
 Emit = Callable[[int, int, int, Pixels], None]
+
+# Tiles that are being halved at a time: bounds memory to 50 MB.
+_HALVING = 64
 
 
 def level_sizes(output: Size) -> tuple[Size, ...]:
@@ -64,13 +69,17 @@ class PyramidBuilder:
         Called as ``emit(level, row, column, tile)`` with uint8 (512, 512, 3), rows counted from this stripe's top.
     keep_rest
         Keep what the last level's tiles halve to: the raw rows of the first level that is not built.
+    pool
+        Where tiles are halved; without, in the caller's thread. Changes no pixel.
     """
 
     sizes: tuple[Size, ...]
     emit: Emit
     first: int = 0
     keep_rest: bool = False
+    pool: Executor | None = None
     rest: Pixels | None = None
+    _halving: deque[tuple[int, int, int, Future[Pixels]]] = field(default_factory=deque)
     _partial: dict[tuple[int, int, int], _Partial] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -81,6 +90,7 @@ class PyramidBuilder:
     def add(self, x: int, y: int, pixels: Pixels) -> None:
         """Give finished pixels at (x, y) of the finest level; each pixel once."""
         self._add(0, x, y, pixels)
+        self._settle(_HALVING)
 
     def finish(self) -> None:
         """Check that every tile became whole.
@@ -90,6 +100,7 @@ class PyramidBuilder:
         RuntimeError
             Pixels are missing: the plan was not covered.
         """
+        self._settle(0)
         if self._partial:
             raise RuntimeError(f"{len(self._partial)} output tiles are incomplete, the first at {min(self._partial)}")
 
@@ -129,7 +140,17 @@ class PyramidBuilder:
 
     def _complete(self, index: int, row: int, column: int, whole: Pixels) -> None:
         self.emit(self.first + index, row, column, _padded(whole))
-        self._add(index + 1, column * TILE // 2, row * TILE // 2, halve(whole))
+        x, y = column * TILE // 2, row * TILE // 2
+        if self.pool is None:
+            self._add(index + 1, x, y, halve(whole))
+        else:
+            self._halving.append((index + 1, x, y, self.pool.submit(halve, whole)))
+
+    def _settle(self, remaining: int) -> None:
+        """Wait until no more than `remaining` tiles are being halved."""
+        while len(self._halving) > remaining:
+            index, x, y, halved = self._halving.popleft()
+            self._add(index, x, y, halved.result())
 
 
 def _padded(tile: NDArray[np.uint8]) -> Pixels:

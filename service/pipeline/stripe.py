@@ -147,7 +147,7 @@ class StripeWork:
         with SegmentWriter(path) as writer:
             encoding = Encoding(self.encoders, self.encode, writer)
             sizes = _stripe_sizes(stripe.output.size, self.order.levels)
-            builder = PyramidBuilder(sizes, encoding.submit, keep_rest=self.order.more_levels)
+            builder = PyramidBuilder(sizes, encoding.submit, keep_rest=self.order.more_levels, pool=self.encoders)
             try:
                 batches = self.tiler.rows(stripe.first_row, stripe.rows + blender.extra_rows)
                 for tile, upscaled in self._upscaled(batches, stripe, report):

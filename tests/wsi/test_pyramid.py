@@ -1,5 +1,7 @@
 """Every level's tiles are the floor-halved mean of the level below, whatever order blocks come in."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,11 +16,11 @@ def picture(width: int, height: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def build(image, order, first=0, sizes=None, keep_rest=False):
+def build(image, order, first=0, sizes=None, keep_rest=False, pool=None):
     sizes = sizes or level_sizes(Size(image.shape[1], image.shape[0]))
     tiles: dict[tuple[int, int, int], np.ndarray] = {}
     builder = PyramidBuilder(
-        sizes, lambda level, row, column, tile: tiles.update({(level, row, column): tile}), first, keep_rest
+        sizes, lambda level, row, column, tile: tiles.update({(level, row, column): tile}), first, keep_rest, pool
     )
     for x, y, width, height in order:
         builder.add(x, y, image[y : y + height, x : x + width])
@@ -43,8 +45,8 @@ def test_halving_is_the_mean_of_four_rounded_half_up(size: tuple[int, int]) -> N
 
 
 @settings(deadline=None, max_examples=15)
-@given(st.integers(1, 1400), st.integers(1, 1400), st.sampled_from([200, 512, 700]), st.randoms())
-def test_blocks_in_any_order_give_the_plain_cascade(width, height, step, random) -> None:
+@given(st.integers(1, 1400), st.integers(1, 1400), st.sampled_from([200, 512, 700]), st.randoms(), st.booleans())
+def test_blocks_in_any_order_give_the_plain_cascade(width, height, step, random, in_threads) -> None:
     image = picture(width, height)
     order = [
         (x, y, min(step, width - x), min(step, height - y))
@@ -52,7 +54,8 @@ def test_blocks_in_any_order_give_the_plain_cascade(width, height, step, random)
         for x in range(0, width, step)
     ]
     random.shuffle(order)
-    tiles, _ = build(image, order)
+    with ThreadPoolExecutor(2) as pool:
+        tiles, _ = build(image, order, pool=pool if in_threads else None)
     for level, size in enumerate(level_sizes(Size(width, height))):
         assert (stitch(tiles, level, size) == image).all()
         image = halve(image)
