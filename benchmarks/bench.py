@@ -28,9 +28,7 @@ def main() -> None:
     options = parser.parse_args()
     chosen = options.only.split(",") if options.only else ["engine", "jobs", "writer", "tiler", "growth"]
     if find_spec("pyvips") is None and {"jobs", "writer"} & set(chosen):
-        parser.error(
-            "jobs and writer are compared to libvips: pip install 'pyvips[binary]', or leave them out by --only"
-        )
+        parser.error("jobs and writer are compared to libvips: pip install '.[bench]', or leave them out by --only")
     small = 4 if options.quick else 1
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
