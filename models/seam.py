@@ -56,8 +56,11 @@ def measure_seam(upscaler: PatchUpscaler, images: Iterable[NDArray[np.uint8]], h
     Raises
     ------
     ValueError
-        If an image is too narrow to offer more context than a tile has, or tiles would begin off the network's grid.
+        If an image is too narrow to offer more context than a tile has, tiles would begin off the network's grid, or
+        an exact model were given less than its halo: it may leave out what lies there.
     """
+    if upscaler.exact and halo < upscaler.halo:
+        raise ValueError(f"{upscaler.name} is exact: it has no seam from a halo of {upscaler.halo} on, and needs that")
     if halo % upscaler.size_multiple or fade % upscaler.size_multiple:
         raise ValueError(f"halo {halo} and fade {fade} must be multiples of {upscaler.size_multiple}")
     disagreements, errors = [], []
@@ -105,7 +108,10 @@ def main(arguments: list[str] | None = None) -> None:
     sys.stdout.write("| halo | tiles disagree: mean | p99.9 | max | cross-fade errs: mean | p99.9 | max |\n")
     sys.stdout.write("|---|---|---|---|---|---|---|\n")
     for halo in map(int, options.halos.split(",")):
-        seam = measure_seam(upscaler, images, halo, fade)
+        try:
+            seam = measure_seam(upscaler, images, halo, fade)
+        except ValueError as error:
+            parser.error(str(error))
         sys.stdout.write(f"| {halo} | {seam.disagreement} | {seam.faded_error} |\n")
         sys.stdout.flush()
 

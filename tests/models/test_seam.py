@@ -30,6 +30,11 @@ def test_seam_shrinks_with_the_halo_and_is_gone_at_the_receptive_radius(tiny_net
     assert narrow.faded_error.greatest <= narrow.disagreement.greatest
 
 
+def test_less_than_an_exact_models_halo_is_refused():
+    with pytest.raises(ValueError, match="lanczos is exact: it has no seam from a halo of 3 on"):
+        measure_seam(Interpolator("lanczos", 4), IMAGES, halo=2, fade=8)
+
+
 def test_image_too_narrow_for_the_halo_is_refused():
     with pytest.raises(ValueError, match="too narrow for a halo of 60"):
         measure_seam(Interpolator("bicubic", 4), IMAGES, halo=60, fade=8)
