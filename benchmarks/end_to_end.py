@@ -8,6 +8,7 @@ from benchmarks.engine import seconds_per_tile
 from benchmarks.plain_loop import upscale_plainly
 from benchmarks.slides import big_slide
 from benchmarks.table import cells, table
+from models.inference import choose_device, choose_precision
 from service.pipeline.upscale import upscale
 from service.request import UpscaleRequest
 
@@ -33,7 +34,8 @@ def report(folder: Path, model: str, device: str, side: int) -> str:
     ):
         slide, out = big_slide(folder, width, width, tissue), folder / ("plain.tiff" if plainly else "ours.ome.tiff")
         if plainly:
-            cost = apart(upscale_plainly, model, str(slide), str(out), "fp32", options["device"])
+            precision = "fp32" if tissue < 1 else choose_precision("auto", choose_device(device))  # its users', ours
+            cost = apart(upscale_plainly, model, str(slide), str(out), precision, device)
         else:
             cost = apart(job, model, str(slide), str(out), options)
         out.unlink()

@@ -29,28 +29,33 @@ def by_tiler(slide: str) -> Callable[[], int]:
     return lambda: sum(len(batch.tiles) for batch in tiler.rows(0, plan.rows))
 
 
-def by_loop(slide: str) -> int:
+def by_loop(slide: str) -> Callable[[], int]:
     """The same patches, one `read_region` after another."""
-    count, side = 0, CORE + 2 * _HALO
-    with openslide.OpenSlide(slide) as opened:
-        width, height = opened.dimensions
-        for y in range(0, height, CORE):
-            for x in range(0, width, CORE):
-                np.asarray(opened.read_region((x - _HALO, y - _HALO), 0, (side, side)).convert("RGB"))
-                count += 1
-    return count
+    opened, side = openslide.OpenSlide(slide), CORE + 2 * _HALO
+    width, height = opened.dimensions
+    corners = [(x, y) for y in range(0, height, CORE) for x in range(0, width, CORE)]
+
+    def read() -> int:
+        for x, y in corners:
+            np.asarray(opened.read_region((x - _HALO, y - _HALO), 0, (side, side)).convert("RGB"))
+        return len(corners)
+
+    return read
 
 
-def by_deep_zoom(slide: str) -> int:
+def by_deep_zoom(slide: str) -> Callable[[], int]:
     """The same patches as tiles with overlap of OpenSlide's DeepZoom generator."""
-    with openslide.OpenSlide(slide) as opened:
-        tiles = DeepZoomGenerator(opened, CORE, _HALO)
-        level = tiles.level_count - 1
-        columns, rows = tiles.level_tiles[level]
+    tiles = DeepZoomGenerator(openslide.OpenSlide(slide), CORE, _HALO)
+    level = tiles.level_count - 1
+    columns, rows = tiles.level_tiles[level]
+
+    def read() -> int:
         for row in range(rows):
             for column in range(columns):
                 np.asarray(tiles.get_tile(level, (column, row)))
-    return columns * rows
+        return columns * rows
+
+    return read
 
 
 def report(folder: Path, side: int) -> str:

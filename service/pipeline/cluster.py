@@ -289,7 +289,7 @@ def _endpoint(address: str) -> tuple[str, int, Security | None]:
 
 
 def _has_gpu(worker: Mapping[str, Any]) -> bool:
-    return bool(worker["resources"].get("GPU"))
+    return bool(worker["resources"].get("GPU", 0) >= 1)
 
 
 def _is_loopback(host: str) -> bool:

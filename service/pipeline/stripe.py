@@ -103,7 +103,10 @@ def stripe_work(
         ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="encode") as encoders,
         ThreadPoolExecutor(1, thread_name_prefix="network") as network,
     ):
-        yield StripeWork(order, tiler, upscaler, plain, encode, network, encoders, advance, cancel)
+        try:
+            yield StripeWork(order, tiler, upscaler, plain, encode, network, encoders, advance, cancel)
+        finally:
+            network.shutdown(cancel_futures=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +208,7 @@ class StripeWork:
     def _infer(self, seen: Sequence[tuple[Tile, Pixels]], report: StripeReport, last_row: int) -> Sequence[Upscaled]:
         if not seen:
             return ()
+        self.cancel.raise_if_cancelled()
         try:
             return list(self.upscaler(np.stack([patch for _, patch in seen])))
         except NonFiniteOutputError as error:
