@@ -166,10 +166,10 @@ def weights_paths(card: ModelCard) -> tuple[Path, ...]:
     Raises
     ------
     WeightsError
-        If the model comes without weights, or a file is not there.
+        If the model is an interpolation, or a file is not there.
     """
     if not card.weights:
-        raise WeightsError(f"{card.name} comes without weights: pass your own file as the model. {card.notes or ''}")
+        raise WeightsError(f"{card.name} has no weights")
     folder = models_folder() if card.imported else _HERE / "weights"
     paths = tuple(folder / name for name in card.weights)
     for path in paths:

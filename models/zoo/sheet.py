@@ -108,16 +108,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line of this module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, nargs="+", default=[], help="folders of held-out images, one a set")
-    parser.add_argument("--models", help="catalog names, separated by commas (default: every one with weights)")
+    parser.add_argument("--models", help="catalog names, separated by commas (default: all)")
     parser.add_argument("--device", default="auto")
     options = parser.parse_args(arguments)
-    with_weights = [
-        name
-        for name, card in catalog().items()
-        if not card.imported and (card.weights or card.kind is ModelKind.INTERPOLATION)
-    ]
+    shipped = [name for name, card in catalog().items() if not card.imported]
     if options.images:
-        measure(options.images, options.models.split(",") if options.models else with_weights, options.device)
+        measure(options.images, options.models.split(",") if options.models else shipped, options.device)
     write()
     sys.stdout.write(f"{PAGE}\n")
 

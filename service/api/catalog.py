@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from models.zoo.catalog import DEFAULT_MODEL, ModelCard, ModelKind, catalog
+from models.zoo.catalog import DEFAULT_MODEL, catalog
 from service.api.problems import documented
 from service.api.reading import readable
 from service.api.schemas import ModelOut, ModelsOut
@@ -10,16 +10,7 @@ from service.api.schemas import ModelOut, ModelsOut
 router = APIRouter(prefix="/v1/models", tags=["models"], responses=documented())
 
 
-def offered() -> dict[str, ModelCard]:
-    """The cards that a job may name; a network without weights waits for a user's own file on the command line."""
-    return {
-        name: card
-        for name, card in catalog().items()
-        if card.kind is ModelKind.INTERPOLATION or card.weights is not None
-    }
-
-
 @readable(router, "", summary="List models")
 def models() -> ModelsOut:
     """List the models on offer with the facts of each."""
-    return ModelsOut(default=DEFAULT_MODEL, models=[ModelOut.model_validate(card) for card in offered().values()])
+    return ModelsOut(default=DEFAULT_MODEL, models=[ModelOut.model_validate(card) for card in catalog().values()])

@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import FileResponse
 
-from service.api.catalog import offered
+from models.zoo.catalog import catalog
 from service.api.context import InContext
 from service.api.problems import body, documented
 from service.api.reading import Before, Limit, conditional, is_known, next_page, readable
@@ -101,7 +101,7 @@ def report(job: JobId, context: InContext) -> Response:
 def _check(order: JobOrder, slide: Slide) -> None:
     """Refuse what the slide's facts and the catalog alone show to be impossible."""
     facts = slide.facts
-    if order.model not in (models := offered()):
+    if order.model not in (models := catalog()):
         raise refusal("model.unknown", f"{order.model!r} is not on offer; on offer are {', '.join(models)}")
     if order.mpp is None and facts.mpp is None:
         detail = (

@@ -10,7 +10,6 @@ import torch
 from safetensors.torch import save_file
 
 from models.errors import UnknownModelError, WeightsError
-from models.networks.table import NETWORKS
 from models.upscaler import load_upscaler
 from models.zoo.catalog import (
     DEFAULT_MODEL,
@@ -26,7 +25,6 @@ from models.zoo.imports import import_model, remove_model
 from models.zoo.weights import load_weights
 
 NETWORK_CARDS = [card for card in catalog().values() if card.kind is ModelKind.NETWORK and not card.imported]
-SHIPPED = [card for card in NETWORK_CARDS if card.weights]
 
 
 def modules_after(statement: str) -> set[str]:
@@ -46,7 +44,7 @@ def test_interpolating_never_imports_torch():
 
 def test_loading_a_network_does_not_import_torchs_compiler():
     """Two seconds of every start, for drawing numbers into tensors that hold none."""
-    names = [card.name for card in SHIPPED]
+    names = [card.name for card in NETWORK_CARDS]
     loaded = modules_after(f"from models.upscaler import load_upscaler as l; [l(name) for name in {names}]")
     assert "torch" in loaded
     assert "torch._dynamo" not in loaded
@@ -68,20 +66,16 @@ def test_default_scale_is_on_offer(card):
 
 @pytest.mark.parametrize("card", NETWORK_CARDS, ids=lambda card: card.name)
 def test_network_cards_agree_with_their_architecture(card):
-    spec = NETWORKS[card.architecture]
-    if card.weights:
-        loaded = load_weights(weights_paths(card), card.sha256)
-        network, geometry = loaded.network, loaded.geometry
-        assert card.back_projection == loaded.back_projection
-    else:
-        network = spec.build(scale=card.default_scale)
-        geometry = spec.geometry(spec.hyperparameters(network.state_dict()))
-    assert card.parameters == sum(parameter.numel() for parameter in network.parameters())
+    loaded = load_weights(weights_paths(card), card.sha256)
+    geometry = loaded.geometry
+    assert card.architecture == loaded.spec.name
+    assert card.back_projection == loaded.back_projection
+    assert card.parameters == sum(parameter.numel() for parameter in loaded.network.parameters())
     assert (card.halo, card.exact, card.fade) == (geometry.halo, geometry.exact, geometry.fade)
     assert card.exact or card.seam, "an inexact network's card states its seam"
 
 
-@pytest.mark.parametrize("card", SHIPPED, ids=lambda card: card.name)
+@pytest.mark.parametrize("card", NETWORK_CARDS, ids=lambda card: card.name)
 def test_shipped_weights_are_those_of_their_card(card):
     assert hashlib.sha256(b"".join(path.read_bytes() for path in weights_paths(card))).hexdigest() == card.sha256
     upscaler = load_upscaler(card.name, device="cpu")
@@ -91,9 +85,9 @@ def test_shipped_weights_are_those_of_their_card(card):
     assert card.source_mpp
 
 
-def test_architecture_without_weights_says_how_to_bring_them():
-    with pytest.raises(WeightsError, match=r"--model RealESRGAN_x4plus\.pth"):
-        load_upscaler("realesrgan-x4")
+def test_interpolation_has_no_weights():
+    with pytest.raises(WeightsError, match="bicubic has no weights"):
+        weights_paths(find("bicubic"))
 
 
 @pytest.fixture
