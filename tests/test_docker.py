@@ -124,7 +124,7 @@ def test_whatever_is_copied_exists_and_reaches_the_build() -> None:
 
 def test_every_install_is_that_of_make() -> None:
     makefile = (ROOT / "Makefile").read_text("utf-8")
-    [installs] = re.findall(r"\$\(BIN\)/(pip install .*?) --editable", makefile)
+    [installs] = set(re.findall(r"\$\(BIN\)/(pip install .*?) --editable", makefile))
     assert "--constraint constraints.txt" in installs
     assert len(pip_commands()) == 5
     for command in pip_commands():

@@ -19,6 +19,7 @@ RED, GREEN, BLUE = 0.299, 0.587, 0.114
 LUMA_BLACK, LUMA_RANGE = 16 / 255, 219 / 255
 """Luma runs from 16 to 235 of 255, as the public one-channel checkpoints were trained on it."""
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
+_IDENTITY = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 BICUBIC_RADIUS = 2
 """Source pixels that Keys' kernel reaches to either side."""
 
@@ -145,8 +146,8 @@ class MeanShift(nn.Module):
 
     def __init__(self, sign: int) -> None:
         super().__init__()
-        self.register_buffer("weight", torch.eye(3).reshape(3, 3, 1, 1))
-        self.register_buffer("bias", torch.tensor(DIV2K_MEAN) * 255 * sign)
+        self.register_buffer("weight", torch.tensor(_IDENTITY).reshape(3, 3, 1, 1))
+        self.register_buffer("bias", torch.tensor([255 * sign * mean for mean in DIV2K_MEAN]))
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, h, w) -> the same shape."""

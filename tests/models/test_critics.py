@@ -67,8 +67,9 @@ class TestUNet:
         assert {key: tuple(value.shape) for key, value in state.items()} == expected
 
     def test_inner_layers_have_a_largest_singular_value_of_one(self):
+        torch.manual_seed(0)
         critic = CRITICS["unet"](features=8)
-        for _ in range(60):
+        for _ in range(300):  # power iteration is slow where the two largest are close
             critic(torch.rand(1, 3, 16, 16))
         for number in range(1, 9):
             kernel = getattr(critic, f"conv{number}").weight.detach()
