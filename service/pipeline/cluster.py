@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 from distributed import Client, Future, KilledWorker, Security
@@ -22,7 +23,7 @@ from distributed.comm import CommClosedError
 from models.upscaler import UpscalerFacts
 from service.codes import problem
 from service.errors import Problem, ServiceError
-from service.pipeline.errand import Errand, Facts, Model, load_there, make_there, stamps
+from service.pipeline.errand import Errand, Model, load_there, make_there, stamps
 from service.pipeline.prepare import versions
 from service.pipeline.stripe import StripeOrder
 from service.pipeline.workspace import Workspace
@@ -98,7 +99,7 @@ class Cluster:
                 answer = future.result(timeout=_ANSWER_SECONDS)
         if "problem" in answer:
             raise ServiceError(Problem(**answer["problem"]))
-        facts = Facts(**answer["facts"])
+        facts = cast(UpscalerFacts, SimpleNamespace(**answer["facts"]))
         self._model = Model(self._model.model, scale, facts.device, facts.precision)
         self._fingerprint = facts.fingerprint
         self._on_gpus = self._on_gpus and facts.device != "cpu"

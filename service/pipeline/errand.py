@@ -4,13 +4,13 @@ import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from distributed import get_worker
 
-from models.upscaler import PatchUpscaler, load_upscaler
+from models.upscaler import PatchUpscaler, UpscalerFacts, load_upscaler
 from service.codes import problem
 from service.errors import Cancelled, Problem, ServiceError
 from service.pipeline.failures import describe
@@ -41,22 +41,6 @@ class Model:
     def load(self) -> PatchUpscaler:
         """Load it here."""
         return load_upscaler(self.model, scale=self.scale, device=self.device, precision=self.precision)
-
-
-@dataclass(slots=True)
-class Facts:
-    """What a model is on a worker; implements `models.upscaler.UpscalerFacts`."""
-
-    name: str
-    scale: int
-    halo: int
-    exact: bool
-    fade: int
-    size_multiple: int
-    precision: str
-    device: str
-    batch: int
-    fingerprint: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +95,11 @@ _KEEPER = _Keeper()
 
 
 def load_there(model: Model, wanted: tuple[str, ...]) -> dict[str, Any]:
-    """A worker's task: make the model ready; its ``facts``, or the ``problem`` that was met."""
+    """A worker's task: make the model ready; its ``facts`` (`UpscalerFacts`), or the ``problem`` that was met."""
     try:
         _require_versions(wanted)
         with _KEEPER.upscaler(model) as upscaler:
-            return {"facts": {fact.name: getattr(upscaler, fact.name) for fact in fields(Facts)}}
+            return {"facts": {name: getattr(upscaler, name) for name in get_type_hints(UpscalerFacts)}}
     except Exception as error:  # noqa: BLE001 - the client is told, whatever it is
         traceback.print_exc()
         return {"problem": describe(error).as_dict()}
