@@ -1,31 +1,49 @@
 """The API process: takes slides and orders, hands out results; decodes nothing and holds no model."""
 
+import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.api import catalog, health, jobs, problems, slides
+from service.api import batches, catalog, docs, health, jobs, metrics, problems, slides
+from service.api.access import Access
 from service.api.context import Context, Probe
-from service.jobs.sql_store import SqlStore
+from service.api.metrics import Metrics
+from service.api.requests import Requests
+from service.api.watching import Watch
+from service.codes import refusal
+from service.errors import EXIT_FAILED
+from service.jobs.open_store import open_store
+from service.logs import log_config
 from service.settings import Settings
 from service.storage import Storage
+from service.sweeper import sweep
 
 SHUTDOWN_SECONDS = 10
 """What requests under way get to end in; a download cut off can be continued, an upload is begun anew."""
 
-LOG_CONFIG: dict[str, Any] = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
-    "root": {"level": "INFO", "handlers": ["stderr"]},
-}
+_DESCRIPTION = (
+    "Upload a slide, post a job, poll it or follow its events, download a pyramid. Errors are problems (RFC 9457) with "
+    "a stable `code`. The result is a computed image, not for primary diagnosis."
+)
+_TAGS = [
+    {"name": "slides", "description": "What was uploaded, and what a look into it found."},
+    {"name": "jobs", "description": "One upscale of one slide each."},
+    {"name": "batches", "description": "The same job over many slides."},
+    {"name": "models", "description": "What can be asked for."},
+    {"name": "health", "description": "For those who keep the service running."},
+]
 
 log = logging.getLogger(__name__)
 
@@ -50,43 +68,118 @@ def create_app(settings: Settings, probe: Probe = probe) -> FastAPI:
         max_upload_bytes=settings.max_upload_bytes,
         disk_reserve_bytes=settings.disk_reserve_bytes,
     )
-    store = SqlStore(settings.database, lease_seconds=settings.lease_seconds)
+    store = open_store(settings)
+    counted = Metrics(store, storage)
+    context = Context(settings, store, storage, probe, Watch(store.revisions), counted)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        storage.sweep(store)
+        sweeping = asyncio.create_task(_keep_sweeping(context))
         yield
+        sweeping.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await sweeping
         store.close()
 
     app = FastAPI(
         title="slidelift",
         summary="Super-resolution for whole-slide histology images.",
-        description="Upload a slide, post a job, poll it, download a pyramid. Errors are problems (RFC 9457).",
+        description=_DESCRIPTION,
         version=_version(),
         docs_url=None,  # FastAPI's pages load scripts from a CDN, which a hospital's network may not have
         redoc_url=None,
         lifespan=lifespan,
+        openapi_tags=_TAGS,
     )
-    app.state.context = Context(settings, store, storage, probe)
+    app.state.context = context
     problems.install(app)
-    for room in (slides, jobs, catalog, health):
+    app.add_middleware(Access)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["*"],
+        )
+    app.add_middleware(Requests, metrics=counted)
+    if settings.root_path:
+        app.add_middleware(_UnderPrefix, prefix=settings.root_path)
+    for room in (slides, jobs, batches, catalog, health, metrics):
         app.include_router(room.router)
+    docs.install(app)
     return app
 
 
+async def _keep_sweeping(context: Context) -> None:
+    """Now and every while, in a thread; whatever goes wrong is logged and tried again."""
+    while True:
+        try:
+            await run_in_threadpool(sweep, context.settings, context.store, context.storage)
+        except Exception:
+            log.exception("the sweep failed and is tried again in %g s", context.settings.sweep_seconds)
+        await asyncio.sleep(context.settings.sweep_seconds)
+
+
+class _UnderPrefix:
+    """ASGI middleware: puts the application under a path, whether or not the proxy in front has taken that away."""
+
+    def __init__(self, app: ASGIApp, prefix: str) -> None:
+        self._app, self._prefix = app, prefix
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            inside = scope["path"].startswith(f"{self._prefix}/")
+            scope = {
+                **scope,
+                "root_path": self._prefix,
+                "path": scope["path"] if inside else self._prefix + scope["path"],
+            }
+        await self._app(scope, receive, send)
+
+
+class _Server(uvicorn.Server):
+    """Lets go, at the first signal, of those who wait for news of a job: they would hold up the stop."""
+
+    def __init__(self, config: uvicorn.Config, watch: Watch) -> None:
+        super().__init__(config)
+        self._watch = watch
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._watch.close()
+        super().handle_exit(sig, frame)
+
+
 def serve(settings: Settings, probe: Probe = probe) -> None:
-    """Run the API until a signal; requests are not logged, since an upload's address holds the slide's name."""
-    if settings.host not in ("127.0.0.1", "::1", "localhost"):
-        log.warning("listening on %s: whoever reaches it can read every slide and result", settings.host)
-    uvicorn.run(
-        create_app(settings, probe),
+    """Run the API until a signal.
+
+    Raises
+    ------
+    ServiceError
+        access.unsafe: others than this machine could reach it, and there is no token yet.
+    """
+    app = create_app(settings, probe)
+    context: Context = app.state.context
+    if settings.asks_for_tokens and not context.store.tokens():
+        context.store.close()
+        raise refusal(
+            "access.unsafe",
+            f"{settings.host} can be reached from other machines, and nobody has a token: make one with "
+            "`slidelift token create --name NAME` first",
+        )
+    config = uvicorn.Config(
+        app,
         host=settings.host,
         port=settings.port,
         access_log=False,
-        log_config=LOG_CONFIG,
+        log_config=log_config(settings.log_format),
         server_header=False,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
+    server = _Server(config, context.watch)
+    server.run()
+    if not server.started:
+        raise SystemExit(EXIT_FAILED)
 
 
 def _version() -> str:

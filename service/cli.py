@@ -9,12 +9,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from models.errors import ModelError
-from service.commands import doctor, entropy, evaluate, info, models, patches, serve, sweep, train, upscale
+from service.commands import doctor, entropy, evaluate, info, models, patches, serve, sweep, token, train, upscale
 from service.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER, Cancelled, ServiceError
+from service.jobs.store import StoreError
 from service.terminal import say
 from wsi.errors import WsiError
 
-_COMMANDS = (info, upscale, models, evaluate, patches, entropy, train, sweep, doctor, serve)
+_COMMANDS = (info, upscale, models, evaluate, patches, entropy, train, sweep, doctor, serve, token)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,6 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found = describe(error)
         say(f"error: {found.detail}")
         return found.exit_code
+    except StoreError as error:
+        say(f"error: {error}")
+        return EXIT_FAILED
     except BrokenPipeError:
         return EXIT_FAILED
     except ValueError as error:

@@ -165,6 +165,18 @@ class Storage:
             )
             raise refusal("storage.full", detail)
 
+    def room_bytes(self) -> int:
+        """Free on disk less the reserve; negative where that is eaten into."""
+        return self.free_bytes() - self._disk_reserve_bytes
+
+    def written_bytes(self, job: Job) -> int:
+        """What a job's files take now."""
+        total = 0
+        for path in (self._jobs / job.id).rglob("*"):
+            with contextlib.suppress(FileNotFoundError):  # renamed or removed while we look
+                total += path.lstat().st_blocks * 512
+        return total
+
     def free_bytes(self) -> int:
         """Room left on the disk of the slides."""
         return shutil.disk_usage(self._slides).free
@@ -211,13 +223,17 @@ class Storage:
         return report
 
     def tidy_job(self, job: Job) -> None:
-        """Remove of an ended job all but its result and the report of its success."""
-        if not job.state.is_final:
+        """Remove of an ended job what is of no use: all but a success's result and report, and a failure's stripes."""
+        if not job.state.is_ended:
             return
-        report = self.report_path(job.id) if job.state is JobState.SUCCEEDED else None
-        kept = {report, self.result_path(job)}
-        for path in self._entries(self._jobs / job.id):
-            if path not in kept:
+        folder = self._jobs / job.id
+        if job.state is JobState.FAILED and job.result_deleted is None:
+            kept = set(folder.glob(".slidelift-*"))
+        else:
+            report = self.report_path(job.id) if job.state is JobState.SUCCEEDED else None
+            kept = {path for path in (report, self.result_path(job)) if path is not None}
+        for path in self._entries(folder):
+            if path not in kept and not _is_worked_in(path):
                 remove(path)
 
     def sweep(self, store: Store) -> None:
@@ -313,6 +329,21 @@ def _full_disk_said() -> Iterator[None]:
         if is_full(error):
             raise refusal("storage.full", "the disk is full; delete results or slides no longer needed") from error
         raise
+
+
+def _is_worked_in(workspace: Path) -> bool:
+    """Whether a process holds the lock of `service.pipeline.workspace`: somebody has just asked for the job again."""
+    try:
+        lock = os.open(workspace / "lock", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
 
 
 def remove(path: Path) -> None:

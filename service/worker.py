@@ -9,12 +9,11 @@ import logging
 import os
 import signal
 import socket
-import sqlite3
 import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from types import FrameType
@@ -24,9 +23,10 @@ from service.archive import archive
 from service.codes import problem
 from service.errors import EXIT_DONE, EXIT_FAILED, Cancelled, Problem, ServiceError
 from service.jobs.job import Job, JobState, Outcome, Result, ResultFormat
+from service.jobs.open_store import open_store
 from service.jobs.slide import Slide
-from service.jobs.sql_store import SqlStore
-from service.jobs.store import Beat, LeaseLostError, Store, StoreFullError
+from service.jobs.store import Beat, LeaseLostError, Store, StoreFullError, StoreUnavailableError, WorkerSign
+from service.logs import about_job, configure
 from service.progress import CancelToken, Progress
 from service.request import UpscaleRequest
 from service.settings import Settings
@@ -60,6 +60,7 @@ class _End(StrEnum):
     """Why an attempt must end before it is done, the weightiest last."""
 
     STOPPED = "the worker stops"
+    PAUSED = "paused on request"
     CANCELLED = "cancelled on request"
     LOST = "another worker has the job"
 
@@ -103,7 +104,8 @@ class Worker:
     ) -> None:
         self._settings, self._store, self._storage = settings, store, storage
         self._runner_factory, self._stop = runner_factory, stop
-        self._name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self._name = name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self._sign = WorkerSign(name, 0)
         self._runner: Pipeline | None = None
         self._attempt: _Attempt | None = None
         self._retired = threading.Event()
@@ -127,11 +129,15 @@ class Worker:
     def _claim(self) -> Job | None:
         try:
             return self._store.claim(self._name)
-        except (sqlite3.Error, StoreFullError):
+        except (StoreUnavailableError, StoreFullError):
             log.exception("no job can be claimed")
             return None
 
     def _see_through(self, job: Job) -> None:
+        with about_job(job.id):
+            self._attempt_it(job)
+
+    def _attempt_it(self, job: Job) -> None:
         log.info("job %s: attempt %d", job.id, job.attempt)
         self._attempt = attempt = _Attempt(job)
         try:
@@ -142,13 +148,15 @@ class Worker:
         except LeaseLostError:
             log.warning("job %s: %s", job.id, _End.LOST)
             return
-        except (sqlite3.Error, StoreFullError):
+        except (StoreUnavailableError, StoreFullError):
             log.exception("job %s: its end can't be written; its lease runs out and it is taken up again", job.id)
             return
         finally:
             self._attempt = None
+            self._sign = replace(self._sign, tiles_per_second=None)
         log.info("job %s: %s", job.id, settled.state)
-        self._storage.tidy_job(settled)
+        if (now := self._store.job(job.id)) is not None:  # it may have been asked for again since
+            self._storage.tidy_job(now)
 
     def _outcome(self, attempt: _Attempt) -> Outcome:
         """Run one attempt to whatever end."""
@@ -195,6 +203,7 @@ class Worker:
             self._runner = self._runner_factory()
         ran = self._runner.run(request, self._teller(attempt), attempt.token)
         report: dict[str, Any] = _without_paths(ran, request.slide, output, slide)
+        self._sign = replace(self._sign, device=report.get("model", {}).get("device"))
         self._storage.write_report(job_id, report)
         return report
 
@@ -237,11 +246,12 @@ class Worker:
             if told and told[0] == progress.stage and now - told[1] < PROGRESS_SECONDS:
                 return
             told = (progress.stage, now)
+            self._sign = replace(self._sign, tiles_per_second=progress.tiles_per_second)
             try:
                 self._store.advance(attempt.job.id, attempt.job.attempt, progress)
             except LeaseLostError:
                 attempt.finish_early(_End.LOST)
-            except (sqlite3.Error, StoreFullError):
+            except (StoreUnavailableError, StoreFullError):
                 log.exception("job %s: its progress can't be written", attempt.job.id)
 
         return tell
@@ -252,16 +262,16 @@ class Worker:
         while True:
             attempt = self._attempt
             try:
-                self._store.sign_of_life(self._name)
+                self._store.sign_of_life(self._sign)
                 if attempt is not None:
                     beat = self._store.heartbeat(attempt.job.id, attempt.job.attempt)
-                    if beat is Beat.CANCEL:
-                        attempt.finish_early(_End.CANCELLED)
+                    if beat is not Beat.GO_ON:
+                        attempt.finish_early(_End.CANCELLED if beat is Beat.CANCEL else _End.PAUSED)
                 last_beat = time.monotonic()
             except LeaseLostError:
                 if attempt is not None and attempt is self._attempt:
                     attempt.finish_early(_End.LOST)
-            except (sqlite3.Error, StoreFullError):
+            except (StoreUnavailableError, StoreFullError):
                 log.exception("the heartbeat can't be written")
                 if attempt is not None and time.monotonic() - last_beat > self._settings.lease_seconds:
                     attempt.finish_early(_End.LOST)
@@ -300,7 +310,7 @@ def work(settings: Settings, stop: threading.Event, runner_factory: Callable[[],
         max_upload_bytes=settings.max_upload_bytes,
         disk_reserve_bytes=settings.disk_reserve_bytes,
     )
-    store = SqlStore(settings.database, lease_seconds=settings.lease_seconds)
+    store = open_store(settings)
     storage.sweep(store)
     try:
         Worker(settings, store, storage, runner_factory, stop).work()
@@ -310,7 +320,8 @@ def work(settings: Settings, stop: threading.Event, runner_factory: Callable[[],
 
 def main(settings: Settings | None = None, runner_factory: Callable[[], Pipeline] | None = None) -> int:
     """Run a worker until SIGTERM or SIGINT; the running job is handed back and goes on where it was."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    settings = settings or Settings()
+    configure(settings.log_format)
     stop = threading.Event()
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
@@ -323,7 +334,7 @@ def main(settings: Settings | None = None, runner_factory: Callable[[], Pipeline
 
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
-    work(settings or Settings(), stop, runner_factory)
+    work(settings, stop, runner_factory)
     return EXIT_DONE
 
 

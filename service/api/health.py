@@ -1,7 +1,5 @@
 """Health: whether the process answers, and whether it can take work."""
 
-import time
-
 from fastapi import APIRouter, Request, Response
 
 from service.api.context import Context, InContext
@@ -21,8 +19,9 @@ def live() -> LiveOut:
 
 @readable(router, "/ready", response_model=ReadyOut, summary="Can the service take work?")
 def ready(request: Request, context: InContext) -> Response:
-    """Look at database, disk and worker; 503 names what is missing."""
-    checks = {"database": _database(context), "disk": _disk(context), "worker": _worker(context)}
+    """Look at database, disk, worker and its device; 503 names what is missing."""
+    checks = {"database": _database(context), "disk": _disk(context)}
+    checks |= {"worker": _worker(context)} if checks["database"].ok else {}
     missing = [f"{name}: {check.detail}" for name, check in checks.items() if not check.ok]
     if missing:
         found = problem("service.not-ready", "; ".join(missing))
@@ -45,9 +44,13 @@ def _disk(context: Context) -> CheckOut:
 
 
 def _worker(context: Context) -> CheckOut:
-    seen = context.store.last_sign_of_life()
-    if seen is None:
+    found = context.store.workers()
+    if not found:
         return CheckOut(ok=False, detail="none has ever been seen; start one with `slidelift worker`")
-    ago = max(0.0, time.time() - seen)
-    ok = ago <= context.settings.lease_seconds
-    return CheckOut(ok=ok, detail=f"seen {ago:.0f} s ago" + ("" if ok else "; start one with `slidelift worker`"))
+    now, least = context.store.now(), context.settings.lease_seconds
+    alive = [worker for worker in found if now - worker.seen <= least]
+    if not alive:
+        return CheckOut(ok=False, detail=f"seen {now - found[0].seen:.0f} s ago; start one with `slidelift worker`")
+    devices = sorted({worker.device for worker in alive if worker.device})
+    word = f"on {', '.join(devices)}" if devices else f"device {context.settings.device}, no job yet"
+    return CheckOut(ok=True, detail=f"{len(alive)} alive, {word}")

@@ -1,78 +1,202 @@
-"""Jobs: asked for, watched, cancelled; their results downloaded and deleted."""
+"""Jobs: asked for, watched, paused, cancelled, tried again; their results downloaded and deleted."""
 
-import uuid
+import asyncio
+from collections.abc import AsyncIterator
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Request, Response
-from fastapi.responses import FileResponse
+from fastapi import APIRouter, Header, Path, Query, Request, Response
+from fastapi.responses import FileResponse, StreamingResponse
+from fastapi.sse import format_sse_event
+from starlette.concurrency import run_in_threadpool
 
-from models.zoo.catalog import catalog
-from service.api.context import InContext
+from service.api.access import Caller, InCaller
+from service.api.asking import KeyHeader, Prefer, checked, fingerprint, queued, waiting_seconds
+from service.api.context import Context, InContext
 from service.api.problems import body, documented
-from service.api.reading import Before, Limit, conditional, is_known, next_page, readable
+from service.api.reading import Before, Documented, Limit, address, conditional, is_known, next_page, readable
 from service.api.schemas import JobIn, JobOut, JobsOut, ProblemOut
 from service.codes import refusal
-from service.jobs.job import Job, JobOrder, JobState
-from service.jobs.slide import Slide
-from service.jobs.store import Store, UnknownJobError, UnknownSlideError
+from service.jobs.job import Job, JobState
+from service.jobs.store import JobFilter, UnknownJobError
+from service.limits import Limits
 
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"], responses=documented())
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], responses=documented(), max_body_size=16 * 2**20)
 
 JobId = Annotated[str, Path(description="Id of a job.")]
-PLAUSIBLE_MPP = (0.05, 20.0)
-"""µm per pixel that slide scanners and their exports have; what lies outside is a mistake of the file."""
-_FILE = {200: {"content": {"image/tiff": {}, "application/zip": {}}, "description": "The file; ranges are served."}}
+KEEP_ALIVE_SECONDS = 15.0
+"""A comment so often keeps proxies from ending a stream of events as idle."""
+_RETRY_MILLISECONDS = 2000
+_FILE: Documented = {
+    200: {"content": {"image/tiff": {}, "application/zip": {}}, "description": "The file; ranges are served."},
+    206: {"content": {"image/tiff": {}, "application/zip": {}}, "description": "The range that was asked for."},
+    304: {"description": "The client has just that."},
+}
+_ACCEPTED: Documented = {
+    200: {"model": JobOut, "description": "The job, which has ended within the time that `Prefer` gave."},
+    202: {
+        "headers": {
+            "Location": {"schema": {"type": "string"}, "description": "Address of the job."},
+            "Retry-After": {"schema": {"type": "integer"}, "description": "Seconds until another look."},
+        },
+        "links": {
+            "state": {"operationId": "job_state", "parameters": {"job": "$response.body#/id"}},
+            "cancel": {"operationId": "cancel", "parameters": {"job": "$response.body#/id"}},
+            "result": {"operationId": "result", "parameters": {"job": "$response.body#/id"}},
+        },
+    },
+}
+_EVENTS: Documented = {
+    200: {
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "description": "Events `job`: the job as JSON, at once and at each change; the last when it has ended.",
+    }
+}
 
 
-@router.post("", status_code=202, summary="Ask for an upscale")
-def ask(wanted: JobIn, response: Response, context: InContext) -> JobOut:
-    """Queue a job, after all checks that need no pixels."""
-    order = wanted.order()
-    slide = context.store.slide(order.slide)
-    if slide is None:
-        raise UnknownSlideError(order.slide)
-    _check(order, slide)
-    context.storage.require_room(0)
-    job = context.store.add_job(uuid.uuid4().hex, order)
-    response.headers.update({"Location": f"/v1/jobs/{job.id}", **_retry_after(job)})
-    return _shown(job)
+@router.post("", status_code=202, operation_id="ask", summary="Ask for an upscale", responses=_ACCEPTED)
+async def ask(
+    wanted: JobIn,
+    request: Request,
+    response: Response,
+    context: InContext,
+    caller: InCaller,
+    key: KeyHeader = None,
+    prefer: Prefer = None,
+) -> JobOut:
+    """Queue a job, after all checks that need no pixels.
+
+    With `Idempotency-Key` a request that is sent again queues nothing and answers with the job that the first one made.
+    """
+
+    def queue() -> Job:
+        job = checked(context, caller, wanted.order())
+        (found,) = queued(context, caller, [job], key, fingerprint(request, wanted))
+        return found
+
+    job = await run_in_threadpool(queue)
+    job = await _until_ended(context, job, waiting_seconds(prefer))
+    response.headers["Location"] = address(request, f"/v1/jobs/{job.id}")
+    return _told(request, response, job)
 
 
-@readable(router, "", summary="List jobs")
+@readable(router, "", operation_id="jobs", summary="List jobs")
 def jobs(
     request: Request,
     context: InContext,
+    caller: InCaller,
     limit: Limit = 100,
     before: Before = None,
     state: Annotated[JobState | None, Query(description="Only jobs of this state.")] = None,
+    slide: Annotated[str | None, Query(max_length=100, description="Only jobs of this slide.")] = None,
+    batch: Annotated[str | None, Query(max_length=100, description="Only jobs of this batch.")] = None,
 ) -> JobsOut:
     """List jobs, the newest first."""
-    found = context.store.jobs(limit, before, state)
-    return JobsOut(jobs=[_shown(job) for job in found], next=next_page(request, limit, [job.id for job in found]))
+    page = context.store.jobs(limit, before, JobFilter(state, slide, batch, caller.only))
+    return JobsOut(jobs=[shown(request, job) for job in page.entries], next=next_page(request, page.cursor))
 
 
-@readable(router, "/{job}", response_model=JobOut, summary="State of a job")
-def job_state(job: JobId, request: Request, context: InContext) -> Response:
-    """Tell where a job stands; poll with If-None-Match, as often as Retry-After says."""
-    found = _known(context.store, job)
-    return conditional(request, _shown(found), _retry_after(found))
+@readable(
+    router,
+    "/{job}",
+    operation_id="job_state",
+    response_model=JobOut,
+    responses={304: {"description": "It is as the client knows it."}},
+    summary="State of a job",
+)
+async def job_state(
+    job: JobId, request: Request, context: InContext, caller: InCaller, prefer: Prefer = None
+) -> Response:
+    """Tell where a job stands.
+
+    Poll with `If-None-Match`, as often as `Retry-After` says; or with `Prefer: wait=30`, which answers when the job has
+    changed from what the tag says, and without a tag when it has ended.
+    """
+    found = await run_in_threadpool(known, context, caller, job)
+    seconds = waiting_seconds(prefer)
+    if is_known(request, _etag(found)) and not found.state.is_ended:
+        await context.watch.change(found.id, found.revision, seconds)
+        found = await run_in_threadpool(known, context, caller, job)
+    elif "if-none-match" not in request.headers:
+        found = await _until_ended(context, found, seconds)
+    return conditional(request, shown(request, found), _etag(found), _retry_after(found))
 
 
-@router.delete("/{job}", summary="Cancel a job")
-def cancel(job: JobId, response: Response, context: InContext) -> JobOut:
+@router.get(
+    "/{job}/events",
+    operation_id="job_events",
+    response_class=StreamingResponse,
+    responses=_EVENTS,
+    summary="Follow a job",
+)
+async def job_events(
+    job: JobId,
+    request: Request,
+    context: InContext,
+    caller: InCaller,
+    last_event_id: Annotated[str | None, Header(description="Id of the last event seen.")] = None,
+) -> Response:
+    """Stream the job's changes as server-sent events, until it has ended; the id of an event is the job's revision."""
+    found = await run_in_threadpool(known, context, caller, job)
+    seen = int(last_event_id) if last_event_id and last_event_id.isascii() and last_event_id.isdigit() else -1
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    events = _events(request, context, found, seen)
+    return StreamingResponse(events, headers=headers, media_type="text/event-stream")
+
+
+@router.delete(
+    "/{job}",
+    operation_id="cancel",
+    summary="Cancel a job",
+    responses={202: {"model": JobOut, "description": "A worker is at it and stops within seconds."}},
+)
+def cancel(job: JobId, request: Request, response: Response, context: InContext, caller: InCaller) -> JobOut:
     """Cancel a job: at once (200), or within seconds where a worker is at it (202)."""
-    cancelled = context.store.cancel(job)
-    context.storage.tidy_job(cancelled)
-    if cancelled.state is not JobState.CANCELLED:
-        response.status_code = 202
-        response.headers.update(_retry_after(cancelled))
-    return _shown(cancelled)
+    return _ended_by(
+        request, response, context, context.store.cancel(known(context, caller, job).id), JobState.CANCELLED
+    )
 
 
-@readable(router, "/{job}/result", response_class=FileResponse, responses=_FILE, summary="Download a result")
-def result(job: JobId, request: Request, context: InContext) -> Response:
+@router.post(
+    "/{job}/pause",
+    operation_id="pause",
+    summary="Pause a job",
+    responses={202: {"model": JobOut, "description": "A worker is at it and stops within seconds."}},
+)
+def pause(job: JobId, request: Request, response: Response, context: InContext, caller: InCaller) -> JobOut:
+    """Set a job aside with its finished stripes: at once (200), or within seconds where a worker is at it (202)."""
+    return _ended_by(request, response, context, context.store.pause(known(context, caller, job).id), JobState.PAUSED)
+
+
+@router.post("/{job}/resume", operation_id="resume", status_code=202, summary="Resume a paused job")
+def resume(job: JobId, request: Request, response: Response, context: InContext, caller: InCaller) -> JobOut:
+    """Queue a paused job again; it goes on from its last finished stripe."""
+    return _told(request, response, context.store.resume(known(context, caller, job).id))
+
+
+@router.post("/{job}/retry", operation_id="retry", status_code=202, summary="Try an ended job again")
+def retry(job: JobId, request: Request, response: Response, context: InContext, caller: InCaller) -> JobOut:
+    """Queue a failed or cancelled job again, after the checks of a new one.
+
+    Stripes that were finished before a full disk, or before another failure that the slide is not to blame for, are
+    taken up.
+    """
+    found = known(context, caller, job)
+    limits = Limits.of(context.settings, caller.token)
+    admit = limits.admit_jobs([found], context.storage.room_bytes, context.storage.written_bytes)
+    return _told(request, response, context.store.retry(found.id, admit))
+
+
+@readable(
+    router,
+    "/{job}/result",
+    operation_id="result",
+    response_class=FileResponse,
+    responses=_FILE,
+    summary="Download a result",
+)
+def result(job: JobId, request: Request, context: InContext, caller: InCaller) -> Response:
     """Send the file: an OME-TIFF, or an OME-Zarr as one stored zip. Its ETag is its SHA-256."""
-    found = _succeeded(context.store, job)
+    found = _succeeded(known(context, caller, job))
     path = context.storage.result_path(found)
     if found.result is None or path is None or not path.is_file():
         raise refusal("result.deleted", f"the result of job {found.id} was deleted; post the job again to have it anew")
@@ -80,75 +204,105 @@ def result(job: JobId, request: Request, context: InContext) -> Response:
     headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
     if is_known(request, etag):
         return Response(status_code=304, headers=headers)
-    name = found.id + "".join(path.suffixes)
-    return FileResponse(path, headers=headers, media_type=found.order.format.media_type, filename=name)
+    filename = f"{found.id}{found.order.format.suffix}{path.suffix if path.suffix == '.zip' else ''}"
+    return FileResponse(path, headers=headers, media_type=found.order.format.media_type, filename=filename)
 
 
-@router.delete("/{job}/result", status_code=204, summary="Delete a result")
-def delete_result(job: JobId, context: InContext) -> None:
-    """Delete the result's file; the job and its report stay."""
-    found = _succeeded(context.store, job)
-    context.storage.tidy_job(context.store.delete_result(found.id))
+@router.delete("/{job}/result", operation_id="delete_result", status_code=204, summary="Delete what a job made")
+def delete_result(job: JobId, context: InContext, caller: InCaller) -> None:
+    """Delete the files of an ended job: its result, or the stripes that a failed one keeps for a retry."""
+    context.storage.tidy_job(context.store.delete_result(known(context, caller, job).id))
 
 
-@readable(router, "/{job}/report", response_class=FileResponse, summary="Report of a job")
-def report(job: JobId, context: InContext) -> Response:
+@readable(router, "/{job}/report", operation_id="report", response_class=FileResponse, summary="Report of a job")
+def report(job: JobId, context: InContext, caller: InCaller) -> Response:
     """Tell how the result was made: plan, model, timings, warnings, marked tiles."""
-    found = _succeeded(context.store, job)
+    found = _succeeded(known(context, caller, job))
     return FileResponse(context.storage.report_path(found.id), media_type="application/json")
 
 
-def _check(order: JobOrder, slide: Slide) -> None:
-    """Refuse what the slide's facts and the catalog alone show to be impossible."""
-    facts = slide.facts
-    if order.model not in (models := catalog()):
-        raise refusal("model.unknown", f"{order.model!r} is not on offer; on offer are {', '.join(models)}")
-    if order.mpp is None and facts.mpp is None:
-        detail = (
-            "the slide does not say its µm per pixel and none is guessed; "
-            'pass "mpp": 0.5 for a typical 20x scan, 0.25 for 40x, or what your scanner\'s software shows'
-        )
-        raise refusal("slide.mpp-missing", detail)
-    low, high = PLAUSIBLE_MPP
-    if order.mpp is None and facts.mpp is not None and not all(low <= one <= high for one in facts.mpp):
-        detail = (
-            f"the slide says {facts.mpp[0]:g} x {facts.mpp[1]:g} µm per pixel, and scanners make {low:g} to {high:g}; "
-            'pass the right value as "mpp", or the same one to confirm it'
-        )
-        raise refusal("slide.mpp-implausible", detail)
-    if order.level is not None and order.level >= len(facts.levels):
-        raise refusal("request.level", f"level {order.level} was asked for; the slide has {len(facts.levels)}, from 0")
-    if order.region is not None:
-        x, y, width, height = order.region
-        if x + width > facts.width or y + height > facts.height:
-            detail = f"x {x}, y {y}, {width}x{height} px does not lie within {facts.width}x{facts.height} px (level 0)"
-            raise refusal("request.region", detail)
-
-
-def _known(store: Store, job_id: str) -> Job:
-    found = store.job(job_id)
-    if found is None:
+def known(context: Context, caller: Caller, job_id: str) -> Job:
+    """The job of an id, if it is the caller's to see; raises UnknownJobError."""
+    found = context.store.job(job_id)
+    if found is None or not caller.sees(found.owner):
         raise UnknownJobError(job_id)
     return found
 
 
-def _succeeded(store: Store, job_id: str) -> Job:
-    found = _known(store, job_id)
-    if not found.state.is_final:
+def shown(request: Request, job: Job) -> JobOut:
+    """What a client sees of a job."""
+    here = address(request, f"/v1/jobs/{job.id}")
+    error = ProblemOut(**body(job.problem, here)) if job.problem else None
+    return JobOut.of(job, here, error)
+
+
+def _told(request: Request, response: Response, job: Job) -> JobOut:
+    response.headers.update(_retry_after(job))
+    if job.state.is_ended:
+        response.status_code = 200
+    return shown(request, job)
+
+
+def _ended_by(request: Request, response: Response, context: Context, job: Job, wanted: JobState) -> JobOut:
+    """Answer 202 while a worker still has to hear of it."""
+    context.storage.tidy_job(job)
+    if job.state is not wanted:
+        response.status_code = 202
+        response.headers.update(_retry_after(job))
+    return shown(request, job)
+
+
+def _succeeded(found: Job) -> Job:
+    if not found.state.is_ended:
         raise refusal("job.not-finished", f"job {found.id} is {found.state}; poll it until its state is succeeded")
     if found.state is not JobState.SUCCEEDED:
-        raise refusal("job.no-result", f"job {found.id} is {found.state}; GET /v1/jobs/{found.id} says why")
+        raise refusal("job.no-result", f"job {found.id} is {found.state}; its error says why")
     return found
 
 
-def _shown(job: Job) -> JobOut:
-    error = ProblemOut(**body(job.problem, f"/v1/jobs/{job.id}")) if job.problem else None
-    return JobOut.of(job, error)
+def _etag(job: Job) -> str:
+    return f'"{job.id}.{job.revision}"'
 
 
 def _retry_after(job: Job) -> dict[str, str]:
     """Seconds until another look is worth it: soon at first and near the end, seldom in the middle of a long job."""
-    if job.state.is_final:
+    if job.state.is_ended:
         return {}
     eta = (job.progress.eta_seconds if job.progress else None) or 0
     return {"Retry-After": str(min(30, max(1, round(eta / 10))))}
+
+
+async def _until_ended(context: Context, job: Job, seconds: float) -> Job:
+    """The job when it has ended, or when the time is over."""
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + seconds
+    while not job.state.is_ended and (left := deadline - clock()) > 0:
+        if not await context.watch.change(job.id, job.revision, left):
+            break
+        found = await run_in_threadpool(context.store.job, job.id)
+        if found is None:
+            break
+        job = found
+    return job
+
+
+async def _events(request: Request, context: Context, job: Job, seen: int) -> AsyncIterator[bytes]:
+    """The job as it is, unless the client knows it, then each change, to the end of the job or of the service."""
+    yield format_sse_event(retry=_RETRY_MILLISECONDS, comment="slidelift")
+    if job.revision < seen:  # an id of another life
+        seen = -1
+    while True:
+        if job.revision != seen:
+            seen = job.revision
+            yield format_sse_event(event="job", id=str(seen), data_str=shown(request, job).model_dump_json())
+        if job.state.is_ended:
+            return
+        if not await context.watch.change(job.id, seen, KEEP_ALIVE_SECONDS):
+            if context.watch.is_closed:
+                return
+            yield format_sse_event(comment="still here")
+            continue
+        found = await run_in_threadpool(context.store.job, job.id)
+        if found is None:
+            return
+        job = found

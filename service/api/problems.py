@@ -22,18 +22,32 @@ from service.api.schemas import ProblemOut
 from service.codes import problem, title
 from service.errors import Problem, ServiceError
 from service.jobs.job import ForbiddenMoveError
-from service.jobs.store import SlideInUseError, StoreFullError, UnknownJobError, UnknownSlideError
+from service.jobs.store import (
+    KeyReusedError,
+    SlideInUseError,
+    StoreFullError,
+    StoreUnavailableError,
+    UnknownJobError,
+    UnknownSlideError,
+    UnknownTokenError,
+)
 
 MEDIA_TYPE = "application/problem+json"
 _REFUSALS: dict[type[Exception], str] = {
     UnknownSlideError: "slide.unknown",
     UnknownJobError: "job.unknown",
     SlideInUseError: "slide.in-use",
-    ForbiddenMoveError: "job.not-cancellable",
+    UnknownTokenError: "token.unknown",
+    ForbiddenMoveError: "job.state",
+    KeyReusedError: "request.idempotency-key",
     StoreFullError: "storage.full",
+    StoreUnavailableError: "store.unavailable",
 }
-_BY_STATUS = {404: "route.unknown", 405: "method.not-allowed", 416: "request.range"}
+_BY_STATUS = {404: "route.unknown", 405: "method.not-allowed", 413: "request.too-large", 416: "request.range"}
+_RETRY_SECONDS = {429: "30", 503: "5", 507: "60"}
+"""What `Retry-After` says: a queue moves by minutes, a database comes back in seconds, space is made by people."""
 _DETAILS = {
+    413: "its body is larger than this address takes; an upload goes to /v1/slides",
     404: "nothing is served here; /openapi.json lists all addresses",
     405: "the Allow header names the methods of this address",
     416: "the Content-Range header says how long the file is",
@@ -69,7 +83,8 @@ def response(
 ) -> JSONResponse:
     """Answer a request with a problem."""
     content = body(found, request.url.path, **extensions)
-    return JSONResponse(content, found.status, headers=headers, media_type=MEDIA_TYPE)
+    retry = {"Retry-After": _RETRY_SECONDS[found.status]} if found.status in _RETRY_SECONDS else {}
+    return JSONResponse(content, found.status, headers=retry | (headers or {}), media_type=MEDIA_TYPE)
 
 
 def install(app: FastAPI) -> None:

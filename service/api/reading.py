@@ -1,6 +1,5 @@
 """What all readable addresses share: HEAD beside GET, pages, and answers that need not be sent twice."""
 
-import hashlib
 from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
@@ -8,8 +7,12 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
+Documented = dict[int | str, dict[str, Any]]
+"""What a route says of its answers in the OpenAPI document."""
 Limit = Annotated[int, Query(ge=1, le=1000, description="Most entries of one page.")]
-Before = Annotated[str | None, Query(description="Go on after the entry of this id.")]
+Before = Annotated[
+    int | None, Query(ge=1, lt=2**63, description="Go on after this: take it from `next` of the page before.")
+]
 
 
 def readable(router: APIRouter, path: str, **options: Any) -> Callable[[Handler], Handler]:  # options of router.get
@@ -23,14 +26,18 @@ def readable(router: APIRouter, path: str, **options: Any) -> Callable[[Handler]
     return register
 
 
-def conditional(request: Request, content: BaseModel, headers: dict[str, str]) -> Response:
+def address(request: Request, path: str) -> str:
+    """An address of the service as its clients know it, behind whatever prefix a proxy shows it."""
+    prefix: str = request.scope.get("root_path", "")
+    return prefix + path
+
+
+def conditional(request: Request, content: BaseModel, etag: str, headers: dict[str, str]) -> Response:
     """Answer with JSON and its ETag, or with 304 where the client has just that (RFC 9110 §13.1.2)."""
-    body = content.model_dump_json().encode()
-    etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
-    headers = {**headers, "ETag": etag, "Cache-Control": "no-cache"}
+    headers = {**headers, "ETag": etag, "Cache-Control": "private, no-cache"}
     if is_known(request, etag):
         return Response(status_code=304, headers=headers)
-    return Response(body, headers=headers, media_type="application/json")
+    return Response(content.model_dump_json().encode(), headers=headers, media_type="application/json")
 
 
 def is_known(request: Request, etag: str) -> bool:
@@ -39,9 +46,8 @@ def is_known(request: Request, etag: str) -> bool:
     return etag in known or "*" in known
 
 
-def next_page(request: Request, limit: int, ids: list[str]) -> str | None:
+def next_page(request: Request, cursor: int | None) -> str | None:
     """Address of the page after one that is full."""
-    if len(ids) < limit:
+    if cursor is None:
         return None
-    url = request.url.include_query_params(before=ids[-1])
-    return f"{url.path}?{url.query}"
+    return f"{address(request, request.scope['route'].path)}?{request.url.include_query_params(before=cursor).query}"

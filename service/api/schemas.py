@@ -1,5 +1,7 @@
 """What travels over the wire, and how it is made of what the rooms keep."""
 
+from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Self
 
@@ -81,12 +83,11 @@ class SlidesOut(BaseModel):
     next: str | None = Field(description="Address of the next page.")
 
 
-class JobIn(BaseModel):
-    """What to make of which slide."""
+class _Options(BaseModel):
+    """What to make of a slide."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    slide: str = Field(max_length=100, description="Id of an uploaded slide.")
     model: str = Field(default=DEFAULT_MODEL, max_length=100, description="A name of GET /v1/models.")
     mpp: Mpp | None = Field(default=None, description="The source's µm per pixel: gives or confirms it.")
     target_mpp: Mpp | None = Field(default=None, description="Wanted µm per pixel of the result.")
@@ -101,9 +102,30 @@ class JobIn(BaseModel):
     entropy: float | None = Field(default=None, ge=0, le=8, description="Least entropy in bits of tissue; 0 takes all.")
     quality: StrictInt = Field(default=90, ge=1, le=100, description="JPEG quality of an OME-TIFF.")
 
+    def _order(self, slide: str) -> JobOrder:
+        return JobOrder(slide, **{name: getattr(self, name) for name in _Options.model_fields})
+
+
+class JobIn(_Options):
+    """What to make of which slide."""
+
+    slide: str = Field(max_length=100, description="Id of an uploaded slide.")
+
     def order(self) -> JobOrder:
         """The same, as the rooms behind the wire take it."""
-        return JobOrder(**{name: getattr(self, name) for name in JobIn.model_fields})
+        return self._order(self.slide)
+
+
+class BatchIn(_Options):
+    """What to make of which slides."""
+
+    slides: list[Annotated[str, Field(max_length=100)]] = Field(
+        min_length=1, max_length=10_000, description="Ids of uploaded slides."
+    )
+
+    def orders(self) -> list[JobOrder]:
+        """One for each slide."""
+        return [self._order(slide) for slide in self.slides]
 
 
 class ProgressOut(BaseModel):
@@ -114,7 +136,7 @@ class ProgressOut(BaseModel):
     tiles_done: int = 0
     tiles_total: int = 0
     tiles_per_second: float | None = None
-    eta_seconds: float | None = None
+    eta_seconds: float | None = Field(default=None, description="Of upscaling, from the measured speed.")
     resumed_tiles: int = 0
 
 
@@ -146,7 +168,10 @@ class JobOut(BaseModel):
     stage: Stage | None
     progress: ProgressOut
     attempt: int
+    batch: str | None
+    revision: int = Field(description="Counts the job's changes; the id of its events.")
     cancel_requested: bool
+    pause_requested: bool
     created: datetime
     started: datetime | None
     finished: datetime | None
@@ -154,11 +179,12 @@ class JobOut(BaseModel):
     error: ProblemOut | None
     result: ResultOut | None = Field(description="Null until the job has succeeded, and after its deletion.")
     report: str | None = Field(description="Address of the report.")
+    events: str = Field(description="Address of the stream of its changes.")
 
     @classmethod
-    def of(cls, job: Job, error: ProblemOut | None) -> Self:
-        """What a client sees of a job."""
-        order, here = job.order, f"/v1/jobs/{job.id}"
+    def of(cls, job: Job, here: str, error: ProblemOut | None) -> Self:
+        """What a client sees of a job whose address is `here`."""
+        order = job.order
         return cls(
             id=job.id,
             slide=order.slide,
@@ -175,6 +201,9 @@ class JobOut(BaseModel):
             stage=job.progress.stage if job.progress else None,
             progress=ProgressOut.model_validate(job.progress) if job.progress else ProgressOut(),
             attempt=job.attempt,
+            batch=job.batch,
+            revision=job.revision,
+            pause_requested=job.pause_requested,
             cancel_requested=job.cancel_requested,
             created=_moment(job.created),
             started=_moment(job.started) if job.started is not None else None,
@@ -183,6 +212,7 @@ class JobOut(BaseModel):
             error=error,
             result=_result(job, here),
             report=f"{here}/report" if job.state is JobState.SUCCEEDED else None,
+            events=f"{here}/events",
         )
 
 
@@ -191,6 +221,24 @@ class JobsOut(BaseModel):
 
     jobs: list[JobOut]
     next: str | None = Field(description="Address of the next page.")
+
+
+class BatchOut(BaseModel):
+    """A batch: how its jobs stand."""
+
+    id: str
+    total: int
+    states: dict[JobState, int] = Field(description="How many jobs are in each state that has any.")
+    ended: bool = Field(description="True when every job has ended.")
+    jobs: str = Field(description="Address of the list of its jobs.")
+
+    @classmethod
+    def of(cls, batch: str, jobs: Sequence[Job], href: str) -> Self:
+        """What a client sees of a batch."""
+        states = Counter(job.state for job in jobs)
+        return cls(
+            id=batch, total=len(jobs), states=dict(states), ended=all(state.is_ended for state in states), jobs=href
+        )
 
 
 class ModelOut(BaseModel):

@@ -4,6 +4,7 @@ import base64
 import binascii
 import re
 import time
+from functools import partial
 from typing import Annotated
 
 import anyio
@@ -11,14 +12,16 @@ from fastapi import APIRouter, Path, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
+from service.api.access import Caller, InCaller
 from service.api.context import Context, InContext
 from service.api.problems import documented
-from service.api.reading import Before, Limit, next_page, readable
+from service.api.reading import Before, Limit, address, next_page, readable
 from service.api.schemas import SlideOut, SlidesOut
 from service.codes import refusal
 from service.errors import Problem, ServiceError
 from service.jobs.slide import Slide, SlideFacts
 from service.jobs.store import UnknownSlideError
+from service.limits import Limits
 from service.storage import CHUNK_BYTES, Landed, Upload, under_its_name
 
 router = APIRouter(prefix="/v1/slides", tags=["slides"], responses=documented())
@@ -35,52 +38,64 @@ _BINARY_BODY = {
 
 
 @router.put("/{slide:path}", status_code=201, summary="Upload a slide", openapi_extra=_BINARY_BODY)
-async def upload(slide: SlideId, request: Request, response: Response, context: InContext) -> SlideOut:
+async def upload(
+    slide: SlideId, request: Request, response: Response, context: InContext, caller: InCaller
+) -> SlideOut:
     """Take the body as it streams in; it becomes a slide once it lies whole on disk and a probe could read it.
 
     `Repr-Digest` or `Content-Digest` with sha-256 (RFC 9530) are checked if sent.
     """
     announced = _announced_bytes(request)
+    limits = Limits.of(context.settings, caller.token)
+    limits.admit_bytes(announced or 0, await run_in_threadpool(context.store.kept_bytes, caller.owner))
     expected_sha256 = _expected_sha256(request)
     arriving = await run_in_threadpool(context.storage.receive, slide, announced)
     try:
         await _pump(request, arriving)
         landed = await run_in_threadpool(arriving.land, announced, expected_sha256)
         facts = await _probed(context, landed, slide)
-        kept = Slide(landed.slide_id, slide, landed.path.name, landed.bytes, landed.sha256, time.time(), facts)
-        await run_in_threadpool(context.store.add_slide, kept)
+        kept = Slide(
+            landed.slide_id, slide, landed.path.name, landed.bytes, landed.sha256, time.time(), facts, caller.owner
+        )
+        await run_in_threadpool(context.store.add_slide, kept, partial(limits.admit_bytes, kept.bytes))
     except BaseException:
         with anyio.CancelScope(shield=True):
             await run_in_threadpool(arriving.discard)
         raise
     arriving.close()
-    response.headers["Location"] = f"/v1/slides/{kept.id}"
+    context.metrics.uploaded.inc(kept.bytes)
+    response.headers["Location"] = address(request, f"/v1/slides/{kept.id}")
     return SlideOut.of(kept)
 
 
 @readable(router, "", summary="List slides")
-def slides(request: Request, context: InContext, limit: Limit = 100, before: Before = None) -> SlidesOut:
+def slides(
+    request: Request, context: InContext, caller: InCaller, limit: Limit = 100, before: Before = None
+) -> SlidesOut:
     """List what was uploaded, the newest first."""
-    found = context.store.slides(limit, before)
-    return SlidesOut(
-        slides=[SlideOut.of(one) for one in found], next=next_page(request, limit, [one.id for one in found])
-    )
+    page = context.store.slides(limit, before, caller.only)
+    return SlidesOut(slides=[SlideOut.of(one) for one in page.entries], next=next_page(request, page.cursor))
 
 
 @readable(router, "/{slide}", summary="Facts of a slide")
-def slide_facts(slide: SlideId, context: InContext) -> SlideOut:
+def slide_facts(slide: SlideId, context: InContext, caller: InCaller) -> SlideOut:
     """Tell what the probe found."""
-    found = context.store.slide(slide)
-    if found is None:
-        raise UnknownSlideError(slide)
-    return SlideOut.of(found)
+    return SlideOut.of(_known(context, caller, slide))
 
 
 @router.delete("/{slide}", status_code=204, summary="Delete a slide")
-def delete_slide(slide: SlideId, context: InContext) -> None:
+def delete_slide(slide: SlideId, context: InContext, caller: InCaller) -> None:
     """Delete a slide; results made of it stay. Refused while an unfinished job needs it."""
-    context.store.remove_slide(slide)
-    context.storage.remove_slide(slide)
+    found = _known(context, caller, slide)
+    context.store.remove_slide(found.id)
+    context.storage.remove_slide(found.id)
+
+
+def _known(context: Context, caller: Caller, slide_id: str) -> Slide:
+    found = context.store.slide(slide_id)
+    if found is None or not caller.sees(found.owner):
+        raise UnknownSlideError(slide_id)
+    return found
 
 
 async def _pump(request: Request, arriving: Upload) -> None:

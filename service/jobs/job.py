@@ -1,9 +1,11 @@
 """A job's states and the moves between them: pure values, no clock, no database.
 
     queued ──► running ──► succeeded | failed | cancelled
-      │  ▲        │
-      │  └────────┘  handed back by a worker that stops or whose decoder crashed
-      └──► cancelled
+     │ ▲ ▲        │  │
+     │ │ └────────┘  │  handed back by a worker that stops or whose decoder crashed
+     │ └── paused ◄──┤  resumed, with its finished stripes
+     │ └── failed, cancelled: asked for again (retry), with what finished stripes there are
+     └──► paused, cancelled
 
 A worker holds a running job by a lease that it must extend. When the lease runs out another worker may take the job
 over. Each taking counts `attempt` up by one, and the attempt is also the fence: a worker's writes name the attempt they
@@ -25,26 +27,32 @@ MAX_CRASHES = 3
 
 
 class JobState(StrEnum):
-    """Where a job stands; the last three are final."""
+    """Where a job stands; the last three are ends."""
 
     QUEUED = "queued"
     RUNNING = "running"
+    PAUSED = "paused"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
 
     @property
-    def is_final(self) -> bool:
-        """True where no move leads on."""
-        return not ALLOWED_MOVES[self]
+    def is_ended(self) -> bool:
+        """True where nothing more happens unless somebody asks for it."""
+        return self in ENDED
+
+
+ENDED = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
+UNFINISHED = frozenset(JobState) - ENDED
 
 
 ALLOWED_MOVES: dict[JobState, frozenset[JobState]] = {
-    JobState.QUEUED: frozenset({JobState.RUNNING, JobState.CANCELLED}),
+    JobState.QUEUED: frozenset({JobState.RUNNING, JobState.PAUSED, JobState.CANCELLED}),
     JobState.RUNNING: frozenset(JobState),  # to itself: taken over from a dead worker
+    JobState.PAUSED: frozenset({JobState.QUEUED, JobState.CANCELLED}),
     JobState.SUCCEEDED: frozenset(),
-    JobState.FAILED: frozenset(),
-    JobState.CANCELLED: frozenset(),
+    JobState.FAILED: frozenset({JobState.QUEUED}),
+    JobState.CANCELLED: frozenset({JobState.QUEUED}),
 }
 
 
@@ -137,8 +145,8 @@ class Outcome:
     crashed: bool = False
 
     def __post_init__(self) -> None:
-        if self.state is JobState.RUNNING:
-            raise ForbiddenMoveError("an attempt that goes on has no outcome")
+        if self.state in (JobState.RUNNING, JobState.PAUSED):
+            raise ForbiddenMoveError("an attempt ends, or hands its job back")
         if (self.state is JobState.SUCCEEDED) != (self.result is not None):
             raise ForbiddenMoveError("success has a result, and nothing else has one")
 
@@ -149,19 +157,31 @@ class Job:
 
     Attributes
     ----------
+    owner
+        Id of the access token that asked, None where none is asked for.
+    batch
+        Id of the batch that it was asked in, if any.
+    reserved_bytes
+        What its files may take on disk until it has ended.
+    revision
+        Counts what a client could see change; the id of an event.
     attempt
         How often the job was taken by a worker; the fence of its writes.
     crashes
         How many attempts ended with the death of the worker or of its decoder.
-    cancel_requested
+    cancel_requested, pause_requested
         Somebody asked to stop; the worker that holds the job sees it at its next heartbeat.
     result_deleted
-        When its result was deleted on request.
+        When its files were deleted, on request or by retention.
     """
 
     id: str
     order: JobOrder
     created: float
+    owner: str | None = None
+    batch: str | None = None
+    reserved_bytes: int = 0
+    revision: int = 0
     state: JobState = JobState.QUEUED
     started: float | None = None
     finished: float | None = None
@@ -170,6 +190,7 @@ class Job:
     worker: str | None = None
     lease_until: float | None = None
     cancel_requested: bool = False
+    pause_requested: bool = False
     progress: Progress | None = None
     warnings: tuple[str, ...] = ()
     problem: Problem | None = None
@@ -187,14 +208,14 @@ class Job:
     def claimed(self, worker: str, now: float, lease_seconds: float) -> Self:
         """Let a worker take the job, if it is queued or abandoned.
 
-        An abandoned job counts a crash, and ends instead of running again when somebody asked to cancel it or when
-        that was one crash too many: so look at the state of what is returned.
+        An abandoned job counts a crash, and ends or pauses instead of running again when somebody asked for that or
+        when that was one crash too many: so look at the state of what is returned.
         """
         if self.state is JobState.RUNNING:
             if not self.is_abandoned(now):
                 raise ForbiddenMoveError(f"job {self.id} is held by a living worker")
             abandoned = self.settled(Outcome(JobState.QUEUED, _ABANDONED, crashed=True), now)
-            if abandoned.state.is_final:
+            if abandoned.state is not JobState.QUEUED:
                 return abandoned
             return abandoned.claimed(worker, now, lease_seconds)
         return self._moved(
@@ -215,21 +236,52 @@ class Job:
         """Note how far the running job is."""
         if self.state is not JobState.RUNNING:
             raise ForbiddenMoveError(f"job {self.id} is {self.state}: it can't advance")
-        return replace(self, progress=progress)
+        return self._changed(progress=progress)
 
     def cancelled(self, now: float) -> Self:
         """Cancel the job at once where no living worker holds it; else leave word for that worker."""
-        if self.state is JobState.QUEUED or self.is_abandoned(now):
+        if self.state in (JobState.QUEUED, JobState.PAUSED) or self.is_abandoned(now):
             return self._ended(JobState.CANCELLED, now, cancel_requested=True)
         if self.state is JobState.RUNNING:
-            return replace(self, cancel_requested=True)
+            return self._changed(cancel_requested=True)
         raise ForbiddenMoveError(f"job {self.id} is {self.state}: it can't be cancelled")
+
+    def paused(self, now: float) -> Self:
+        """Pause the job at once where no living worker holds it; else leave word for that worker."""
+        if self.state is JobState.QUEUED or self.is_abandoned(now):
+            return self._moved(JobState.PAUSED, worker=None, lease_until=None)
+        if self.state is JobState.RUNNING:
+            return self._changed(pause_requested=True)
+        raise ForbiddenMoveError(f"job {self.id} is {self.state}: it can't be paused")
+
+    def resumed(self) -> Self:
+        """Queue a paused job again; a wish to pause that no worker has heard yet is taken back."""
+        if self.state is JobState.RUNNING and self.pause_requested:
+            return self._changed(pause_requested=False)
+        if self.state is not JobState.PAUSED:
+            raise ForbiddenMoveError(f"job {self.id} is {self.state}: only a paused job can be resumed")
+        return self._moved(JobState.QUEUED)
+
+    def retried(self) -> Self:
+        """Queue a failed or cancelled job again, as if it had never crashed; the fence goes on counting."""
+        if self.state not in (JobState.FAILED, JobState.CANCELLED):
+            raise ForbiddenMoveError(f"job {self.id} is {self.state}: only a failed or cancelled job can be retried")
+        return self._moved(
+            JobState.QUEUED,
+            finished=None,
+            crashes=0,
+            cancel_requested=False,
+            problem=None,
+            warnings=(),
+            progress=None,
+            result_deleted=None,
+        )
 
     def settled(self, outcome: Outcome, now: float) -> Self:
         """End the attempt of the worker that holds the job."""
         if self.state is not JobState.RUNNING:
             raise ForbiddenMoveError(f"job {self.id} is {self.state}: no attempt is under way")
-        if outcome.state is not JobState.QUEUED:
+        if outcome.state.is_ended:
             return self._ended(
                 outcome.state,
                 now,
@@ -242,21 +294,27 @@ class Job:
             return self._ended(JobState.CANCELLED, now, crashes=crashes)
         if outcome.crashed and crashes >= MAX_CRASHES:
             return self._ended(JobState.FAILED, now, crashes=crashes, problem=_too_many_crashes(crashes, outcome))
-        return self._moved(JobState.QUEUED, crashes=crashes, worker=None, lease_until=None)
+        state = JobState.PAUSED if self.pause_requested else JobState.QUEUED
+        return self._moved(state, crashes=crashes, worker=None, lease_until=None, pause_requested=False)
 
     def without_result(self, now: float) -> Self:
-        """Note that the result of a succeeded job was deleted."""
-        if self.state is not JobState.SUCCEEDED:
-            raise ForbiddenMoveError(f"job {self.id} is {self.state}: it has no result")
-        return replace(self, result_deleted=self.result_deleted if self.result_deleted is not None else now)
+        """Note that the files of an ended job were deleted: its result, or the stripes that a failure left."""
+        if not self.state.is_ended:
+            raise ForbiddenMoveError(f"job {self.id} is {self.state}: it has not ended, and its files are in use")
+        if self.result_deleted is not None:
+            return self
+        return self._changed(result_deleted=now)
 
     def _ended(self, state: JobState, now: float, **changes: Any) -> Self:
-        return self._moved(state, finished=now, worker=None, lease_until=None, **changes)
+        return self._moved(state, finished=now, worker=None, lease_until=None, pause_requested=False, **changes)
 
     def _moved(self, state: JobState, **changes: Any) -> Self:
         if state not in ALLOWED_MOVES[self.state]:
             raise ForbiddenMoveError(f"job {self.id} can't go from {self.state} to {state}")
-        return replace(self, state=state, **changes)
+        return self._changed(state=state, **changes)
+
+    def _changed(self, **changes: Any) -> Self:
+        return replace(self, revision=self.revision + 1, **changes)
 
 
 _ABANDONED = problem("job.crashed-repeatedly", "the worker that held the job fell silent")

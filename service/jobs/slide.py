@@ -22,6 +22,8 @@ class SlideFacts:
     ----------
     mpp
         (x, y) in µm per pixel of level 0 as the slide says, None if it does not.
+    bounds
+        x, y, width, height in level-0 pixels of what was scanned, where the slide frames it in emptiness.
     """
 
     width: int
@@ -31,6 +33,7 @@ class SlideFacts:
     vendor: str | None
     levels: tuple[SlideLevel, ...]
     warnings: tuple[str, ...] = ()
+    bounds: tuple[int, int, int, int] | None = None
 
     @classmethod
     def from_probe(cls, facts: Mapping[str, Any]) -> Self:
@@ -43,6 +46,7 @@ class SlideFacts:
             vendor=facts["vendor"],
             levels=tuple(SlideLevel(level["width"], level["height"], level["downsample"]) for level in facts["levels"]),
             warnings=tuple(facts["warnings"]),
+            bounds=tuple(facts["bounds"]) if facts.get("bounds") else None,
         )
 
 
@@ -60,6 +64,8 @@ class Slide:
         The safe name of its file within the folder.
     created
         Seconds since 1970.
+    owner
+        Id of the access token that it came with, None where none is asked for.
     """
 
     id: str
@@ -69,3 +75,4 @@ class Slide:
     sha256: str
     created: float
     facts: SlideFacts
+    owner: str | None = None

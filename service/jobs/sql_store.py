@@ -1,141 +1,166 @@
-"""The durable store: one SQLite file, shared by the API and its workers on one machine.
+"""The durable store: slides, jobs and tokens as JSON documents in SQL tables.
 
-Write-ahead log with synchronous=FULL: a commit survives kill -9 and power loss and costs about 0.3 ms. Each row holds
-its slide or job as one JSON document; what SQL must see of it are columns generated from the document, so that there is
-one truth. Every write is one short immediate transaction: read, move (`service.jobs.job`), write.
+Each row holds its slide or job as one JSON document; what SQL must see of it are columns generated from the document,
+so that there is one truth. Every write is one short transaction: read, move (`service.jobs.job`), write. The database
+behind it is a SQLite file or PostgreSQL (`service.jobs.database`).
 """
 
-import sqlite3
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from pathlib import Path
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
 
 from pydantic import TypeAdapter
 
-from service.jobs.job import Job, JobOrder, JobState, Outcome
+from service.jobs.database import Connection, Database
+from service.jobs.job import UNFINISHED, Job, JobState, Outcome
 from service.jobs.slide import Slide
 from service.jobs.store import (
+    Admit,
     Beat,
+    IdempotencyKey,
+    JobFilter,
+    KeyReusedError,
     LeaseLostError,
+    Page,
     SlideInUseError,
-    StoreError,
-    StoreFullError,
     UnknownJobError,
     UnknownSlideError,
+    UnknownTokenError,
+    WorkerSign,
+    admit_all,
+    admit_any_bytes,
 )
+from service.jobs.token import Token
 from service.progress import Progress
-
-MIGRATIONS: tuple[tuple[str, ...], ...] = (
-    (
-        """CREATE TABLE slides (
-            seq INTEGER PRIMARY KEY AUTOINCREMENT,
-            id TEXT NOT NULL UNIQUE,
-            document TEXT NOT NULL
-        )""",
-        """CREATE TABLE jobs (
-            seq INTEGER PRIMARY KEY AUTOINCREMENT,
-            id TEXT NOT NULL UNIQUE,
-            document TEXT NOT NULL,
-            slide TEXT GENERATED ALWAYS AS (json_extract(document, '$.order.slide')) VIRTUAL,
-            state TEXT GENERATED ALWAYS AS (json_extract(document, '$.state')) VIRTUAL,
-            lease_until REAL GENERATED ALWAYS AS (json_extract(document, '$.lease_until')) VIRTUAL
-        )""",
-        "CREATE INDEX jobs_by_state ON jobs (state, lease_until)",
-        "CREATE INDEX jobs_by_slide ON jobs (slide, state)",
-        "CREATE TABLE workers (id TEXT PRIMARY KEY, seen REAL NOT NULL)",
-    ),
-)
-"""Step n brings a database from `user_version` n to n + 1. Steps are added, never changed."""
-
-BUSY_SECONDS = 10
-"""How long a write waits for another's; writes take milliseconds, so this much means that something is wrong."""
 
 WORKER_MEMORY_SECONDS = 24 * 3600
 """How long the sign of life of a worker that is gone is kept."""
 
 _JOB = TypeAdapter(Job)
 _SLIDE = TypeAdapter(Slide)
+_TOKEN = TypeAdapter(Token)
+_SIGN = TypeAdapter(WorkerSign)
+_OPEN = "(" + ", ".join(f"'{state.value}'" for state in sorted(UNFINISHED)) + ")"
 
 
 class SqlStore:
-    """A Store in one SQLite file; see `service.jobs.store.Store` for what each method promises.
+    """A Store in a database; see `service.jobs.store.Store` for what each method promises."""
 
-    Connections are pooled: at most one for each thread that is inside a method at the same time. The store owns them
-    and `close` closes them.
-    """
+    def __init__(self, database: Database, *, lease_seconds: float = 15) -> None:
+        self._database, self._lease_seconds = database, lease_seconds
 
-    def __init__(self, path: Path, *, lease_seconds: float = 15, clock: Callable[[], float] = time.time) -> None:
-        self._path, self._lease_seconds, self._clock = path, lease_seconds, clock
-        self._idle: list[sqlite3.Connection] = []
-        self._lock = threading.Lock()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._migrate()
-
-    def add_slide(self, slide: Slide) -> None:
-        with self._writing() as db:
+    def add_slide(self, slide: Slide, admit_bytes: Callable[[int], None] = admit_any_bytes) -> None:
+        with self._database.writing() as db:
+            self._database.alone(db)
+            admit_bytes(_kept_bytes(db, slide.owner))
             db.execute("INSERT INTO slides (id, document) VALUES (?, ?)", (slide.id, _SLIDE.dump_json(slide).decode()))
 
     def slide(self, slide_id: str) -> Slide | None:
-        with self._reading() as db:
+        with self._database.reading() as db:
             row = db.execute("SELECT document FROM slides WHERE id = ?", (slide_id,)).fetchone()
         return _SLIDE.validate_json(row[0]) if row else None
 
-    def slides(self, limit: int, before: str | None = None) -> list[Slide]:
-        with self._reading() as db:
+    def slides(self, limit: int, before: int | None = None, owner: str | None = None) -> Page[Slide]:
+        return self._page("slides", {"owner": owner}, limit, before, _SLIDE)
+
+    def idle_slides(self, limit: int) -> list[Slide]:
+        with self._database.reading() as db:
             rows = db.execute(
-                "SELECT document FROM slides WHERE ?2 IS NULL OR seq < (SELECT seq FROM slides WHERE id = ?2) "
-                "ORDER BY seq DESC LIMIT ?1",
-                (limit, before),
+                "SELECT document FROM slides WHERE NOT EXISTS (SELECT 1 FROM jobs "
+                f"WHERE jobs.slide = slides.id AND jobs.state IN {_OPEN}) ORDER BY seq LIMIT ?",
+                (limit,),
             ).fetchall()
         return [_SLIDE.validate_json(document) for (document,) in rows]
 
     def remove_slide(self, slide_id: str) -> None:
-        with self._writing() as db:
+        with self._database.writing() as db:
+            self._database.alone(db)
             user = db.execute(
-                "SELECT id, state FROM jobs WHERE slide = ? AND state IN ('queued', 'running')", (slide_id,)
+                f"SELECT id, state FROM jobs WHERE slide = ? AND state IN {_OPEN} LIMIT 1",
+                (slide_id,),
             ).fetchone()
             if user:
                 raise SlideInUseError(f"job {user[0]} is {user[1]} and needs the slide")
             if not db.execute("DELETE FROM slides WHERE id = ?", (slide_id,)).rowcount:
                 raise UnknownSlideError(slide_id)
 
-    def add_job(self, job_id: str, order: JobOrder) -> Job:
-        job = Job(job_id, order, self._clock())
-        with self._writing() as db:
-            if not db.execute("SELECT 1 FROM slides WHERE id = ?", (order.slide,)).fetchone():
-                raise UnknownSlideError(order.slide)
-            db.execute("INSERT INTO jobs (id, document) VALUES (?, ?)", (job.id, _JOB.dump_json(job).decode()))
-        return job
+    def kept_bytes(self, owner: str | None) -> int:
+        with self._database.reading() as db:
+            return _kept_bytes(db, owner)
+
+    def add_jobs(
+        self, jobs: Sequence[Job], admit: Admit = admit_all, key: IdempotencyKey | None = None
+    ) -> tuple[list[Job], bool]:
+        with self._database.writing() as db:
+            self._database.alone(db)
+            if key is not None and (made := _made_before(db, key)) is not None:
+                return made, False
+            admit(_unfinished(db))
+            for job in jobs:
+                _require_slide(db, job.order.slide)
+                db.execute("INSERT INTO jobs (id, document) VALUES (?, ?)", (job.id, _JOB.dump_json(job).decode()))
+            if key is not None:
+                ids = json.dumps([job.id for job in jobs])
+                db.execute(
+                    "INSERT INTO keys (owner, key, fingerprint, jobs, created) VALUES (?, ?, ?, ?, ?)",
+                    (key.owner, key.key, key.fingerprint, ids, jobs[0].created),
+                )
+        return list(jobs), True
 
     def job(self, job_id: str) -> Job | None:
-        with self._reading() as db:
+        with self._database.reading() as db:
             return _find(db, job_id)
 
-    def jobs(self, limit: int, before: str | None = None, state: JobState | None = None) -> list[Job]:
-        with self._reading() as db:
+    def jobs(self, limit: int, before: int | None = None, wanted: JobFilter = JobFilter()) -> Page[Job]:  # noqa: B008
+        asked = {name: getattr(wanted, name) for name in ("state", "slide", "batch", "owner")}
+        return self._page("jobs", asked, limit, before, _JOB)
+
+    def revisions(self, job_ids: Iterable[str]) -> dict[str, int]:
+        wanted = list(job_ids)
+        with self._database.reading() as db:
             rows = db.execute(
-                "SELECT document FROM jobs WHERE (?2 IS NULL OR seq < (SELECT seq FROM jobs WHERE id = ?2)) "
-                "AND (?3 IS NULL OR state = ?3) ORDER BY seq DESC LIMIT ?1",
-                (limit, before, state),
+                f"SELECT id, revision FROM jobs WHERE id IN ({', '.join('?' * len(wanted)) or 'NULL'})",
+                wanted,
+            ).fetchall()
+        return dict(rows)
+
+    def ended(self, state: JobState, before: float, limit: int) -> list[Job]:
+        with self._database.reading() as db:
+            rows = db.execute(
+                "SELECT document FROM jobs WHERE state = ? AND finished < ? AND result_deleted IS NULL "
+                "ORDER BY finished LIMIT ?",
+                (state.value, before, limit),
             ).fetchall()
         return [_JOB.validate_json(document) for (document,) in rows]
 
     def cancel(self, job_id: str) -> Job:
-        with self._writing() as db:
-            return _keep(db, _known(db, job_id).cancelled(self._clock()))
+        return self._move(job_id, lambda job, now: job.cancelled(now))
+
+    def pause(self, job_id: str) -> Job:
+        return self._move(job_id, lambda job, now: job.paused(now))
+
+    def resume(self, job_id: str) -> Job:
+        return self._move(job_id, lambda job, _now: job.resumed())
+
+    def retry(self, job_id: str, admit: Admit = admit_all) -> Job:
+        with self._database.writing() as db:
+            self._database.alone(db)
+            retried = self._known(db, job_id).retried()
+            admit(_unfinished(db))
+            _require_slide(db, retried.order.slide)
+            return _keep(db, retried)
 
     def delete_result(self, job_id: str) -> Job:
-        with self._writing() as db:
-            return _keep(db, _known(db, job_id).without_result(self._clock()))
+        return self._move(job_id, lambda job, now: job.without_result(now))
 
     def claim(self, worker: str) -> Job | None:
-        with self._writing() as db:
-            now = self._clock()
+        now = self._database.now()
+        with self._database.writing() as db:
             while row := db.execute(
                 "SELECT document FROM jobs WHERE state = 'queued' OR (state = 'running' AND lease_until <= ?) "
-                "ORDER BY seq LIMIT 1",
+                f"ORDER BY seq LIMIT 1{self._database.skip_locked}",
                 (now,),
             ).fetchone():
                 job = _keep(db, _JOB.validate_json(row[0]).claimed(worker, now, self._lease_seconds))
@@ -144,137 +169,150 @@ class SqlStore:
         return None
 
     def heartbeat(self, job_id: str, attempt: int) -> Beat:
-        with self._writing() as db:
-            job = _keep(db, _held(db, job_id, attempt).extended(self._clock(), self._lease_seconds))
-        return Beat.CANCEL if job.cancel_requested else Beat.GO_ON
+        now = self._database.now()
+        with self._holding(job_id, attempt) as (db, job):
+            job = _keep(db, job.extended(now, self._lease_seconds))
+        if job.cancel_requested:
+            return Beat.CANCEL
+        return Beat.PAUSE if job.pause_requested else Beat.GO_ON
 
     def advance(self, job_id: str, attempt: int, progress: Progress) -> None:
-        with self._writing() as db:
-            _keep(db, _held(db, job_id, attempt).advanced(progress))
+        with self._holding(job_id, attempt) as (db, job):
+            _keep(db, job.advanced(progress))
 
     def settle(self, job_id: str, attempt: int, outcome: Outcome) -> Job:
-        with self._writing() as db:
-            return _keep(db, _held(db, job_id, attempt).settled(outcome, self._clock()))
+        now = self._database.now()
+        with self._holding(job_id, attempt) as (db, job):
+            return _keep(db, job.settled(outcome, now))
 
-    def sign_of_life(self, worker: str) -> None:
-        now = self._clock()
-        with self._writing() as db:
+    def counts(self) -> dict[JobState, int]:
+        with self._database.reading() as db:
+            rows = db.execute("SELECT state, count(*) FROM jobs GROUP BY state").fetchall()
+        return {JobState(state): number for state, number in rows}
+
+    def failures(self) -> dict[str, int]:
+        with self._database.reading() as db:
+            rows = db.execute("SELECT code, count(*) FROM jobs WHERE state = 'failed' GROUP BY code").fetchall()
+        return {code or "internal": number for code, number in rows}
+
+    def sign_of_life(self, sign: WorkerSign) -> None:
+        now = self._database.now()
+        document = _SIGN.dump_json(replace(sign, seen=now)).decode()
+        with self._database.writing() as db:
             db.execute(
-                "INSERT INTO workers (id, seen) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET seen = excluded.seen",
-                (worker, now),
+                "INSERT INTO workers (id, seen, document) VALUES (?, ?, ?) "
+                "ON CONFLICT (id) DO UPDATE SET seen = excluded.seen, document = excluded.document",
+                (sign.id, now, document),
             )
             db.execute("DELETE FROM workers WHERE seen < ?", (now - WORKER_MEMORY_SECONDS,))
 
-    def last_sign_of_life(self) -> float | None:
-        with self._reading() as db:
-            seen: float | None = db.execute("SELECT max(seen) FROM workers").fetchone()[0]
-        return seen
+    def workers(self) -> list[WorkerSign]:
+        with self._database.reading() as db:
+            rows = db.execute("SELECT document FROM workers ORDER BY seen DESC").fetchall()
+        return [_SIGN.validate_json(document) for (document,) in rows]
+
+    def now(self) -> float:
+        return self._database.now()
+
+    def add_token(self, token: Token) -> None:
+        with self._database.writing() as db:
+            db.execute(
+                "INSERT INTO tokens (id, sha256, document) VALUES (?, ?, ?)",
+                (token.id, token.sha256, _TOKEN.dump_json(token).decode()),
+            )
+
+    def tokens(self) -> list[Token]:
+        with self._database.reading() as db:
+            rows = db.execute("SELECT document FROM tokens ORDER BY seq").fetchall()
+        return [_TOKEN.validate_json(document) for (document,) in rows]
+
+    def token(self, sha256: str) -> Token | None:
+        with self._database.reading() as db:
+            row = db.execute("SELECT document FROM tokens WHERE sha256 = ?", (sha256,)).fetchone()
+        return _TOKEN.validate_json(row[0]) if row else None
+
+    def revoke_token(self, token_id: str) -> None:
+        with self._database.writing() as db:
+            if not db.execute("DELETE FROM tokens WHERE id = ?", (token_id,)).rowcount:
+                raise UnknownTokenError(token_id)
+
+    def forget_keys(self, before: float) -> None:
+        with self._database.writing() as db:
+            db.execute("DELETE FROM keys WHERE created < ?", (before,))
 
     def check(self) -> None:
-        """Commit the version number again: a real write that changes nothing."""
-        with self._writing() as db:
-            db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+        self._database.check()
 
     def close(self) -> None:
-        """Close the connections that no thread is using."""
-        with self._lock:
-            idle, self._idle = self._idle, []
-        for connection in idle:
-            connection.close()
+        self._database.close()
 
-    def _migrate(self) -> None:
-        with closing(self._connect()) as db:
-            _switch_to_write_ahead_log(db)
-        with self._writing() as db:
-            version = db.execute("PRAGMA user_version").fetchone()[0]
-            if version > len(MIGRATIONS):
-                raise StoreError(f"{self._path} was written by a newer slidelift (schema {version}): update this one")
-            for statements in MIGRATIONS[version:]:
-                for statement in statements:
-                    db.execute(statement)
-            db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+    def _page(
+        self, table: str, asked: dict[str, str | None], limit: int, before: int | None, kind: TypeAdapter[Any]
+    ) -> Page[Any]:
+        """One more row than asked for tells whether there are more."""
+        given: dict[str, str | int] = {f"{name} = ?": value for name, value in asked.items() if value is not None}
+        given |= {} if before is None else {"seq < ?": before}
+        where = f"WHERE {' AND '.join(given)} " if given else ""
+        with self._database.reading() as db:
+            rows = db.execute(
+                f"SELECT seq, document FROM {table} {where}ORDER BY seq DESC LIMIT ?",
+                (*given.values(), limit + 1),
+            ).fetchall()
+        shown = rows[:limit]
+        cursor = shown[-1][0] if len(rows) > limit else None
+        return Page(tuple(kind.validate_json(document) for _, document in shown), cursor)
 
-    @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
-        """Lend a connection; an autocommitted SELECT sees one consistent state."""
-        with self._lock:
-            db = self._idle.pop() if self._idle else None
-        db = db or self._connect()
-        healthy = True
-        try:
-            yield db
-        except sqlite3.Error:
-            healthy = False
-            raise
-        finally:
-            if healthy:
-                with self._lock:
-                    self._idle.append(db)
-            else:
-                db.close()
+    def _move(self, job_id: str, moved: Callable[[Job, float], Job]) -> Job:
+        now = self._database.now()
+        with self._database.writing() as db:
+            return _keep(db, moved(self._known(db, job_id), now))
+
+    def _known(self, db: Connection, job_id: str) -> Job:
+        job = _find(db, job_id, self._database.for_update)
+        if job is None:
+            raise UnknownJobError(job_id)
+        return job
 
     @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        """One transaction, committed unless the body raises; immediate, so that what it read can't change meanwhile."""
-        with self._reading() as db:
-            try:
-                db.execute("BEGIN IMMEDIATE")
-                try:
-                    yield db
-                    db.execute("COMMIT")
-                except BaseException:
-                    if db.in_transaction:
-                        db.execute("ROLLBACK")
-                    raise
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
-                    raise StoreFullError(f"the disk of {self._path.parent} is full") from error
-                raise
-
-    def _connect(self) -> sqlite3.Connection:
-        # One thread at a time uses a connection, though not always the same one; hence check_same_thread.
-        db = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-        db.execute("PRAGMA synchronous = FULL")
-        return db
+    def _holding(self, job_id: str, attempt: int) -> Iterator[tuple[Connection, Job]]:
+        """A transaction on a job that the attempt holds."""
+        with self._database.writing() as db:
+            job = _find(db, job_id, self._database.for_update)
+            if job is None or not job.is_held(attempt):
+                raise LeaseLostError(f"attempt {attempt} holds job {job_id} no longer")
+            yield db, job
 
 
-def _switch_to_write_ahead_log(db: sqlite3.Connection) -> None:
-    """Set the journal mode, which stays with the file.
-
-    The switch needs the file alone and does not wait its turn: of two processes that start at once on a new file
-    one is told that it is locked.
-    """
-    deadline = time.monotonic() + BUSY_SECONDS
-    while True:
-        try:
-            db.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.OperationalError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
-        else:
-            return
-
-
-def _find(db: sqlite3.Connection, job_id: str) -> Job | None:
-    row = db.execute("SELECT document FROM jobs WHERE id = ?", (job_id,)).fetchone()
+def _find(db: Connection, job_id: str, lock: str = "") -> Job | None:
+    row = db.execute(f"SELECT document FROM jobs WHERE id = ?{lock}", (job_id,)).fetchone()
     return _JOB.validate_json(row[0]) if row else None
 
 
-def _known(db: sqlite3.Connection, job_id: str) -> Job:
-    job = _find(db, job_id)
-    if job is None:
-        raise UnknownJobError(job_id)
-    return job
-
-
-def _held(db: sqlite3.Connection, job_id: str, attempt: int) -> Job:
-    job = _find(db, job_id)
-    if job is None or not job.is_held(attempt):
-        raise LeaseLostError(f"attempt {attempt} holds job {job_id} no longer")
-    return job
-
-
-def _keep(db: sqlite3.Connection, job: Job) -> Job:
+def _keep(db: Connection, job: Job) -> Job:
     db.execute("UPDATE jobs SET document = ? WHERE id = ?", (_JOB.dump_json(job).decode(), job.id))
     return job
+
+
+def _unfinished(db: Connection) -> list[Job]:
+    rows = db.execute(f"SELECT document FROM jobs WHERE state IN {_OPEN}").fetchall()
+    return [_JOB.validate_json(document) for (document,) in rows]
+
+
+def _kept_bytes(db: Connection, owner: str | None) -> int:
+    where, values = ("WHERE owner = ?", (owner,)) if owner is not None else ("", ())
+    row = db.execute(f"SELECT coalesce(sum(bytes), 0) FROM slides {where}", values).fetchone()
+    return int(row[0])
+
+
+def _require_slide(db: Connection, slide_id: str) -> None:
+    if not db.execute("SELECT 1 FROM slides WHERE id = ?", (slide_id,)).fetchone():
+        raise UnknownSlideError(slide_id)
+
+
+def _made_before(db: Connection, key: IdempotencyKey) -> list[Job] | None:
+    row = db.execute("SELECT fingerprint, jobs FROM keys WHERE owner = ? AND key = ?", (key.owner, key.key)).fetchone()
+    if row is None:
+        return None
+    if row[0] != key.fingerprint:
+        raise KeyReusedError("the key came before with another request; take a new one for each")
+    return [job for job_id in json.loads(row[1]) if (job := _find(db, job_id)) is not None]

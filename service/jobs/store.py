@@ -1,15 +1,16 @@
-"""Where slides and jobs are kept: the protocol of a store, and the one that keeps them in memory."""
+"""Where slides, jobs and tokens are kept: the protocol of a store, its refusals, and what it is asked with."""
 
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
-from service.jobs.job import Job, JobOrder, JobState, Outcome
+from service.jobs.job import Job, JobState, Outcome
 from service.jobs.slide import Slide
+from service.jobs.token import Token
 from service.progress import Progress
 
-Kept = TypeVar("Kept", Slide, Job)
+Entry = TypeVar("Entry")
 
 
 class StoreError(Exception):
@@ -24,6 +25,10 @@ class UnknownJobError(StoreError):
     """No job of that id."""
 
 
+class UnknownTokenError(StoreError):
+    """No token of that id."""
+
+
 class SlideInUseError(StoreError):
     """An unfinished job needs the slide; the message names it."""
 
@@ -32,47 +37,155 @@ class LeaseLostError(StoreError):
     """The attempt that wants to write holds the job no longer: stop, and touch nothing."""
 
 
+class KeyReusedError(StoreError):
+    """The idempotency key came before with another request."""
+
+
 class StoreFullError(StoreError):
     """The disk has no room for the write; nothing was changed."""
+
+
+class StoreUnavailableError(StoreError):
+    """The database can't be reached, read or written right now; the message says why."""
 
 
 class Beat(StrEnum):
     """What a worker hears at a heartbeat."""
 
     GO_ON = "go on"
+    PAUSE = "pause"
     CANCEL = "cancel"
 
 
-class Store(Protocol):
-    """Slides, jobs and the workers' signs of life. Synchronous; callable from any thread.
+@dataclass(frozen=True, slots=True)
+class Page(Generic[Entry]):
+    """Some entries, the newest first; `cursor` asks for those after them, None where there are no more."""
 
-    What a method has returned is durable. Ids are made by the caller. A worker's writes name job and attempt, and raise
-    LeaseLostError once another attempt, or an end, has come in between.
+    entries: tuple[Entry, ...]
+    cursor: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class JobFilter:
+    """Which jobs are meant; None for any."""
+
+    state: JobState | None = None
+    slide: str | None = None
+    batch: str | None = None
+    owner: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyKey:
+    """A client's word that two requests are one.
+
+    Attributes
+    ----------
+    owner
+        Id of the token, "" where none is asked for: keys of different owners are different.
+    fingerprint
+        Hash of the request, so that another one under the same key is noticed.
     """
 
-    def add_slide(self, slide: Slide) -> None:
-        """Keep a new slide."""
+    owner: str
+    key: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSign:
+    """A worker's sign of life.
+
+    Attributes
+    ----------
+    device
+        Where its network computes, as the pipeline last said; None before its first job.
+    busy
+        The share of the last job's time, 0 to 1, in which the network computed; None while unknown.
+    tiles_per_second
+        Of the job at hand, None without one.
+    seen
+        Seconds since 1970.
+    """
+
+    id: str
+    seen: float
+    device: str | None = None
+    busy: float | None = None
+    tiles_per_second: float | None = None
+
+
+Admit = Callable[[Sequence[Job]], None]
+"""Looks at all unfinished jobs, and raises to refuse more; called within the transaction that adds them."""
+
+
+class Store(Protocol):
+    """Slides, jobs, tokens and the workers' signs of life. Synchronous; callable from any thread and process.
+
+    What a method has returned is durable. Ids are made by the caller. A worker's writes name job and attempt, and raise
+    LeaseLostError once another attempt, or an end, has come in between. Any method raises StoreUnavailableError, a
+    writing one StoreFullError too.
+    """
+
+    def add_slide(self, slide: Slide, admit_bytes: Callable[[int], None] = ...) -> None:
+        """Keep a new slide; `admit_bytes` is told the bytes that its owner keeps already, and may raise."""
 
     def slide(self, slide_id: str) -> Slide | None:
         """The slide of an id."""
 
-    def slides(self, limit: int, before: str | None = None) -> list[Slide]:
-        """Slides, the newest first; `before` the id of the last one already seen."""
+    def slides(self, limit: int, before: int | None = None, owner: str | None = None) -> Page[Slide]:
+        """Slides, the newest first; `before` the cursor of an earlier page."""
+
+    def idle_slides(self, limit: int) -> list[Slide]:
+        """Slides that no unfinished job needs, the oldest first."""
 
     def remove_slide(self, slide_id: str) -> None:
         """Forget a slide; raises UnknownSlideError, or SlideInUseError while an unfinished job needs it."""
 
-    def add_job(self, job_id: str, order: JobOrder) -> Job:
-        """Queue a job; raises UnknownSlideError if its slide is not (or no longer) there."""
+    def kept_bytes(self, owner: str | None) -> int:
+        """What an owner's slides have together; None for everybody's."""
+
+    def add_jobs(
+        self, jobs: Sequence[Job], admit: Admit = ..., key: IdempotencyKey | None = None
+    ) -> tuple[list[Job], bool]:
+        """Queue jobs, all or none.
+
+        Returns
+        -------
+        tuple
+            The jobs and True; or, where the same request came before under the same key, what it made, and False.
+
+        Raises
+        ------
+        UnknownSlideError
+            A slide is not (or no longer) there.
+        KeyReusedError
+            The key came before with another request.
+        """
 
     def job(self, job_id: str) -> Job | None:
         """The job of an id."""
 
-    def jobs(self, limit: int, before: str | None = None, state: JobState | None = None) -> list[Job]:
-        """Jobs, the newest first; `before` the id of the last one already seen."""
+    def jobs(self, limit: int, before: int | None = None, wanted: JobFilter = ...) -> Page[Job]:
+        """Jobs, the newest first; `before` the cursor of an earlier page."""
+
+    def revisions(self, job_ids: Iterable[str]) -> dict[str, int]:
+        """The revision of each job that is there."""
+
+    def ended(self, state: JobState, before: float, limit: int) -> list[Job]:
+        """Jobs that ended so before that moment and whose files were not deleted since; the oldest first."""
 
     def cancel(self, job_id: str) -> Job:
         """Cancel as `Job.cancelled`; raises UnknownJobError, ForbiddenMoveError."""
+
+    def pause(self, job_id: str) -> Job:
+        """Pause as `Job.paused`; raises UnknownJobError, ForbiddenMoveError."""
+
+    def resume(self, job_id: str) -> Job:
+        """Resume as `Job.resumed`; raises UnknownJobError, ForbiddenMoveError."""
+
+    def retry(self, job_id: str, admit: Admit = ...) -> Job:
+        """Queue again as `Job.retried`; raises UnknownJobError, UnknownSlideError, ForbiddenMoveError."""
 
     def delete_result(self, job_id: str) -> Job:
         """Note as `Job.without_result`; raises UnknownJobError, ForbiddenMoveError."""
@@ -89,128 +202,46 @@ class Store(Protocol):
     def settle(self, job_id: str, attempt: int, outcome: Outcome) -> Job:
         """End the attempt."""
 
-    def sign_of_life(self, worker: str) -> None:
-        """Note that a worker lives, with or without a job."""
+    def counts(self) -> dict[JobState, int]:
+        """How many jobs are in each state."""
 
-    def last_sign_of_life(self) -> float | None:
-        """When any worker last was alive, in seconds since 1970."""
+    def failures(self) -> dict[str, int]:
+        """How many jobs have failed with each code."""
+
+    def sign_of_life(self, sign: WorkerSign) -> None:
+        """Note that a worker lives, with or without a job; its `seen` is set here."""
+
+    def workers(self) -> list[WorkerSign]:
+        """The last sign of life of each worker of the last day, the latest first."""
+
+    def now(self) -> float:
+        """The store's clock, in seconds since 1970: that of its leases."""
+
+    def add_token(self, token: Token) -> None:
+        """Keep a new token."""
+
+    def tokens(self) -> list[Token]:
+        """All tokens, the oldest first."""
+
+    def token(self, sha256: str) -> Token | None:
+        """The token of that hash."""
+
+    def revoke_token(self, token_id: str) -> None:
+        """Forget a token; raises UnknownTokenError."""
+
+    def forget_keys(self, before: float) -> None:
+        """Forget the idempotency keys that came before that moment."""
 
     def check(self) -> None:
         """Write something; raises whatever keeps the store from it."""
 
     def close(self) -> None:
-        """Let go of files."""
+        """Let go of files and connections."""
 
 
-class MemoryStore:
-    """A store for tests and one process; holds every slide and job that it was ever given."""
-
-    def __init__(self, clock: Callable[[], float], lease_seconds: float = 15) -> None:
-        self._clock, self._lease_seconds = clock, lease_seconds
-        self._lock = threading.RLock()
-        self._slides: dict[str, Slide] = {}
-        self._jobs: dict[str, Job] = {}
-        self._workers: dict[str, float] = {}
-
-    def add_slide(self, slide: Slide) -> None:
-        with self._lock:
-            self._slides[slide.id] = slide
-
-    def slide(self, slide_id: str) -> Slide | None:
-        return self._slides.get(slide_id)
-
-    def slides(self, limit: int, before: str | None = None) -> list[Slide]:
-        with self._lock:
-            return list(_page(self._slides, limit, before))
-
-    def remove_slide(self, slide_id: str) -> None:
-        with self._lock:
-            if slide_id not in self._slides:
-                raise UnknownSlideError(slide_id)
-            for job in self._jobs.values():
-                if job.order.slide == slide_id and not job.state.is_final:
-                    raise SlideInUseError(f"job {job.id} is {job.state} and needs the slide")
-            del self._slides[slide_id]
-
-    def add_job(self, job_id: str, order: JobOrder) -> Job:
-        with self._lock:
-            if order.slide not in self._slides:
-                raise UnknownSlideError(order.slide)
-            return self._keep(Job(job_id, order, self._clock()))
-
-    def job(self, job_id: str) -> Job | None:
-        return self._jobs.get(job_id)
-
-    def jobs(self, limit: int, before: str | None = None, state: JobState | None = None) -> list[Job]:
-        with self._lock:
-            wanted = {job.id: job for job in self._jobs.values() if state in (None, job.state) or job.id == before}
-            return list(_page(wanted, limit, before))
-
-    def cancel(self, job_id: str) -> Job:
-        with self._lock:
-            return self._keep(self._known(job_id).cancelled(self._clock()))
-
-    def delete_result(self, job_id: str) -> Job:
-        with self._lock:
-            return self._keep(self._known(job_id).without_result(self._clock()))
-
-    def claim(self, worker: str) -> Job | None:
-        with self._lock:
-            now = self._clock()
-            for job in list(self._jobs.values()):
-                if job.state is JobState.QUEUED or job.is_abandoned(now):
-                    claimed = self._keep(job.claimed(worker, now, self._lease_seconds))
-                    if claimed.state is JobState.RUNNING:
-                        return claimed
-            return None
-
-    def heartbeat(self, job_id: str, attempt: int) -> Beat:
-        with self._lock:
-            job = self._keep(self._held(job_id, attempt).extended(self._clock(), self._lease_seconds))
-            return Beat.CANCEL if job.cancel_requested else Beat.GO_ON
-
-    def advance(self, job_id: str, attempt: int, progress: Progress) -> None:
-        with self._lock:
-            self._keep(self._held(job_id, attempt).advanced(progress))
-
-    def settle(self, job_id: str, attempt: int, outcome: Outcome) -> Job:
-        with self._lock:
-            return self._keep(self._held(job_id, attempt).settled(outcome, self._clock()))
-
-    def sign_of_life(self, worker: str) -> None:
-        with self._lock:
-            self._workers[worker] = self._clock()
-
-    def last_sign_of_life(self) -> float | None:
-        with self._lock:
-            return max(self._workers.values(), default=None)
-
-    def check(self) -> None:
-        """Memory can always be written."""
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-    def _keep(self, job: Job) -> Job:
-        self._jobs[job.id] = job
-        return job
-
-    def _known(self, job_id: str) -> Job:
-        if job_id not in self._jobs:
-            raise UnknownJobError(job_id)
-        return self._jobs[job_id]
-
-    def _held(self, job_id: str, attempt: int) -> Job:
-        job = self._jobs.get(job_id)
-        if job is None or not job.is_held(attempt):
-            raise LeaseLostError(f"attempt {attempt} holds job {job_id} no longer")
-        return job
+def admit_all(_unfinished: Sequence[Job]) -> None:
+    """Refuse nothing."""
 
 
-def _page(kept: dict[str, Kept], limit: int, before: str | None) -> Iterator[Kept]:
-    """Yield the newest first, going on after `before`; nothing after an id that is not there."""
-    ids = list(kept)
-    if before is not None:
-        ids = ids[: ids.index(before)] if before in kept else []
-    for found in ids[::-1][:limit]:
-        yield kept[found]
+def admit_any_bytes(_kept: int) -> None:
+    """Refuse nothing."""

@@ -27,7 +27,8 @@ OUTCOMES = [
     Outcome(JobState.CANCELLED),
     Outcome(JobState.FAILED, problem("slide.unreadable", "no")),
 ]
-MOVES = st.one_of(st.just("claim"), st.just("extend"), st.just("advance"), st.just("cancel"), st.sampled_from(OUTCOMES))
+WORDS = ("claim", "extend", "advance", "cancel", "pause", "resume", "retry", "delete")
+MOVES = st.one_of(st.sampled_from(WORDS), st.sampled_from(OUTCOMES))
 
 
 def new() -> Job:
@@ -43,6 +44,14 @@ def move(job: Job, step: object, now: float) -> Job:
         return job.extended(now, LEASE)
     if step == "advance":
         return job.advanced(Progress(Stage.UPSCALING, 1, 2))
+    if step == "pause":
+        return job.paused(now)
+    if step == "resume":
+        return job.resumed()
+    if step == "retry":
+        return job.retried()
+    if step == "delete":
+        return job.without_result(now)
     return job.cancelled(now)
 
 
@@ -55,15 +64,19 @@ def test_any_sequence_of_moves_keeps_the_rules(steps: list[tuple[object, float]]
             after = move(job, step, now)
         except ForbiddenMoveError:
             continue
-        assert not job.state.is_final, "a final state is left"
+        assert not job.state.is_ended or step in ("retry", "delete"), "an end is left unasked"
         assert after.state is job.state or after.state in ALLOWED_MOVES[job.state] or job.is_abandoned(now)
         assert job.attempt <= after.attempt <= job.attempt + 1
         assert (after.attempt > job.attempt) == (step == "claim" and after.state is JobState.RUNNING)
         assert (after.lease_until is not None) == (after.state is JobState.RUNNING) == (after.worker is not None)
-        assert (after.finished is not None) == after.state.is_final
+        assert (after.finished is not None) == after.state.is_ended
         assert (after.result is not None) == (after.state is JobState.SUCCEEDED)
-        assert after.crashes < MAX_CRASHES or after.state.is_final
-        assert not (after.cancel_requested and after.state is JobState.QUEUED)
+        assert after.crashes < MAX_CRASHES or after.state.is_ended
+        assert not (after.cancel_requested and after.state in (JobState.QUEUED, JobState.PAUSED))
+        assert not after.pause_requested or after.state is JobState.RUNNING
+        assert after.revision == job.revision + (after != job and step != "extend") + (
+            step == "claim" and job.is_abandoned(now) and after.state is JobState.RUNNING
+        )
         job = after
 
 
@@ -123,3 +136,27 @@ def test_cancellation_wins_over_handing_back() -> None:
 def test_success_without_a_result_can_not_be_said() -> None:
     with pytest.raises(ForbiddenMoveError):
         Outcome(JobState.SUCCEEDED)
+
+
+def test_a_wish_to_pause_that_nobody_heard_can_be_taken_back() -> None:
+    job = new().claimed("w", 0, LEASE).paused(1)
+    assert job.pause_requested
+    assert job.resumed().settled(Outcome(JobState.QUEUED), 2).state is JobState.QUEUED
+
+
+def test_cancelling_wins_over_pausing() -> None:
+    job = new().claimed("w", 0, LEASE).paused(1).cancelled(2)
+    assert job.settled(Outcome(JobState.QUEUED), 3).state is JobState.CANCELLED
+
+
+def test_a_retried_job_has_three_crashes_again() -> None:
+    job = new()
+    for _ in range(MAX_CRASHES):
+        job = job.claimed("w", 0, LEASE).settled(CRASH, 1)
+    job = job.retried().claimed("w", 2, LEASE)
+    assert (job.state, job.crashes, job.attempt) == (JobState.RUNNING, 0, MAX_CRASHES + 1)
+
+
+def test_what_succeeded_is_not_tried_again() -> None:
+    with pytest.raises(ForbiddenMoveError):
+        new().claimed("w", 0, LEASE).settled(DONE, 1).retried()

@@ -16,6 +16,7 @@ import pytest
 
 from service.jobs.job import JobState, Outcome, Result
 from service.jobs.sql_store import SqlStore
+from service.jobs.sqlite import Sqlite
 
 SCRIPT = Path(__file__).with_name("serve_for_tests.py")
 PIXELS = bytes(range(256)) * 4096
@@ -76,7 +77,7 @@ def test_slide_goes_up_and_its_result_comes_down_by_curl(served: Served, tmp_pat
     order = json.dumps({"slide": uploaded["id"], "model": "bicubic"})
     job = json.loads(curl("-H", "Content-Type: application/json", "-d", order, f"{served.url}/v1/jobs"))
     assert job["state"] == "queued"
-    store = SqlStore(served.data_dir / "slidelift.sqlite3")
+    store = SqlStore(Sqlite(served.data_dir / "slidelift.sqlite3"))
     claimed = store.claim("w")
     assert claimed is not None
     folder = served.data_dir / "jobs" / job["id"]

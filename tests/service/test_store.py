@@ -5,26 +5,39 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import psycopg
 import pytest
 
 from service.codes import problem
-from service.jobs.job import ForbiddenMoveError, JobOrder, JobState, Outcome, Result
+from service.jobs import postgres as postgres_module
+from service.jobs.job import ForbiddenMoveError, Job, JobOrder, JobState, Outcome, Result
+from service.jobs.postgres import Postgres
 from service.jobs.slide import Slide, SlideFacts, SlideLevel
-from service.jobs.sql_store import MIGRATIONS, SqlStore
+from service.jobs.sql_store import SqlStore
+from service.jobs.sqlite import MIGRATIONS, Sqlite
 from service.jobs.store import (
     Beat,
+    IdempotencyKey,
+    JobFilter,
+    KeyReusedError,
     LeaseLostError,
-    MemoryStore,
+    Page,
     SlideInUseError,
     Store,
     StoreError,
+    StoreUnavailableError,
     UnknownJobError,
     UnknownSlideError,
+    UnknownTokenError,
+    WorkerSign,
 )
+from service.jobs.token import Scope, hash_of, new_token
 from service.progress import Progress, Stage
 from service.request import BadTilePolicy
 
@@ -48,6 +61,17 @@ def slide(slide_id: str = "s") -> Slide:
     return Slide(slide_id, "Müller 3.svs", "slide.svs", 7, "00" * 32, 999.5, FACTS)
 
 
+def ids(page: Page[Any]) -> list[str]:
+    return [one.id for one in page.entries]
+
+
+def add(store: Store, job_id: str, order: JobOrder = ORDER, **facts: Any) -> Job:
+    """Queue one job."""
+    (job,), new = store.add_jobs([Job(job_id, order, 1000.0, **facts)])
+    assert new
+    return job
+
+
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
@@ -64,13 +88,45 @@ class StoreContract:
     def test_slides_are_listed_from_the_newest_in_pages(self, store: Store) -> None:
         for name in "abcde":
             store.add_slide(slide(name))
-        assert [one.id for one in store.slides(3)] == ["e", "d", "c"]
-        assert [one.id for one in store.slides(3, before="c")] == ["b", "a"]
-        assert store.slides(3, before="nothing") == []
+        first = store.slides(3)
+        assert [one.id for one in first.entries] == ["e", "d", "c"]
+        store.remove_slide("c")  # the last one seen: the next page is not lost with it
+        second = store.slides(3, before=first.cursor)
+        assert ([one.id for one in second.entries], second.cursor) == (["b", "a"], None)
+
+    def test_a_page_that_ends_the_list_says_so(self, store: Store) -> None:
+        for name in "abc":
+            store.add_slide(slide(name))
+        assert store.slides(3).cursor is None
+        assert store.slides(2).cursor is not None
+
+    def test_an_owner_sees_own_slides_and_their_bytes(self, store: Store) -> None:
+        for name, owner in (("a", "x"), ("b", "y"), ("c", "x"), ("d", None)):
+            store.add_slide(replace(slide(name), owner=owner))
+        assert [one.id for one in store.slides(9, owner="x").entries] == ["c", "a"]
+        assert (store.kept_bytes("x"), store.kept_bytes("z"), store.kept_bytes(None)) == (14, 0, 28)
+
+    def test_a_slide_that_is_not_admitted_is_not_kept(self, store: Store) -> None:
+        store.add_slide(slide("a"))
+
+        def refuse(kept: int) -> None:
+            raise ValueError(kept)
+
+        with pytest.raises(ValueError, match="7"):
+            store.add_slide(slide("b"), refuse)
+        assert store.slide("b") is None
+
+    def test_idle_slides_are_those_that_no_unfinished_job_needs(self, store: Store) -> None:
+        for name in "abc":
+            store.add_slide(slide(name))
+        add(store, "j", JobOrder("a", "bicubic"))
+        add(store, "k", JobOrder("b", "bicubic"))
+        store.cancel("k")
+        assert [one.id for one in store.idle_slides(9)] == ["b", "c"]
 
     def test_slide_in_use_stays(self, store: Store) -> None:
         store.add_slide(slide())
-        store.add_job("j", ORDER)
+        add(store, "j")
         with pytest.raises(SlideInUseError, match="j"):
             store.remove_slide("s")
         store.cancel("j")
@@ -82,11 +138,11 @@ class StoreContract:
         with pytest.raises(UnknownSlideError):
             store.remove_slide("s")
         with pytest.raises(UnknownSlideError):
-            store.add_job("j", ORDER)
+            add(store, "j")
 
     def test_job_keeps_what_was_asked(self, store: Store) -> None:
         store.add_slide(slide())
-        assert store.add_job("j", ORDER) == store.job("j")
+        assert add(store, "j") == store.job("j")
         job = store.job("j")
         assert job is not None
         assert (job.order, job.state, job.created) == (ORDER, JobState.QUEUED, 1000.0)
@@ -94,22 +150,154 @@ class StoreContract:
     def test_jobs_are_listed_by_state(self, store: Store) -> None:
         store.add_slide(slide())
         for name in "abcd":
-            store.add_job(name, ORDER)
+            add(store, name)
         store.cancel("b")
-        assert [job.id for job in store.jobs(9)] == ["d", "c", "b", "a"]
-        assert [job.id for job in store.jobs(9, state=JobState.QUEUED)] == ["d", "c", "a"]
-        assert [job.id for job in store.jobs(9, before="c", state=JobState.QUEUED)] == ["a"]
+        assert ids(store.jobs(9)) == ["d", "c", "b", "a"]
+        queued = JobFilter(state=JobState.QUEUED)
+        first = store.jobs(2, wanted=queued)
+        assert ids(first) == ["d", "c"]
+        assert ids(store.jobs(9, first.cursor, queued)) == ["a"]
+
+    def test_jobs_are_found_by_slide_batch_and_owner(self, store: Store) -> None:
+        store.add_slide(slide("s"))
+        store.add_slide(slide("t"))
+        add(store, "a", owner="x", batch="1")
+        add(store, "b", JobOrder("t", "bicubic"), owner="x")
+        add(store, "c", owner="y", batch="1")
+        assert ids(store.jobs(9, wanted=JobFilter(slide="s"))) == ["c", "a"]
+        assert ids(store.jobs(9, wanted=JobFilter(batch="1"))) == ["c", "a"]
+        assert ids(store.jobs(9, wanted=JobFilter(owner="x"))) == ["b", "a"]
+        assert ids(store.jobs(9, wanted=JobFilter(owner="x", batch="1"))) == ["a"]
+
+    def test_many_jobs_are_added_all_or_none(self, store: Store) -> None:
+        store.add_slide(slide("s"))
+        wanted = [Job("a", ORDER, 1000.0), Job("b", JobOrder("gone", "bicubic"), 1000.0)]
+        with pytest.raises(UnknownSlideError, match="gone"):
+            store.add_jobs(wanted)
+        assert ids(store.jobs(9)) == []
+
+    def test_admission_sees_all_that_is_unfinished_and_can_refuse(self, store: Store) -> None:
+        store.add_slide(slide("s"))
+        for name in "abcd":
+            add(store, name)
+        store.cancel("b")
+        store.pause("c")
+
+        def refuse(unfinished: Sequence[Job]) -> None:
+            raise ValueError(sorted(job.id for job in unfinished))
+
+        with pytest.raises(ValueError, match=r"\['a', 'c', 'd'\]"):
+            store.add_jobs([Job("e", ORDER, 1000.0)], refuse)
+        assert store.job("e") is None
+        with pytest.raises(ValueError, match="'d'"):
+            store.retry("b", refuse)
+        assert store.job("b") is not None
+        assert store.counts() == {JobState.QUEUED: 2, JobState.PAUSED: 1, JobState.CANCELLED: 1}
+
+    def test_a_key_gives_the_same_jobs_again_and_refuses_another_request(self, store: Store) -> None:
+        store.add_slide(slide("s"))
+        key = IdempotencyKey("x", "k", "fingerprint")
+        made, new = store.add_jobs([Job("a", ORDER, 1000.0), Job("b", ORDER, 1000.0)], key=key)
+        assert new
+        again, new = store.add_jobs([Job("c", ORDER, 1001.0), Job("d", ORDER, 1001.0)], key=key)
+        assert (again, new) == (made, False)
+        assert ids(store.jobs(9)) == ["b", "a"]
+        with pytest.raises(KeyReusedError):
+            store.add_jobs([Job("e", ORDER, 1001.0)], key=IdempotencyKey("x", "k", "another"))
+        _, new = store.add_jobs([Job("f", ORDER, 1001.0)], key=IdempotencyKey("y", "k", "another"))
+        assert new
+        store.forget_keys(1000.5)
+        _, new = store.add_jobs([Job("g", ORDER, 1002.0)], key=key)
+        assert new
+
+    def test_a_key_sent_twice_at_once_makes_one_job(self, store: Store) -> None:
+        store.add_slide(slide("s"))
+        key = IdempotencyKey("", "k", "fingerprint")
+        with ThreadPoolExecutor(8) as pool:
+            made = list(pool.map(lambda name: store.add_jobs([Job(name, ORDER, 1000.0)], key=key), "abcdefgh"))
+        assert sum(new for _, new in made) == 1
+        assert len({job.id for (job,), _ in made}) == 1
+
+    def test_revisions_count_what_a_client_could_see_change(self, store: Store) -> None:
+        store.add_slide(slide("s"))
+        add(store, "a")
+        add(store, "b")
+        store.claim("w")
+        before = store.revisions(["a", "b", "none"])
+        assert set(before) == {"a", "b"}
+        store.heartbeat("a", 1)
+        assert store.revisions(["a"])["a"] == before["a"]
+        store.advance("a", 1, Progress(Stage.UPSCALING, 1, 2))
+        assert store.revisions(["a", "b"]) == {"a": before["a"] + 1, "b": before["b"]}
+        assert store.revisions([]) == {}
+
+    def test_a_paused_job_waits_until_it_is_resumed(self, store: Store) -> None:
+        store.add_slide(slide("s"))
+        add(store, "a")
+        assert store.pause("a").state is JobState.PAUSED
+        assert store.claim("w") is None
+        store.resume("a")
+        assert store.claim("w") is not None
+        assert store.pause("a").pause_requested
+        assert store.heartbeat("a", 1) is Beat.PAUSE
+        assert store.settle("a", 1, Outcome(JobState.QUEUED)).state is JobState.PAUSED
+
+    def test_a_failed_job_is_tried_again_under_a_new_fence(self, store: Store) -> None:
+        store.add_slide(slide("s"))
+        add(store, "a")
+        store.claim("w")
+        store.settle("a", 1, Outcome(JobState.FAILED, problem("storage.full", "no room")))
+        assert store.failures() == {"storage.full": 1}
+        retried = store.retry("a")
+        assert (retried.state, retried.problem, retried.attempt) == (JobState.QUEUED, None, 1)
+        with pytest.raises(LeaseLostError):
+            store.settle("a", 1, DONE)
+        claimed = store.claim("w")
+        assert claimed is not None
+        assert claimed.attempt == 2
+
+    def test_a_job_is_not_tried_again_without_its_slide(self, store: Store) -> None:
+        store.add_slide(slide("s"))
+        add(store, "a")
+        store.cancel("a")
+        store.remove_slide("s")
+        with pytest.raises(UnknownSlideError):
+            store.retry("a")
+
+    def test_ended_jobs_are_found_by_age_until_their_files_are_deleted(self, store: Store, clock: Clock) -> None:
+        store.add_slide(slide("s"))
+        for name in "ab":
+            add(store, name)
+            store.claim("w")
+            store.settle(name, 1, DONE)
+            clock.now += 10
+        assert [job.id for job in store.ended(JobState.SUCCEEDED, 1005.0, 9)] == ["a"]
+        assert [job.id for job in store.ended(JobState.SUCCEEDED, 1015.0, 9)] == ["a", "b"]
+        assert store.ended(JobState.FAILED, 1015.0, 9) == []
+        store.delete_result("a")
+        assert [job.id for job in store.ended(JobState.SUCCEEDED, 1015.0, 9)] == ["b"]
+
+    def test_a_token_is_found_by_its_hash_until_it_is_revoked(self, store: Store) -> None:
+        token, secret = new_token("lab", frozenset({Scope.READ}), 1000.0, expires=2000.0, max_jobs=3)
+        store.add_token(token)
+        assert store.token(hash_of(secret)) == token
+        assert store.tokens() == [token]
+        assert store.token(hash_of(secret + "x")) is None
+        store.revoke_token(token.id)
+        assert store.token(hash_of(secret)) is None
+        with pytest.raises(UnknownTokenError):
+            store.revoke_token(token.id)
 
     def test_oldest_job_is_claimed_first_and_by_one_worker(self, store: Store) -> None:
         store.add_slide(slide())
-        store.add_job("a", ORDER)
-        store.add_job("b", ORDER)
+        add(store, "a")
+        add(store, "b")
         claimed = [store.claim("w1"), store.claim("w2"), store.claim("w3")]
         assert [job and job.id for job in claimed] == ["a", "b", None]
 
     def test_silent_worker_loses_its_job(self, store: Store, clock: Clock) -> None:
         store.add_slide(slide())
-        store.add_job("j", ORDER)
+        add(store, "j")
         store.claim("w1")
         clock.now += LEASE - 1
         assert store.heartbeat("j", 1) is Beat.GO_ON
@@ -122,7 +310,7 @@ class StoreContract:
 
     def test_every_late_write_of_an_old_attempt_is_refused(self, store: Store, clock: Clock) -> None:
         store.add_slide(slide())
-        store.add_job("j", ORDER)
+        add(store, "j")
         store.claim("w1")
         clock.now += LEASE
         before = store.claim("w2")
@@ -136,7 +324,7 @@ class StoreContract:
 
     def test_settled_job_takes_no_more_writes(self, store: Store) -> None:
         store.add_slide(slide())
-        store.add_job("j", ORDER)
+        add(store, "j")
         store.claim("w")
         job = store.settle("j", 1, DONE)
         assert (job.state, job.result, job.warnings) == (JobState.SUCCEEDED, DONE.result, ("pale",))
@@ -147,7 +335,7 @@ class StoreContract:
 
     def test_progress_is_seen(self, store: Store) -> None:
         store.add_slide(slide())
-        store.add_job("j", ORDER)
+        add(store, "j")
         store.claim("w")
         progress = Progress(Stage.UPSCALING, 3, 9, 1.5, 4.0, 2)
         store.advance("j", 1, progress)
@@ -157,15 +345,15 @@ class StoreContract:
 
     def test_worker_hears_of_a_cancellation(self, store: Store) -> None:
         store.add_slide(slide())
-        store.add_job("j", ORDER)
+        add(store, "j")
         store.claim("w")
         assert store.cancel("j").state is JobState.RUNNING
         assert store.heartbeat("j", 1) is Beat.CANCEL
 
     def test_dead_workers_cancelled_job_is_not_run_again(self, store: Store, clock: Clock) -> None:
         store.add_slide(slide())
-        store.add_job("j", ORDER)
-        store.add_job("k", ORDER)
+        add(store, "j")
+        add(store, "k")
         store.claim("w")
         store.cancel("j")
         clock.now += LEASE
@@ -178,7 +366,7 @@ class StoreContract:
 
     def test_third_crash_fails_the_job(self, store: Store) -> None:
         store.add_slide(slide())
-        store.add_job("j", ORDER)
+        add(store, "j")
         for attempt in (1, 2, 3):
             assert store.claim("w") is not None
             crash = Outcome(JobState.QUEUED, problem("runner.crashed", "signal 11"), crashed=True)
@@ -190,7 +378,7 @@ class StoreContract:
 
     def test_deleted_result_is_noted_and_the_job_stays(self, store: Store, clock: Clock) -> None:
         store.add_slide(slide())
-        store.add_job("j", ORDER)
+        add(store, "j")
         with pytest.raises(ForbiddenMoveError):
             store.delete_result("j")
         store.claim("w")
@@ -206,17 +394,19 @@ class StoreContract:
         with pytest.raises(LeaseLostError):
             store.heartbeat("j", 1)
 
-    def test_last_sign_of_life_is_the_latest_of_all_workers(self, store: Store, clock: Clock) -> None:
-        assert store.last_sign_of_life() is None
-        store.sign_of_life("w1")
+    def test_workers_are_listed_by_their_last_sign_of_life(self, store: Store, clock: Clock) -> None:
+        assert store.workers() == []
+        store.sign_of_life(WorkerSign("w1", 0, "cuda", 0.5))
         clock.now += 5
-        store.sign_of_life("w2")
-        assert store.last_sign_of_life() == 1005.0
+        store.sign_of_life(WorkerSign("w2", 0))
+        clock.now += 5
+        store.sign_of_life(WorkerSign("w1", 0, "cuda", 0.75))
+        assert store.workers() == [WorkerSign("w1", 1010.0, "cuda", 0.75), WorkerSign("w2", 1005.0)]
 
     def test_no_job_is_claimed_twice_by_many_threads(self, store: Store) -> None:
         store.add_slide(slide())
         for number in range(24):
-            store.add_job(f"j{number}", ORDER)
+            add(store, f"j{number}")
         with ThreadPoolExecutor(8) as pool:
             claimed = [job.id for job in pool.map(store.claim, [f"w{n}" for n in range(40)]) if job]
         assert sorted(claimed) == sorted(f"j{number}" for number in range(24))
@@ -238,7 +428,7 @@ class StoreContract:
             def ask(name: str = name, gate: threading.Barrier = gate, outcomes: list[str] = outcomes) -> None:
                 gate.wait()
                 try:
-                    store.add_job(f"job of {name}", JobOrder(name, "bicubic"))
+                    add(store, f"job of {name}", JobOrder(name, "bicubic"))
                     outcomes.append("asked")
                 except UnknownSlideError:
                     pass
@@ -251,32 +441,78 @@ class StoreContract:
             assert len(outcomes) == 1
 
 
-class TestMemoryStore(StoreContract):
+class TestPostgres(StoreContract):
     @pytest.fixture
-    def store(self, clock: Clock) -> Store:
-        return MemoryStore(clock, LEASE)
+    def store(self, clock: Clock, postgres: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+        database = Postgres(postgres)
+        with database.writing() as db:
+            db.execute("TRUNCATE slides, jobs, workers, tokens, keys")
+        monkeypatch.setattr(database, "now", clock)
+        made = SqlStore(database, lease_seconds=LEASE)
+        yield made
+        made.close()
+
+    def test_time_is_the_servers(self, postgres: str) -> None:
+        database = Postgres(postgres)
+        assert abs(database.now() - time.time()) < 5
+        database.close()
+
+    def test_claiming_workers_do_not_wait_for_one_another(self, store: Store, postgres: str) -> None:
+        store.add_slide(slide())
+        add(store, "a")
+        add(store, "b")
+        other = Postgres(postgres)
+        with other.writing() as db:
+            db.execute("SELECT id FROM jobs WHERE id = 'a' FOR UPDATE").fetchone()
+            claimed = store.claim("w")
+        assert claimed is not None
+        assert claimed.id == "b"
+        other.close()
+
+    def test_a_store_outlives_a_restart_of_the_server(self, store: Store, postgres: str) -> None:
+        store.add_slide(slide())
+        with psycopg.connect(postgres, autocommit=True) as db:
+            db.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE pid <> pg_backend_pid() AND datname = current_database()"
+            )
+        assert store.slide("s") == slide()
+
+    def test_a_server_that_is_gone_is_said(self) -> None:
+        with pytest.raises(StoreUnavailableError):
+            Postgres("postgresql://nobody@127.0.0.1:1/x", wait_seconds=0.3)
+
+    def test_database_of_a_newer_version_is_refused(self, store: Store, postgres: str) -> None:
+        with psycopg.connect(postgres) as db:
+            db.execute("UPDATE schema_version SET version = 99")
+        try:
+            with pytest.raises(StoreError, match="newer"):
+                Postgres(postgres)
+        finally:
+            with psycopg.connect(postgres) as db:
+                db.execute("UPDATE schema_version SET version = %s", (len(postgres_module.MIGRATIONS),))
 
 
-class TestSqlStore(StoreContract):
+class TestSqlite(StoreContract):
     @pytest.fixture
     def store(self, clock: Clock, tmp_path: Path) -> Iterator[Store]:
-        made = SqlStore(tmp_path / "jobs.sqlite3", lease_seconds=LEASE, clock=clock)
+        made = SqlStore(Sqlite(tmp_path / "jobs.sqlite3", clock), lease_seconds=LEASE)
         yield made
         made.close()
 
     def test_everything_outlives_the_process(self, store: Store, clock: Clock, tmp_path: Path) -> None:
         store.add_slide(slide())
-        store.add_job("j", ORDER)
+        add(store, "j")
         store.claim("w")
         store.advance("j", 1, Progress(Stage.UPSCALING, 3, 9))
         job = store.settle("j", 1, DONE)
         store.close()
-        again = SqlStore(tmp_path / "jobs.sqlite3", lease_seconds=LEASE, clock=clock)
+        again = SqlStore(Sqlite(tmp_path / "jobs.sqlite3", clock), lease_seconds=LEASE)
         assert (again.slide("s"), again.job("j")) == (slide(), job)
         again.close()
 
     def test_log_is_written_ahead_and_synced_in_full(self, store: SqlStore) -> None:
-        with store._reading() as db:
+        with store._database.reading() as db:
             assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
             assert db.execute("PRAGMA synchronous").fetchone() == (2,)
             assert db.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS),)
@@ -286,27 +522,40 @@ class TestSqlStore(StoreContract):
             db.execute("PRAGMA user_version = 99")
         db.close()
         with pytest.raises(StoreError, match="newer"):
-            SqlStore(tmp_path / "jobs.sqlite3")
+            Sqlite(tmp_path / "jobs.sqlite3")
+
+    def test_a_database_of_the_first_version_is_brought_up_with_all_it_holds(self, tmp_path: Path) -> None:
+        old = tmp_path / "old.sqlite3"
+        db = sqlite3.connect(old)
+        for statement in MIGRATIONS[0]:
+            db.execute(statement)
+        job = '{"id":"j","order":{"slide":"s","model":"bicubic"},"created":1.0,"state":"succeeded","finished":2.0}'
+        db.execute("INSERT INTO jobs (id, document) VALUES ('j', ?)", (job,))
+        db.execute("PRAGMA user_version = 1")
+        db.commit()
+        db.close()
+        store = SqlStore(Sqlite(old))
+        assert store.revisions(["j"]) == {"j": 0}
+        assert ids(store.jobs(9, wanted=JobFilter(slide="s"))) == ["j"]
+        store.close()
 
     def test_check_fails_where_nothing_can_be_written(self, store: SqlStore) -> None:
         store.check()
-        with store._reading() as db:
+        with store._database.reading() as db:
             db.execute("PRAGMA query_only = ON")
-        with pytest.raises(sqlite3.OperationalError):
+        with pytest.raises(StoreUnavailableError):
             store.check()
         store.check()
 
     def test_refused_write_changes_nothing_and_frees_the_store(self, store: Store) -> None:
         with pytest.raises(UnknownSlideError):
-            store.add_job("j", ORDER)
+            add(store, "j")
         store.add_slide(slide())
-        assert store.jobs(9) == []
+        assert ids(store.jobs(9)) == []
 
 
 def test_processes_may_all_start_on_a_new_database_at_once(tmp_path: Path) -> None:
-    script = (
-        "import sys; from pathlib import Path; from service.jobs.sql_store import SqlStore; SqlStore(Path(sys.argv[1]))"
-    )
+    script = "import sys; from pathlib import Path; from service.jobs.sqlite import Sqlite; Sqlite(Path(sys.argv[1]))"
     started = [subprocess.Popen([sys.executable, "-c", script, tmp_path / "new.sqlite3"]) for _ in range(4)]
     assert [process.wait(60) for process in started] == [0] * 4
 
@@ -314,14 +563,15 @@ def test_processes_may_all_start_on_a_new_database_at_once(tmp_path: Path) -> No
 WRITER = """
 import sys
 from pathlib import Path
-from service.jobs.job import JobOrder
+from service.jobs.job import Job, JobOrder
 from service.jobs.slide import Slide, SlideFacts
 from service.jobs.sql_store import SqlStore
-store = SqlStore(Path(sys.argv[1]))
+from service.jobs.sqlite import Sqlite
+store = SqlStore(Sqlite(Path(sys.argv[1])))
 if store.slide("s") is None:
     store.add_slide(Slide("s", "n", "f", 1, "00", 0.0, SlideFacts(1, 1, None, None, None, ())))
 for number in range(10**6):
-    store.add_job(f"{sys.argv[2]}-{number}", JobOrder("s", "bicubic"))
+    store.add_jobs([Job(f"{sys.argv[2]}-{number}", JobOrder("s", "bicubic"), 0.0)])
     print(f"{sys.argv[2]}-{number}", flush=True)
 """
 
@@ -337,9 +587,9 @@ def test_kill_minus_nine_loses_nothing_that_was_acknowledged(tmp_path: Path) -> 
             time.sleep(0.05 + 0.03 * life)
             process.kill()
             acknowledged += [line.strip() for line in process.stdout if line.endswith("\n")]
-    store = SqlStore(database)
-    kept = {job.id for job in store.jobs(10**6)}
-    with store._reading() as db:
+    store = SqlStore(Sqlite(database))
+    kept = set(ids(store.jobs(10**6)))
+    with store._database.reading() as db:
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     store.close()
     assert len(acknowledged) > 50

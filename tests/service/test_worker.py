@@ -18,6 +18,7 @@ import pytest
 
 from service.codes import refusal
 from service.jobs.job import Job, JobOrder, JobState, ResultFormat
+from service.jobs.open_store import open_store
 from service.jobs.slide import Slide, SlideFacts
 from service.jobs.sql_store import SqlStore
 from service.progress import CancelToken, Progress, Stage
@@ -82,13 +83,17 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def store(settings: Settings) -> Iterator[SqlStore]:
-    made = SqlStore(settings.database, lease_seconds=settings.lease_seconds)
+    made = open_store(settings)
     made.add_slide(Slide("s", "Patient.svs", "slide.svs", 3, "ab" * 32, 0, SlideFacts(9, 9, None, None, None, ())))
     folder = settings.data_dir / "slides" / "s"
     folder.mkdir(parents=True)
     (folder / "slide.svs").write_bytes(b"abc")
     yield made
     made.close()
+
+
+def add(store: SqlStore, job_id: str, order: JobOrder) -> None:
+    store.add_jobs([Job(job_id, order, time.time())])
 
 
 @contextmanager
@@ -116,11 +121,11 @@ def until(store: SqlStore, job_id: str, is_so: Callable[[Job], bool], seconds: f
 
 
 def ended(job: Job) -> bool:
-    return job.state.is_final
+    return job.state.is_ended
 
 
 def test_job_succeeds_with_a_sealed_result_and_a_report(settings: Settings, store: SqlStore) -> None:
-    store.add_job("j", JobOrder("s", "bicubic", mpp=0.5, region=(0, 0, 4, 4)))
+    add(store, "j", JobOrder("s", "bicubic", mpp=0.5, region=(0, 0, 4, 4)))
     pipeline = Pipeline(honest)
     with working(settings.model_copy(update={"scheduler": "tls://there:8786"}), pipeline):
         job = until(store, "j", ended)
@@ -135,13 +140,13 @@ def test_job_succeeds_with_a_sealed_result_and_a_report(settings: Settings, stor
     folder = settings.data_dir / "jobs" / "j"
     assert sorted(path.name for path in folder.iterdir()) == ["report.json", "result.ome.tiff"]
     assert str(settings.data_dir) not in (folder / "report.json").read_text()
-    assert store.last_sign_of_life() is not None
+    assert store.workers()
     assert pipeline.closed.is_set()
 
 
 def test_zarr_result_is_one_stored_zip_of_the_same_bytes_each_time(settings: Settings, store: SqlStore) -> None:
     for name in ("a", "b"):
-        store.add_job(name, JobOrder("s", "bicubic", format=ResultFormat.OME_ZARR))
+        add(store, name, JobOrder("s", "bicubic", format=ResultFormat.OME_ZARR))
     with working(settings, Pipeline(honest)):
         first, second = until(store, "a", ended), until(store, "b", ended)
     assert first.result is not None
@@ -157,7 +162,7 @@ def test_zarr_result_is_one_stored_zip_of_the_same_bytes_each_time(settings: Set
 
 
 def test_running_job_is_cancelled_within_seconds_and_leaves_nothing(settings: Settings, store: SqlStore) -> None:
-    store.add_job("j", JobOrder("s", "bicubic"))
+    add(store, "j", JobOrder("s", "bicubic"))
     with working(settings, Pipeline(patient)):
         until(store, "j", lambda job: job.progress is not None)
         store.cancel("j")
@@ -165,8 +170,41 @@ def test_running_job_is_cancelled_within_seconds_and_leaves_nothing(settings: Se
     assert list((settings.data_dir / "jobs" / "j").iterdir()) == []
 
 
+def test_paused_job_keeps_what_is_finished_and_goes_on_when_resumed(settings: Settings, store: SqlStore) -> None:
+    add(store, "j", JobOrder("s", "bicubic"))
+    with working(settings, Pipeline(patient)):
+        until(store, "j", lambda job: job.progress is not None)
+        assert store.pause("j").pause_requested
+        paused = until(store, "j", lambda job: job.state is JobState.PAUSED)
+        assert (settings.data_dir / "jobs" / "j" / "stripes").exists()
+        assert paused.crashes == 0
+        store.resume("j")
+        again = until(store, "j", lambda job: job.state is JobState.RUNNING)
+        assert again.attempt == 2
+
+
+def test_failed_jobs_stripes_wait_for_a_retry_and_nothing_else_does(settings: Settings, store: SqlStore) -> None:
+    def full(request: UpscaleRequest, *_: Any) -> Mapping[str, Any]:
+        stripes = request.output.parent / ".slidelift-0" / "stripe"
+        stripes.parent.mkdir()
+        stripes.write_bytes(b"finished")
+        (request.output.parent / "scrap").write_bytes(b"")
+        raise refusal("storage.full", "no room")
+
+    add(store, "j", JobOrder("s", "bicubic"))
+    with working(settings, Pipeline(full)):
+        failed = until(store, "j", ended)
+    assert failed.problem is not None
+    assert failed.problem.code == "storage.full"
+    folder = settings.data_dir / "jobs" / "j"
+    assert [path.name for path in folder.iterdir()] == [".slidelift-0"]
+    store.retry("j")
+    with working(settings, Pipeline(honest)):
+        assert until(store, "j", ended).state is JobState.SUCCEEDED
+
+
 def test_stopped_worker_hands_its_job_back_for_another(settings: Settings, store: SqlStore) -> None:
-    store.add_job("j", JobOrder("s", "bicubic"))
+    add(store, "j", JobOrder("s", "bicubic"))
     with working(settings, Pipeline(patient)):
         until(store, "j", lambda job: job.progress is not None)
     job = until(store, "j", lambda job: True)
@@ -188,11 +226,11 @@ def test_crash_costs_an_attempt_and_three_the_job(settings: Settings, store: Sql
     def always(*_: Any) -> dict[str, Any]:
         raise refusal("runner.crashed", "signal 11")
 
-    store.add_job("j", JobOrder("s", "bicubic"))
+    add(store, "j", JobOrder("s", "bicubic"))
     with working(settings, Pipeline(once)):
         job = until(store, "j", ended)
     assert (job.state, job.attempt, job.crashes) == (JobState.SUCCEEDED, 2, 1)
-    store.add_job("k", JobOrder("s", "bicubic"))
+    add(store, "k", JobOrder("s", "bicubic"))
     pipeline = Pipeline(always)
     with working(settings, pipeline):
         job = until(store, "k", ended)
@@ -206,7 +244,7 @@ def test_known_failure_ends_the_job_with_its_problem_and_no_path(settings: Setti
         request.output.write_bytes(b"half")
         raise refusal("slide.unreadable", f"{request.slide}: strip 3 is damaged, {request.output} not written")
 
-    store.add_job("j", JobOrder("s", "bicubic"))
+    add(store, "j", JobOrder("s", "bicubic"))
     with working(settings, Pipeline(refuse)):
         job = until(store, "j", ended)
     assert job.problem is not None
@@ -223,8 +261,8 @@ def test_unexpected_failure_is_logged_and_the_worker_goes_on(
             raise KeyError("secret words")
         return honest(request, *rest)
 
-    store.add_job("j", JobOrder("s", "bicubic"))
-    store.add_job("k", JobOrder("s", "bicubic"))
+    add(store, "j", JobOrder("s", "bicubic"))
+    add(store, "k", JobOrder("s", "bicubic"))
     with working(settings, Pipeline(surprise)), caplog.at_level(logging.ERROR):
         job = until(store, "j", ended)
         assert until(store, "k", ended).state is JobState.SUCCEEDED
@@ -235,7 +273,7 @@ def test_unexpected_failure_is_logged_and_the_worker_goes_on(
 
 
 def test_success_without_a_file_is_no_success(settings: Settings, store: SqlStore) -> None:
-    store.add_job("j", JobOrder("s", "bicubic"))
+    add(store, "j", JobOrder("s", "bicubic"))
     with working(settings, Pipeline(lambda *_: {"warnings": []})):
         job = until(store, "j", ended)
     assert job.problem is not None
@@ -255,7 +293,7 @@ def test_worker_that_lost_its_lease_touches_nothing(tmp_path: Path, settings: Se
         on_progress(Progress(Stage.JOINING, 9, 9))
         return honest(request, lambda _: None, cancel)
 
-    store.add_job("j", JobOrder("s", "bicubic"))
+    add(store, "j", JobOrder("s", "bicubic"))
     with working(sleepy, Pipeline(overslept)):
         assert taken.wait(10)
         time.sleep(0.3)
@@ -265,7 +303,7 @@ def test_worker_that_lost_its_lease_touches_nothing(tmp_path: Path, settings: Se
 
 def test_finished_output_of_a_dead_attempt_is_sealed_and_not_made_again(settings: Settings, store: SqlStore) -> None:
     folder = settings.data_dir / "jobs" / "j"
-    store.add_job("j", JobOrder("s", "bicubic"))
+    add(store, "j", JobOrder("s", "bicubic"))
     folder.mkdir(parents=True)
     (folder / "result.ome.tiff").write_bytes(b"finished")
     (folder / "report.json").write_text('{"warnings": ["kept"]}')
@@ -278,7 +316,7 @@ def test_finished_output_of_a_dead_attempt_is_sealed_and_not_made_again(settings
 
 def test_output_without_a_report_is_made_again(settings: Settings, store: SqlStore) -> None:
     folder = settings.data_dir / "jobs" / "j"
-    store.add_job("j", JobOrder("s", "bicubic"))
+    add(store, "j", JobOrder("s", "bicubic"))
     folder.mkdir(parents=True)
     (folder / "result.ome.tiff").write_bytes(b"of unknown origin")
     with working(settings, Pipeline(honest)):
@@ -296,7 +334,7 @@ def test_pipeline_that_does_not_listen_is_killed(
         raise refusal("runner.crashed", "killed")
 
     pipeline = Pipeline(deaf)
-    store.add_job("j", JobOrder("s", "bicubic"))
+    add(store, "j", JobOrder("s", "bicubic"))
     with working(settings, pipeline):
         until(store, "j", lambda job: bool(pipeline.requests))
         store.cancel("j")
@@ -305,8 +343,8 @@ def test_pipeline_that_does_not_listen_is_killed(
 
 
 def test_slide_that_vanished_fails_the_job(settings: Settings, store: SqlStore) -> None:
-    store.add_job("j", JobOrder("s", "bicubic"))
-    with store._writing() as db:
+    add(store, "j", JobOrder("s", "bicubic"))
+    with store._database.writing() as db:
         db.execute("DELETE FROM slides")
     with working(settings, Pipeline(honest)):
         job = until(store, "j", ended)
@@ -350,7 +388,7 @@ def process(settings: Settings, seconds_a_tile: float) -> Iterator["subprocess.P
 
 
 def test_killed_worker_costs_no_more_than_its_lease(settings: Settings, store: SqlStore) -> None:
-    store.add_job("j", JobOrder("s", "bicubic"))
+    add(store, "j", JobOrder("s", "bicubic"))
     with process(settings, 0.2) as first:
         until(store, "j", lambda job: job.progress is not None)
         os.kill(first.pid, signal.SIGKILL)
@@ -361,7 +399,7 @@ def test_killed_worker_costs_no_more_than_its_lease(settings: Settings, store: S
 
 
 def test_terminated_worker_hands_back_and_leaves_in_good_order(settings: Settings, store: SqlStore) -> None:
-    store.add_job("j", JobOrder("s", "bicubic"))
+    add(store, "j", JobOrder("s", "bicubic"))
     with process(settings, 0.2) as worker:
         until(store, "j", lambda job: job.progress is not None)
         worker.terminate()

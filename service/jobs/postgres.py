@@ -1,0 +1,143 @@
+"""The database of several machines: PostgreSQL, shared by their APIs and workers.
+
+The tables are those of `service.jobs.sqlite`. Rows that are read to be written are locked (`FOR UPDATE`), workers skip
+the jobs that others are just claiming (`SKIP LOCKED`), and time is the server's, so that leases need no clocks in step.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from psycopg_pool import ConnectionPool, PoolTimeout
+
+from service.jobs.database import Connection, Rows
+from service.jobs.store import StoreError, StoreFullError, StoreUnavailableError
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        """CREATE TABLE slides (
+            seq BIGSERIAL PRIMARY KEY,
+            id TEXT NOT NULL UNIQUE,
+            document TEXT NOT NULL,
+            owner TEXT GENERATED ALWAYS AS (document::jsonb ->> 'owner') STORED,
+            bytes BIGINT GENERATED ALWAYS AS ((document::jsonb ->> 'bytes')::bigint) STORED
+        )""",
+        "CREATE INDEX slides_by_owner ON slides (owner)",
+        """CREATE TABLE jobs (
+            seq BIGSERIAL PRIMARY KEY,
+            id TEXT NOT NULL UNIQUE,
+            document TEXT NOT NULL,
+            slide TEXT GENERATED ALWAYS AS (document::jsonb #>> '{order,slide}') STORED,
+            state TEXT GENERATED ALWAYS AS (document::jsonb ->> 'state') STORED,
+            lease_until DOUBLE PRECISION GENERATED ALWAYS AS ((document::jsonb ->> 'lease_until')::float8) STORED,
+            owner TEXT GENERATED ALWAYS AS (document::jsonb ->> 'owner') STORED,
+            batch TEXT GENERATED ALWAYS AS (document::jsonb ->> 'batch') STORED,
+            finished DOUBLE PRECISION GENERATED ALWAYS AS ((document::jsonb ->> 'finished')::float8) STORED,
+            result_deleted DOUBLE PRECISION GENERATED ALWAYS AS ((document::jsonb ->> 'result_deleted')::float8) STORED,
+            revision BIGINT GENERATED ALWAYS AS (coalesce((document::jsonb ->> 'revision')::bigint, 0)) STORED,
+            code TEXT GENERATED ALWAYS AS (document::jsonb #>> '{problem,code}') STORED
+        )""",
+        "CREATE INDEX jobs_by_state ON jobs (state, lease_until)",
+        "CREATE INDEX jobs_by_slide ON jobs (slide, state)",
+        "CREATE INDEX jobs_by_batch ON jobs (batch)",
+        "CREATE INDEX jobs_by_owner ON jobs (owner)",
+        "CREATE INDEX jobs_by_end ON jobs (finished)",
+        "CREATE TABLE workers (id TEXT PRIMARY KEY, seen DOUBLE PRECISION NOT NULL, document TEXT NOT NULL)",
+        "CREATE TABLE tokens (seq BIGSERIAL PRIMARY KEY, id TEXT NOT NULL UNIQUE, sha256 TEXT NOT NULL UNIQUE, "
+        "document TEXT NOT NULL)",
+        "CREATE TABLE keys (owner TEXT NOT NULL, key TEXT NOT NULL, fingerprint TEXT NOT NULL, jobs TEXT NOT NULL, "
+        "created DOUBLE PRECISION NOT NULL, PRIMARY KEY (owner, key))",
+    ),
+)
+"""Step n brings a database from version n to n + 1. Steps are added, never changed."""
+
+CONNECTIONS = 16
+"""At most so many a process; more threads than that wait for one another."""
+
+WAIT_SECONDS = 10
+"""How long a request waits for a connection before it is told that the database does not answer."""
+
+_LOCK = 7_365_122_001
+"""Of the transactions that must not run beside one another; any number that no other program takes."""
+
+
+class Postgres:
+    """Implements `service.jobs.database.Database`; owns a pool of connections, which `close` closes."""
+
+    for_update = " FOR UPDATE"
+    skip_locked = " FOR UPDATE SKIP LOCKED"
+
+    def __init__(self, url: str, wait_seconds: float = WAIT_SECONDS) -> None:
+        self._pool = ConnectionPool(
+            url,
+            min_size=1,
+            max_size=CONNECTIONS,
+            timeout=wait_seconds,
+            check=ConnectionPool.check_connection,
+            name="slidelift",
+            open=True,
+        )
+        try:
+            self._migrate()
+        except BaseException:
+            self._pool.close()
+            raise
+
+    def alone(self, db: Connection) -> None:
+        """Hold the one advisory lock until the transaction ends."""
+        db.execute("SELECT pg_advisory_xact_lock(?)", (_LOCK,))
+
+    def now(self) -> float:
+        """The server's clock."""
+        with self.reading() as db:
+            return float(db.execute("SELECT extract(epoch FROM clock_timestamp())").fetchone()[0])
+
+    def check(self) -> None:
+        """Write the version again."""
+        with self.writing() as db:
+            db.execute("UPDATE schema_version SET version = version")
+
+    def close(self) -> None:
+        """Close the pool."""
+        self._pool.close()
+
+    def _migrate(self) -> None:
+        with self.writing() as db:
+            self.alone(db)
+            db.execute("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL)")
+            row = db.execute("SELECT version FROM schema_version").fetchone()
+            if row is None:
+                db.execute("INSERT INTO schema_version (version) VALUES (0)")
+            version = row[0] if row else 0
+            if version > len(MIGRATIONS):
+                raise StoreError(f"the database was written by a newer slidelift (schema {version}): update this one")
+            for statements in MIGRATIONS[version:]:
+                for statement in statements:
+                    db.execute(statement)
+            db.execute("UPDATE schema_version SET version = ?", (len(MIGRATIONS),))
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """See `Database`."""
+        try:
+            with self._pool.connection() as connection:
+                yield _Connection(connection)
+        except psycopg.errors.DiskFull as error:
+            raise StoreFullError("the disk of the database is full") from error
+        except (psycopg.Error, PoolTimeout) as error:
+            raise StoreUnavailableError(f"the database does not answer ({type(error).__name__})") from error
+
+    writing = reading  # a pooled connection is one transaction: committed at its end, rolled back if the body raises
+
+
+class _Connection:
+    """A psycopg connection that takes ``?`` for parameters."""
+
+    def __init__(self, connection: "psycopg.Connection[Any]") -> None:
+        self._connection = connection
+
+    def execute(self, sql: str, parameters: Sequence[Any] = (), /) -> Rows:
+        # An id that a client made up may hold what no text of PostgreSQL can; it is then merely unknown.
+        held = [one.replace("\0", "\ufffd") if isinstance(one, str) else one for one in parameters]
+        return self._connection.execute(sql.replace("?", "%s").encode(), held)

@@ -1,0 +1,94 @@
+"""What the service admits: how many jobs, how many bytes, and only what the disk can hold. Pure rules."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from service.codes import refusal
+from service.jobs.job import Job, ResultFormat
+from service.jobs.store import Admit
+from service.jobs.token import Token
+from service.settings import Settings
+
+_PYRAMID = 4 / 3
+_TIFF_COPIES, _ZARR_COPIES = 2, 3  # finished stripes, then the joined file, then for Zarr the zip
+_ZARR_BYTES_PER_PIXEL = 3.0  # lossless: at worst as many as the pixels have
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one caller may have; see `service.settings.Settings` for each."""
+
+    max_queue: int
+    max_jobs: int
+    max_bytes: int
+
+    @classmethod
+    def of(cls, settings: Settings, token: Token | None) -> "Limits":
+        """The token's own limits, else the service's; without tokens the queue's and the disk's alone."""
+        if token is None:
+            return cls(settings.max_queue, settings.max_queue, 2**63 - 1)
+        return cls(
+            settings.max_queue,
+            settings.max_jobs_per_token if token.max_jobs is None else token.max_jobs,
+            settings.max_bytes_per_token if token.max_bytes is None else token.max_bytes,
+        )
+
+    def admit_bytes(self, wanted_bytes: int, kept_bytes: int) -> None:
+        """Raise ServiceError quota.bytes if the caller would keep too much."""
+        if kept_bytes + wanted_bytes > self.max_bytes:
+            raise refusal(
+                "quota.bytes",
+                f"your slides would take {kept_bytes + wanted_bytes} bytes of {self.max_bytes}; delete some first",
+            )
+
+    def admit_jobs(
+        self, new: Sequence[Job], room_bytes: Callable[[], int], written_bytes: Callable[[Job], int]
+    ) -> Admit:
+        """Make the rule that a store applies before it adds `new`.
+
+        Parameters
+        ----------
+        room_bytes
+            Free on disk less the reserve.
+        written_bytes
+            What a job's files take already; the rest of its reservation is still to come.
+
+        Raises
+        ------
+        ServiceError
+            By the rule: queue.full, quota.jobs, storage.full.
+        """
+
+        def admit(unfinished: Sequence[Job]) -> None:
+            if len(unfinished) + len(new) > self.max_queue:
+                detail = f"{len(unfinished)} jobs are queued, {self.max_queue} are the most; ask again later"
+                raise refusal("queue.full", detail)
+            owner = new[0].owner
+            own = sum(job.owner == owner for job in unfinished)
+            if own + len(new) > self.max_jobs:
+                detail = f"{own} of your jobs are unfinished, {self.max_jobs} are the most; ask again when some ended"
+                raise refusal("quota.jobs", detail)
+            wanted = sum(job.reserved_bytes for job in new)
+            promised = sum(max(0, job.reserved_bytes - written_bytes(job)) for job in unfinished)
+            if wanted > (free := room_bytes()) - promised:
+                detail = (
+                    f"about {wanted} bytes are needed, {free} are free and {promised} of them are promised to other "
+                    "jobs; delete results or slides no longer needed, or ask for a region"
+                )
+                raise refusal("storage.full", detail)
+
+        return admit
+
+
+def reserved_bytes(output_pixels: int, result_format: ResultFormat, quality: int) -> int:
+    """What a job may take on disk at its worst moment, from the pixels of its result.
+
+    JPEG's bytes per pixel are an upper bound over dense H&E tissue, 4:2:0, all of it tissue (`docs/reliability.md`).
+    """
+    if result_format is ResultFormat.OME_ZARR:
+        return round(output_pixels * _ZARR_BYTES_PER_PIXEL * _PYRAMID * _ZARR_COPIES)
+    per_pixel = next(most for below, most in _JPEG if quality <= below)
+    return round(output_pixels * per_pixel * _PYRAMID * _TIFF_COPIES)
+
+
+_JPEG = ((80, 0.35), (90, 0.55), (95, 0.9), (100, 2.0))

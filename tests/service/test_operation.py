@@ -1,0 +1,174 @@
+"""What those see who keep the service running: metrics, logs, the docs page, a proxy's prefix, the sweep."""
+
+import json
+import logging
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from prometheus_client.parser import text_string_to_metric_families
+
+from service.codes import problem
+from service.jobs.job import JobState, Outcome, Result
+from service.jobs.store import WorkerSign
+from service.logs import JsonFormatter, about_job
+from service.settings import Settings
+from service.sweeper import sweep
+
+Call = Callable[..., httpx.Response]
+
+
+def samples(call: Call) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    text = call("GET", "/metrics").text
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_metrics_tell_queue_speed_bytes_and_failures(app: FastAPI, call: Call, slide_id: str, tiff: bytes) -> None:
+    store = app.state.context.store
+    call("POST", "/v1/jobs", json={"slide": slide_id})
+    failed = call("POST", "/v1/jobs", json={"slide": slide_id}).json()["id"]
+    first = store.claim("w")
+    store.settle(first.id, 1, Outcome(JobState.FAILED, problem("slide.unreadable", "no")))
+    store.sign_of_life(WorkerSign("w", 0, "cuda:0", 0.9, 12.5))
+    found = samples(call)
+    assert found["slidelift_jobs", (("state", "queued"),)] == 1
+    assert found["slidelift_jobs", (("state", "failed"),)] == 1
+    assert found["slidelift_jobs", (("state", "running"),)] == 0
+    assert found["slidelift_job_failures_total", (("code", "slide.unreadable"),)] == 1
+    assert found["slidelift_worker_tiles_per_second", (("worker", "w"),)] == 12.5
+    assert found["slidelift_worker_device_busy_ratio", (("device", "cuda:0"), ("worker", "w"))] == 0.9
+    assert found["slidelift_slides_bytes", ()] == len(tiff)
+    assert found["slidelift_uploaded_bytes_total", ()] == len(tiff)
+    assert found["slidelift_disk_free_bytes", ()] > 0
+    asked = (("method", "POST"), ("route", "/v1/jobs"), ("status", "202"))
+    assert found["slidelift_requests_total", asked] == 2
+    assert failed not in str(found), "an id in a label would be a series a job"
+
+
+def test_requests_are_logged_with_ids_and_never_with_names(
+    call: Call, tiff: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        answer = call("PUT", "/v1/slides/Patient Müller.svs", content=tiff)
+        call("GET", f"/v1/slides/{answer.json()['id']}")
+        call("GET", "/Patient Müller")
+    told = [record for record in caplog.records if record.name == "service.api.requests"]
+    assert [record.status for record in told] == [201, 200, 404]  # type: ignore[attr-defined]
+    assert answer.headers["x-request-id"] in told[0].getMessage()
+    assert answer.json()["id"] in told[1].getMessage()
+    everything = "".join(JsonFormatter().format(record) for record in caplog.records if record.name != "httpx")
+    assert "Patient" not in everything
+    assert "ller" not in everything
+
+
+def test_a_json_log_line_carries_the_job_and_the_traceback() -> None:
+    try:
+        raise ValueError("no")
+    except ValueError as error:
+        record = logging.LogRecord("x", logging.ERROR, "", 0, "it %s", ("broke",), (ValueError, error, None))
+    with about_job("j1"):
+        said = json.loads(JsonFormatter().format(record))
+    assert (said["message"], said["level"], said["job"]) == ("it broke", "ERROR", "j1")
+    assert "ValueError: no" in said["exception"]
+    assert "job" not in json.loads(JsonFormatter().format(record))
+
+
+def test_the_docs_page_needs_nothing_from_elsewhere(call: Call) -> None:
+    page = call("GET", "/docs")
+    assert page.status_code == 200
+    used = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert len(used) == 4
+    for address in used:
+        if address != "data:,":
+            assert address.startswith("/docs/assets/")
+            assert call("GET", address).status_code == 200
+    assert "default-src 'self'" in page.headers["content-security-policy"]
+
+
+def test_behind_a_prefix_every_address_has_it(open_app: Callable[..., FastAPI], client: Any, tiff: bytes) -> None:
+    call = client(open_app(root_path="/apps/slidelift/"))
+    prefix = "/apps/slidelift"
+    for shown in ("", prefix):  # whether or not the proxy takes it away
+        answer = call("PUT", f"{shown}/v1/slides/a.svs", content=tiff)
+        assert answer.headers["location"].startswith(f"{prefix}/v1/slides/")
+        job = call("POST", f"{shown}/v1/jobs", json={"slide": answer.json()["id"]})
+        assert job.headers["location"] == f"{prefix}/v1/jobs/{job.json()['id']}"
+        assert job.json()["events"] == f"{job.headers['location']}/events"
+        assert call("GET", f"{shown}/v1/jobs?limit=1").json()["jobs"][0]["id"] == job.json()["id"]
+    assert call("GET", "/v1/jobs?limit=1").json()["next"].startswith(f"{prefix}/v1/jobs?")
+    assert call("GET", "/openapi.json").json()["servers"] == [{"url": prefix}]
+    assert f'src="{prefix}/docs/assets/start.js"' in call("GET", "/docs").text
+
+
+def test_pages_of_other_sites_may_not_call_unless_they_are_named(open_app: Callable[..., FastAPI], client: Any) -> None:
+    asked = {"Origin": "https://viewer.example", "Access-Control-Request-Method": "GET"}
+    closed = client(open_app())("OPTIONS", "/v1/jobs", headers=asked)
+    assert "access-control-allow-origin" not in closed.headers
+    opened = client(open_app(cors_origins=("https://viewer.example",), auth="on"))
+    answer = opened("OPTIONS", "/v1/jobs", headers=asked)
+    assert answer.headers["access-control-allow-origin"] == "https://viewer.example"
+    other = opened("OPTIONS", "/v1/jobs", headers=asked | {"Origin": "https://evil.example"})
+    assert "access-control-allow-origin" not in other.headers
+
+
+def test_a_large_json_is_refused(call: Call) -> None:
+    answer = call("POST", "/v1/jobs", content=b" " * (17 * 2**20), headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["code"]) == (413, "request.too-large")
+
+
+def test_a_database_that_does_not_answer_is_503(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    from service.jobs.store import StoreUnavailableError
+
+    def gone(*_: Any, **__: Any) -> None:
+        raise StoreUnavailableError("the database does not answer")
+
+    monkeypatch.setattr("service.jobs.sql_store.SqlStore.jobs", gone)
+    answer = call("GET", "/v1/jobs")
+    assert (answer.status_code, answer.json()["code"]) == (503, "store.unavailable")
+    assert int(answer.headers["retry-after"]) > 0
+
+
+def test_the_sweep_deletes_what_is_over_its_time_and_nothing_else(
+    app: FastAPI, call: Call, settings: Settings, slide_id: str, tiff: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = app.state.context
+    store, folder = context.store, settings.data_dir / "jobs"
+    idle = call("PUT", "/v1/slides/idle.svs", content=tiff).json()["id"]
+    done, failed, waiting = (call("POST", "/v1/jobs", json={"slide": slide_id}).json()["id"] for _ in range(3))
+    for job_id, outcome in (
+        (done, Outcome(JobState.SUCCEEDED, result=Result("result.ome.tiff", 1, "ab"))),
+        (failed, Outcome(JobState.FAILED, problem("storage.full", "no"))),
+    ):
+        store.claim("w")
+        (folder / job_id / ".slidelift-0").mkdir(parents=True)
+        (folder / job_id / "result.ome.tiff").write_bytes(b"x")
+        (folder / job_id / "report.json").write_text("{}")
+        store.settle(job_id, 1, outcome)
+
+    def files() -> set[str]:
+        return {f"{path.parent.name}/{path.name}" for path in folder.glob("*/*")}
+
+    sweep(settings, store, context.storage)
+    assert files() == {f"{done}/result.ome.tiff", f"{done}/report.json", f"{failed}/.slidelift-0"}
+    short = settings.model_copy(
+        update={"keep_results_seconds": 100.0, "keep_slides_seconds": 100.0, "keep_stripes_seconds": 200.0}
+    )
+    monkeypatch.setattr(store._database, "now", lambda: time.time() + 150)
+    sweep(short, store, context.storage)
+    assert files() == {f"{done}/report.json", f"{failed}/.slidelift-0"}
+    assert call("GET", f"/v1/jobs/{done}/result").json()["code"] == "result.deleted"
+    assert call("GET", f"/v1/jobs/{done}/report").status_code == 200
+    assert call("GET", f"/v1/slides/{idle}").status_code == 404
+    assert call("GET", f"/v1/slides/{slide_id}").status_code == 200, "an unfinished job needs it"
+    monkeypatch.setattr(store._database, "now", lambda: time.time() + 250)
+    sweep(short, store, context.storage)
+    assert files() == {f"{done}/report.json"}
+    assert call("GET", f"/v1/jobs/{waiting}").json()["state"] == "queued"
