@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+# Each test process computes on one thread, so that two of them are as fast as two cores allow.
+PROCESSES ?= 2
 
 .PHONY: demo test serve check bench soak clean install
 
@@ -18,7 +20,7 @@ demo: $(READY)
 	$(BIN)/python -m service.demo $(if $(SLIDE),--slide "$(SLIDE)") $(if $(MPP),--mpp $(MPP))
 
 test: $(READY)
-	$(BIN)/pytest -m "not soak"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not soak" -n $(PROCESSES) --dist loadfile
 
 serve: $(READY)
 	$(BIN)/slidelift serve

@@ -100,7 +100,7 @@ def _output_pixels(order: JobOrder, slide: Slide, card: ModelCard) -> int:
         raise refusal("request.level", f"level {order.level} was asked for; the slide has {len(facts.levels)}, from 0")
     if order.region is not None:
         x, y, width, height = order.region
-        if x + width > facts.width or y + height > facts.height:
+        if not (width and height) or x + width > facts.width or y + height > facts.height:
             detail = f"x {x}, y {y}, {width}x{height} px does not lie within {facts.width}x{facts.height} px (level 0)"
             raise refusal("request.region", detail)
     info = SlideInfo(

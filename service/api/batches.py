@@ -21,7 +21,10 @@ BatchId = Annotated[str, Path(description="Id of a batch.")]
 _LINKS: Documented = {
     202: {
         "headers": {"Location": {"schema": {"type": "string"}, "description": "Address of the batch."}},
-        "links": {"state": {"operationId": "batch_state", "parameters": {"batch": "$response.body#/id"}}},
+        "links": {
+            name: {"operationId": name, "parameters": {"batch": "$response.body#/id"}}
+            for name in ("batch_state", "cancel_batch")
+        },
     }
 }
 _MOST = 100_000

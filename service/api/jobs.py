@@ -39,15 +39,33 @@ _ACCEPTED: Documented = {
             "Retry-After": {"schema": {"type": "integer"}, "description": "Seconds until another look."},
         },
         "links": {
-            "state": {"operationId": "job_state", "parameters": {"job": "$response.body#/id"}},
-            "cancel": {"operationId": "cancel", "parameters": {"job": "$response.body#/id"}},
-            "result": {"operationId": "result", "parameters": {"job": "$response.body#/id"}},
+            name: {"operationId": name, "parameters": {"job": "$response.body#/id"}}
+            for name in (
+                *("job_state", "job_events", "cancel", "pause", "resume", "retry"),
+                *("result", "delete_result", "report"),
+            )
         },
     },
 }
 _EVENTS: Documented = {
     200: {
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {
+            "text/event-stream": {
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "event": {"const": "job"},
+                        "id": {"type": "string", "pattern": "^[0-9]+$"},
+                        "data": {
+                            "type": "string",
+                            "contentMediaType": "application/json",
+                            "contentSchema": {"$ref": "#/components/schemas/JobOut"},
+                        },
+                    },
+                    "required": ["event", "id", "data"],
+                }
+            }
+        },
         "description": "Events `job`: the job as JSON, at once and at each change; the last when it has ended.",
     }
 }

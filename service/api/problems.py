@@ -12,6 +12,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -106,7 +107,17 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     def from_framework(request: Request, error: HTTPException) -> JSONResponse:
-        return response(_of_status(error.status_code), request, dict(error.headers or {}))
+        headers = dict(error.headers or {})
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            headers["Allow"] = ", ".join(_methods(request))
+        return response(_of_status(error.status_code), request, headers)
+
+
+def _methods(request: Request) -> list[str]:
+    """All methods of an address; the framework names those of the first route that it found there."""
+    path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
+    routes = iter_route_contexts(request.app.routes)
+    return sorted({method for one in routes if one.methods and one.path_regex.match(path) for method in one.methods})
 
 
 def _refusal_handler(code: str) -> Callable[[Request, Exception], JSONResponse]:

@@ -5,17 +5,25 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt
 
-from models.zoo.catalog import DEFAULT_MODEL, ModelKind
+from models.zoo.catalog import DEFAULT_MODEL, ModelKind, catalog
 from service.jobs.job import Job, JobOrder, JobState, ResultFormat
 from service.jobs.slide import Slide
 from service.progress import Stage
 from service.request import BadTilePolicy
 
+
+def _whole(value: Any) -> Any:
+    """JSON knows one kind of number: 37.0 is 37, and neither "37" nor true is."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
 Mpp = Annotated[float, Field(ge=0.001, le=1000, allow_inf_nan=False)]
-Pixel = Annotated[StrictInt, Field(ge=0, lt=2**31)]
-Extent = Annotated[StrictInt, Field(ge=1, lt=2**31)]
+Pixel = Annotated[StrictInt, Field(ge=0, lt=2**31), BeforeValidator(_whole)]
+Quality = Annotated[StrictInt, Field(ge=1, le=100), BeforeValidator(_whole)]
 
 
 class ProblemOut(BaseModel):
@@ -88,11 +96,16 @@ class _Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    model: str = Field(default=DEFAULT_MODEL, max_length=100, description="A name of GET /v1/models.")
+    model: str = Field(
+        default=DEFAULT_MODEL,
+        max_length=100,
+        description="A name of GET /v1/models.",
+        json_schema_extra={"enum": list(catalog())},
+    )
     mpp: Mpp | None = Field(default=None, description="The source's µm per pixel: gives or confirms it.")
     target_mpp: Mpp | None = Field(default=None, description="Wanted µm per pixel of the result.")
     level: Pixel | None = Field(default=None, description="Source level.")
-    region: tuple[Pixel, Pixel, Extent, Extent] | None = Field(
+    region: Annotated[list[Pixel], Field(min_length=4, max_length=4)] | None = Field(
         default=None, description="x, y, width, height in level-0 pixels.", examples=[[0, 0, 1024, 1024]]
     )
     format: ResultFormat = ResultFormat.OME_TIFF
@@ -100,10 +113,11 @@ class _Options(BaseModel):
         default=BadTilePolicy.FAIL, description="What a tile that can't be decoded does to the job."
     )
     entropy: float | None = Field(default=None, ge=0, le=8, description="Least entropy in bits of tissue; 0 takes all.")
-    quality: StrictInt = Field(default=90, ge=1, le=100, description="JPEG quality of an OME-TIFF.")
+    quality: Quality = Field(default=90, description="JPEG quality of an OME-TIFF.")
 
     def _order(self, slide: str) -> JobOrder:
-        return JobOrder(slide, **{name: getattr(self, name) for name in _Options.model_fields})
+        given = {name: getattr(self, name) for name in _Options.model_fields}
+        return JobOrder(slide, **{**given, "region": tuple(self.region) if self.region else None})
 
 
 class JobIn(_Options):

@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect
 from service.api.access import Caller, InCaller
 from service.api.context import Context, InContext
 from service.api.problems import documented
-from service.api.reading import Before, Limit, address, next_page, readable
+from service.api.reading import Before, Documented, Limit, address, next_page, readable
 from service.api.schemas import SlideOut, SlidesOut
 from service.codes import refusal
 from service.errors import Problem, ServiceError
@@ -37,7 +37,30 @@ _BINARY_BODY = {
 }
 
 
-@router.put("/{slide:path}", status_code=201, summary="Upload a slide", openapi_extra=_BINARY_BODY)
+_LINKS: Documented = {
+    201: {
+        "headers": {"Location": {"schema": {"type": "string"}, "description": "Address of the slide."}},
+        "links": {
+            "slide_facts": {"operationId": "slide_facts", "parameters": {"slide": "$response.body#/id"}},
+            "delete_slide": {"operationId": "delete_slide", "parameters": {"slide": "$response.body#/id"}},
+            "ask": {"operationId": "ask", "requestBody": {"slide": "$response.body#/id", "model": "bicubic"}},
+            "ask_batch": {
+                "operationId": "ask_batch",
+                "requestBody": {"slides": ["$response.body#/id"], "model": "bicubic"},
+            },
+        },
+    }
+}
+
+
+@router.put(
+    "/{slide:path}",
+    status_code=201,
+    operation_id="upload",
+    summary="Upload a slide",
+    openapi_extra=_BINARY_BODY,
+    responses=_LINKS,
+)
 async def upload(
     slide: SlideId, request: Request, response: Response, context: InContext, caller: InCaller
 ) -> SlideOut:
@@ -68,7 +91,7 @@ async def upload(
     return SlideOut.of(kept)
 
 
-@readable(router, "", summary="List slides")
+@readable(router, "", operation_id="slides", summary="List slides")
 def slides(
     request: Request, context: InContext, caller: InCaller, limit: Limit = 100, before: Before = None
 ) -> SlidesOut:
@@ -77,13 +100,13 @@ def slides(
     return SlidesOut(slides=[SlideOut.of(one) for one in page.entries], next=next_page(request, page.cursor))
 
 
-@readable(router, "/{slide}", summary="Facts of a slide")
+@readable(router, "/{slide}", operation_id="slide_facts", summary="Facts of a slide")
 def slide_facts(slide: SlideId, context: InContext, caller: InCaller) -> SlideOut:
     """Tell what the probe found."""
     return SlideOut.of(_known(context, caller, slide))
 
 
-@router.delete("/{slide}", status_code=204, summary="Delete a slide")
+@router.delete("/{slide}", operation_id="delete_slide", status_code=204, summary="Delete a slide")
 def delete_slide(slide: SlideId, context: InContext, caller: InCaller) -> None:
     """Delete a slide; results made of it stay. Refused while an unfinished job needs it."""
     found = _known(context, caller, slide)

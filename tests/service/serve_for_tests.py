@@ -1,9 +1,21 @@
-"""Runs the real API process with a stand-in for the probe: DATA_DIR PORT."""
+"""Runs the real API process with a stand-in for the probe, and if asked for the worker: DATA_DIR PORT [work].
 
+The worker takes each job through random moves to a random end, so that every state is there to be asked about.
+"""
+
+import contextlib
+import random
 import sys
+import threading
+import time
 from pathlib import Path
 
 from service.app import serve
+from service.codes import problem
+from service.jobs.job import ForbiddenMoveError, JobState, Outcome, Result
+from service.jobs.open_store import open_store
+from service.jobs.store import JobFilter, LeaseLostError, UnknownJobError, WorkerSign
+from service.progress import Progress, Stage
 from service.settings import Settings
 
 FACTS = {
@@ -16,7 +28,40 @@ FACTS = {
     "warnings": [],
 }
 
-serve(
-    Settings(data_dir=Path(sys.argv[1]), port=int(sys.argv[2]), max_upload_bytes=2**30, disk_reserve_bytes=0),
-    probe=lambda slide: FACTS,
+
+def work(settings: Settings) -> None:
+    store, draw = open_store(settings), random.Random(0)
+    while True:
+        store.sign_of_life(WorkerSign("stand-in", 0, "cpu"))
+        job = store.claim("stand-in")
+        if job is None:
+            time.sleep(0.2)
+            for paused in store.jobs(100, wanted=JobFilter(state=JobState.PAUSED)).entries:
+                with contextlib.suppress(ForbiddenMoveError, UnknownJobError):
+                    store.resume(paused.id)  # who follows a paused job would wait forever
+            continue
+        try:
+            store.advance(job.id, job.attempt, Progress(Stage.UPSCALING, 1, 2, 1.0, 1.0))
+            time.sleep(draw.choice((0, 0.05)))
+            store.heartbeat(job.id, job.attempt)
+            end = draw.choice((JobState.SUCCEEDED, JobState.SUCCEEDED, JobState.FAILED, JobState.QUEUED))
+            if end is JobState.SUCCEEDED:
+                folder = settings.data_dir / "jobs" / job.id
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / "report.json").write_text("{}")
+                (folder / "result.ome.tiff").write_bytes(b"pixels")
+                store.settle(job.id, job.attempt, Outcome(end, result=Result("result.ome.tiff", 6, "ab" * 32)))
+            else:
+                failed = problem("slide.unreadable", "no") if end is JobState.FAILED else None
+                store.settle(job.id, job.attempt, Outcome(end, failed))
+        except LeaseLostError:
+            continue
+
+
+settings = Settings(
+    data_dir=Path(sys.argv[1]), port=int(sys.argv[2]), max_upload_bytes=2**30, disk_reserve_bytes=0, lease_seconds=60
 )
+if "work" in sys.argv:
+    settings.data_dir.mkdir(parents=True)
+    threading.Thread(target=work, args=(settings,), daemon=True).start()
+serve(settings, probe=lambda slide: FACTS)

@@ -109,7 +109,7 @@ def test_a_resolution_that_no_level_can_reach_is_refused_at_once(ask: Call) -> N
     assert "0.1247" in answer.json()["detail"]
 
 
-@pytest.mark.parametrize("region", [[2219, 0, 2, 1], [0, 2966, 1, 2], [5000, 0, 1, 1]])
+@pytest.mark.parametrize("region", [[2219, 0, 2, 1], [0, 2966, 1, 2], [5000, 0, 1, 1], [0, 0, 0, 1], [0, 0, 1, 0]])
 def test_region_outside_the_slide_is_refused(ask: Call, region: list[int]) -> None:
     assert is_problem(ask(region=region), 422, "request.region")
 
@@ -122,8 +122,9 @@ def test_level_the_slide_has_not_is_refused(ask: Call) -> None:
     ("place", "wanted"),
     [
         ("body.regoin", {"regoin": [0, 0, 1, 1]}),
-        ("body.region.3", {"region": [0, 0, 1]}),
-        ("body.region.2", {"region": [0, 0, 0, 1]}),
+        ("body.region", {"region": [0, 0, 1]}),
+        ("body.region.2", {"region": [0, 0, "1", 1]}),
+        ("body.quality", {"quality": 80.5}),
         ("body.region.0", {"region": [-1, 0, 1, 1]}),
         ("body.mpp", {"mpp": 0}),
         ("body.mpp", {"mpp": "wide"}),
