@@ -10,7 +10,7 @@ from service.jobs.token import Token
 from service.settings import Settings
 
 _PYRAMID = 4 / 3
-_TIFF_COPIES, _ZARR_COPIES = 2, 3  # finished stripes, then the joined file, then for Zarr the zip
+_COPIES = 2  # finished stripes and the joined image; for Zarr then that and its zip
 _ZARR_BYTES_PER_PIXEL = 3.0  # lossless: at worst as many as the pixels have
 
 
@@ -86,9 +86,9 @@ def reserved_bytes(output_pixels: int, result_format: ResultFormat, quality: int
     JPEG's bytes per pixel are an upper bound over dense H&E tissue, 4:2:0, all of it tissue (`docs/reliability.md`).
     """
     if result_format is ResultFormat.OME_ZARR:
-        return round(output_pixels * _ZARR_BYTES_PER_PIXEL * _PYRAMID * _ZARR_COPIES)
+        return round(output_pixels * _ZARR_BYTES_PER_PIXEL * _PYRAMID * _COPIES)
     per_pixel = next(most for below, most in _JPEG if quality <= below)
-    return round(output_pixels * per_pixel * _PYRAMID * _TIFF_COPIES)
+    return round(output_pixels * per_pixel * _PYRAMID * _COPIES)
 
 
 _JPEG = ((80, 0.35), (90, 0.55), (95, 0.9), (100, 2.0))

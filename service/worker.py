@@ -44,6 +44,11 @@ PROGRESS_SECONDS = 0.5
 log = logging.getLogger(__name__)
 
 
+_FULL = problem(
+    "storage.full", "the disk filled up; make room, then retry the job: it goes on from its last finished stripe"
+)
+
+
 class Pipeline(Protocol):
     """What the worker needs of `service.runner.Runner`."""
 
@@ -61,6 +66,7 @@ class _End(StrEnum):
 
     STOPPED = "the worker stops"
     PAUSED = "paused on request"
+    FULL = "the disk has no room but the reserve"
     CANCELLED = "cancelled on request"
     LOST = "another worker has the job"
 
@@ -165,6 +171,8 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - whatever it is, the job ends with it and the worker goes on
             if not isinstance(error, Cancelled):
                 self._drop_runner()
+            if attempt.end is _End.FULL:
+                return Outcome(JobState.FAILED, _FULL)
             if attempt.end is not None:
                 cancelled = attempt.end is _End.CANCELLED
                 return Outcome(JobState.CANCELLED if cancelled else JobState.QUEUED)
@@ -222,9 +230,7 @@ class Worker:
             log.info("job %s: %s", job.id, found.code)
             return Outcome(JobState.FAILED, self._pathless(job, found))
         if isinstance(error, OSError) and is_full(error):
-            return Outcome(
-                JobState.FAILED, problem("storage.full", "the disk filled up; delete results, then ask again")
-            )
+            return Outcome(JobState.FAILED, _FULL)
         log.error("job %s failed", job.id, exc_info=error)
         return Outcome(JobState.FAILED, problem("internal", "the worker failed unexpectedly; its log says more"))
 
@@ -246,6 +252,7 @@ class Worker:
             if told and told[0] == progress.stage and now - told[1] < PROGRESS_SECONDS:
                 return
             told = (progress.stage, now)
+            self._mind_the_reserve(attempt)
             self._sign = replace(self._sign, tiles_per_second=progress.tiles_per_second)
             try:
                 self._store.advance(attempt.job.id, attempt.job.attempt, progress)
@@ -255,6 +262,11 @@ class Worker:
                 log.exception("job %s: its progress can't be written", attempt.job.id)
 
         return tell
+
+    def _mind_the_reserve(self, attempt: _Attempt) -> None:
+        """Stop in time: a disk without any room keeps the database from writing down that it is full."""
+        if not self._storage.has_reserve():
+            attempt.finish_early(_End.FULL)
 
     def _pulse(self) -> None:
         """Keep the lease and hear of cancellations until the worker retires."""
@@ -276,6 +288,7 @@ class Worker:
                 if attempt is not None and time.monotonic() - last_beat > self._settings.lease_seconds:
                     attempt.finish_early(_End.LOST)
             if attempt is not None and attempt is self._attempt:
+                self._mind_the_reserve(attempt)
                 self._press(attempt)
             if self._retired.wait(self._next_beat()):
                 return

@@ -168,7 +168,9 @@ class Job:
     attempt
         How often the job was taken by a worker; the fence of its writes.
     crashes
-        How many attempts ended with the death of the worker or of its decoder.
+        How many attempts in a row ended with the death of the worker or of its decoder and had brought nothing.
+    crashed_at
+        Tiles of finished stripes with which the last of them began: one that begins with more has brought something.
     cancel_requested, pause_requested
         Somebody asked to stop; the worker that holds the job sees it at its next heartbeat.
     result_deleted
@@ -187,6 +189,7 @@ class Job:
     finished: float | None = None
     attempt: int = 0
     crashes: int = 0
+    crashed_at: int = 0
     worker: str | None = None
     lease_until: float | None = None
     cancel_requested: bool = False
@@ -248,8 +251,10 @@ class Job:
 
     def paused(self, now: float) -> Self:
         """Pause the job at once where no living worker holds it; else leave word for that worker."""
-        if self.state is JobState.QUEUED or self.is_abandoned(now):
-            return self._moved(JobState.PAUSED, worker=None, lease_until=None)
+        if self.state is JobState.QUEUED:
+            return self._moved(JobState.PAUSED)
+        if self.is_abandoned(now):
+            return replace(self, pause_requested=True).settled(Outcome(JobState.QUEUED, _ABANDONED, crashed=True), now)
         if self.state is JobState.RUNNING:
             return self._changed(pause_requested=True)
         raise ForbiddenMoveError(f"job {self.id} is {self.state}: it can't be paused")
@@ -270,6 +275,7 @@ class Job:
             JobState.QUEUED,
             finished=None,
             crashes=0,
+            crashed_at=0,
             cancel_requested=False,
             problem=None,
             warnings=(),
@@ -289,13 +295,19 @@ class Job:
                 result=outcome.result,
                 warnings=outcome.warnings,
             )
-        crashes = self.crashes + outcome.crashed
+        crashes, crashed_at = self.crashes, self.crashed_at
+        if outcome.crashed:
+            began_with = self.progress.resumed_tiles if self.progress else 0
+            crashes = 1 if began_with > crashed_at else crashes + 1
+            crashed_at = max(crashed_at, began_with)
         if self.cancel_requested:
             return self._ended(JobState.CANCELLED, now, crashes=crashes)
         if outcome.crashed and crashes >= MAX_CRASHES:
             return self._ended(JobState.FAILED, now, crashes=crashes, problem=_too_many_crashes(crashes, outcome))
         state = JobState.PAUSED if self.pause_requested else JobState.QUEUED
-        return self._moved(state, crashes=crashes, worker=None, lease_until=None, pause_requested=False)
+        return self._moved(
+            state, crashes=crashes, crashed_at=crashed_at, worker=None, lease_until=None, pause_requested=False
+        )
 
     def without_result(self, now: float) -> Self:
         """Note that the files of an ended job were deleted: its result, or the stripes that a failure left."""

@@ -103,34 +103,36 @@ def qupath_view() -> Callable[[Path], dict[str, Any]]:
 
 
 class Service:
-    """`slidelift serve` in a process of its own, on a free port."""
+    """`slidelift serve` in a process of its own, on a free port unless it is given one."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *flags: str, port: int | None = None, **settings: object) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+            self.port = port or probe.getsockname()[1]
         self.address = f"http://127.0.0.1:{self.port}"
         self.folder = folder
         self.log = (folder.parent / f"{folder.name}.log").open("ab")
         others = {name: value for name, value in os.environ.items() if not name.startswith("SLIDELIFT_")}
-        environment = {**others, "SLIDELIFT_LEASE_SECONDS": "4", "SLIDELIFT_HEARTBEAT_SECONDS": "0.5"}
+        settings = {"lease_seconds": 4, "heartbeat_seconds": 0.5, **settings}
+        environment = {**others, **{f"SLIDELIFT_{name.upper()}": str(value) for name, value in settings.items()}}
         self.process = subprocess.Popen(
-            [*SLIDELIFT, "serve", "--port", str(self.port), "--data-dir", str(folder)],
+            [*SLIDELIFT, "serve", "--port", str(self.port), "--data-dir", str(folder), *flags],
             env=environment,
             stdout=self.log,
             stderr=self.log,
             stdin=subprocess.DEVNULL,
         )
-        self.wait_until_ready()
+        self.wait_until("live" if "--no-worker" in flags else "ready")
 
-    def wait_until_ready(self) -> None:
+    def wait_until(self, health: str) -> None:
         deadline = time.monotonic() + 90
         while True:
             try:
-                with urllib.request.urlopen(f"{self.address}/health/ready"):
+                with urllib.request.urlopen(f"{self.address}/health/{health}"):
                     return
             except OSError:
-                assert time.monotonic() < deadline, "the service did not get ready"
+                assert time.monotonic() < deadline, f"the service did not get {health}"
+                assert self.process.poll() is None, "the service ended"
                 time.sleep(0.2)
 
     def curl(self, *arguments: str) -> str:
@@ -191,8 +193,8 @@ def start_service(tmp_path: Path) -> Iterator[Callable[..., Service]]:
     """Services of the test's own, to be killed or stopped."""
     started: list[Service] = []
 
-    def start(folder: Path | None = None) -> Service:
-        started.append(Service(folder or tmp_path / "data"))
+    def start(folder: Path | None = None, *flags: str, **given: Any) -> Service:
+        started.append(Service(folder or tmp_path / "data", *flags, **given))
         return started[-1]
 
     yield start

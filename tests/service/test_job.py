@@ -102,6 +102,17 @@ def test_three_crashes_of_the_decoder_blame_the_slide() -> None:
     assert (job.problem.code, job.problem.by_user) == ("slide.crashes-decoder", True)
 
 
+def test_a_crash_after_new_stripes_does_not_count_with_those_before() -> None:
+    job = new()
+    for stripes in range(3 * MAX_CRASHES):  # killed again and again, and each time a stripe further
+        job = job.claimed("w", 0, LEASE).advanced(Progress(Stage.UPSCALING, 8, 99, resumed_tiles=8 * stripes))
+        job = job.settled(CRASH, 1)
+        assert (job.state, job.crashes) == (JobState.QUEUED, 1)
+    for _ in range(MAX_CRASHES - 1):  # and now no further
+        job = job.claimed("w", 0, LEASE).settled(CRASH, 1)
+    assert job.state is JobState.FAILED
+
+
 def test_three_silent_workers_do_not_blame_the_slide() -> None:
     job, now = new().claimed("w", 0, LEASE), 0.0
     while job.state is JobState.RUNNING:

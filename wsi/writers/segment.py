@@ -14,6 +14,7 @@ import threading
 import uuid
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -116,7 +117,8 @@ class SegmentWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if not self._file.closed:
-            self._file.close()
+            with suppress(OSError):  # closing flushes, and a full disk says so once more
+                self._file.close()
             self._partial.unlink(missing_ok=True)
 
 

@@ -1,0 +1,399 @@
+"""What the service survives: kills at random, many clients at once, a disk that is full. Figures: docs/reliability.md.
+
+`make test` runs each for a short while; `make soak` long, and writes `reliability-log.jsonl` into SLIDELIFT_SOAK_LOG.
+"""
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+MODELS = ("bicubic", "compact-x4-fast")
+BESIDE = ("result.report.html", "result.tissue.geojson")
+REGIONS = ([700, 700, 400, 2260], [300, 1200, 600, 600])  # of two stripes, and of one
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def note(**told: Any) -> None:
+    """A line of the log that docs/reliability.md is made of."""
+    if folder := os.environ.get("SLIDELIFT_SOAK_LOG"):
+        with (Path(folder) / "reliability-log.jsonl").open("a") as log:
+            log.write(json.dumps(told) + "\n")
+
+
+def family(process: psutil.Process) -> list[psutil.Process]:
+    """A process and all that it has started."""
+    try:
+        return [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+class Patient:
+    """A client that outlives any kill of the service: asks again until it has an answer that is one."""
+
+    def __init__(self, address: str) -> None:
+        self.client = httpx.Client(base_url=address, timeout=30)
+        self.server_errors: list[str] = []
+
+    def __enter__(self) -> "Patient":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.client.close()
+
+    def __call__(self, method: str, url: str, **options: Any) -> httpx.Response:
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                answer = self.client.request(method, url, **options)
+                if answer.status_code == 500:
+                    self.server_errors.append(answer.text)
+                if answer.status_code < 500 or answer.status_code == 507:
+                    return answer
+            except httpx.TransportError:
+                pass
+            assert time.monotonic() < deadline, f"no answer to {method} {url}"
+            time.sleep(0.1)
+
+    def ended(self, job_id: str, timeout: float = 300) -> dict[str, Any]:
+        deadline = time.monotonic() + timeout
+        while True:
+            job = self("GET", f"/v1/jobs/{job_id}", headers={"Prefer": "wait=2"}).json()
+            if job["state"] in ("succeeded", "failed", "cancelled"):
+                return job
+            assert time.monotonic() < deadline, f"the job did not end: {job}"
+
+
+def ask(call: Patient, slide: str, model: str, region: list[int], key: str) -> str:
+    wanted = {"slide": slide, "model": model, "region": region}
+    answer = call("POST", "/v1/jobs", json=wanted, headers={"Idempotency-Key": key})
+    assert answer.status_code in (200, 202), answer.text
+    return str(answer.json()["id"])
+
+
+def truths(call: Patient, slide: str) -> dict[tuple[str, int], str]:
+    """What each request gives if nobody disturbs it."""
+    jobs = {
+        (model, place): ask(call, slide, model, region, f"truth-{model}-{place}")
+        for model in MODELS
+        for place, region in enumerate(REGIONS)
+    }
+    return {asked: call.ended(job)["result"]["sha256"] for asked, job in jobs.items()}
+
+
+@pytest.mark.parametrize("kills", [5, pytest.param(100, marks=[pytest.mark.soak, pytest.mark.timeout(3600)])])
+def test_kills_at_random_lose_no_upload_change_no_byte_and_leave_no_process(
+    start_service: Callable[..., Any], patient: Callable[[str], Patient], cmu: Path, kills: int
+) -> None:
+    draw = random.Random(20261121 + kills)
+    service = start_service()
+    call = patient(service.address)
+    bytes_of_slide = cmu.read_bytes()
+    slide = call("PUT", "/v1/slides/cmu.svs", content=bytes_of_slide).json()["id"]
+    truth = truths(call, slide)
+    accepted, asked, killed, every = [slide], {}, Counter[str](), set(family(psutil.Process(service.process.pid)))
+    retried, waited, stop = 0, [], threading.Event()
+
+    def upload_on() -> None:
+        """Upload all the while; what was answered 201 must be there at the end."""
+        with httpx.Client(base_url=service.address, timeout=30) as client:
+            while not stop.wait(0.3):
+                try:
+                    answer = client.put("/v1/slides/again.svs", content=bytes_of_slide)
+                except httpx.TransportError:
+                    continue
+                if answer.status_code == 201:
+                    accepted.append(answer.json()["id"])
+
+    uploader = threading.Thread(target=upload_on)
+    uploader.start()
+    try:
+        for number in range(kills):
+            while len([one for one in asked.values() if one is not None]) < number + 3:
+                model, place = draw.choice(MODELS), draw.randrange(len(REGIONS))
+                key = f"{kills}-{len(asked)}"
+                asked[key] = (model, place, ask(call, slide, model, REGIONS[place], key))
+            time.sleep(draw.uniform(0.2, 2.5))
+            every |= set(family(psutil.Process(service.process.pid)))
+            victim = draw.choice(("api", "worker", "decoder"))
+            word = {"worker": "worker", "decoder": "service.child"}.get(victim)
+            found = service.descendants(word) if word else [psutil.Process(service.process.pid)]
+            if not found:
+                victim, found = "api", [psutil.Process(service.process.pid)]
+            before = time.monotonic()
+            draw.choice(found).kill()
+            killed[victim] += 1
+            if victim == "api":
+                service.process.wait()
+                service = start_service(service.folder, port=service.port)
+            waited.append(time.monotonic() - before)
+    finally:
+        stop.set()
+        uploader.join()
+    for model, place, job_id in asked.values():
+        job = call.ended(job_id)
+        while job["state"] == "failed" and job["error"]["code"] in ("job.crashed-repeatedly", "slide.crashes-decoder"):
+            retried += 1  # killed three times within one stripe: the service gives up, the user does not
+            call("POST", f"/v1/jobs/{job_id}/retry")
+            job = call.ended(job_id)
+        assert job["state"] == "succeeded", job
+        assert job["result"]["sha256"] == truth[model, place]
+        with call.client.stream("GET", job["result"]["href"]) as answer:
+            whole = hashlib.sha256()
+            for chunk in answer.iter_bytes():
+                whole.update(chunk)
+        assert whole.hexdigest() == truth[model, place]
+    kept = {one["id"] for one in call("GET", "/v1/slides?limit=1000").json()["slides"]}
+    assert set(accepted) <= kept
+    for one in kept:
+        assert sha256(service.folder / "slides" / one / "slide.svs") == hashlib.sha256(bytes_of_slide).hexdigest()
+    assert call.server_errors == []
+    every |= set(family(psutil.Process(service.process.pid)))
+    service.stop()
+    _, alive = psutil.wait_procs(list(every), timeout=30)
+    assert alive == [], "a process outlived the service"
+    left = [path for path in (service.folder / "jobs").rglob("*") if path.name.startswith(".slidelift-")]
+    assert left == []
+    note(
+        test="kills",
+        kills=dict(killed),
+        jobs=len(asked),
+        uploads_accepted=len(accepted),
+        retried=retried,
+        longest_restart_seconds=round(max(waited), 1),
+    )
+
+
+@pytest.mark.parametrize("seconds", [10, pytest.param(300, marks=[pytest.mark.soak, pytest.mark.timeout(1200)])])
+def test_many_clients_at_once_lose_nothing(
+    start_service: Callable[..., Any], patient: Callable[[str], Patient], data: Path, seconds: float
+) -> None:
+    service = start_service()
+    source = (data / "slides" / "cmu-0-small.tiff").read_bytes()
+    end, call = time.monotonic() + seconds, patient(service.address)
+    tally: Counter[str] = Counter()
+    uploads, jobs = {}, []
+    peak = 0
+
+    def upload_and_ask(number: int) -> None:
+        mine = patient(service.address)
+        while time.monotonic() < end:
+            name = f"{number}-{tally['uploads']}.tiff"
+            answer = mine("PUT", f"/v1/slides/{name}", content=source)
+            assert answer.status_code == 201, answer.text
+            uploads[answer.json()["id"]] = name
+            tally["uploads"] += 1
+            if len(jobs) < seconds:
+                jobs.append(ask(mine, answer.json()["id"], "nearest", [0, 0, 500, 400], name))
+        assert mine.server_errors == []
+
+    def poll(_number: int) -> None:
+        mine, draw = patient(service.address), random.Random(_number)
+        while time.monotonic() < end:
+            listed = mine("GET", "/v1/jobs?limit=5").json()["jobs"]
+            for job in listed:
+                mine("GET", f"/v1/jobs/{job['id']}", headers={"Prefer": f"wait={draw.choice((0, 0, 1))}"})
+                tally["polls"] += 1
+        assert mine.server_errors == []
+
+    def watch() -> None:
+        nonlocal peak
+        process = psutil.Process(service.process.pid)
+        while time.monotonic() < end:
+            peak = max(peak, process.memory_info().rss)
+            time.sleep(0.2)
+
+    with ThreadPoolExecutor(11) as pool:
+        working = [
+            *(pool.submit(upload_and_ask, number) for number in range(3)),
+            *(pool.submit(poll, number) for number in range(7)),
+            pool.submit(watch),
+        ]
+        for one in working:
+            one.result()
+    hashes = {call.ended(job)["result"]["sha256"] for job in jobs}
+    assert len(hashes) == 1, "the same request over the same bytes gave another result"
+    kept: dict[str, str] = {}
+    page = "/v1/slides?limit=100"
+    while page:
+        listed = call("GET", page).json()
+        kept |= {one["id"]: one["name"] for one in listed["slides"]}
+        assert {one["sha256"] for one in listed["slides"]} == {hashlib.sha256(source).hexdigest()}
+        page = listed["next"]
+    assert kept == uploads
+    assert len(jobs) == len(set(jobs)) > 0
+    assert peak < 200 * 2**20
+    note(test="soak", seconds=seconds, jobs=len(jobs), api_peak_mib=round(peak / 2**20), **tally)
+
+
+@pytest.fixture
+def patient() -> Iterator[Callable[[str], Patient]]:
+    """Make patient clients of an address."""
+    with ExitStack() as stack:
+        yield lambda address: stack.enter_context(Patient(address))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a file system of 160 MiB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=160m", "tmpfs", folder], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        pytest.skip(f"a small file system can't be mounted: {done.stderr}")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def fill(folder: Path, leave_bytes: int) -> Path:
+    """Leave so much room."""
+    ballast = folder / "ballast"
+    with ballast.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, max(1, shutil.disk_usage(folder).free - leave_bytes))
+    return ballast
+
+
+def scraps(data_dir: Path) -> list[str]:
+    """What nobody will ever finish."""
+    return [
+        str(path.relative_to(data_dir))
+        for path in data_dir.rglob("*")
+        if path.name == "arriving" or path.suffix in (".part", ".arriving", ".tmp")
+    ]
+
+
+def test_an_upload_that_fills_the_disk_is_507_and_leaves_nothing(
+    start_service: Callable[..., Any], patient: Callable[[str], Patient], small_disk: Path, cmu: Path
+) -> None:
+    service = start_service(small_disk / "data", "--no-worker", disk_reserve_bytes=2**20)
+    ballast = fill(small_disk, 2 * 2**20)  # not enough for 1.9 MB and the reserve
+    content = cmu.read_bytes()
+    call = patient(service.address)
+
+    def pieces() -> Iterator[bytes]:
+        for start in range(0, len(content), 65536):
+            yield content[start : start + 65536]
+
+    for body in (content, pieces()):  # announced, and not
+        refused = call("PUT", "/v1/slides/a.svs", content=body)
+        assert (refused.status_code, refused.json()["code"]) == (507, "storage.full")
+        assert [path for path in (service.folder / "slides").iterdir() if path.name != ".lock"] == []
+    ballast.unlink()
+    assert call("PUT", "/v1/slides/a.svs", content=content).status_code == 201
+
+
+@pytest.mark.parametrize(
+    ("phase", "room"),
+    [("planning", 0.0), ("upscaling", 0.5), ("joining", 1.5)],
+)
+def test_a_command_out_of_room_says_so_at_each_phase_and_goes_on_when_there_is_some(
+    slidelift: Callable[..., Any], small_disk: Path, cmu: Path, tmp_path: Path, phase: str, room: float
+) -> None:
+    """`room` is what there is for finished stripes and the joined file, in times of the result's bytes."""
+    asked = ["--model", "bicubic", "--region", "0,0,900,2300"]
+    truth = tmp_path / "truth.ome.tiff"
+    assert slidelift("upscale", cmu, truth, *asked).code == 0
+    ballast = fill(small_disk, int(room * truth.stat().st_size))
+    result = small_disk / "result.ome.tiff"
+    failed = slidelift("upscale", cmu, result, *asked)
+    assert failed.code == 1, failed.err
+    assert "disk is full" in failed.err
+    assert not result.exists()
+    assert scraps(small_disk) == []
+    kept = sorted(path.name for path in small_disk.rglob("*.segment"))
+    wanted = {"planning": [], "upscaling": [], "joining": ["stripe-00000.segment", "stripe-00001.segment"]}
+    assert [name for name in kept if name.startswith("stripe")] == wanted[phase]
+    ballast.unlink()
+    done = slidelift("upscale", cmu, result, *asked)
+    assert done.code == 0, done.err
+    assert ("continuing" in done.err) == (phase == "joining")
+    assert sha256(result) == sha256(truth)
+    assert {path.name for path in small_disk.iterdir()} <= {result.name, "result.report.json", *BESIDE}
+
+
+@pytest.mark.parametrize(("room", "stages"), [(0.3, {"planning", "upscaling"}), (1.2, {"joining", "verifying"})])
+def test_a_job_out_of_room_fails_cleanly_and_is_retried_when_there_is_some(
+    start_service: Callable[..., Any],
+    patient: Callable[[str], Patient],
+    small_disk: Path,
+    cmu: Path,
+    room: float,
+    stages: set[str],
+) -> None:
+    """`room` is what is left above the reserve when the worker begins, in times of the result's bytes."""
+    reserve = 8 * 2**20  # SQLite's log grows to 4 MiB before it is used again
+    settings = {"disk_reserve_bytes": reserve, "heartbeat_seconds": 0.05}
+    service = start_service(small_disk / "data", "--no-worker", **settings)
+    call = patient(service.address)
+    slide = call("PUT", "/v1/slides/a.svs", content=cmu.read_bytes()).json()["id"]
+
+    def job() -> str:
+        answer = call("POST", "/v1/jobs", json={"slide": slide, "model": "bicubic", "region": [0, 0, 2200, 2300]})
+        assert answer.status_code == 202, answer.text
+        return str(answer.json()["id"])
+
+    def work(job_id: str) -> dict[str, Any]:
+        command = [sys.executable, "-m", "service.cli", "worker", "--data-dir", str(service.folder)]
+        environment = {**os.environ, **{f"SLIDELIFT_{name.upper()}": str(value) for name, value in settings.items()}}
+        with (small_disk.parent / "worker.log").open("a") as log:
+            worker = subprocess.Popen(command, env=environment, stderr=log)
+        try:
+            return call.ended(job_id, 90)
+        finally:
+            children = family(psutil.Process(worker.pid))
+            worker.terminate()
+            assert worker.wait(40) == 0
+            _, alive = psutil.wait_procs(children, timeout=10)
+            assert alive == []
+
+    undisturbed = work(job())
+    assert undisturbed["state"] == "succeeded", undisturbed
+    assert call("DELETE", f"/v1/jobs/{undisturbed['id']}/result").status_code == 204
+    again = job()
+    ballast = fill(small_disk, reserve + int(room * undisturbed["result"]["bytes"]))
+    failed = work(again)
+    assert (failed["state"], (failed["error"] or {}).get("code")) == ("failed", "storage.full"), failed
+    assert failed["stage"] in stages
+    assert scraps(service.folder) == []
+    ballast.unlink()
+    assert call("POST", f"/v1/jobs/{again}/retry").status_code == 202
+    done = work(again)
+    assert done["state"] == "succeeded", done
+    assert done["result"]["sha256"] == undisturbed["result"]["sha256"]
+    assert scraps(service.folder) == []
+
+
+@pytest.mark.soak
+def test_two_gibibytes_go_up_through_a_small_process(start_service: Callable[..., Any], tmp_path: Path) -> None:
+    service = start_service(None, "--no-worker")
+    big = tmp_path / "big.svs"
+    with big.open("wb") as file:
+        file.truncate(2 * 2**30)
+    answer = json.loads(service.curl("-T", str(big), "{service}/v1/slides/big.svs"))
+    assert answer["code"] == "slide.unreadable"  # zeros are no slide, but all of them were taken
+    status = Path(f"/proc/{service.process.pid}/status").read_text()
+    peak_kib = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
+    note(test="2 GiB", api_peak_mib=round(peak_kib / 1024))
+    assert peak_kib < 150 * 1024
