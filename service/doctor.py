@@ -32,7 +32,40 @@ def examine() -> list[Finding]:
         _openslide(),
         _device(),
         *_weights(),
+        *_service(),
     ]
+
+
+def _service() -> list[Finding]:
+    """What `slidelift serve` would find, by the settings; makes nothing."""
+    from service.errors import ServiceError
+    from service.jobs.open_store import open_store
+    from service.jobs.store import StoreError
+    from service.settings import Settings
+
+    settings = Settings()
+    folder = settings.data_dir
+    if not folder.exists() and settings.database_url is None:
+        return [Finding("data folder", True, f"{folder} is made by the first `slidelift serve`")]
+    free = shutil.disk_usage(folder if folder.exists() else folder.parent).free
+    enough = free >= settings.disk_reserve_bytes and os.access(folder, os.W_OK)
+    findings = [Finding("data folder", enough, f"{folder}, {free / 1e9:.0f} GB free" + ("" if enough else ": no room"))]
+    try:
+        store = open_store(settings)
+    except (ServiceError, StoreError) as error:
+        return [*findings, Finding("database", False, str(error))]
+    try:
+        store.check()
+        jobs, tokens = sum(store.counts().values()), len(store.tokens())
+        findings.append(Finding("database", True, f"written; {jobs} jobs, {tokens} tokens"))
+        closed = not settings.asks_for_tokens or tokens > 0
+        word = "this machine only" if settings.is_private else "other machines too, with a token"
+        findings.append(Finding("address", closed, f"{settings.host}:{settings.port}, {word}"))
+    except StoreError as error:
+        findings.append(Finding("database", False, str(error)))
+    finally:
+        store.close()
+    return findings
 
 
 def _library(name: str) -> Finding:

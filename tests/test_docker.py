@@ -84,7 +84,7 @@ def api_requirements() -> set[str]:
 
 def project_requirements() -> set[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    return required_names("\n".join(project["dependencies"]))
+    return required_names("\n".join(project["dependencies"] + project["optional-dependencies"]["postgres"]))
 
 
 def with_all_they_need(names: set[str]) -> set[str]:
@@ -146,7 +146,7 @@ def test_the_api_image_has_no_torch_and_nothing_that_the_project_does_not_name()
 
 @pytest.mark.parametrize("target", ["worker-cpu", "worker-gpu"])
 def test_workers_install_the_whole_project(target: str) -> None:
-    assert stages()[f"{target}-build"].of("RUN")[-1].endswith('--constraint constraints.txt ".[cluster]"')
+    assert stages()[f"{target}-build"].of("RUN")[-1].endswith('--constraint constraints.txt ".[cluster,postgres]"')
 
 
 @pytest.mark.parametrize("target", TARGETS)

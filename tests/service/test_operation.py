@@ -1,10 +1,12 @@
 """What those see who keep the service running: metrics, logs, the docs page, a proxy's prefix, the sweep."""
 
+import hashlib
 import json
 import logging
 import re
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -172,3 +174,37 @@ def test_the_sweep_deletes_what_is_over_its_time_and_nothing_else(
     sweep(short, store, context.storage)
     assert files() == {f"{done}/report.json"}
     assert call("GET", f"/v1/jobs/{waiting}").json()["state"] == "queued"
+
+
+def test_vendored_scripts_are_those_that_the_notice_names() -> None:
+    root = Path(__file__).resolve().parents[2]
+    named = dict(re.findall(r"sha256 ([0-9a-f]{64})  (\S+)", (root / "NOTICE").read_text("utf-8")))
+    found = {
+        path.name: path for path in (root / "service" / "web" / "vendor").rglob("*") if path.suffix in (".js", ".css")
+    }
+    assert set(named.values()) == set(found)
+    for digest, name in named.items():
+        assert hashlib.sha256(found[name].read_bytes()).hexdigest() == digest, name
+
+
+def test_doctor_says_whether_the_service_could_be_reached_safely(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, postgres: str
+) -> None:
+    from service.doctor import _service
+
+    def found() -> dict[str, tuple[bool, str]]:
+        return {one.subject: (one.ok, one.word) for one in _service()}
+
+    monkeypatch.setenv("SLIDELIFT_DATA_DIR", str(tmp_path / "data"))
+    assert list(found()) == ["data folder"]
+    assert not (tmp_path / "data").exists()
+    (tmp_path / "data").mkdir()
+    assert all(ok for ok, _ in found().values())
+    monkeypatch.setenv("SLIDELIFT_HOST", "0.0.0.0")
+    assert not found()["address"][0]
+    monkeypatch.setenv("SLIDELIFT_DATABASE_URL", postgres)
+    assert found()["database"][0]
+    monkeypatch.setenv("SLIDELIFT_DATABASE_URL", "mysql://x")
+    ok, word = found()["database"]
+    assert not ok
+    assert "postgresql://" in word
