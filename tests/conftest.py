@@ -1,8 +1,11 @@
 """Slides whose every pixel has a formula, the real ones, and real processes."""
 
 import os
+import shutil
+import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -115,6 +118,35 @@ def write_pyramid() -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A PostgreSQL server of the distribution's package, on a socket of its own; its address."""
+    server = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True)), None)
+    if server is None:
+        reason = "PostgreSQL is not installed (apt install postgresql)"
+        if os.environ.get("SLIDELIFT_REQUIRE_DATA"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    folder = Path(tempfile.mkdtemp(prefix="pg-"))  # a socket's path must be short
+    as_user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []  # the server refuses to be root
+    if as_user:
+        shutil.chown(folder, "postgres", "postgres")
+    data, log = folder / "data", folder / "log"
+
+    def run(*command: str | Path) -> None:
+        subprocess.run([*as_user, *command], check=True, cwd="/", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    run(server, "-D", data, "-U", "slidelift", "--auth=trust", "--encoding=UTF8", "--no-sync")
+    control = server.with_name("pg_ctl")
+    options = f"-c listen_addresses='' -k {folder}"
+    run(control, "-D", data, "-o", options, "-l", log, "-w", "start")
+    try:
+        yield f"postgresql://slidelift@/postgres?host={folder}"
+    finally:
+        run(control, "-D", data, "-m", "immediate", "-w", "stop")
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ import ome_zarr.io
 import ome_zarr.reader
 import openslide
 import psutil
+import psycopg
 import pytest
 import tifffile
 import tiffslide
@@ -199,3 +200,24 @@ def test_a_tile_that_cannot_be_decoded_follows_the_requests_policy(service, data
     report = json.loads(service.curl(f"{{service}}/v1/jobs/{marked['id']}/report"))
     assert len(report["tiles"]["bad"]) == 4
     assert all(bad["cause"] and bad["remedy"] for bad in report["tiles"]["bad"])
+
+
+def test_several_apis_and_workers_share_one_postgres_and_no_job_runs_twice(start_service, cmu, postgres) -> None:
+    """Two machines in one: each serves and works; the jobs lie in PostgreSQL, the files in one folder."""
+    with psycopg.connect(postgres, autocommit=True) as db:
+        db.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    first = start_service(None, database_url=postgres)
+    second = start_service(first.folder, database_url=postgres)
+    slide = first.upload(cmu)
+    asked = [(service, [200 * n, 300, 700, 600]) for n in range(3) for service in (first, second)]
+    jobs = [service.submit(slide=slide["id"], model="bicubic", region=region)["id"] for service, region in asked]
+    ended = [other.follow(job) for other, job in zip((second, first) * 3, jobs, strict=True)]
+    assert [job["state"] for job in ended] == ["succeeded"] * 6
+    assert [job["attempt"] for job in ended] == [1] * 6
+    hashes = [job["result"]["sha256"] for job in ended]
+    assert hashes[::2] == hashes[1::2]
+    assert len(set(hashes)) == 3
+    assert not (first.folder / "slidelift.sqlite3").exists()
+    with psycopg.connect(postgres) as db:
+        (workers,) = db.execute("SELECT count(*) FROM workers").fetchone()
+    assert workers == 2

@@ -1,11 +1,7 @@
 """What the service's tests share: a client without a server, a small real slide, a stand-in for the probe."""
 
 import asyncio
-import os
-import shutil
 import struct
-import subprocess
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,35 +28,6 @@ class Client:
                 return await client.request(method, url, **options)
 
         return asyncio.run(call())
-
-
-@pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A PostgreSQL server of the distribution's package, on a socket of its own; its address."""
-    server = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True)), None)
-    if server is None:
-        reason = "PostgreSQL is not installed (apt install postgresql)"
-        if os.environ.get("SLIDELIFT_REQUIRE_DATA"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    folder = Path(tempfile.mkdtemp(prefix="pg-"))  # a socket's path must be short
-    as_user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []  # the server refuses to be root
-    if as_user:
-        shutil.chown(folder, "postgres", "postgres")
-    data, log = folder / "data", folder / "log"
-
-    def run(*command: str | Path) -> None:
-        subprocess.run([*as_user, *command], check=True, cwd="/", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-    run(server, "-D", data, "-U", "slidelift", "--auth=trust", "--encoding=UTF8", "--no-sync")
-    control = server.with_name("pg_ctl")
-    options = f"-c listen_addresses='' -k {folder}"
-    run(control, "-D", data, "-o", options, "-l", log, "-w", "start")
-    try:
-        yield f"postgresql://slidelift@/postgres?host={folder}"
-    finally:
-        run(control, "-D", data, "-m", "immediate", "-w", "stop")
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

@@ -158,3 +158,25 @@ def test_killed_server_loses_half_an_upload_and_nothing_else(served: Served, tmp
         finally:
             again.terminate()
             again.wait(20)
+
+
+def test_a_stop_lets_go_of_those_who_wait_for_a_job(served: Served, tmp_path: Path) -> None:
+    slide = tmp_path / "a.svs"
+    slide.write_bytes(PIXELS)
+    uploaded = json.loads(curl("-T", slide, f"{served.url}/v1/slides/a.svs"))
+    order = json.dumps({"slide": uploaded["id"], "model": "bicubic"})
+    job = json.loads(curl("-H", "Content-Type: application/json", "-d", order, f"{served.url}/v1/jobs"))
+    address = f"{served.url}/v1/jobs/{job['id']}"
+    waiting = [
+        subprocess.Popen(["curl", "-sS", "-N", *arguments], stdout=subprocess.PIPE, text=True)
+        for arguments in (["-H", "Prefer: wait=60", address], [f"{address}/events"])
+    ]
+    time.sleep(1)
+    started = time.monotonic()
+    served.process.terminate()
+    assert served.process.wait(20) in (0, -15)
+    assert time.monotonic() - started < 5
+    answer, stream = (one.communicate(timeout=5)[0] for one in waiting)
+    assert json.loads(answer)["state"] == "queued"
+    assert "event: job" in stream
+    assert [one.returncode for one in waiting] == [0, 0]
