@@ -105,10 +105,10 @@ def qupath_view() -> Callable[[Path], dict[str, Any]]:
 class Service:
     """`slidelift serve` in a process of its own, on a free port."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, port: int = 0) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+            self.port = port or probe.getsockname()[1]
         self.address = f"http://127.0.0.1:{self.port}"
         self.folder = folder
         self.log = (folder.parent / f"{folder.name}.log").open("ab")
@@ -191,8 +191,8 @@ def start_service(tmp_path: Path) -> Iterator[Callable[..., Service]]:
     """Services of the test's own, to be killed or stopped."""
     started: list[Service] = []
 
-    def start(folder: Path | None = None) -> Service:
-        started.append(Service(folder or tmp_path / "data"))
+    def start(folder: Path | None = None, port: int = 0) -> Service:
+        started.append(Service(folder or tmp_path / "data", port))
         return started[-1]
 
     yield start
