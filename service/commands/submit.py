@@ -66,7 +66,8 @@ def _geojson(text: str) -> dict[str, Any]:
 
 def _run(options: argparse.Namespace) -> int:
     targets = _targets(options)
-    codes, answers = {EXIT_DONE}, []
+    codes = {EXIT_DONE}
+    answers: list[dict[str, Any]] = []
     with remote.connect(options) as client:
         asked: list[tuple[Path, Job]] = []
         for slide in options.slides:
