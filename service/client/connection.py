@@ -23,6 +23,8 @@ from service.client.values import problem_of
 from service.errors import Problem
 
 Answer = httpx.Response
+FOREIGN = "client.refused"
+"""Code of a refusal that is not in the service's words, but a proxy's or another program's."""
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _TIMEOUT = httpx.Timeout(60, connect=10)
 _FIRST_CONTACT_SECONDS = 5.0
@@ -149,7 +151,7 @@ class Connection:
             phrase = HTTPStatus(status).phrase if status in set(HTTPStatus) else ""
             hint = f"; it points to {answer.headers['location']}" if "location" in answer.headers else ""
             detail = f"{self.address} answers {status} {phrase}, not as slidelift does{hint}; is the address right?"
-            found = Problem("client.refused", detail, status, by_user=status < 500)
+            found = Problem(FOREIGN, detail, status, by_user=status < 500)
         return ServiceRefusedError(found, _seconds(answer.headers.get("retry-after")))
 
 

@@ -8,9 +8,11 @@ import base64
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
+from http import HTTPStatus
+from typing import Any
 from urllib.parse import quote, urlsplit
 
-from service.client.connection import Answer, Connection, Patience, json_of, member
+from service.client.connection import FOREIGN, Answer, Connection, Patience, json_of, member
 from service.client.errors import (
     ClientError,
     IntegrityError,
@@ -21,6 +23,7 @@ from service.client.errors import (
 from service.client.journal import Journal
 from service.client.parcel import Parcel, RunningDigest
 from service.client.values import Slide, built, problem_of
+from service.errors import Problem
 
 OnBytes = Callable[[int, int], None]
 """Hears how many bytes have arrived, and of how many."""
@@ -43,7 +46,7 @@ class Upload:
         self._connection, self._parcel, self._journal = connection, parcel, journal
         self._on_progress = on_progress or _unheard
         self._digest = RunningDigest(parcel)
-        self._chunk_bytes = _FIRST_CHUNK_BYTES
+        self._chunk_bytes, self._greatest_chunk_bytes = _FIRST_CHUNK_BYTES, _GREATEST_CHUNK_BYTES
 
     def run(self) -> Slide:
         """Send what the service does not have yet; returns the slide that it became.
@@ -121,13 +124,18 @@ class Upload:
         started = time.monotonic()
         try:
             answer = self._connection.once("PATCH", upload, headers=headers, content=_pieces(chunk))
-        except ClientError:
+        except ClientError as error:
             self._chunk_bytes = max(_LEAST_CHUNK_BYTES, self._chunk_bytes // 2)
-            raise
+            if not _is_too_much_for_a_proxy(error) or len(chunk) <= _LEAST_CHUNK_BYTES:
+                raise
+            self._greatest_chunk_bytes = self._chunk_bytes
+            raise UnreachableError(f"a chunk of {len(chunk)} bytes is too much for what stands in between") from error
         seconds = time.monotonic() - started
         if len(chunk) == self._chunk_bytes:
             factor = 2 if seconds < _CHUNK_SECONDS / 2 else 0.5 if seconds > _CHUNK_SECONDS * 2 else 1
-            self._chunk_bytes = min(max(_LEAST_CHUNK_BYTES, int(self._chunk_bytes * factor)), _GREATEST_CHUNK_BYTES)
+            self._chunk_bytes = min(
+                max(_LEAST_CHUNK_BYTES, int(self._chunk_bytes * factor)), self._greatest_chunk_bytes
+            )
         arrived = _offset(answer)
         self._digest.reach(min(arrived, self._parcel.bytes))
         slide: str | None = answer.headers.get("slide-id")
@@ -152,7 +160,7 @@ class Upload:
                     return self._parcel.bytes, str(slide["id"] if isinstance(slide, Mapping) else slide)
                 if state == "failed":
                     self._journal.forget()
-                    raise ServiceRefusedError(problem_of(member(found, "error")))
+                    raise ServiceRefusedError(_problem(found))
                 if state == "arriving":
                     return _offset(self._connection.request("HEAD", upload, headers=_TUS)), None
                 patience.progressed()  # a check of 20 GB takes its minutes
@@ -197,6 +205,22 @@ class Upload:
         for offset in range(0, self._parcel.bytes, _PIECE_BYTES):
             yield self._parcel.read(offset, _PIECE_BYTES)
             self._on_progress(min(offset + _PIECE_BYTES, self._parcel.bytes), self._parcel.bytes)
+
+
+def _is_too_much_for_a_proxy(error: ClientError) -> bool:
+    """Where the 413 is not the service's own: nginx by default lets no more than a MiB through."""
+    return (
+        isinstance(error, ServiceRefusedError)
+        and error.problem.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+        and error.problem.code == FOREIGN
+    )
+
+
+def _problem(upload: Any) -> Problem:
+    try:
+        return problem_of(member(upload, "error"))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UnexpectedAnswerError("the upload failed, and the service does not say why") from error
 
 
 def _unheard(_arrived: int, _total: int) -> None:

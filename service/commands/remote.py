@@ -63,7 +63,13 @@ def fetch(client: "Client", job: "Job", target: Path, *, with_report: bool) -> P
 def follow(client: "Client", job_id: str, name: str) -> "Job":
     """Wait for a job's end with a bar of its tiles, and say how it ended."""
     with _job_bar(name) as show:
-        job = client.follow(job_id, show)
+
+        def heard(job: "Job") -> None:
+            show(job)
+            if job.state == "paused":
+                say(f"{name}: job {job.id} is paused, and waited for until somebody resumes it")
+
+        job = client.follow(job_id, heard)
     for warning in job.warnings:
         say(f"warning: {name}: {warning}")
     if job.error is not None:

@@ -559,6 +559,19 @@ def test_a_resumable_upload_gets_over_what_goes_wrong(tus, connect, slide, tmp_p
     assert list((tmp_path / "state").iterdir()) == []
 
 
+def test_chunks_become_as_small_as_a_proxy_lets_through(tus, connect, slide) -> None:
+    sizes: list[int] = []
+
+    def through_nginx(request: "Request") -> "Answer":
+        sizes.append(len(request.body))
+        return (413, {}, b"<html>") if len(request.body) > 2**20 else tus.answer(request)
+
+    tus.other.answer = through_nginx
+    connect(tus.address).upload(slide)
+    assert tus.content == CONTENT
+    assert [size for size in sizes if size > 2**20] == [2**22, 2**21]
+
+
 def test_a_resumable_upload_is_continued_by_another_process(tus, connect, slide) -> None:
     def die(arrived: int, total: int) -> None:
         if arrived:
