@@ -62,8 +62,19 @@ class Parcel:
             start += length
         self._starts = [segment.start for segment in self._segments]
         self.bytes = start
-        stats = [(str(file.absolute()), file.stat()) for file in files]
-        self.mark = repr([(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats])
+        self._files = files
+        self.mark = self._marked()
+
+    def is_unchanged(self) -> bool:
+        """Whether the files still have the sizes and times that they had at first."""
+        try:
+            return self._marked() == self.mark
+        except OSError:
+            return False
+
+    def _marked(self) -> str:
+        stats = [(str(file.absolute()), file.stat()) for file in self._files]
+        return repr([(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats])
 
     def read(self, offset: int, count: int) -> bytes:
         """Up to `count` bytes; raises IntegrityError where a file has become shorter."""

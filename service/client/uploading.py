@@ -69,11 +69,16 @@ class Upload:
         else:
             slide = built(Slide, self._connection.json("GET", self._connection.path(f"/v1/slides/{quote(slide_id)}")))
         self._journal.forget()
+        if not self._parcel.is_unchanged():
+            raise IntegrityError(
+                f"{self._parcel.name}: changed while it was sent, so what the service has (slide {slide.id}) may be "
+                "half of each; delete that slide and send the file again"
+            )
         # A bundle's slide is its files, unpacked; what has checked the tar itself is the hash of each chunk.
         if not self._parcel.is_bundle and slide.sha256 != self._digest.finish().hex():
             raise IntegrityError(
                 f"{self._parcel.name}: what the service has (slide {slide.id}) is not what lies here; "
-                "did the file change while it was sent? Delete that slide and send it again"
+                "delete that slide and send the file again"
             )
         return slide
 
