@@ -9,13 +9,43 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from models.errors import ModelError
-from service.commands import doctor, entropy, evaluate, info, models, patches, serve, sweep, token, train, upscale
+from service.commands import (
+    doctor,
+    entropy,
+    evaluate,
+    fetch,
+    info,
+    models,
+    patches,
+    serve,
+    status,
+    submit,
+    sweep,
+    token,
+    train,
+    upscale,
+)
 from service.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER, Cancelled, ServiceError
 from service.jobs.store import StoreError
 from service.terminal import say
 from wsi.errors import WsiError
 
-_COMMANDS = (info, upscale, models, evaluate, patches, entropy, train, sweep, doctor, serve, token)
+_COMMANDS = (
+    info,
+    upscale,
+    models,
+    evaluate,
+    patches,
+    entropy,
+    train,
+    sweep,
+    doctor,
+    serve,
+    token,
+    submit,
+    status,
+    fetch,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

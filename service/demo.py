@@ -1,29 +1,22 @@
 """`make demo`: the main job for real, over HTTP, as a user would.
 
-Starts the service on a free port, uploads a slide, asks for an upscale, polls, downloads the pyramid, checks it,
+Starts the service on a free port, uploads a slide, asks for an upscale, follows it, downloads the pyramid, checks it,
 says how to open it, stops the service. By default the slide is a real histology picture that scikit-image ships.
 """
 
 import argparse
-import hashlib
-import json
-import shutil
 import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 import tifffile
 from PIL import Image
 
-from service.errors import EXIT_DONE, EXIT_FAILED, EXIT_USER
+from service.client import Client, Job, JobOptions
+from service.errors import EXIT_DONE, EXIT_FAILED, EXIT_USER, ServiceError
 from service.terminal import say, tell
 
 # The picture's true scale is not published; 1 µm per pixel is what the default model expects, a 10x scan's.
@@ -48,27 +41,20 @@ def main() -> int:
         [sys.executable, "-m", "service.cli", "serve", "--port", str(port), "--data-dir", str(options.out / "service")]
     )
     try:
-        address = f"http://127.0.0.1:{port}"
-        _wait_until_ready(address)
-        if options.slide is not None:
-            _journey(address, options.slide, options.out / "result.ome.tiff", options)
-        else:
-            _show_picture(address, options)
-    except urllib.error.HTTPError as error:
-        say(f"error: {json.loads(error.read()).get('detail', error)}")
-        return EXIT_FAILED
-    except _DemoFailedError as error:
-        say(f"error: {error}")
+        with Client(f"http://127.0.0.1:{port}", patience_seconds=_START_SECONDS) as client:
+            client.wait_until_ready()
+            if options.slide is not None:
+                _journey(client, options.slide, options.out / "result.ome.tiff", options)
+            else:
+                _show_picture(client, options)
+    except ServiceError as error:
+        say(f"error: {error.problem.detail}")
         return EXIT_FAILED
     finally:
         service.terminate()
         service.wait()
     tell("open the .ome.tiff in QuPath: File > Open, image type Brightfield")
     return EXIT_DONE
-
-
-class _DemoFailedError(Exception):
-    """Said to the user in one line."""
 
 
 def write_slide(path: Path, picture: Image.Image) -> Path:
@@ -88,16 +74,16 @@ def write_slide(path: Path, picture: Image.Image) -> Path:
     return path
 
 
-def _show_picture(service: str, options: argparse.Namespace) -> None:
+def _show_picture(client: Client, options: argparse.Namespace) -> None:
     """The whole picture; and it again from a quarter of its size, to be compared with itself."""
     from skimage.data import immunohistochemistry
 
     truth = Image.fromarray(immunohistochemistry())
     slide = write_slide(options.out / "demo-slide.tiff", truth)
-    _journey(service, slide, options.out / "result.ome.tiff", options)
+    _journey(client, slide, options.out / "result.ome.tiff", options)
     quarter = truth.resize((truth.width // 4, truth.height // 4), Image.Resampling.BICUBIC)
     small = write_slide(options.out / "demo-quarter.tiff", quarter)
-    result = _journey(service, small, options.out / "quarter-result.ome.tiff", options)
+    result = _journey(client, small, options.out / "quarter-result.ome.tiff", options)
     with tifffile.TiffFile(result) as tiff:
         upscaled = Image.fromarray(tiff.series[0].levels[0].asarray())
     picture = options.out / "before-after.png"
@@ -105,40 +91,29 @@ def _show_picture(service: str, options: argparse.Namespace) -> None:
     tell(f"{picture.resolve()}: a detail from a quarter of the resolution by bicubic, by {options.model}; the original")
 
 
-def _journey(service: str, slide: Path, target: Path, options: argparse.Namespace) -> Path:
-    """Upload, ask, poll, download, check."""
+def _journey(client: Client, slide: Path, target: Path, options: argparse.Namespace) -> Path:
+    """Upload, ask, follow, download, check."""
     say(f"uploading {slide}")
-    with slide.open("rb") as file:
-        uploaded = _call(
-            f"{service}/v1/slides/{quote(slide.name)}", "PUT", file, {"Content-Length": str(slide.stat().st_size)}
-        )
-    say(f"  {uploaded['width']}x{uploaded['height']} px, sha256 {uploaded['sha256'][:16]}…")
-    asked = {"slide": uploaded["id"], "model": options.model, **({"mpp": options.mpp} if options.mpp else {})}
-    job = _call(f"{service}/v1/jobs", "POST", json.dumps(asked).encode(), {"Content-Type": "application/json"})
-    job = _follow(f"{service}/v1/jobs/{job['id']}")
-    if job["state"] != "succeeded":
-        raise _DemoFailedError(f"the job {job['state']}: {(job['error'] or {}).get('detail')}")
-    with urllib.request.urlopen(f"{service}/v1/jobs/{job['id']}/result") as answer, target.open("wb") as copy:
-        shutil.copyfileobj(answer, copy)
-    with target.open("rb") as copy:
-        if hashlib.file_digest(copy, "sha256").hexdigest() != job["result"]["sha256"]:
-            raise _DemoFailedError("what was downloaded is not what the service has")
-    for warning in job["warnings"]:
+    uploaded = client.upload(slide)
+    say(f"  {uploaded.width}x{uploaded.height} px, sha256 {uploaded.sha256[:16]}…")
+    asked: JobOptions = {"model": options.model}
+    if options.mpp:
+        asked["mpp"] = options.mpp
+    job = client.follow(client.submit(uploaded.id, **asked).id, _say_progress)
+    for warning in job.warnings:
         say(f"warning: {warning}")
+    if job.error is not None:
+        raise ServiceError(job.error)
+    client.download(job.id, target, overwrite=True)
     with tifffile.TiffFile(target) as tiff:
         levels = ", ".join(f"{level.shape[1]}x{level.shape[0]}" for level in tiff.series[0].levels)
     tell(f"{target.resolve()}: levels {levels}")
     return target
 
 
-def _follow(address: str) -> dict[str, Any]:
-    while True:
-        job: dict[str, Any] = _call(address)
-        progress = job["progress"]
-        say(f"  {job['state']} {job['stage'] or ''} {progress['tiles_done']}/{progress['tiles_total']} tiles")
-        if job["state"] not in {"queued", "running"}:
-            return job
-        time.sleep(1)
+def _say_progress(job: Job) -> None:
+    progress = job.progress
+    say(f"  {job.state} {job.stage or ''} {progress.tiles_done}/{progress.tiles_total} tiles")
 
 
 def _compare(pictures: Sequence[Image.Image], target: Path, zoom: int = 2) -> None:
@@ -150,25 +125,6 @@ def _compare(pictures: Sequence[Image.Image], target: Path, zoom: int = 2) -> No
         detail = picture.crop(box).resize((side, side), Image.Resampling.NEAREST)
         canvas.paste(detail, (column * (side + 8), 0))
     canvas.save(target)
-
-
-def _wait_until_ready(service: str) -> None:
-    deadline = time.monotonic() + _START_SECONDS
-    while True:
-        try:
-            _call(f"{service}/health/ready")
-        except (urllib.error.URLError, ConnectionError):
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.3)
-        else:
-            return
-
-
-def _call(address: str, method: str = "GET", body: Any = None, headers: dict[str, str] | None = None) -> Any:
-    request = urllib.request.Request(address, data=body, method=method, headers=headers or {})
-    with urllib.request.urlopen(request) as answer:
-        return json.load(answer)
 
 
 def _free_port() -> int:

@@ -36,8 +36,28 @@ def test_the_curl_session_gives_a_pyramid(data, tmp_path) -> None:
         assert tiff.series[0].shape == (2056, 2872, 3)
 
 
+def test_the_session_from_another_machine_brings_results(service, data, tmp_path, monkeypatch) -> None:
+    (session,) = [block for block in blocks("sh") if "SLIDELIFT_SERVICE" in block]
+    (example,) = [block for block in blocks("python") if "service.client" in block]
+    shutil.copy(data / "slides" / "cmu-0-small.tiff", tmp_path / "slide.svs")
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    (commands / "slidelift").write_text(f'#!/bin/sh\nexec {sys.executable} -m service.cli "$@"\n')
+    (commands / "slidelift").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{commands}:{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.chdir(tmp_path)
+    subprocess.run(["bash", "-ec", session.replace("http://127.0.0.1:8000", service.address)], check=True, timeout=200)
+    exec(example.replace("http://127.0.0.1:8000", service.address), {})
+    for name, shape in (("results/slide", (2056, 2872)), ("region", (2048, 2048)), ("result", (2056, 2872))):
+        with tifffile.TiffFile(f"{name}.ome.tiff") as tiff:
+            assert tiff.series[0].shape[:2] == shape
+    assert Path("region.report.json").is_file()
+
+
 def test_the_python_example_gives_a_report(data, tmp_path, monkeypatch) -> None:
-    (example,) = blocks("python")
+    (example,) = [block for block in blocks("python") if "service.pipeline" in block]
     shutil.copy(data / "slides" / "cmu-0-small.tiff", tmp_path / "slide.svs")
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}

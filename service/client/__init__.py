@@ -1,0 +1,29 @@
+"""The Python client of the REST service; it needs neither torch nor a decoder, and of the service no code."""
+
+from service.client.client import Client
+from service.client.errors import (
+    ClientError,
+    IntegrityError,
+    ServiceRefusedError,
+    UnexpectedAnswerError,
+    UnreachableError,
+    UnusableError,
+)
+from service.client.values import Job, JobOptions, JobProgress, JobResult, Level, Model, Slide
+
+__all__ = [
+    "Client",
+    "ClientError",
+    "IntegrityError",
+    "Job",
+    "JobOptions",
+    "JobProgress",
+    "JobResult",
+    "Level",
+    "Model",
+    "ServiceRefusedError",
+    "Slide",
+    "UnexpectedAnswerError",
+    "UnreachableError",
+    "UnusableError",
+]

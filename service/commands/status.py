@@ -1,0 +1,80 @@
+"""`slidelift status`: where a service's jobs stand."""
+
+import argparse
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from service.commands import arguments, remote
+from service.errors import EXIT_DONE, EXIT_FAILED, EXIT_USER
+from service.terminal import say, tell
+
+if TYPE_CHECKING:
+    from service.client import Client, Job
+
+_STATES = ("queued", "running", "paused", "succeeded", "failed", "cancelled")
+_HEAD = ("job", "state", "tiles", "tiles/s", "left", "slide", "error")
+
+
+def add(commands: Any) -> None:
+    """Put the command into the parser's table."""
+    status = commands.add_parser("status", help="where a service's jobs stand", description=__doc__)
+    status.add_argument("jobs", nargs="*", metavar="JOB", help="ids of jobs (default: the newest)")
+    status.add_argument("--state", choices=_STATES, help="of the newest only those of this state")
+    status.add_argument("--limit", type=arguments.whole, default=50, metavar="N", help="of the newest (default 50)")
+    status.add_argument("--follow", action="store_true", help="until they have ended; the exit code tells how")
+    status.add_argument("--json", action="store_true", help="all that is known of each, as JSON")
+    remote.add_service(status)
+    status.set_defaults(command=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    with remote.connect(options) as client:
+        if options.jobs:
+            jobs = [client.job(job_id) for job_id in options.jobs]
+        else:
+            jobs = list(islice(client.jobs(state=options.state), options.limit))
+        if options.follow:
+            jobs = _followed(client, jobs)
+    if options.json:
+        tell(remote.as_json([remote.told(job) for job in jobs]))
+    else:
+        for line in _table(jobs):
+            tell(line)
+    if not options.follow:
+        return EXIT_DONE
+    codes = {remote.exit_code(job) for job in jobs}
+    return next((code for code in (EXIT_FAILED, EXIT_USER) if code in codes), EXIT_DONE)
+
+
+def _followed(client: "Client", jobs: "list[Job]") -> "list[Job]":
+    try:
+        return [job if job.is_ended else remote.follow(client, job.id, job.id) for job in jobs]
+    except KeyboardInterrupt:
+        say("the jobs go on; the same command comes back to them")
+        raise
+
+
+def _table(jobs: "list[Job]") -> list[str]:
+    rows = [_HEAD, *map(_row, jobs)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _row(job: "Job") -> tuple[str, ...]:
+    progress = job.progress
+    is_running = job.state == "running"
+    return (
+        job.id,
+        job.state,
+        f"{progress.tiles_done}/{progress.tiles_total}" if progress.tiles_total else "",
+        f"{progress.tiles_per_second:.1f}" if is_running and progress.tiles_per_second else "",
+        _duration(progress.eta_seconds) if is_running and progress.eta_seconds is not None else "",
+        job.slide,
+        f"{job.error.code}: {job.error.detail}" if job.error else "",
+    )
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
