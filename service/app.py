@@ -10,14 +10,15 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from service.api import catalog, health, jobs, problems, slides
-from service.api.context import Context, Probe
+from service.api import catalog, health, jobs, problems, slides, uploads
+from service.api.context import Context
 from service.jobs.sql_store import SqlStore
 from service.settings import Settings
 from service.storage import Storage
+from service.uploads.reception import Probe, Reception, sweep
 
 SHUTDOWN_SECONDS = 10
-"""What requests under way get to end in; a download cut off can be continued, an upload is begun anew."""
+"""What requests under way get to end in; a download cut off can be continued, and so can an upload in pieces."""
 
 LOG_CONFIG: dict[str, Any] = {
     "version": 1,
@@ -43,19 +44,18 @@ def create_app(settings: Settings, probe: Probe = probe) -> FastAPI:
     Parameters
     ----------
     probe
-        Tells a slide's facts, and refuses what is none; see `service.api.context.Probe`.
+        Tells a slide's facts, and refuses what is none; see `service.uploads.reception.Probe`.
     """
-    storage = Storage(
-        settings.data_dir,
-        max_upload_bytes=settings.max_upload_bytes,
-        disk_reserve_bytes=settings.disk_reserve_bytes,
-    )
+    storage = Storage(settings.data_dir, disk_reserve_bytes=settings.disk_reserve_bytes)
     store = SqlStore(settings.database, lease_seconds=settings.lease_seconds)
+    reception = Reception(settings, store, storage, probe)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         storage.sweep(store)
+        sweep(reception)
         yield
+        reception.close()
         store.close()
 
     app = FastAPI(
@@ -67,9 +67,9 @@ def create_app(settings: Settings, probe: Probe = probe) -> FastAPI:
         redoc_url=None,
         lifespan=lifespan,
     )
-    app.state.context = Context(settings, store, storage, probe)
+    app.state.context = Context(settings, store, storage, reception)
     problems.install(app)
-    for room in (slides, jobs, catalog, health):
+    for room in (slides, uploads, jobs, catalog, health):
         app.include_router(room.router)
     return app
 

@@ -1,5 +1,6 @@
 """What the service can be told: one frozen object, made once at the edge and handed down."""
 
+import json
 from pathlib import Path
 from typing import Literal
 
@@ -28,6 +29,19 @@ class Settings(BaseSettings):
     disk_reserve_bytes: int = Field(default=2**30, ge=0)
     """Room that uploads leave free, so that the database can still write down that the disk was full."""
 
+    upload_expiry_seconds: float = Field(default=86400, gt=0)
+    """A day: an upload that broke off in the evening can be continued in the morning; then its room is needed."""
+
+    upload_roots: tuple[Path, ...] = ()
+    """Folders that ``file://`` addresses may name; none, since what lies on the server is not every client's to read.
+    In the environment a JSON list."""
+
+    upload_https: bool = False
+    """Fetch from public ``https://`` addresses. Off: a service in a hospital's network should not call out unasked."""
+
+    upload_s3: bool = False
+    """Fetch from ``s3://`` with the service's own credentials, which may open more than its clients should see."""
+
     lease_seconds: float = Field(default=15, gt=0)
     """How long a job stays a silent worker's: several heartbeats, and short enough to wait for after a crash."""
 
@@ -48,10 +62,18 @@ class Settings(BaseSettings):
     def _absolute(cls, path: Path) -> Path:
         return path.expanduser().absolute()
 
+    @field_validator("upload_roots")
+    @classmethod
+    def _absolute_roots(cls, roots: tuple[Path, ...]) -> tuple[Path, ...]:
+        return tuple(root.expanduser().absolute() for root in roots)
+
     def as_environment(self) -> dict[str, str]:
         """The variables by which another process reads the same."""
-        stated = self.model_dump(exclude_none=True)
-        return {f"{self.model_config['env_prefix']}{name.upper()}": str(value) for name, value in stated.items()}
+        stated = self.model_dump(mode="json", exclude_none=True)
+        return {
+            f"{self.model_config['env_prefix']}{name.upper()}": json.dumps(value) if type(value) is list else str(value)
+            for name, value in stated.items()
+        }
 
     @property
     def database(self) -> Path:

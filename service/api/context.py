@@ -1,22 +1,14 @@
-"""What every room of routes is given: settings, store, storage and the probe."""
+"""What every room of routes is given: settings, store, storage, and where uploads come in."""
 
-import asyncio
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated, Any, cast
+from dataclasses import dataclass
+from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
 from service.jobs.store import Store
 from service.settings import Settings
 from service.storage import Storage
-
-Probe = Callable[[Path], Mapping[str, Any]]
-"""Path of a slide -> its facts as plain values; raises ServiceError. Decodes in a process of its own."""
-
-PROBES_AT_ONCE = 2
-"""Each probe is a process with decoders in it; uploads may end together, memory must not."""
+from service.uploads.reception import Reception
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +18,7 @@ class Context:
     settings: Settings
     store: Store
     storage: Storage
-    probe: Probe
-    probes: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PROBES_AT_ONCE))
+    reception: Reception
 
 
 def _of_request(request: Request) -> Context:
