@@ -202,16 +202,18 @@ def _write(path: Path, stream: IO[bytes], left: _Allowance) -> None:
         os.fsync(file.fileno())
 
 
-def _answer(request: dict[str, Any]) -> dict[str, Any]:
-    limits = Limits(request["most_bytes"], request["free_bytes"])
-    file_max = min(limits.most_bytes, limits.free_bytes) + CHUNK_BYTES
-    resource.setrlimit(resource.RLIMIT_FSIZE, (file_max, file_max))
-    target = Path(request["target"])
+def answer(request: dict[str, Any]) -> dict[str, Any]:
+    """Unpack what a request names: the main file, or the problem."""
+    limits, target = _limits(request), Path(request["target"])
     try:
         unpack(Path(request["archive"]), Bundle(request["bundle"]), target, limits)
         return {"file": settle_in(target)}
     except ServiceError as error:
         return {"problem": asdict(error.problem)}
+
+
+def _limits(request: dict[str, Any]) -> Limits:
+    return Limits(request["most_bytes"], request["free_bytes"])
 
 
 def main() -> None:
@@ -225,11 +227,13 @@ def main() -> None:
         threading.Thread(target=_die_with_parent, daemon=True).start()
         with contextlib.suppress(BrokenPipeError):
             try:
-                answer = _answer(request)
+                file_max = _limits(request).most_bytes
+                resource.setrlimit(resource.RLIMIT_FSIZE, (file_max, file_max))
+                found = answer(request)
             except Exception as error:  # noqa: BLE001 - the parent is told, whatever it is
                 traceback.print_exc()
-                answer = {"problem": asdict(problem("internal", f"{type(error).__name__} while unpacking"))}
-            answers.write(json.dumps(answer) + "\n")
+                found = {"problem": asdict(problem("internal", f"{type(error).__name__} while unpacking"))}
+            answers.write(json.dumps(found) + "\n")
 
 
 def _die_with_parent() -> None:
