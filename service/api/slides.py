@@ -1,6 +1,5 @@
 """Slides: uploaded by PUT, as a form or from an address, looked at, deleted."""
 
-import json
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request, Response
@@ -198,7 +197,9 @@ async def _read_uri(request: Request) -> UriIn:
     try:
         return UriIn.model_validate_json(bytes(body))
     except ValidationError as error:
-        errors: list[dict[str, Any]] = json.loads(error.json(include_url=False, include_context=False))
+        errors: list[dict[str, Any]] = [
+            dict(one) for one in error.errors(include_url=False, include_context=False, include_input=False)
+        ]
         raise RequestValidationError([{**one, "loc": ("body", *one["loc"])} for one in errors]) from error
 
 

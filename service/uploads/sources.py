@@ -86,7 +86,8 @@ def _open_below(url: SplitResult, roots: tuple[Path, ...]) -> int:
     """Open a regular file below one of the roots, and nothing else, whatever is swapped meanwhile."""
     try:
         wanted = Path(os.path.realpath(unquote(url.path, errors="strict")))
-        found = [root for root in map(Path.resolve, roots) if wanted != root and wanted.is_relative_to(root)]
+        resolved = [Path(os.path.realpath(root)) for root in roots]
+        found = [root for root in resolved if wanted != root and wanted.is_relative_to(root)]
     except (ValueError, OSError) as error:  # a NUL, bytes that are no UTF-8, a loop of links
         raise _outside() from error
     if url.netloc not in ("", "localhost") or url.query or url.fragment or not found:
