@@ -51,7 +51,11 @@ def _answers(*names: str) -> dict[str, Any]:
 
 
 _RESUMABLE = _header("Tus-Resumable", "Version of the protocol.", tus.VERSION, required=True)
-_CHECKSUM = _header("Upload-Checksum", "Algorithm (sha1, sha256, md5) and base64 of the piece's hash.", "sha1 Kq5s…")
+_CHECKSUM = _header(
+    "Upload-Checksum",
+    "Algorithm (sha1, sha256, md5) and base64 of the piece's hash.",
+    "sha1 2jmj7l5rSw0yVb/vlWAYkK/YBwk=",
+)
 _LENGTH = _header("Upload-Length", "Size of the whole file in bytes.", "1938955")
 _OFFSET = _header("Upload-Offset", "Where the piece begins; must be where the upload ends.", "0", required=True)
 _PIECE = {tus.PIECE_TYPE: {"schema": {"type": "string", "format": "binary"}}}
@@ -254,7 +258,7 @@ async def _ended(context: Context, writer: Writer) -> Response:
         await run_in_threadpool(writer.reopen)
     if slide is not None:
         writer.close()
-        return Response(status_code=204, headers={**_progress(context, writer), **_of_slide(slide)})
+        return Response(status_code=204, headers={**await _progress(context, writer), **_of_slide(slide)})
     return await _told(context, writer, 204, {})
 
 
@@ -265,11 +269,11 @@ async def _told(context: Context, writer: Writer, status: int, headers: dict[str
         headers = {**headers, **_of_slide(slide.id)}
     else:
         await run_in_threadpool(writer.close)
-    return Response(status_code=status, headers={**_progress(context, writer), **headers})
+    return Response(status_code=status, headers={**await _progress(context, writer), **headers})
 
 
-def _progress(context: Context, writer: Writer) -> dict[str, str]:
-    seen = context.reception.inbox.find(writer.upload.id)
+async def _progress(context: Context, writer: Writer) -> dict[str, str]:
+    seen = await run_in_threadpool(context.reception.inbox.find, writer.upload.id)
     expires = tus.moment(seen.expires)
     return {"Tus-Resumable": tus.VERSION, "Upload-Offset": str(writer.bytes), "Upload-Expires": expires}
 

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import http.server
 import io
 import json
 import random
@@ -10,6 +11,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,17 +30,17 @@ PIECE = {**TUS, "Content-Type": "application/offset+octet-stream"}
 class Service:
     """The API as a process that can be killed and started again; `data_dir` may be shared."""
 
-    def __init__(self, data_dir: Path, log: Path) -> None:
+    def __init__(self, data_dir: Path, log: Path, **environment: str) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
         self.data_dir, self.log, self.url = data_dir, log, f"http://127.0.0.1:{self.port}"
+        self.environment = {"PYTHONPATH": str(SCRIPT.parents[2]), "PATH": "/usr/bin:/bin", **environment}
         self.start()
 
     def start(self) -> None:
         command = [sys.executable, str(SCRIPT), str(self.data_dir), str(self.port)]
-        environment = {"PYTHONPATH": str(SCRIPT.parents[2]), "PATH": "/usr/bin:/bin"}
         with self.log.open("a") as log:
-            self.process = subprocess.Popen(command, stderr=log, stdout=log, env=environment)
+            self.process = subprocess.Popen(command, stderr=log, stdout=log, env=self.environment)
         for _ in range(400):
             try:
                 if httpx.get(f"{self.url}/health/live").status_code == 200:
@@ -246,3 +248,55 @@ def test_script_of_the_documents_goes_on_where_a_killed_service_left_it(service:
     assert slide_bytes(service, said["slide"]) == data
     assert httpx.get(f"{service.url}/v1/slides/{said['slide']}").json()["name"] == "Fall 7 é.svs"
     assert not Path(f"{slide}.upload").exists()
+
+
+class Bucket(http.server.BaseHTTPRequestHandler):
+    """As much of an object store as reading one object needs."""
+
+    payload = b""
+    protocol_version = "HTTP/1.1"
+
+    def do_HEAD(self) -> None:
+        self.answer(b"")
+
+    def do_GET(self) -> None:
+        found = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        self.answer(self.payload[int(found[1]) : int(found[2]) + 1] if found else self.payload, 206 if found else 200)
+
+    def answer(self, body: bytes, status: int = 200) -> None:
+        known = self.path.partition("?")[0] == "/scans/case%207.svs"
+        self.send_response(status if known else 404)
+        self.send_header("Content-Length", str(len(body or self.payload) if known else 0))
+        self.send_header("ETag", '"1"')
+        self.send_header("Last-Modified", "Wed, 21 Oct 2015 07:28:00 GMT")
+        self.end_headers()
+        self.wfile.write(body if known else b"")
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def test_object_of_a_bucket_becomes_a_slide(tmp_path: Path) -> None:
+    data = random.Random(10).randbytes(7 * 2**20)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Bucket,), {"payload": data})) as bucket:
+        threading.Thread(target=bucket.serve_forever, kwargs={"poll_interval": 0.05}).start()
+        store = {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{bucket.server_address[1]}",
+            "AWS_ACCESS_KEY_ID": "x",
+            "AWS_SECRET_ACCESS_KEY": "x",
+            "AWS_DEFAULT_REGION": "eu-central-1",
+        }
+        service = Service(tmp_path / "data", tmp_path / "log", SLIDELIFT_UPLOAD_S3="true", **store)
+        try:
+            seen = {}
+            for key in ("case 7.svs", "other.svs"):
+                order = {"uri": f"s3://scans/{key}", "name": "a.svs"}
+                answer = httpx.post(f"{service.url}/v1/slides", json=order, headers={"Prefer": "wait=30"}, timeout=60)
+                assert answer.status_code == 202, answer.text
+                seen[key] = answer.json()
+            assert (seen["case 7.svs"]["state"], seen["other.svs"]["state"]) == ("landed", "failed")
+            assert seen["other.svs"]["error"]["code"] == "upload.source"
+            assert slide_bytes(service, seen["case 7.svs"]["slide"]) == data
+        finally:
+            service.stop()
+            bucket.shutdown()
