@@ -196,8 +196,10 @@ async def upload_facts(upload: UploadId, request: Request, context: InContext) -
 
 
 @router.delete("/{upload}", status_code=204, summary="Give an upload up", responses={204: _answers()})
-def terminate(upload: UploadId, context: InContext) -> Response:
+def terminate(upload: UploadId, request: Request, context: InContext) -> Response:
     """Delete what has arrived, or stop fetching; a slide that it became stays."""
+    if "tus-resumable" in request.headers:  # who lets a slide be fetched need not know tus
+        tus.require_version(request.headers)
     context.reception.inbox.cancel(upload)
     return Response(status_code=204, headers={"Tus-Resumable": tus.VERSION})
 

@@ -122,12 +122,17 @@ class Seen:
             return UploadState.FAILED
         if self.upload.slide is not None:
             return UploadState.LANDED
-        return UploadState.CHECKING if self.upload.arrived else UploadState.ARRIVING
+        return UploadState.CHECKING if self._is_whole else UploadState.ARRIVING
 
     @property
     def waits_to_be_finished(self) -> bool:
         """True where all bytes are there and nobody is at work: whoever was has died."""
-        return self.upload.arrived and not self.upload.is_settled and not self.busy
+        return self._is_whole and not self.upload.is_settled and not self.busy
+
+    @property
+    def _is_whole(self) -> bool:
+        """Also where a crash came between the last byte and the note of it: a tus client takes that for the end."""
+        return self.upload.arrived or (self.upload.way is Way.TUS and self.bytes == self.upload.total_bytes)
 
 
 class Writer:
@@ -342,13 +347,10 @@ class Inbox:
         """Look at an upload; raises ServiceError upload.unknown, upload.expired."""
         folder = self._known(upload_id)
         try:
-            lock = self._lock(folder)
+            os.close(self._lock(folder, fcntl.LOCK_SH))
         except BlockingIOError:
-            busy = True
-        else:
-            busy = False
-            os.close(lock)
-        return self._look(folder, busy=busy)
+            return self._look(folder, busy=True)
+        return self._look(folder, busy=False)
 
     def open(self, upload_id: str) -> Writer:
         """Take an upload to change it; raises ServiceError upload.unknown, upload.expired, upload.locked."""
@@ -460,14 +462,14 @@ class Inbox:
         raise refusal("upload.locked", "another request writes to this upload; ask again when it has ended")
 
     @staticmethod
-    def _lock(folder: Path) -> int:
+    def _lock(folder: Path, mode: int = fcntl.LOCK_EX) -> int:
         """Take an upload's lock; raises BlockingIOError while another has it, ServiceError upload.unknown."""
         try:
             descriptor = os.open(folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         except FileNotFoundError as error:
             raise _unknown(folder.name) from error
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, mode | fcntl.LOCK_NB)
         except OSError:
             os.close(descriptor)
             raise

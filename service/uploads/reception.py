@@ -93,7 +93,10 @@ class Reception:
             writer = self.inbox.open(upload_id)
         except ServiceError:
             return
-        if writer.upload.arrived and not writer.upload.is_settled:
+        upload = writer.upload
+        if not upload.arrived and not upload.is_settled and upload.way is Way.TUS and writer.is_whole:
+            writer.arrive()
+        if writer.upload.arrived and not upload.is_settled:
             self._finishing.submit(self._quietly, accept.finish, writer)
         else:
             writer.close()
