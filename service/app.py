@@ -16,9 +16,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.api import batches, catalog, docs, health, jobs, metrics, problems, slides
+from service.api import batches, catalog, docs, health, jobs, metrics, problems, slides, uploads
 from service.api.access import Access
-from service.api.context import Context, Probe
+from service.api.context import Context
 from service.api.metrics import Metrics
 from service.api.requests import Requests
 from service.api.watching import Watch
@@ -29,9 +29,11 @@ from service.logs import log_config
 from service.settings import Settings
 from service.storage import Storage
 from service.sweeper import sweep
+from service.uploads.reception import Probe, Reception
+from service.uploads.reception import sweep as sweep_uploads
 
 SHUTDOWN_SECONDS = 10
-"""What requests under way get to end in; a download cut off can be continued, an upload is begun anew."""
+"""What requests under way get to end in; a download cut off can be continued, and so can an upload in pieces."""
 
 _DESCRIPTION = (
     "Upload a slide, post a job, poll it or follow its events, download a pyramid. Errors are problems (RFC 9457) with "
@@ -39,6 +41,7 @@ _DESCRIPTION = (
 )
 _TAGS = [
     {"name": "slides", "description": "What was uploaded, and what a look into it found."},
+    {"name": "uploads", "description": "Slides on their way in, in pieces that survive a broken line (tus 1.0.0)."},
     {"name": "jobs", "description": "One upscale of one slide each."},
     {"name": "batches", "description": "The same job over many slides."},
     {"name": "models", "description": "What can be asked for."},
@@ -61,16 +64,13 @@ def create_app(settings: Settings, probe: Probe = probe) -> FastAPI:
     Parameters
     ----------
     probe
-        Tells a slide's facts, and refuses what is none; see `service.api.context.Probe`.
+        Tells a slide's facts, and refuses what is none; see `service.uploads.reception.Probe`.
     """
-    storage = Storage(
-        settings.data_dir,
-        max_upload_bytes=settings.max_upload_bytes,
-        disk_reserve_bytes=settings.disk_reserve_bytes,
-    )
+    storage = Storage(settings.data_dir, disk_reserve_bytes=settings.disk_reserve_bytes)
     store = open_store(settings)
     counted = Metrics(store, storage)
-    context = Context(settings, store, storage, probe, Watch(store.revisions), counted)
+    reception = Reception(settings, store, storage, probe)
+    context = Context(settings, store, storage, reception, Watch(store.revisions), counted)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -79,6 +79,7 @@ def create_app(settings: Settings, probe: Probe = probe) -> FastAPI:
         sweeping.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await sweeping
+        reception.close()
         store.close()
 
     app = FastAPI(
@@ -105,7 +106,7 @@ def create_app(settings: Settings, probe: Probe = probe) -> FastAPI:
     app.add_middleware(Requests, metrics=counted)
     if settings.root_path:
         app.add_middleware(_UnderPrefix, prefix=settings.root_path)
-    for room in (slides, jobs, batches, catalog, health, metrics):
+    for room in (slides, uploads, jobs, batches, catalog, health, metrics):
         app.include_router(room.router)
     docs.install(app)
     return app
@@ -116,6 +117,7 @@ async def _keep_sweeping(context: Context) -> None:
     while True:
         try:
             await run_in_threadpool(sweep, context.settings, context.store, context.storage)
+            await run_in_threadpool(sweep_uploads, context.reception)
         except Exception:
             log.exception("the sweep failed and is tried again in %g s", context.settings.sweep_seconds)
         await asyncio.sleep(context.settings.sweep_seconds)

@@ -26,6 +26,7 @@ from wsi.slide import SlideReader
 # What opening a slide and decoding a few tiles of it may take.
 _PROBE_MEMORY = 4 << 30
 _PROBE_CPU_SECONDS = 30
+_PROBE_FILES = 1024  # a DICOM series is opened file by file
 _SAMPLE_SIDE = 256
 
 
@@ -49,6 +50,8 @@ def main() -> None:
     if sys.argv[1] == "probe":
         resource.setrlimit(resource.RLIMIT_AS, (_PROBE_MEMORY, _PROBE_MEMORY))
         resource.setrlimit(resource.RLIMIT_CPU, (_PROBE_CPU_SECONDS, _PROBE_CPU_SECONDS))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (_PROBE_FILES, _PROBE_FILES))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # looking is not writing
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     threading.Thread(target=_listen, args=(requests,), daemon=True).start()
     while True:

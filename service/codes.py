@@ -68,11 +68,24 @@ CODES = {
     "upload.name": Code(422, "The name can't be a file name"),
     "upload.empty": Code(422, "The upload has no content"),
     "upload.too-large": Code(413, "The upload is larger than this service takes"),
-    "upload.multipart": Code(415, "Uploads are the bare file"),
-    "upload.content-range": Code(400, "Uploads can't be continued"),
+    "upload.multipart": Code(415, "Uploads by PUT are the bare file"),
+    "upload.content-range": Code(400, "Uploads by PUT can't be continued"),
     "upload.incomplete": Code(400, "The upload did not arrive whole"),
     "upload.digest-invalid": Code(400, "The digest can't be understood"),
     "upload.digest-mismatch": Code(400, "What arrived is not what was sent"),
+    "upload.form": Code(400, "The form can't be understood"),
+    "upload.header": Code(400, "A header of the upload can't be understood"),
+    "upload.media-type": Code(415, "This address takes bodies of another type"),
+    "upload.tus-version": Code(412, "This service speaks another version of tus"),
+    "upload.unknown": Code(404, "There is no such upload"),
+    "upload.expired": Code(410, "The upload was left alone for too long"),
+    "upload.offset": Code(409, "The piece does not begin where the upload ends"),
+    "upload.locked": Code(423, "The upload is being written by another request"),
+    "upload.checksum": Code(460, "The piece is not what was sent"),
+    "upload.bundle": Code(422, "The archive does not hold one slide"),
+    "upload.uri-not-allowed": Code(403, "The service may not fetch from there"),
+    "upload.source": Code(422, "The slide could not be fetched"),
+    "upload.interrupted": Code(503, "The service was stopped while it fetched the slide"),
     "storage.full": Code(507, "The disk is full"),
     "storage.unusable": Code(500, "A file can't be read or written"),
     "result.verification": Code(500, "The written file does not read back as it should"),
@@ -103,4 +116,12 @@ def refusal(code: str, detail: str) -> ServiceError:
 
 def title(code: str, status: int) -> str:
     """A code's title; for a code from elsewhere the phrase of its status."""
-    return CODES[code].title if code in CODES else HTTPStatus(status).phrase
+    return CODES[code].title if code in CODES else phrase(status)
+
+
+def phrase(status: int) -> str:
+    """What a status means; of those that no RFC names, such as 460 of tus, that it is one."""
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return f"Status {status}"

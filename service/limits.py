@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from service.codes import refusal
 from service.jobs.job import Job, ResultFormat
-from service.jobs.store import Admit
+from service.jobs.store import Admit, Store
 from service.jobs.token import Token
 from service.settings import Settings
 
@@ -27,11 +27,20 @@ class Limits:
         """The token's own limits, else the service's; without tokens the queue's and the disk's alone."""
         if token is None:
             return cls(settings.max_queue, settings.max_queue, 2**63 - 1)
+        max_queue, max_jobs, max_bytes = _of_service(settings)
         return cls(
-            settings.max_queue,
-            settings.max_jobs_per_token if token.max_jobs is None else token.max_jobs,
-            settings.max_bytes_per_token if token.max_bytes is None else token.max_bytes,
+            max_queue,
+            max_jobs if token.max_jobs is None else token.max_jobs,
+            max_bytes if token.max_bytes is None else token.max_bytes,
         )
+
+    @classmethod
+    def of_owner(cls, settings: Settings, store: Store, owner: str | None) -> "Limits":
+        """The same for the id of a token; one that was revoked meanwhile has the service's limits."""
+        if owner is None:
+            return cls.of(settings, None)
+        found = next((token for token in store.tokens() if token.id == owner), None)
+        return cls.of(settings, found) if found else cls(*_of_service(settings))
 
     def admit_bytes(self, wanted_bytes: int, kept_bytes: int) -> None:
         """Raise ServiceError quota.bytes if the caller would keep too much."""
@@ -78,6 +87,10 @@ class Limits:
                 raise refusal("storage.full", detail)
 
         return admit
+
+
+def _of_service(settings: Settings) -> tuple[int, int, int]:
+    return settings.max_queue, settings.max_jobs_per_token, settings.max_bytes_per_token
 
 
 def reserved_bytes(output_pixels: int, result_format: ResultFormat, quality: int) -> int:

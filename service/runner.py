@@ -5,19 +5,19 @@ child's standard input and output. The child (`service.child`) ends when its inp
 parent, however that died.
 """
 
+import contextlib
 import json
 import queue
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 from service.codes import problem
 from service.errors import Cancelled, Problem, ServiceError
@@ -32,18 +32,21 @@ _POLL_SECONDS = 0.2
 class _Child:
     """One child process and the reader of its messages."""
 
-    def __init__(self, role: str) -> None:
-        self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
+    def __init__(self, *module_and_role: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "service.child", role],  # never a module of the current folder
+            [sys.executable, "-P", "-m", *module_and_role],  # never a module of the current folder
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._stderr,
+            stderr=subprocess.PIPE,  # not a file: a probe may write none
             text=True,
             encoding="utf-8",
+            errors="replace",
             start_new_session=True,  # the terminal's Ctrl-C is the parent's to handle
         )
         self.messages: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        self._last_words = ""
+        self._overhearing = threading.Thread(target=self._overhear, daemon=True)
+        self._overhearing.start()
         threading.Thread(target=self._listen, daemon=True).start()
 
     def send(self, message: dict[str, Any]) -> None:
@@ -63,7 +66,6 @@ class _Child:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        self._stderr.close()
 
     def kill(self) -> None:
         self.process.kill()
@@ -72,8 +74,8 @@ class _Child:
     def obituary(self, subject: str) -> Problem:
         """Why there is no answer."""
         code = self.process.wait()
-        self._stderr.seek(0)
-        last = self._stderr.read()[-300:].decode(errors="replace").strip().splitlines()[-1:]
+        self._overhearing.join(timeout=5)
+        last = self._last_words.strip().splitlines()[-1:]
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         hint = f" ({last[0]})" if last else ""
         return problem(
@@ -81,6 +83,13 @@ class _Child:
             f"{subject}: the process that decodes and computes died of {how}{hint}; the slide may be damaged, or "
             "memory has run out; asking again continues from the last finished stripe",
         )
+
+    def _overhear(self) -> None:
+        """Keep the end of what the child says of its death; it must not block on a full pipe."""
+        assert self.process.stderr is not None  # noqa: S101 - opened above
+        with self.process.stderr as stream:
+            while text := stream.read(1024):
+                self._last_words = (self._last_words + text)[-300:]
 
     def _listen(self) -> None:
         assert self.process.stdout is not None  # noqa: S101 - opened above
@@ -115,7 +124,7 @@ class Runner:
         Cancelled
             `cancel` was set.
         """
-        child = self._child = self._child or _Child("upscale")
+        child = self._child = self._child or _Child("service.child", "upscale")
         child.send({"request": {**asdict(request), "slide": str(request.slide), "output": str(request.output)}})
         deadline: float | None = None
         while True:
@@ -162,7 +171,7 @@ def probe(slide: Path, *, timeout_seconds: float = 120) -> dict[str, Any]:
     ServiceError
         It can't be read, or reading it crashed or outlasted the decoder.
     """
-    child = _Child("probe")
+    child = _Child("service.child", "probe")
     child.send({"probe": str(slide)})
     try:
         message = child.messages.get(timeout=timeout_seconds)
@@ -188,6 +197,59 @@ def probe(slide: Path, *, timeout_seconds: float = 120) -> dict[str, Any]:
         raise _raised(Problem(**message["problem"]))
     facts: dict[str, Any] = message["facts"]
     return facts
+
+
+def unpack(
+    archive: Path,
+    bundle: str,
+    target: Path,
+    *,
+    name: str,
+    most_bytes: int,
+    free_bytes: int,
+    between: Callable[[], None],
+) -> str:
+    """Unpack the one slide of an archive into an empty folder, in a child with little memory that loads no decoder.
+
+    Parameters
+    ----------
+    name
+        How messages call the archive.
+    most_bytes, free_bytes
+        What it may unpack to at most, and before the disk's reserve is touched.
+    between
+        Called again and again while it runs; may raise to stop it.
+
+    Returns
+    -------
+    str
+        The slide's main file, relative to `target`.
+
+    Raises
+    ------
+    ServiceError
+        upload.bundle, slide.multi-file, upload.too-large, storage.full.
+    """
+    child = _Child("service.uploads.unpack")
+    request = {"archive": str(archive), "bundle": bundle, "target": str(target)}
+    child.send({**request, "most_bytes": most_bytes, "free_bytes": free_bytes})
+    try:
+        message: dict[str, Any] | None = {}
+        while message == {}:
+            between()
+            with contextlib.suppress(queue.Empty):
+                message = child.messages.get(timeout=_POLL_SECONDS)
+        if message is None:
+            cause = child.obituary(name)
+            if child.process.returncode >= 0:
+                raise ServiceError(cause)
+            raise ServiceError(problem("upload.bundle", f"{name}: unpacking it takes more than it may; pack it again"))
+    finally:
+        child.kill()
+        child.close()
+    if "problem" in message:
+        raise ServiceError(Problem(**message["problem"]))
+    return str(message["file"])
 
 
 def _raised(found: Problem) -> ServiceError:

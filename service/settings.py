@@ -64,6 +64,18 @@ class Settings(BaseSettings):
 
     sweep_seconds: float = Field(default=300, gt=0)
     """How often what is over its time is looked for; a look reads one index."""
+    upload_expiry_seconds: float = Field(default=86400, gt=0)
+    """A day: an upload that broke off in the evening can be continued in the morning; then its room is needed."""
+
+    upload_roots: tuple[Path, ...] = ()
+    """Folders that ``file://`` addresses may name; none, since what lies on the server is not every client's to read.
+    In the environment a JSON list."""
+
+    upload_https: bool = False
+    """Fetch from public ``https://`` addresses. Off: a service in a hospital's network should not call out unasked."""
+
+    upload_s3: bool = False
+    """Fetch from ``s3://`` with the service's own credentials, which may open more than its clients should see."""
 
     lease_seconds: float = Field(default=15, gt=0)
     """How long a job stays a silent worker's: several heartbeats, and short enough to wait for after a crash."""
@@ -92,6 +104,11 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, path: Path) -> Path:
         return path.expanduser().absolute()
+
+    @field_validator("upload_roots")
+    @classmethod
+    def _absolute_roots(cls, roots: tuple[Path, ...]) -> tuple[Path, ...]:
+        return tuple(root.expanduser().absolute() for root in roots)
 
     def as_environment(self) -> dict[str, str]:
         """The variables by which another process reads the same."""

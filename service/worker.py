@@ -318,11 +318,7 @@ def work(settings: Settings, stop: threading.Event, runner_factory: Callable[[],
         from service.runner import Runner
 
         runner_factory = Runner
-    storage = Storage(
-        settings.data_dir,
-        max_upload_bytes=settings.max_upload_bytes,
-        disk_reserve_bytes=settings.disk_reserve_bytes,
-    )
+    storage = Storage(settings.data_dir, disk_reserve_bytes=settings.disk_reserve_bytes)
     store = open_store(settings)
     storage.sweep(store)
     try:

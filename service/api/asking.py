@@ -1,7 +1,6 @@
 """How jobs come about, one or many: checked against the slide's facts, admitted, queued once."""
 
 import hashlib
-import re
 import uuid
 from collections.abc import Sequence
 from typing import Annotated
@@ -24,10 +23,6 @@ from wsi.geometry import Region, Size
 from wsi.slide import Level, SlideInfo
 from wsi.tiling import choose_level, source_region
 
-LONGEST_WAIT_SECONDS = 60
-"""Proxies end what is silent for longer."""
-_WAIT = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?(\d{1,6})\"?\s*(?:$|[,;])", re.IGNORECASE)
-
 KeyHeader = Annotated[
     str | None,
     Header(
@@ -38,16 +33,6 @@ KeyHeader = Annotated[
         description="A word of the client's own: what is sent again under it is done once. Remembered for a day.",
     ),
 ]
-Prefer = Annotated[
-    str | None,
-    Header(description="`wait=30` (RFC 7240): answer when the job has ended, or after so many seconds, up to 60."),
-]
-
-
-def waiting_seconds(prefer: str | None) -> float:
-    """How long the client would wait for an answer."""
-    found = _WAIT.search(prefer or "")
-    return min(float(found[1]), LONGEST_WAIT_SECONDS) if found else 0.0
 
 
 def fingerprint(request: Request, wanted: BaseModel) -> str:

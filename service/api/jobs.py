@@ -10,11 +10,12 @@ from fastapi.sse import format_sse_event
 from starlette.concurrency import run_in_threadpool
 
 from service.api.access import Caller, InCaller
-from service.api.asking import KeyHeader, Prefer, checked, fingerprint, queued, waiting_seconds
+from service.api.asking import KeyHeader, checked, fingerprint, queued
 from service.api.context import Context, InContext
-from service.api.problems import body, documented
+from service.api.problems import documented
 from service.api.reading import Before, Documented, Limit, address, conditional, is_known, next_page, readable
 from service.api.schemas import JobIn, JobOut, JobsOut, ProblemOut
+from service.api.waiting import Prefer, wait_seconds
 from service.codes import refusal
 from service.jobs.job import Job, JobState
 from service.jobs.store import JobFilter, UnknownJobError
@@ -92,7 +93,7 @@ async def ask(
         return found
 
     job = await run_in_threadpool(queue)
-    job = await _until_ended(context, job, waiting_seconds(prefer))
+    job = await _until_ended(context, job, wait_seconds(prefer))
     response.headers["Location"] = address(request, f"/v1/jobs/{job.id}")
     return _told(request, response, job)
 
@@ -130,7 +131,7 @@ async def job_state(
     changed from what the tag says, and without a tag when it has ended.
     """
     found = await run_in_threadpool(known, context, caller, job)
-    seconds = waiting_seconds(prefer)
+    seconds = wait_seconds(prefer)
     if is_known(request, _etag(found)) and not found.state.is_ended:
         await context.watch.change(found.id, found.revision, seconds)
         found = await run_in_threadpool(known, context, caller, job)
@@ -250,7 +251,7 @@ def known(context: Context, caller: Caller, job_id: str) -> Job:
 def shown(request: Request, job: Job) -> JobOut:
     """What a client sees of a job."""
     here = address(request, f"/v1/jobs/{job.id}")
-    error = ProblemOut(**body(job.problem, here)) if job.problem else None
+    error = ProblemOut.of(job.problem, here) if job.problem else None
     return JobOut.of(job, here, error)
 
 

@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.schemas import ProblemOut
-from service.codes import problem, title
+from service.codes import phrase, problem, title
 from service.errors import Problem, ServiceError
 from service.jobs.job import ForbiddenMoveError
 from service.jobs.store import (
@@ -135,7 +135,7 @@ def _said(code: str, error: Exception) -> str:
 def _of_status(status: int) -> Problem:
     """The problem of a bare status, as libraries raise or send them."""
     code = "internal" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else _BY_STATUS.get(status, "request.invalid")
-    return Problem(code, _DETAILS.get(status, HTTPStatus(status).phrase), status, by_user=code != "internal")
+    return Problem(code, _DETAILS.get(status, phrase(status)), status, by_user=code != "internal")
 
 
 class _OnlyProblems:

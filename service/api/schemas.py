@@ -8,10 +8,13 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt
 
 from models.zoo.catalog import DEFAULT_MODEL, ModelKind, catalog
+from service.codes import title
+from service.errors import Problem
 from service.jobs.job import Job, JobOrder, JobState, ResultFormat
 from service.jobs.slide import Slide
 from service.progress import Stage
 from service.request import BadTilePolicy
+from service.uploads.inbox import Seen, UploadState
 
 
 def _whole(value: Any) -> Any:
@@ -36,6 +39,18 @@ class ProblemOut(BaseModel):
     code: str = Field(examples=["slide.mpp-missing"])
     instance: str
     errors: list[dict[str, Any]] | None = Field(default=None, description="With request.invalid: each wrong place.")
+
+    @classmethod
+    def of(cls, found: Problem, instance: str) -> Self:
+        """What a client sees of a problem that was met earlier."""
+        return cls(
+            type=f"urn:slidelift:problem:{found.code}",
+            title=title(found.code, found.status),
+            status=found.status,
+            detail=found.detail,
+            code=found.code,
+            instance=instance,
+        )
 
 
 class LevelOut(BaseModel):
@@ -89,6 +104,48 @@ class SlidesOut(BaseModel):
 
     slides: list[SlideOut]
     next: str | None = Field(description="Address of the next page.")
+
+
+class UriIn(BaseModel):
+    """Where a slide is to be fetched from."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    uri: str = Field(
+        min_length=1,
+        max_length=4096,
+        description="A file, s3 or https address; the service's settings say which are allowed.",
+        examples=["https://example.org/slide.svs"],
+    )
+    name: str | None = Field(
+        default=None, max_length=255, description="The slide's name; by default the address's end."
+    )
+
+
+class UploadOut(BaseModel):
+    """An upload: how much of it is there, and what became of it."""
+
+    id: str
+    state: UploadState
+    bytes: int = Field(description="What has arrived.")
+    total_bytes: int | None = Field(description="Null while nobody has said.")
+    expires: datetime = Field(description="When it goes away if nobody touches it.")
+    slide: str | None = Field(description="Id of the slide that it became.")
+    error: ProblemOut | None = Field(description="Why it failed.")
+
+    @classmethod
+    def of(cls, seen: Seen, here: str) -> Self:
+        """What a client sees of an upload whose address is `here`."""
+        upload, error = seen.upload, seen.upload.error
+        return cls(
+            id=upload.id,
+            state=seen.state,
+            bytes=seen.bytes,
+            total_bytes=upload.total_bytes,
+            expires=_moment(seen.expires),
+            slide=upload.slide,
+            error=None if error is None else ProblemOut.of(error, here),
+        )
 
 
 class _Options(BaseModel):

@@ -1,55 +1,74 @@
-"""Slides: uploaded by PUT, looked at, deleted."""
+"""Slides: uploaded by PUT, as a form or from an address, looked at, deleted."""
 
-import base64
-import binascii
-import re
-import time
-from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
-import anyio
 from fastapi import APIRouter, Path, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect
 
 from service.api.access import Caller, InCaller
 from service.api.context import Context, InContext
 from service.api.problems import documented
-from service.api.reading import Before, Documented, Limit, address, next_page, readable
-from service.api.schemas import SlideOut, SlidesOut
+from service.api.reading import Before, Limit, address, next_page, readable
+from service.api.receiving import announced_bytes, finished, letting_go, pump, require_arrived
+from service.api.schemas import SlideOut, SlidesOut, UploadOut, UriIn
+from service.api.waiting import Prefer, seen_after, wait_seconds
 from service.codes import refusal
-from service.errors import Problem, ServiceError
-from service.jobs.slide import Slide, SlideFacts
+from service.jobs.slide import Slide
 from service.jobs.store import UnknownSlideError
-from service.limits import Limits
-from service.storage import CHUNK_BYTES, Landed, Upload, under_its_name
+from service.uploads import sources
+from service.uploads.digests import as_field, expected_digests
+from service.uploads.fetch import fetch
+from service.uploads.form import OVERHEAD_BYTES, FormFile
+from service.uploads.inbox import Way, Writer
 
 router = APIRouter(prefix="/v1/slides", tags=["slides"], responses=documented())
 
 SlideId = Annotated[str, Path(description="Id of a slide; for an upload the name of its file.")]
-_SHA256 = re.compile(r"(?:^|,)\s*sha-256\s*=\s*([^,]*)", re.IGNORECASE)
-_BINARY_BODY = {
+_JSON_MAX_BYTES = 2**14
+_DIGEST = {
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string"},
+    "description": "RFC 9530; sha-256 and sha-512 are checked, others ignored.",
+}
+_PUT = {
+    "parameters": [{"name": name, **_DIGEST} for name in ("Repr-Digest", "Content-Digest")],
     "requestBody": {
         "required": True,
         "description": "The bare file: curl -T slide.svs",
         "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
-    }
+    },
 }
-
-
-_LINKS: Documented = {
-    201: {
-        "headers": {"Location": {"schema": {"type": "string"}, "description": "Address of the slide."}},
-        "links": {
-            "slide_facts": {"operationId": "slide_facts", "parameters": {"slide": "$response.body#/id"}},
-            "delete_slide": {"operationId": "delete_slide", "parameters": {"slide": "$response.body#/id"}},
-            "ask": {"operationId": "ask", "requestBody": {"slide": "$response.body#/id", "model": "bicubic"}},
-            "ask_batch": {
-                "operationId": "ask_batch",
-                "requestBody": {"slides": ["$response.body#/id"], "model": "bicubic"},
+_POST = {
+    "requestBody": {
+        "required": True,
+        "description": "A form with one file (curl -F file=@slide.svs), or where to fetch it from.",
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "properties": {"file": {"type": "string", "format": "binary"}},
+                    "required": ["file"],
+                }
+            },
+            "application/json": {
+                "schema": UriIn.model_json_schema(),
+                "example": {"uri": "https://example.org/slide.svs"},
             },
         },
-    }
+    },
+}
+_LINKS = {
+    "slide_facts": {"operationId": "slide_facts", "parameters": {"slide": "$response.body#/id"}},
+    "delete_slide": {"operationId": "delete_slide", "parameters": {"slide": "$response.body#/id"}},
+    "ask": {"operationId": "ask", "requestBody": {"slide": "$response.body#/id", "model": "bicubic"}},
+    "ask_batch": {"operationId": "ask_batch", "requestBody": {"slides": ["$response.body#/id"], "model": "bicubic"}},
+}
+_HEADERS = {
+    "Location": {"description": "Address of the slide.", "schema": {"type": "string"}},
+    "Repr-Digest": {"description": "SHA-256 of what arrived (RFC 9530).", "schema": {"type": "string"}},
 }
 
 
@@ -58,37 +77,58 @@ _LINKS: Documented = {
     status_code=201,
     operation_id="upload",
     summary="Upload a slide",
-    openapi_extra=_BINARY_BODY,
-    responses=_LINKS,
+    openapi_extra=_PUT,
+    responses={201: {"headers": _HEADERS, "links": _LINKS}},
 )
 async def upload(
     slide: SlideId, request: Request, response: Response, context: InContext, caller: InCaller
 ) -> SlideOut:
     """Take the body as it streams in; it becomes a slide once it lies whole on disk and a probe could read it.
 
-    `Repr-Digest` or `Content-Digest` with sha-256 (RFC 9530) are checked if sent.
+    A name that ends in .zip, .tar, .tar.gz or .tgz is a slide of several files. `Repr-Digest` or `Content-Digest` with
+    sha-256 or sha-512 (RFC 9530) are checked if sent.
     """
-    announced = _announced_bytes(request)
-    limits = Limits.of(context.settings, caller.token)
-    limits.admit_bytes(announced or 0, await run_in_threadpool(context.store.kept_bytes, caller.owner))
-    expected_sha256 = _expected_sha256(request)
-    arriving = await run_in_threadpool(context.storage.receive, slide, announced)
-    try:
-        await _pump(request, arriving)
-        landed = await run_in_threadpool(arriving.land, announced, expected_sha256)
-        facts = await _probed(context, landed, slide)
-        kept = Slide(
-            landed.slide_id, slide, landed.path.name, landed.bytes, landed.sha256, time.time(), facts, caller.owner
-        )
-        await run_in_threadpool(context.store.add_slide, kept, partial(limits.admit_bytes, kept.bytes))
-    except BaseException:
-        with anyio.CancelScope(shield=True):
-            await run_in_threadpool(arriving.discard)
-        raise
-    arriving.close()
-    context.metrics.uploaded.inc(kept.bytes)
-    response.headers["Location"] = address(request, f"/v1/slides/{kept.id}")
-    return SlideOut.of(kept)
+    _require_bare_file(request)
+    announced, expected = announced_bytes(request), expected_digests(request.headers)
+    writer = await run_in_threadpool(context.reception.begin, slide, Way.PUT, owner=caller.owner, total_bytes=announced)
+    async with letting_go([writer], keep=False):
+        hashes = [(digest, writer.hash_from_here(digest.algorithm)) for digest in expected]
+        await pump(request, writer.append)
+        require_arrived(writer, announced, [(digest, found.digest()) for digest, found in hashes])
+        await run_in_threadpool(writer.arrive)
+    return await _landed(context, writer, request, response)
+
+
+@router.post(
+    "",
+    status_code=201,
+    operation_id="add",
+    summary="Upload a slide as a form, or let it be fetched",
+    openapi_extra=_POST,
+    responses={
+        201: {"headers": _HEADERS},
+        202: {
+            "model": UploadOut,
+            "description": "It is being fetched",
+            "headers": {"Location": {"description": "Address of the upload.", "schema": {"type": "string"}}},
+        },
+    },
+)
+async def add(
+    request: Request, response: Response, context: InContext, caller: InCaller, prefer: Prefer = None
+) -> SlideOut | UploadOut:
+    """Take a form's one file as it streams in, or fetch a slide from an address that the settings allow.
+
+    A form answers as PUT does. An address answers at once with an upload to look at; with `Prefer: wait=30` later.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "multipart/form-data":
+        return await _form(request, response, context, caller)
+    if kind == "application/json":
+        return await _fetched(request, response, context, caller, wait_seconds(prefer))
+    raise refusal(
+        "upload.media-type", "send a form (curl -F file=@slide.svs) or JSON with a uri; a bare file goes by PUT"
+    )
 
 
 @readable(router, "", operation_id="slides", summary="List slides")
@@ -121,56 +161,72 @@ def _known(context: Context, caller: Caller, slide_id: str) -> Slide:
     return found
 
 
-async def _pump(request: Request, arriving: Upload) -> None:
-    """Move the body to disk in chunks of a MiB; the writing happens off the event loop."""
-    buffer = bytearray()
+async def _form(request: Request, response: Response, context: Context, caller: Caller) -> SlideOut:
+    announced = announced_bytes(request)
+    most = context.settings.max_upload_bytes
+    if announced is not None and announced > most + OVERHEAD_BYTES:
+        raise refusal("upload.too-large", f"this service takes up to {most} bytes (SLIDELIFT_MAX_UPLOAD_BYTES)")
+    booked = min(announced or 0, most)
+    begun: list[Writer] = []
+
+    def begin(name: str) -> Writer:
+        begun.append(context.reception.begin(name, Way.FORM, owner=caller.owner, booked_bytes=booked))
+        return begun[0]
+
+    form = FormFile(request.headers["content-type"], begin)
+    async with letting_go(begun, keep=False):
+        await pump(request, form.write)
+        form.close()
+        require_arrived(begun[0], None, [])
+        await run_in_threadpool(begun[0].arrive)
+    return await _landed(context, begun[0], request, response)
+
+
+async def _fetched(request: Request, response: Response, context: Context, caller: Caller, wait: int) -> UploadOut:
+    asked = await _read_uri(request)
+    checked = await run_in_threadpool(sources.check, asked.uri, asked.name, context.settings)
     try:
-        async for piece in request.stream():
-            buffer += piece
-            if len(buffer) >= CHUNK_BYTES:
-                await run_in_threadpool(arriving.write, bytes(buffer))
-                buffer.clear()
-    except ClientDisconnect as error:
-        raise refusal("upload.incomplete", "the connection broke; send the file again") from error
-    if buffer:
-        await run_in_threadpool(arriving.write, bytes(buffer))
+        writer = await run_in_threadpool(context.reception.begin, checked.name, Way.URI, owner=caller.owner)
+    except BaseException:
+        checked.close()
+        raise
+    upload_id = writer.upload.id
+    context.reception.fetch(fetch(checked), writer)
+    response.status_code = 202
+    response.headers["Location"] = here = address(request, f"/v1/uploads/{upload_id}")
+    return UploadOut.of(await seen_after(context, upload_id, wait), here)
 
 
-async def _probed(context: Context, landed: Landed, name: str) -> SlideFacts:
-    """Let a process of its own look into the file; what it says of the path is said of the user's name."""
+async def _read_uri(request: Request) -> UriIn:
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > _JSON_MAX_BYTES:
+            raise refusal("upload.too-large", f"the JSON has more than {_JSON_MAX_BYTES} bytes")
     try:
-        async with context.probes:
-            return SlideFacts.from_probe(await run_in_threadpool(context.probe, landed.path))
-    except ServiceError as error:
-        found = error.problem
-        detail = under_its_name(found.detail, landed.path, name)
-        raise ServiceError(Problem(found.code, detail, found.status, found.by_user)) from error
+        return UriIn.model_validate_json(bytes(body))
+    except ValidationError as error:
+        errors: list[dict[str, Any]] = [
+            dict(one) for one in error.errors(include_url=False, include_context=False, include_input=False)
+        ]
+        raise RequestValidationError([{**one, "loc": ("body", *one["loc"])} for one in errors]) from error
 
 
-def _announced_bytes(request: Request) -> int | None:
+async def _landed(context: Context, writer: Writer, request: Request, response: Response) -> SlideOut:
+    slide = await finished(context.reception.finish(writer))
+    response.headers["Location"] = address(request, f"/v1/slides/{slide.id}")
+    context.metrics.uploaded.inc(slide.bytes)
+    response.headers["Repr-Digest"] = as_field(slide.sha256)
+    return SlideOut.of(slide)
+
+
+def _require_bare_file(request: Request) -> None:
     if "content-range" in request.headers:
         detail = (
-            "a PUT with Content-Range would store a part as the whole (RFC 9110 §14.5); send the file from its start"
+            "a PUT with Content-Range would store a part as the whole (RFC 9110 §14.5); send the file from its start, "
+            "or in pieces to /v1/uploads (tus)"
         )
         raise refusal("upload.content-range", detail)
     if request.headers.get("content-type", "").startswith("multipart/"):
-        raise refusal("upload.multipart", "send the bare file as the body, not a form: curl -T slide.svs URL")
-    length = request.headers.get("content-length")
-    return int(length) if length is not None else None
-
-
-def _expected_sha256(request: Request) -> bytes | None:
-    for header in ("repr-digest", "content-digest"):
-        if found := _SHA256.search(request.headers.get(header, "")):
-            return _decoded(found[1].strip())
-    return None
-
-
-def _decoded(value: str) -> bytes:
-    try:
-        digest = base64.b64decode(value[1:-1], validate=True) if value[:1] == value[-1:] == ":" else b""
-    except binascii.Error:
-        digest = b""
-    if len(digest) != 32:
-        raise refusal("upload.digest-invalid", "expected sha-256=:<base64 of 32 bytes>: (RFC 9530)")
-    return digest
+        detail = "send the bare file as the body (curl -T slide.svs URL), or the form by POST to /v1/slides"
+        raise refusal("upload.multipart", detail)

@@ -89,7 +89,7 @@ def test_log_of_a_failed_upload_holds_no_name(
     def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("no")
 
-    monkeypatch.setattr("service.storage.Storage.receive", broken)
+    monkeypatch.setattr("service.uploads.reception.Reception.begin", broken)
     assert call("PUT", "/v1/slides/Patient.svs", content=b"x").status_code == 500
     assert caplog.records
     assert "Patient" not in caplog.text
@@ -124,6 +124,8 @@ def test_document_describes_every_address_and_its_problems(call: Call) -> None:
     assert set(document["paths"]) == {
         "/v1/slides",
         "/v1/slides/{slide}",
+        "/v1/uploads",
+        "/v1/uploads/{upload}",
         "/v1/jobs",
         "/v1/jobs/{job}",
         "/v1/jobs/{job}/result",

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import errno
 import hashlib
+import shutil
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,18 @@ import pytest
 from fastapi import FastAPI
 
 from service.app import create_app
+from service.errors import ServiceError
 from service.settings import Settings
-from service.storage import Storage, Upload, stored_file_name
+from service.uploads.inbox import Way
+from service.uploads.names import stored_file_name
+from service.uploads.reception import sweep
 
 Call = Callable[..., httpx.Response]
 
 
 def leftovers(settings: Settings) -> list[Path]:
-    return [path for path in (settings.data_dir / "slides").iterdir() if path.name != ".lock"]
+    folders = [settings.data_dir / "slides", settings.data_dir / "uploads"]
+    return [path for folder in folders for path in folder.iterdir() if path.name != ".lock"]
 
 
 def is_problem(answer: httpx.Response, status: int, code: str) -> bool:
@@ -129,7 +134,7 @@ def test_unannounced_size_over_the_limit_is_refused_when_counted(call: Call, set
 def test_digest_is_checked(call: Call, settings: Settings, tiff: bytes, header: str) -> None:
     right = base64.b64encode(hashlib.sha256(tiff).digest()).decode()
     wrong = base64.b64encode(hashlib.sha256(b"other").digest()).decode()
-    for value, status in ((f"sha-512=:AAAA:, sha-256=:{right}:", 201), ("sha-512=:AAAA:", 201)):
+    for value, status in ((f"crc32c=:AAAA:, sha-256=:{right}:", 201), ("md5=:AAAA:", 201)):
         assert call("PUT", "/v1/slides/a.svs", content=tiff, headers={header: value}).status_code == status
     before = leftovers(settings)
     answer = call("PUT", "/v1/slides/a.svs", content=tiff, headers={header: f"sha-256=:{wrong}:"})
@@ -171,14 +176,14 @@ def test_fewer_bytes_than_announced_leave_nothing(app: FastAPI, settings: Settin
     assert leftovers(settings) == []
 
 
-def test_upload_that_would_eat_the_reserve_is_refused(settings: Settings, tiff: bytes, tmp_path: Path) -> None:
-    storage = Storage(tmp_path / "d", max_upload_bytes=10**18, disk_reserve_bytes=0)
-    free = storage.free_bytes()
-    full = Storage(tmp_path / "d", max_upload_bytes=10**18, disk_reserve_bytes=free * 2)
-    with pytest.raises(Exception, match="reserve"):
-        full.receive("a.svs", 10)
-    with pytest.raises(Exception, match="reserve"):
-        storage.receive("a.svs", free * 2)
+def test_upload_that_would_eat_the_reserve_is_refused(settings: Settings, facts: dict[str, Any]) -> None:
+    free = shutil.disk_usage(settings.data_dir.parent).free
+    most = {"data_dir": settings.data_dir, "max_upload_bytes": 10**18}
+    for reserve, announced in ((free * 2, 10), (0, free * 2)):
+        app = create_app(Settings(**most, disk_reserve_bytes=reserve), lambda _: facts)
+        with pytest.raises(ServiceError, match="reserve"):
+            app.state.context.reception.begin("a.svs", Way.PUT, total_bytes=announced)
+        app.state.context.store.close()
 
 
 def test_disk_that_fills_up_is_said_and_leaves_nothing(
@@ -187,7 +192,7 @@ def test_disk_that_fills_up_is_said_and_leaves_nothing(
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("service.storage.os.fsync", full)
+    monkeypatch.setattr("service.uploads.inbox.os.fsync", full)
     assert is_problem(call("PUT", "/v1/slides/a.svs", content=tiff), 507, "storage.full")
     assert leftovers(settings) == []
 
@@ -243,13 +248,13 @@ def test_start_sweeps_what_a_crash_left_and_keeps_what_counts(
 
 
 def test_sweep_spares_an_upload_under_way(app: FastAPI, settings: Settings) -> None:
-    context = app.state.context
-    arriving: Upload = context.storage.receive("a.svs", 3)
-    arriving.write(b"abc")
-    context.storage.sweep(context.store)
-    assert arriving.land(3, None).path.read_bytes() == b"abc"
+    reception = app.state.context.reception
+    arriving = reception.begin("a.svs", Way.PUT, total_bytes=3)
+    arriving.append(b"abc")
+    sweep(reception)
+    assert arriving.data.read_bytes() == b"abc"
     arriving.close()
-    context.storage.sweep(context.store)
+    sweep(reception)
     assert leftovers(settings) == []
 
 

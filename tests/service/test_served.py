@@ -65,7 +65,8 @@ def curl(*arguments: str | Path) -> str:
 
 
 def leftovers(served: Served) -> list[Path]:
-    return [path for path in (served.data_dir / "slides").iterdir() if path.name != ".lock"]
+    folders = [served.data_dir / "slides", served.data_dir / "uploads"]
+    return [path for folder in folders for path in folder.iterdir() if path.name != ".lock"]
 
 
 def test_slide_goes_up_and_its_result_comes_down_by_curl(served: Served, tmp_path: Path) -> None:

@@ -6,7 +6,12 @@ from service.settings import Settings
 
 
 @pytest.mark.parametrize(
-    "given", [{}, {"scheduler": "tls://scheduler:8786", "device": "cpu", "port": 0, "lease_seconds": 2.5}]
+    "given",
+    [
+        {},
+        {"upload_roots": ("/scanner", "/a b"), "upload_https": True},
+        {"scheduler": "tls://scheduler:8786", "device": "cpu", "port": 0, "lease_seconds": 2.5},
+    ],
 )
 def test_another_process_reads_the_settings_that_this_one_was_given(given, tmp_path, monkeypatch) -> None:
     settings = Settings(data_dir=tmp_path, **given)

@@ -1,0 +1,111 @@
+"""From bytes that have arrived to a slide: hash, unpack, probe, move, commit. Done twice it does the same once."""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from service.codes import problem, refusal
+from service.errors import Problem, ServiceError
+from service.jobs.slide import Slide, SlideFacts
+from service.limits import Limits
+from service.runner import unpack
+from service.storage import full_disk_said, remove, under_its_name
+from service.uploads.closing import Closing
+from service.uploads.inbox import Writer
+from service.uploads.names import Bundle, stored_file_name
+
+if TYPE_CHECKING:
+    from service.uploads.reception import Reception
+
+UNPACKED_TO_UPLOADED = 2
+"""An unpacked slide may be so many times the largest upload: scanners compress, so an archive saves little."""
+
+
+@dataclass(frozen=True, slots=True)
+class Landed:
+    """Bytes that have arrived whole, laid out as a slide in a folder of their own; `file` is the main one in it."""
+
+    folder: Path
+    file: str
+    bytes: int
+    sha256: str
+
+
+def finish(reception: "Reception", writer: Writer) -> Slide:
+    """Make the slide of an upload that has arrived, note what became of it, and close the writer.
+
+    Raises
+    ------
+    ServiceError
+        upload.empty, upload.bundle, slide.multi-file, storage.full, or what the probe says.
+    """
+    upload = writer.upload
+    try:
+        slide = reception.store.slide(upload.id)
+        if slide is None:
+            landed = _laid_out(reception, writer)
+            slide = accept(reception, landed, upload.id, upload.name, upload.owner)
+        writer.settle(slide.id, None)
+    except Closing:
+        raise  # the service stops: the next start finishes
+    except ServiceError as error:
+        writer.settle(None, error.problem)
+        raise
+    except Exception:
+        writer.settle(None, problem("internal", "the service's log says more; the slide was not at fault"))
+        raise
+    finally:
+        if upload.way.dies_with_its_request:
+            writer.discard()
+        writer.close()
+    return slide
+
+
+def accept(reception: "Reception", landed: Landed, slide_id: str, name: str, owner: str | None = None) -> Slide:
+    """Take a slide into the service, whichever way it came: the one place where a Slide is made.
+
+    Raises
+    ------
+    ServiceError
+        What the probe says of the file, in the name that its user gave it; quota.bytes.
+    """
+    main = landed.folder / landed.file
+    try:
+        facts = SlideFacts.from_probe(reception.probe(main))
+    except ServiceError as error:
+        found = error.problem
+        detail = under_its_name(found.detail, main, name)
+        raise ServiceError(Problem(found.code, detail, found.status, found.by_user)) from error
+    slide = Slide(slide_id, name, landed.file, landed.bytes, landed.sha256, time.time(), facts, owner)
+    limits = Limits.of_owner(reception.settings, reception.store, owner)
+    reception.storage.adopt(landed.folder, slide, reception.store, partial(limits.admit_bytes, slide.bytes))
+    return slide
+
+
+def _laid_out(reception: "Reception", writer: Writer) -> Landed:
+    name, folder = writer.upload.name, writer.folder / "slide"
+    if not writer.bytes:
+        raise refusal("upload.empty", "nothing arrived; send the slide's file as it is: curl -T slide.svs URL")
+    remove(folder)
+    with full_disk_said():
+        folder.mkdir()
+    sha256 = writer.sha256(reception.raise_if_closing)
+    bundle = Bundle.of(name)
+    if bundle is None:
+        file = stored_file_name(name)
+        os.link(writer.data, folder / file)  # a second name, not a move: after a crash all is still here
+    else:
+        file = _unpacked(reception, writer.data, bundle, folder, name)
+    return Landed(folder, file, writer.bytes, sha256)
+
+
+def _unpacked(reception: "Reception", archive: Path, bundle: Bundle, folder: Path, name: str) -> str:
+    free = reception.storage.free_bytes() - reception.storage.disk_reserve_bytes - reception.inbox.promised_bytes()
+    most = UNPACKED_TO_UPLOADED * reception.settings.max_upload_bytes
+    check: Callable[[], None] = reception.raise_if_closing
+    file = unpack(archive, bundle, folder, name=name, most_bytes=most, free_bytes=max(0, free), between=check)
+    return file

@@ -1,0 +1,36 @@
+"""Whether there is room for an upload: asked once for each, before it begins or when its size becomes known."""
+
+from typing import TYPE_CHECKING
+
+from service.limits import Limits
+from service.storage import too_large
+
+if TYPE_CHECKING:
+    from service.uploads.reception import Reception
+
+
+def admit(
+    reception: "Reception", announced_bytes: int, owner: str | None, *, but_for: str = "", received_bytes: int = 0
+) -> None:
+    """Let an upload of that size in, or refuse it; called inside `Inbox.alone`, so that two can't be let into one room.
+
+    Parameters
+    ----------
+    announced_bytes
+        0 where nothing is known: then only the reserve must be free.
+    owner
+        Id of the uploader's token, None where none is asked for.
+    but_for, received_bytes
+        Id of the upload itself where it is under way already, and what it has on disk.
+
+    Raises
+    ------
+    ServiceError
+        upload.too-large, quota.bytes, storage.full.
+    """
+    if announced_bytes > reception.settings.max_upload_bytes:
+        raise too_large(reception.settings.max_upload_bytes)
+    limits = Limits.of_owner(reception.settings, reception.store, owner)
+    limits.admit_bytes(announced_bytes, reception.store.kept_bytes(owner))
+    promised = reception.inbox.promised_bytes(but_for=but_for)
+    reception.storage.require_room(max(0, announced_bytes - received_bytes) + promised)

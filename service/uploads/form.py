@@ -1,0 +1,120 @@
+"""A form with one file in it (multipart/form-data, RFC 7578), parsed straight into the upload: no spool, no copy."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from python_multipart import MultipartParser
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import parse_options_header
+
+from service.codes import refusal
+from service.errors import ServiceError
+
+OTHER_FIELDS_MAX_BYTES = 2**16
+PARTS_MAX = 100
+OVERHEAD_BYTES = OTHER_FIELDS_MAX_BYTES + 2**14
+"""What a form may be larger than the file in it."""
+
+
+class Appends(Protocol):
+    """Takes the file's bytes."""
+
+    def append(self, chunk: bytes) -> None:
+        """Write at the end."""
+
+
+class FormFile:
+    """Feeds the one file of a form to an upload that is begun when the file's name is known.
+
+    Parameters
+    ----------
+    begin
+        Called once with the file's name.
+    """
+
+    def __init__(self, content_type: str, begin: Callable[[str], Appends]) -> None:
+        kind, options = parse_options_header(content_type)
+        boundary = options.get(b"boundary", b"")
+        if kind.lower() != b"multipart/form-data" or not boundary:
+            raise refusal("upload.form", "expected multipart/form-data with a boundary: curl -F file=@slide.svs URL")
+        self._begin = begin
+        self._upload: Appends | None = None
+        self._in_file = self._ended = False
+        self._header, self._value, self._disposition = b"", b"", b""
+        self._parts = self._other_bytes = 0
+        try:
+            self._parser = MultipartParser(
+                boundary,
+                {
+                    "on_part_begin": self._part_begin,
+                    "on_header_field": self._header_field,
+                    "on_header_value": self._header_value,
+                    "on_header_end": self._header_end,
+                    "on_headers_finished": self._headers_finished,
+                    "on_part_data": self._part_data,
+                    "on_end": self._end,
+                },
+            )
+        except FormParserError as error:
+            raise refusal("upload.form", str(error)) from error
+
+    def write(self, chunk: bytes) -> None:
+        """Parse on; raises ServiceError upload.form, and what the upload raises."""
+        if self._ended:
+            return  # an epilogue means nothing (RFC 2046 §5.1.1)
+        try:
+            self._parser.write(chunk)
+        except FormParserError as error:
+            raise refusal("upload.form", f"the form is broken: {error}") from error
+
+    def close(self) -> None:
+        """Say that the body has ended; raises ServiceError upload.incomplete, upload.form."""
+        if not self._ended:
+            raise refusal("upload.incomplete", "the form breaks off before its last boundary; send it again")
+        if self._upload is None:
+            raise refusal("upload.form", "the form holds no file: curl -F file=@slide.svs URL")
+
+    def _part_begin(self) -> None:
+        self._parts += 1
+        self._in_file, self._disposition, self._header, self._value = False, b"", b"", b""
+        if self._parts > PARTS_MAX:
+            raise refusal("upload.form", f"the form has more than {PARTS_MAX} parts")
+
+    def _header_field(self, data: bytes, start: int, end: int) -> None:
+        self._header += data[start:end]
+
+    def _header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def _header_end(self) -> None:
+        if self._header.lower() == b"content-disposition":
+            self._disposition = self._value
+        self._header = self._value = b""
+
+    def _headers_finished(self) -> None:
+        _, options = parse_options_header(self._disposition)
+        name = options.get(b"filename")
+        if name is None:
+            return
+        if self._upload is not None:
+            raise refusal("upload.form", "the form holds several files; send each by itself, or one .zip of a slide")
+        try:
+            text = name.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise _not_utf8() from error
+        self._in_file, self._upload = True, self._begin(text)
+
+    def _part_data(self, data: bytes, start: int, end: int) -> None:
+        if self._in_file and self._upload is not None:
+            self._upload.append(data[start:end])
+            return
+        self._other_bytes += end - start
+        if self._other_bytes > OTHER_FIELDS_MAX_BYTES:
+            raise refusal("upload.form", f"fields beside the file hold more than {OTHER_FIELDS_MAX_BYTES} bytes")
+
+    def _end(self) -> None:
+        self._ended = True
+
+
+def _not_utf8() -> ServiceError:
+    return refusal("upload.name", "the file's name is not UTF-8")

@@ -1,0 +1,140 @@
+"""Where every upload comes in, whichever way it took: what the ways share, handed to them as one object."""
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from service.errors import ServiceError
+from service.jobs.slide import Slide
+from service.jobs.store import Store
+from service.settings import Settings
+from service.storage import Storage
+from service.uploads import accept
+from service.uploads.admission import admit
+from service.uploads.closing import Closing
+from service.uploads.inbox import Inbox, Way, Writer
+from service.uploads.names import require_name
+
+Probe = Callable[[Path], Mapping[str, Any]]
+"""Path of a slide -> its facts as plain values; raises ServiceError. Decodes in a process of its own."""
+
+FINISHING_AT_ONCE = 2
+"""Each probe is a process with decoders in it; uploads may end together, memory must not."""
+
+FETCHES_AT_ONCE = 2
+"""A fetch keeps a connection or a disk busy; two fill most of either, the others wait."""
+
+log = logging.getLogger(__name__)
+
+
+class Reception:
+    """Takes uploads in; callable from any thread. It owns its threads, and `close` ends them."""
+
+    def __init__(self, settings: Settings, store: Store, storage: Storage, probe: Probe) -> None:
+        self.settings, self.store, self.storage, self.probe = settings, store, storage, probe
+        self.inbox = Inbox(
+            settings.data_dir / "uploads",
+            max_bytes=settings.max_upload_bytes,
+            expiry_seconds=settings.upload_expiry_seconds,
+            require_room=storage.require_room,
+        )
+        self._finishing = ThreadPoolExecutor(FINISHING_AT_ONCE, "finishing")
+        self._fetching = ThreadPoolExecutor(FETCHES_AT_ONCE, "fetching")
+        self._closing = threading.Event()
+
+    def begin(
+        self,
+        name: str,
+        way: Way,
+        *,
+        owner: str | None = None,
+        total_bytes: int | None = None,
+        booked_bytes: int = 0,
+        metadata: str = "",
+    ) -> Writer:
+        """Begin an upload, before a byte of it is read; every way comes through here.
+
+        Parameters
+        ----------
+        total_bytes, booked_bytes
+            What the sender announced; where that is nothing exact, the most that it can be, 0 if unknown.
+
+        Raises
+        ------
+        ServiceError
+            upload.name, slide.multi-file, upload.too-large, storage.full.
+        """
+        require_name(name)
+        with self.inbox.alone():
+            admit(self, total_bytes if total_bytes is not None else booked_bytes, owner)
+            return self.inbox.begin(
+                name, way, owner=owner, total_bytes=total_bytes, booked_bytes=booked_bytes, metadata=metadata
+            )
+
+    def announce(self, writer: Writer, total_bytes: int) -> None:
+        """Note a size that was not known when the upload began; raises as `begin` does."""
+        with self.inbox.alone():
+            admit(self, total_bytes, writer.upload.owner, but_for=writer.upload.id, received_bytes=writer.bytes)
+            writer.announce(total_bytes)
+
+    def finish(self, writer: Writer) -> Future[Slide]:
+        """Make a slide of what has arrived, on a thread of our own that goes on if the client goes away.
+
+        The writer is closed when that is done.
+        """
+        return self._finishing.submit(accept.finish, self, writer)
+
+    def finish_interrupted(self, upload_id: str) -> None:
+        """Finish, in the background, an upload whose finishing was cut short; does nothing if somebody is at it."""
+        try:
+            writer = self.inbox.open(upload_id)
+        except ServiceError:
+            return
+        upload = writer.upload
+        if not upload.arrived and not upload.is_settled and upload.way is Way.TUS and writer.is_whole:
+            writer.arrive()
+        if writer.upload.arrived and not upload.is_settled:
+            self._finishing.submit(self._quietly, accept.finish, writer)
+        else:
+            writer.close()
+
+    def fetch(self, copy: Callable[["Reception", Writer], None], writer: Writer) -> None:
+        """Let a thread of our own copy something into the upload, and finish it."""
+
+        def fetched(reception: "Reception", taken: Writer) -> None:
+            copy(reception, taken)
+            reception._finishing.submit(reception._quietly, accept.finish, taken)
+
+        self._fetching.submit(self._quietly, fetched, writer)
+
+    def raise_if_closing(self) -> None:
+        """Raise Closing where the service is stopping."""
+        if self._closing.is_set():
+            raise Closing
+
+    def close(self) -> None:
+        """Stop; what is cut short is finished by the next start, or by whoever asks for the upload."""
+        self._closing.set()
+        self._fetching.shutdown(wait=False, cancel_futures=True)
+        self._finishing.shutdown(wait=False, cancel_futures=True)
+
+    def _quietly(self, work: Callable[["Reception", Writer], Any], writer: Writer) -> None:
+        """Run in the background: what goes wrong stands in the upload, or in the log."""
+        try:
+            work(self, writer)
+        except ServiceError:
+            pass  # noted in the upload, for whoever asks
+        except Exception:
+            log.exception("upload %s", writer.upload.id)
+
+
+def sweep(reception: Reception) -> None:
+    """Remove uploads that have expired or that nobody can continue, and finish those that a crash cut short.
+
+    Call it at start and from time to time. It is safe beside requests, and beside other processes on the same folder.
+    """
+    for upload_id in reception.inbox.sweep():
+        reception.finish_interrupted(upload_id)

@@ -1,0 +1,246 @@
+"""Unpacks an archive of a stranger's, in a process of its own with limits (python -m service.uploads.unpack).
+
+Started by `service.runner.unpack`. It takes one request as a JSON line, answers with one, and dies with its parent.
+Nothing is believed: names are checked one by one, sizes are counted while writing, and what is no plain file or folder
+ends it all.
+"""
+
+import contextlib
+import errno
+import json
+import lzma
+import os
+import resource
+import stat
+import struct
+import sys
+import tarfile
+import threading
+import traceback
+import unicodedata
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from service.codes import problem, refusal
+from service.errors import ServiceError
+from service.storage import CHUNK_BYTES, full_disk_said
+from service.uploads.contents import settle_in
+from service.uploads.names import NAME_MAX_BYTES, Bundle
+from wsi.durable import sync_folder
+
+MAX_ENTRIES = 20_000
+"""Forty times the largest MRXS seen; each costs an inode and a look."""
+
+MAX_RATIO = 100
+"""Pixels are compressed already: an honest archive of them stays near 1, a text file of zeros reaches 1000."""
+
+RATIO_FLOOR_BYTES = 64 * 2**20
+"""Less than this harms nobody, however well it was packed."""
+
+PATH_MAX_BYTES, DEPTH_MAX = 1024, 16
+MEMORY_BYTES = 1 << 30
+CPU_SECONDS = 3600
+
+_JUNK_FOLDERS = {"__macosx", "$recycle.bin", "system volume information"}
+_JUNK_FILES = {".ds_store", "thumbs.db", "desktop.ini"}
+_DAMAGE = (
+    *(zipfile.BadZipFile, zipfile.LargeZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError),
+    *(struct.error, NotImplementedError, ValueError, MemoryError, IndexError, KeyError, OverflowError),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much may come out: in all, and before the disk's reserve is touched."""
+
+    most_bytes: int
+    free_bytes: int
+
+
+def unpack(archive: Path, bundle: Bundle, target: Path, limits: Limits) -> None:
+    """Write an archive's files below an empty folder.
+
+    Raises
+    ------
+    ServiceError
+        upload.bundle where it holds what no slide needs or is damaged; upload.too-large, storage.full.
+    """
+    names = _Names()
+    ratio_bytes = max(RATIO_FLOOR_BYTES, MAX_RATIO * archive.stat().st_size)
+    left = _Allowance(limits, ratio_bytes)
+    try:
+        for name, stream in _entries(archive, bundle):
+            parts = names.checked(name, is_folder=stream is None)
+            if stream is None or _is_junk(parts):
+                continue
+            path = target.joinpath(*parts)
+            with full_disk_said():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _write(path, stream, left)
+    except _DAMAGE as error:
+        detail = f"the archive is damaged or packed in a way that can't be read here ({type(error).__name__}: {error})"
+        raise refusal("upload.bundle", f"{detail}; pack it again") from error
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a place in the file that can't be
+            raise
+        raise refusal("upload.bundle", "the archive is damaged; pack it again") from error
+    for folder, _, _ in os.walk(target):
+        sync_folder(Path(folder))
+
+
+class _Allowance:
+    """Counts what comes out."""
+
+    def __init__(self, limits: Limits, ratio_bytes: int) -> None:
+        self._limits, self._ratio_bytes, self._bytes = limits, ratio_bytes, 0
+
+    def take(self, wanted: int) -> None:
+        self._bytes += wanted
+        if self._bytes > self._limits.most_bytes:
+            raise refusal("upload.too-large", f"the archive unpacks to more than {self._limits.most_bytes} bytes")
+        if self._bytes > self._ratio_bytes:
+            raise refusal("upload.bundle", f"the archive unpacks to over {MAX_RATIO} times its size; no slide does")
+        if self._bytes > self._limits.free_bytes:
+            detail = "the archive has no room on the disk once unpacked; delete results or slides no longer needed"
+            raise refusal("storage.full", detail)
+
+
+class _Names:
+    """Says no to every name that could lead elsewhere or stand for two files, here or on another file system."""
+
+    def __init__(self) -> None:
+        self._kinds: dict[tuple[str, ...], tuple[tuple[str, ...], bool]] = {}
+        self._count = 0
+
+    def checked(self, name: str, *, is_folder: bool) -> tuple[str, ...]:
+        self._count += 1
+        if self._count > MAX_ENTRIES:
+            raise _too_many()
+        shown = name.encode("utf-8", "backslashreplace").decode()[:80]
+        if name.startswith("/") or "\\" in name or any(unicodedata.category(one) in ("Cc", "Cs") for one in name):
+            detail = "is absolute, or has a backslash, a control character or bytes that are not UTF-8"
+            raise refusal("upload.bundle", f"an entry's name {detail}: {shown!r}")
+        parts = tuple(part for part in name.split("/") if part not in ("", "."))
+        if ".." in parts or any(len(part.encode()) > NAME_MAX_BYTES for part in parts):
+            raise refusal("upload.bundle", f"an entry's name holds '..' or is over {NAME_MAX_BYTES} bytes: {shown!r}")
+        if len(name.encode()) > PATH_MAX_BYTES or len(parts) > DEPTH_MAX or not (parts or is_folder):
+            raise refusal("upload.bundle", f"an entry has no name, or one that is too long or too deep: {shown!r}")
+        for depth in range(1, len(parts) + 1):
+            self._claim(parts[:depth], is_file=depth == len(parts) and not is_folder, shown=shown)
+        return parts
+
+    def _claim(self, parts: tuple[str, ...], *, is_file: bool, shown: str) -> None:
+        folded = tuple(unicodedata.normalize("NFC", part).casefold() for part in parts)
+        known = self._kinds.setdefault(folded, (parts, is_file))
+        if known != (parts, is_file) or (is_file and known[0] is not parts):
+            raise refusal("upload.bundle", f"two entries share one name, upper and lower case aside: {shown!r}")
+
+
+def _entries(archive: Path, bundle: Bundle) -> Iterator[tuple[str, IO[bytes] | None]]:
+    """Names and contents, in the archive's order; None for the content of a folder."""
+    if bundle is Bundle.ZIP:
+        yield from _zip_entries(archive)
+    else:
+        yield from _tar_entries(archive, "r|gz" if bundle is Bundle.TAR_GZ else "r|")
+
+
+def _zip_entries(archive: Path) -> Iterator[tuple[str, IO[bytes] | None]]:
+    with zipfile.ZipFile(archive) as packed:
+        if len(packed.infolist()) > MAX_ENTRIES:
+            raise _too_many()
+        for entry in packed.infolist():
+            kind = stat.S_IFMT(entry.external_attr >> 16)
+            if entry.flag_bits & 0x41:
+                raise refusal("upload.bundle", "the archive is encrypted; pack it without a password")
+            if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+                raise _special(entry.orig_filename)
+            if entry.is_dir():
+                yield entry.orig_filename, None
+            else:
+                with packed.open(entry) as stream:
+                    yield entry.orig_filename, stream
+
+
+def _tar_entries(archive: Path, mode: Any) -> Iterator[tuple[str, IO[bytes] | None]]:  # a Literal of tarfile's
+    with tarfile.open(archive, mode, errorlevel=2) as packed:
+        for entry in packed:
+            packed.members.clear()  # type: ignore[attr-defined]  # it remembers each, and we never go back
+            if entry.isdir():
+                yield entry.name, None
+                continue
+            if not entry.isreg() or entry.issparse():
+                raise _special(entry.name)
+            stream = packed.extractfile(entry)
+            if stream is not None:
+                yield entry.name, stream
+
+
+def _too_many() -> ServiceError:
+    return refusal("upload.bundle", f"the archive has more than {MAX_ENTRIES} entries")
+
+
+def _special(name: str) -> ServiceError:
+    shown = name.encode("utf-8", "backslashreplace").decode()[:80]
+    return refusal("upload.bundle", f"the archive holds a link, a device or a sparse file: {shown!r}")
+
+
+def _is_junk(parts: tuple[str, ...]) -> bool:
+    folded = [part.casefold() for part in parts]
+    return bool(_JUNK_FOLDERS.intersection(folded[:-1]) or folded[-1] in _JUNK_FILES or folded[-1].startswith("._"))
+
+
+def _write(path: Path, stream: IO[bytes], left: _Allowance) -> None:
+    with path.open("xb") as file:
+        while chunk := stream.read(CHUNK_BYTES):
+            left.take(len(chunk))
+            file.write(chunk)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def answer(request: dict[str, Any]) -> dict[str, Any]:
+    """Unpack what a request names: the main file, or the problem."""
+    limits, target = _limits(request), Path(request["target"])
+    try:
+        unpack(Path(request["archive"]), Bundle(request["bundle"]), target, limits)
+        return {"file": settle_in(target)}
+    except ServiceError as error:
+        return {"problem": asdict(error.problem)}
+
+
+def _limits(request: dict[str, Any]) -> Limits:
+    return Limits(request["most_bytes"], request["free_bytes"])
+
+
+def main() -> None:
+    """Answer the one request on standard input."""
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
+        os.dup2(2, 1)
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+        resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        request = json.loads(sys.stdin.readline())
+        threading.Thread(target=_die_with_parent, daemon=True).start()
+        with contextlib.suppress(BrokenPipeError):
+            try:
+                file_max = _limits(request).most_bytes
+                resource.setrlimit(resource.RLIMIT_FSIZE, (file_max, file_max))
+                found = answer(request)
+            except Exception as error:  # noqa: BLE001 - the parent is told, whatever it is
+                traceback.print_exc()
+                found = {"problem": asdict(problem("internal", f"{type(error).__name__} while unpacking"))}
+            answers.write(json.dumps(found) + "\n")
+
+
+def _die_with_parent() -> None:
+    while os.read(0, 4096):
+        pass
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
