@@ -136,4 +136,4 @@ class Settings(BaseSettings):
 def _as_variable(value: Any) -> str:
     if isinstance(value, SecretStr):
         return value.get_secret_value()
-    return json.dumps(value) if isinstance(value, (tuple, list)) else str(value)
+    return json.dumps(value, default=str) if isinstance(value, (tuple, list)) else str(value)

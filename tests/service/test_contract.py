@@ -55,7 +55,10 @@ def made(address: str) -> dict[str, list[Any]]:
     batches = [httpx.post(f"{address}/v1/batches", json=wanted).json()["id"] for _ in range(4)]
     for job in jobs[::5]:
         httpx.post(f"{address}/v1/jobs/{job}/pause")
-    return {"slide": slides, "job": jobs, "batch": batches}
+    begun = {"Tus-Resumable": "1.0.0", "Upload-Length": "8", "Upload-Metadata": "filename YS5zdnM="}
+    locations = [httpx.post(f"{address}/v1/uploads", headers=begun).headers["location"] for _ in range(16)]
+    uploads = [location.rsplit("/", 1)[1] for location in locations]
+    return {"slide": slides, "job": jobs, "batch": batches, "upload": uploads}
 
 
 def test_no_answer_breaks_the_contract_and_none_is_a_server_error(address: str, tmp_path: Path) -> None:
@@ -83,5 +86,6 @@ def test_no_answer_breaks_the_contract_and_none_is_a_server_error(address: str, 
         ("GET", "/v1/jobs/{job}/events", 200),
         ("POST", "/v1/jobs/{job}/retry", 202),
         ("DELETE", "/v1/slides/{slide}", 204),
+        ("DELETE", "/v1/uploads/{upload}", 204),
     ]:
         assert f'slidelift_requests_total{{method="{method}",route="{route}",status="{status}"}}' in answered

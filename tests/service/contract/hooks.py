@@ -18,6 +18,11 @@ def real(kind: str, made_up: Any) -> Any:
     return known[drawn // 4 % len(known)] if known and drawn % 4 else made_up
 
 
+@schemathesis.serializer("application/offset+octet-stream")
+def piece(context: schemathesis.SerializationContext, value: Any) -> bytes:
+    return value if isinstance(value, bytes) else str(value).encode(errors="surrogatepass")
+
+
 @schemathesis.hook
 def map_path_parameters(context: schemathesis.HookContext, path_parameters: Any) -> Any:
     if not isinstance(path_parameters, dict) or context.operation.method == "put":
