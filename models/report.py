@@ -27,7 +27,7 @@ td small{display:block;color:#555;line-height:1.35}.best{background:#e8f4ea}
 .plots,.pictures{display:flex;flex-wrap:wrap;gap:1rem}.plots figure{margin:0}
 svg{max-width:100%;height:auto}svg text{font:12px system-ui,sans-serif;fill:#1a1a1a}
 figure{margin:0 0 1rem}figcaption{font-size:.85rem;color:#333}
-img{display:block;max-width:100%}.pixels{image-rendering:pixelated}
+img{display:block;max-width:100%;height:auto}.pixels{image-rendering:pixelated}
 .legend{list-style:none;padding:0;display:flex;flex-wrap:wrap;gap:.3rem 1.2rem}
 .swatch{display:inline-block;width:.8em;height:.8em;margin-right:.4em;border-radius:2px}
 table.words{margin:0 0 1.4rem}.words th,.words td{text-align:left;white-space:normal;overflow-wrap:anywhere}

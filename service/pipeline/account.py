@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.zoo.catalog import ModelKind
 from service.pipeline.prepare import Prepared
 from service.pipeline.stripe import Mark
 from service.progress import Stage
@@ -28,6 +29,10 @@ CONSISTENCY_EXPLAINED = (
     "Measured for the tiles that the model made, before they are cross-faded or compressed. Enlarging by bicubic "
     "interpolation gives a few grey levels too; what counts is a tile that is far above the others."
 )
+
+
+STRAY = 8.0
+"""Grey levels of RMSE: bicubic enlargement of H&E has 4 at most, and a model is there to be nearer to its source."""
 
 
 @dataclass(slots=True)
@@ -167,7 +172,7 @@ class Account:
             "stripes": {"total": len(self.stripes), "resumed": self.resumed},
             "seconds_by_stage": watch.seconds(),
             "device_busy": _rounded(device_busy, 3),
-            "warnings": list(job.warnings),
+            "warnings": [*job.warnings, *self._strays()],
             "incidents": [incident for stripe in self.stripes for incident in stripe["incidents"]],
         }
 
@@ -193,6 +198,18 @@ class Account:
             "description": card.description,
             "notes": card.notes,
         }
+
+    def _strays(self) -> tuple[str, ...]:
+        """A warning of tiles that are not what the source says; interpolation can't stray."""
+        strays = [score for score in self.scores if score[2] > STRAY]
+        if not strays or self.job.card.kind is not ModelKind.NETWORK:
+            return ()
+        place = self.output_region(*self.median_and_worst[-1][:2])
+        return (
+            f"{len(strays)} of {len(self.scores)} tiles, reduced again, differ from their source by more than "
+            f"{STRAY:g} grey levels (RMSE), the worst by {self.median_and_worst[-1][2]:.1f} at x {place.x}, y {place.y} of the "
+            "result: the model may have drawn what is not there; look at them",
+        )
 
     def _consistency(self) -> dict[str, Any] | None:
         if not self.scores:

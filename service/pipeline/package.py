@@ -1,13 +1,13 @@
 """What is handed over with a result: its tissue as GeoJSON, and one page that shows how it was made."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from models.metrics.consistency import mean_consistency
 from service.pipeline.account import Account
 from service.pipeline.result_page import THUMBNAIL, Crops, Shown, result_page
 from service.pipeline.stripe import Mark
@@ -40,7 +40,9 @@ def _shown(account: Account, read: ReadResult) -> Shown:
     scores = np.full((job.plan.rows, job.plan.columns), np.nan)
     for row, column, rmse in account.scores:
         scores[row, column] = rmse
-    crops = (_crops(account, read, *score) for score in account.median_and_worst)
+    crops = (
+        _crops(account, read, *score, weigh) for score, weigh in zip(account.median_and_worst, _RULES, strict=False)
+    )
     return Shown(
         before=thumbnail(job.reader, job.plan.level, job.plan.source, THUMBNAIL),
         after=_small_result(level_sizes(job.plan.output), read),
@@ -58,33 +60,50 @@ def _small_result(sizes: tuple[Size, ...], read: ReadResult) -> Pixels:
     return np.asarray(small)
 
 
-def _crops(account: Account, read: ReadResult, row: int, column: int, rmse: float) -> Crops | None:
-    """The square of the tile in which grey levels vary most; None where the source can't be read again."""
+def _varied(source: Pixels, _result: Pixels) -> float:
+    return float(grey_levels(source).var())
+
+
+_RULES: tuple[Callable[[Pixels, Pixels], float], ...] = (
+    _varied,
+    lambda source, result: mean_consistency(result, source),
+)
+"""Which square of the tile is shown: of the median one the richest, of the worst one the worst."""
+
+
+def _crops(
+    account: Account,
+    read: ReadResult,
+    row: int,
+    column: int,
+    rmse: float,
+    weigh: Callable[[Pixels, Pixels], float],
+) -> Crops | None:
+    """The square of the tile that weighs most; None where the source can't be read again."""
     plan = account.job.plan
     core = plan.tile(row, column).core
     try:
         pixels = account.job.reader.read(plan.level, core)
     except TileReadError:
         return None
-    square = _busiest(pixels)
-    source = np.ascontiguousarray(pixels[square.y : square.bottom, square.x : square.right])
-    place = square.moved(core.x - plan.source.x, core.y - plan.source.y).scaled(plan.scale)
+    corner = account.output_region(row, column)
+    result = read(0, corner)
+    square = max(_squares(core.size), key=lambda one: weigh(_cut(pixels, one), _cut(result, one.scaled(plan.scale))))
+    source, place = _cut(pixels, square), square.scaled(plan.scale)
     enlarged = Image.fromarray(source).resize((place.width, place.height), Image.Resampling.BICUBIC)
-    return Crops(row, column, rmse, place, source, np.asarray(enlarged), read(0, place))
+    where = place.moved(corner.x, corner.y)
+    return Crops(row, column, rmse, where, source, np.asarray(enlarged), _cut(result, place))
 
 
-@dataclass(frozen=True, slots=True)
-class _Spot:
-    variance: float
-    region: Region
-
-
-def _busiest(pixels: NDArray[np.uint8]) -> Region:
-    grey = grey_levels(pixels)
-    height, width = grey.shape
-    spots = [
-        _Spot(float(grey[y : y + _CROP, x : x + _CROP].var()), Region(x, y, min(_CROP, width), min(_CROP, height)))
-        for y in range(0, max(1, height - _CROP + 1), _CROP)
-        for x in range(0, max(1, width - _CROP + 1), _CROP)
+def _squares(size: Size) -> list[Region]:
+    """A grid of crops over a tile; a tile smaller than one is shown whole."""
+    width, height = min(_CROP, size.width), min(_CROP, size.height)
+    return [
+        Region(x, y, width, height)
+        for y in range(0, size.height - height + 1, _CROP)
+        for x in range(0, size.width - width + 1, _CROP)
     ]
-    return max(spots, key=lambda spot: spot.variance).region
+
+
+def _cut(pixels: Pixels, region: Region) -> Pixels:
+    return np.ascontiguousarray(pixels[region.y : region.bottom, region.x : region.right])

@@ -103,8 +103,8 @@ def _crops(crops: Sequence[Crops], model: str) -> str:
         return ""
     words = ("median",) if len(crops) == 1 else ("median", "worst")
     parts = [
-        "<h2>At full resolution</h2><p>Chosen by rule: the tiles with the median and the worst consistency, and in "
-        "each the square in which grey levels vary most.</p>"
+        "<h2>At full resolution</h2><p>Chosen by rule: of the tile with the median consistency the square in which "
+        "grey levels vary most, and of the worst tile its worst square.</p>"
     ]
     for word, crop in zip(words, crops, strict=True):
         place, zoom = crop.place, crop.result.shape[1] / crop.source.shape[1]

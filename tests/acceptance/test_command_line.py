@@ -64,11 +64,8 @@ def test_a_region_of_interest_comes_from_a_file_and_a_bad_one_is_named(slidelift
     done = slidelift("upscale", cmu, tmp_path / "o.ome.tiff", "--model", "bicubic", "--roi", roi, "--json")
     assert done.code == 0, done.err
     assert json.loads(done.out)["plan"]["source"] == {"x": 900, "y": 1200, "width": 600, "height": 300}
-    for wrong, says in (
-        ([bad], "no geometry"),
-        ([tmp_path / "none"], "No such file"),
-        ([roi, "--region", "0,0,9,9"], "not both"),
-    ):
+    refused = {"no geometry": [bad], "No such file": [tmp_path / "none"], "not both": [roi, "--region", "0,0,9,9"]}
+    for says, wrong in refused.items():
         done = slidelift("upscale", cmu, tmp_path / "p.ome.tiff", "--roi", *wrong)
         assert done.code == 2
         assert says in done.err
