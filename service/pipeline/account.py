@@ -207,8 +207,8 @@ class Account:
         place = self.output_region(*self.median_and_worst[-1][:2])
         return (
             f"{len(strays)} of {len(self.scores)} tiles, reduced again, differ from their source by more than "
-            f"{STRAY:g} grey levels (RMSE), the worst by {self.median_and_worst[-1][2]:.1f} at x {place.x}, y {place.y} of the "
-            "result: the model may have drawn what is not there; look at them",
+            f"{STRAY:g} grey levels (RMSE), the worst by {self.median_and_worst[-1][2]:.1f} at x {place.x}, y {place.y} "
+            "of the result: the model may have drawn what is not there; look at them",
         )
 
     def _consistency(self) -> dict[str, Any] | None:
