@@ -204,10 +204,11 @@ class Account:
         strays = [score for score in self.scores if score[2] > STRAY]
         if not strays or self.job.card.kind is not ModelKind.NETWORK:
             return ()
-        place = self.output_region(*self.median_and_worst[-1][:2])
+        row, column, worst = self.median_and_worst[-1]
+        place = self.output_region(row, column)
         return (
             f"{len(strays)} of {len(self.scores)} tiles, reduced again, differ from their source by more than "
-            f"{STRAY:g} grey levels (RMSE), the worst by {self.median_and_worst[-1][2]:.1f} at x {place.x}, y {place.y} "
+            f"{STRAY:g} grey levels (RMSE), the worst by {worst:.1f} at x {place.x}, y {place.y} "
             "of the result: the model may have drawn what is not there; look at them",
         )
 
