@@ -154,9 +154,9 @@ def _make_stripes(job: Prepared, workspace: Workspace, maker: StripeMaker, on_pr
     plan = job.plan
     found = {stripe.number: workspace.finished_segment(stripe.number) for stripe in plan.stripes()}
     whole = Tally(plan.rows * plan.columns, sum(row.count("1") for row in plan.mask))
-    clock = TileClock(whole, sum((tally(segment.report) for segment in found.values() if segment), Tally()))
-    on_progress(clock.snapshot(Stage.UPSCALING))
-    clock.model_seconds = maker.trial(plan, whole.passed - clock.resumed.passed)
+    resumed = sum((tally(segment.report) for segment in found.values() if segment), Tally())
+    on_progress(TileClock(whole, resumed).snapshot(Stage.UPSCALING))
+    clock = TileClock(whole, resumed, maker.trial(plan, whole.passed - resumed.passed))
 
     def advance(tiles: Tally, busy_seconds: float | None) -> None:
         clock.advance(tiles, busy_seconds)
