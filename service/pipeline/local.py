@@ -16,8 +16,8 @@ from service.request import UpscaleRequest
 from wsi.slide import SlideReader
 from wsi.tiling import Stripe, TilePlan
 
-# A trial of the model may cost a hundredth of the work at most.
-_WORTH_A_TRIAL = 100
+# A trial of the model may cost a fiftieth of the work at most.
+_WORTH_A_TRIAL = 50
 
 
 class StripeMaker(Protocol):
