@@ -1,5 +1,6 @@
 """How far a piece of work is, and the way to stop it."""
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -94,6 +95,8 @@ class Tally:
 _WEIGHT = 20
 # What is expected before anything was seen: nearly all that the mask passes is tissue; so many tiles outweigh it.
 _SHARE, _DOUBT = 0.9, 8
+# Tissue lies together: this share of the plan, but so many tiles at least, is what "of late" means.
+_LATE, _LEAST_LATE = 1 / 16, 32
 
 
 @dataclass(slots=True)
@@ -103,7 +106,8 @@ class TileClock:
     The time left is that of the upscaling stage; joining and verifying, a few per cent of a long job, are not in it.
     It is the sum of two parts, each with its own speed. All tiles are read and encoded: they cost what passed while the
     model did not compute. Those with tissue cost the model's own time too. How many of the tiles left are such, the
-    mask bounds and the share so far estimates. Before the first of them the model's time is that of a trial
+    mask bounds, and their share so far and of late estimates; where a slide has no small level to make a mask of,
+    nothing foresees tissue that comes late. Before the first of them the model's time is that of a trial
     (`model_seconds`), else no time left is told. Where the model's own time is unknown (a cluster), a tile with tissue
     counts as 20.
 
@@ -124,6 +128,7 @@ class TileClock:
     done: Tally = field(default_factory=Tally)
     busy_seconds: float | None = 0.0
     started: float = field(init=False)
+    _share_of_late: float = _SHARE
 
     def __post_init__(self) -> None:
         self.started = self.now()
@@ -131,6 +136,10 @@ class TileClock:
     def advance(self, tally: Tally, busy_seconds: float | None) -> None:
         """Count finished tiles, and the time for which the model computed; None where that is not known."""
         self.done += tally
+        if tally.passed:
+            late = max(_LEAST_LATE, self.total.tiles * _LATE)
+            fading = math.exp(-tally.passed / late)
+            self._share_of_late = fading * self._share_of_late + (1 - fading) * tally.computed / tally.passed
         known = busy_seconds is not None and self.busy_seconds is not None
         self.busy_seconds = (self.busy_seconds or 0) + (busy_seconds or 0) if known else None
 
@@ -151,7 +160,10 @@ class TileClock:
     def _seconds_left(self, elapsed: float) -> float | None:
         seen = self.resumed + self.done
         tiles, passed = self.total.tiles - seen.tiles, self.total.passed - seen.passed
-        computed = passed * (seen.computed + _SHARE * _DOUBT) / (seen.passed + _DOUBT)
+        share = (seen.computed + _SHARE * _DOUBT) / (seen.passed + _DOUBT)
+        if self.done.passed:
+            share = (share + 3 * self._share_of_late) / 4
+        computed = passed * share
         if self.busy_seconds is None:
             return elapsed / _units(self.done.tiles, self.done.computed) * _units(tiles, computed)
         plain = max(0.0, elapsed - self.busy_seconds) / self.done.tiles

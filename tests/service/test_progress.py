@@ -66,6 +66,13 @@ def test_any_order_of_tissue_and_glass_is_reckoned_within_half(kinds, share) -> 
     assert 1 / 1.5 < off(run(kinds)[0], share) < 1.5
 
 
+def test_tissue_that_no_mask_foretold_is_believed_soon_after_it_came() -> None:
+    """Without a mask every tile might be tissue, and the first 600 are not."""
+    seen, _ = run("r" * 600 + "t" * 400)
+    assert 1 / 2 < off(seen, 0.7) < 1.5
+    assert 1 / 1.5 < off(seen, 0.9) < 1.5
+
+
 def test_a_trial_that_was_wrong_is_forgotten_with_the_first_tiles() -> None:
     assert 1 / 1.5 < off(run("t" * 400 + "g" * 600, trial=40.0)[0], 0.1) < 1.5
 
