@@ -27,9 +27,16 @@ td small{display:block;color:#555;line-height:1.35}.best{background:#e8f4ea}
 .plots,.pictures{display:flex;flex-wrap:wrap;gap:1rem}.plots figure{margin:0}
 svg{max-width:100%;height:auto}svg text{font:12px system-ui,sans-serif;fill:#1a1a1a}
 figure{margin:0 0 1rem}figcaption{font-size:.85rem;color:#333}
-img{display:block;max-width:100%}.pixels{image-rendering:pixelated}
+img{display:block;max-width:100%;height:auto}.pixels{image-rendering:pixelated}
 .legend{list-style:none;padding:0;display:flex;flex-wrap:wrap;gap:.3rem 1.2rem}
 .swatch{display:inline-block;width:.8em;height:.8em;margin-right:.4em;border-radius:2px}
+table.words{margin:0 0 1.4rem}.words th,.words td{text-align:left;white-space:normal;overflow-wrap:anywhere}
+.words th[scope=row]{font-weight:400;color:#555;white-space:nowrap}.words caption{color:#1a1a1a}
+.notice{border:2px solid #8a1c00;padding:.6rem .9rem}.warning{border-left:4px solid #b35900;padding-left:.7rem}
+.framed img{border:1px solid #999}
+@media print{body{max-width:none;padding:0}.scroll{overflow:visible}figure,tr{break-inside:avoid}
+*{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
+@media (max-width:30rem){body{padding:.8rem}.words th[scope=row]{white-space:normal}}
 dt{font-weight:600}dd{margin:0 0 .4rem 0}
 """
 _HEAT = np.array([[0, 0, 4], [81, 18, 124], [183, 55, 121], [252, 137, 97], [252, 253, 191]], np.float64)
@@ -47,15 +54,18 @@ def page(title: str, body: str) -> str:
     )
 
 
-def picture(pixels: NDArray[np.uint8], alt: str, caption: str, enlarge: float = 1) -> str:
-    """An image uint8 (h, w, 3) as a PNG within the page, its pixels enlarged as squares, with a caption."""
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG", optimize=True)
+def picture(pixels: NDArray[np.uint8], alt: str, caption: str, enlarge: float = 1, *, lossless: bool = True) -> str:
+    """An image uint8 (h, w, 3) within the page, its pixels enlarged as squares, with a caption.
+
+    As a PNG, or, a tenth of the size and not `lossless`, as a JPEG.
+    """
+    stream, kind = io.BytesIO(), "png" if lossless else "jpeg"
+    Image.fromarray(pixels).save(stream, kind, optimize=True, **({} if lossless else {"quality": 88}))
     data = base64.b64encode(stream.getvalue()).decode("ascii")
     width, height = (round(side * enlarge) for side in (pixels.shape[1], pixels.shape[0]))
     return (
         f'<figure><img class="pixels" alt="{escape(alt)}" width="{width}" height="{height}" '
-        f'src="data:image/png;base64,{data}"><figcaption>{escape(caption)}</figcaption></figure>'
+        f'src="data:image/{kind};base64,{data}"><figcaption>{escape(caption)}</figcaption></figure>'
     )
 
 

@@ -18,7 +18,8 @@ from service.request import BadTilePolicy, UpscaleRequest
 from service.runner import Runner, probe
 from service.terminal import say, tell
 from wsi.durable import write_whole
-from wsi.errors import WsiError
+from wsi.errors import RoiError, WsiError
+from wsi.roi import Roi
 from wsi.suffixes import SUFFIXES, without_suffix
 
 
@@ -65,6 +66,7 @@ def _requests(options: argparse.Namespace) -> list[UpscaleRequest]:
         if out.exists() and not out.is_dir():
             raise ServiceError(problem("request.output", f"{out}: a file; several slides need a folder as OUT"))
         out.mkdir(parents=True, exist_ok=True)
+    roi = _roi(options.roi) if options.roi else None
     return [
         UpscaleRequest(
             slide=slide,
@@ -79,9 +81,19 @@ def _requests(options: argparse.Namespace) -> list[UpscaleRequest]:
             on_bad_tile=BadTilePolicy(options.on_bad_tile),
             device=options.device,
             scheduler=options.scheduler,
+            roi=roi,
         )
         for slide, output in zip(options.slides, outputs, strict=True)
     ]
+
+
+def _roi(path: Path) -> Roi:
+    try:
+        return Roi.read(path)
+    except RoiError as error:
+        raise ServiceError(problem("request.roi", str(error))) from error
+    except OSError as error:
+        raise ServiceError(problem("request.roi", f"{path}: {error.strerror}")) from error
 
 
 def _upscale_one(request: UpscaleRequest, runner: Runner, cancel: CancelToken) -> _Outcome:

@@ -21,6 +21,7 @@ from service.request import BadTilePolicy, UpscaleRequest
 from wsi.errors import PixelSizeImplausibleError, PixelSizeMissingError, SlideUnreadableError, TileReadError
 from wsi.geometry import Region
 from wsi.readers.open_slide import open_slide
+from wsi.roi import Roi
 from wsi.slide import SlideReader
 
 # What opening a slide and decoding a few tiles of it may take.
@@ -89,6 +90,7 @@ def _upscale(values: dict[str, Any], line: _Line, token: CancelToken) -> dict[st
             "output": Path(values["output"]),
             "region": tuple(values["region"]) if values["region"] else None,
             "on_bad_tile": BadTilePolicy(values["on_bad_tile"]),
+            "roi": Roi.from_dict(values["roi"]) if values["roi"] else None,
         }
     )
 
@@ -122,9 +124,7 @@ def probe(path: Path) -> dict[str, Any]:
         except PixelSizeMissingError:
             pass  # said by mpp itself
         if failures:
-            facts["warnings"].append(
-                f"{len(failures)} of {len(_samples(reader))} sample tiles can't be decoded ({failures[0].cause})"
-            )
+            facts["warnings"].append(f"{len(failures)} of {len(_samples(reader))} sample tiles can't be decoded")
         return facts
     finally:
         reader.close()

@@ -21,6 +21,7 @@ class Code:
 CODES = {
     "request.invalid": Code(422, "The request does not have the expected form"),
     "request.region": Code(422, "The region does not lie within the slide"),
+    "request.roi": Code(422, "The region of interest can't be used"),
     "request.level": Code(422, "The slide has no such level"),
     "request.range": Code(416, "The file does not have the range asked for"),
     "request.plan": Code(422, "What is asked can't be cut from this slide"),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from service.codes import problem
 from service.errors import ServiceError
+from wsi.roi import Roi
 
 # Wider than any microscope, so that an odd value can be confirmed; beyond lies a slip of the pen.
 _LEAST_MPP, _GREATEST_MPP = 0.001, 1000.0
@@ -36,6 +37,8 @@ class UpscaleRequest:
         Source level; None to choose by target_mpp, else level 0.
     region
         (x, y, width, height) in level-0 pixels; None for the whole slide.
+    roi
+        Polygons in level-0 pixels: the result is their bounding box, and tiles that none touches are resampled plainly.
     entropy
         Least Shannon entropy in bits of a tissue patch; None for the default, 0 to reject nothing.
     quality
@@ -48,7 +51,7 @@ class UpscaleRequest:
     Raises
     ------
     ServiceError
-        A value is out of its range (request.invalid).
+        A value is out of its range (request.invalid), or both a region and a roi are given (request.roi).
     """
 
     slide: Path
@@ -64,6 +67,7 @@ class UpscaleRequest:
     device: str = "auto"
     scheduler: str | None = None
     slide_sha256: str | None = None
+    roi: Roi | None = None
 
     def __post_init__(self) -> None:
         for name in ("mpp", "target_mpp"):
@@ -74,6 +78,8 @@ class UpscaleRequest:
             raise _wrong(f"quality {self.quality} is not between 1 and 100")
         if self.entropy is not None and not 0 <= self.entropy <= 8:
             raise _wrong(f"entropy {self.entropy:g} is not between 0 and 8 bits")
+        if self.roi is not None and self.region is not None:
+            raise ServiceError(problem("request.roi", "give a region or a region of interest, not both"))
 
 
 def _wrong(detail: str) -> ServiceError:

@@ -8,6 +8,7 @@ WsiError
 │   └── PixelSizeImplausibleError µm per pixel no microscope has, not confirmed
 ├── TileReadError             one region can't be decoded; carries it
 ├── PlanError                 what was asked can't be cut from this slide (level, region, target)
+├── RoiError                  what is given as region of interest is no GeoJSON of areas
 ├── OutputFormatError         the output's suffix names no format
 └── VerificationError         what was written does not read back as it should
 """
@@ -61,6 +62,10 @@ class TileReadError(WsiError):
 
 class PlanError(WsiError):
     """The request does not fit this slide."""
+
+
+class RoiError(WsiError):
+    """A region of interest that can't be understood."""
 
 
 class OutputFormatError(WsiError):

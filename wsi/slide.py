@@ -17,6 +17,12 @@ Pixels = NDArray[np.uint8]
 # The finest objectives resolve about 0.1 µm per pixel; a whole slide at 20 µm per pixel is a thumbnail.
 PLAUSIBLE_MPP = (0.05, 20.0)
 
+# What OpenSlide and tiffslide call the formats that they know.
+_VENDORS = frozenset(
+    {"aperio", "dicom", "generic-tiff", "hamamatsu", "huron", "leica", "mirax", "ome", "philips", "sakura", "synthetic"}
+    | {"tiff", "trestle", "ventana", "zeiss"}
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Level:
@@ -99,6 +105,13 @@ class SlideInfo:
             "icc_profile_bytes": len(self.icc_profile) if self.icc_profile else 0,
             "warnings": list(self.warnings),
         }
+
+
+def vendor_word(said: str | None) -> str | None:
+    """One of a few known words for what a file says of its vendor, else "other": a file may say anything."""
+    if said is None:
+        return None
+    return word if (word := said.lower()) in _VENDORS else "other"
 
 
 class SlideReader(Protocol):

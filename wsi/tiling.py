@@ -182,8 +182,13 @@ def choose_level(
     return best
 
 
-def source_region(info: SlideInfo, level: int, region: Region | None) -> Region:
+def source_region(info: SlideInfo, level: int, region: Region | None, *, outward: bool = False) -> Region:
     """The asked region of level 0 (or the scanned bounds, or all) in pixels of `level`.
+
+    Parameters
+    ----------
+    outward
+        Take in every pixel that the region touches, in place of rounding its corners.
 
     Raises
     ------
@@ -198,9 +203,10 @@ def source_region(info: SlideInfo, level: int, region: Region | None) -> Region:
         )
     asked = region or info.bounds or whole
     size, downsample = info.levels[level].size, info.levels[level].downsample
-    x = min(round(asked.x / downsample), size.width - 1)
-    y = min(round(asked.y / downsample), size.height - 1)
-    right, bottom = round(asked.right / downsample), round(asked.bottom / downsample)
+    first, last = (math.floor, math.ceil) if outward else (round, round)
+    x = min(first(asked.x / downsample), size.width - 1)
+    y = min(first(asked.y / downsample), size.height - 1)
+    right, bottom = last(asked.right / downsample), last(asked.bottom / downsample)
     if asked == whole:
         right, bottom = size.width, size.height
     return Region(x, y, max(1, right - x), max(1, bottom - y)).intersect(Region(0, 0, size.width, size.height))

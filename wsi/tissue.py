@@ -5,6 +5,7 @@ Both steps reject only what is surely empty, and what they reject is still resam
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 
 from wsi.errors import TileReadError
 from wsi.geometry import Region
-from wsi.slide import Pixels, SlideReader
+from wsi.slide import Level, Pixels, SlideReader
 
 # Bits. At about 1 µm per pixel all 127 patches (256 px or less) of six H&E sets, fat and pale stroma included, have
 # 3.46 bits or more. Evenly lit glass has at most 1.5; a mosaic of unequally bright fields reaches 3.35, and some of it
@@ -114,17 +115,45 @@ def survey(reader: SlideReader, level: int, region: Region) -> Survey:
     """
     levels = reader.info.levels
     for index in range(level, len(levels)):
-        ratio_x = levels[level].size.width / levels[index].size.width
-        ratio_y = levels[level].size.height / levels[index].size.height
-        x, y = math.floor(region.x / ratio_x), math.floor(region.y / ratio_y)
-        seen = Region(x, y, math.ceil(region.right / ratio_x) - x, math.ceil(region.bottom / ratio_y) - y)
-        seen = seen.intersect(Region(0, 0, levels[index].size.width, levels[index].size.height))
+        seen = _on_level(levels, level, region, index)
         if seen.width * seen.height <= SURVEY_PIXELS and not seen.is_empty:
+            ratio_x = levels[level].size.width / levels[index].size.width
+            ratio_y = levels[level].size.height / levels[index].size.height
             try:
                 return Survey(reader.read(index, seen), (ratio_x, ratio_y))
             except TileReadError:
                 break
     return Survey(None, (1.0, 1.0))
+
+
+def thumbnail(reader: SlideReader, level: int, region: Region, longest: int) -> Pixels | None:
+    """`region` of `level`, made at most `longest` pixels wide and high from the coarsest level that has as many.
+
+    None where no level is small enough to be read for it, or it can't be decoded.
+    """
+    levels = reader.info.levels
+    for index in range(len(levels) - 1, level - 1, -1):
+        seen = _on_level(levels, level, region, index)
+        enough = max(seen.width, seen.height) >= longest or index == level
+        if enough and not seen.is_empty:
+            if seen.width * seen.height > SURVEY_PIXELS:
+                return None
+            try:
+                small = Image.fromarray(reader.read(index, seen))
+            except TileReadError:
+                return None
+            small.thumbnail((longest, longest), Image.Resampling.BICUBIC)
+            return np.asarray(small)
+    return None
+
+
+def _on_level(levels: Sequence[Level], level: int, region: Region, index: int) -> Region:
+    """The pixels of level `index` that hold `region` of `level`."""
+    ratio_x = levels[level].size.width / levels[index].size.width
+    ratio_y = levels[level].size.height / levels[index].size.height
+    x, y = math.floor(region.x / ratio_x), math.floor(region.y / ratio_y)
+    seen = Region(x, y, math.ceil(region.right / ratio_x) - x, math.ceil(region.bottom / ratio_y) - y)
+    return seen.intersect(Region(0, 0, levels[index].size.width, levels[index].size.height))
 
 
 def _spans(count: int, step: float, size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -5,7 +5,8 @@ ome-types. Sample regions of each level are compared with the level below, and o
 that no tile lies in another's place.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,13 +65,23 @@ def verify(path: Path, output_format: str, facts: ImageFacts, quality: int, sour
             _check_tiff_tables(path, facts)
             with openslide.OpenSlide(path) as slide:
                 _check_openslide(path, slide, facts)
-                _check_pixels(path, _openslide_reader(slide), facts.sizes, quality, source, seed)
         else:
-            group = zarr.open_group(str(path), mode="r", zarr_format=2)
-            _check_zarr(path, group, facts)
-            _check_pixels(path, _zarr_reader(group), facts.sizes, 100, source, seed)
+            _check_zarr(path, zarr.open_group(str(path), mode="r", zarr_format=2), facts)
+            quality = 100
+        with result_reader(path, output_format) as read:
+            _check_pixels(path, read, facts.sizes, quality, source, seed)
     except (openslide.OpenSlideError, tifffile.TiffFileError, KeyError, ValueError, OSError) as error:
         raise VerificationError(f"{path.name}: the written file can't be read back ({error})") from error
+
+
+@contextmanager
+def result_reader(path: Path, output_format: str) -> Iterator[ReadResult]:
+    """What reads a finished result: a level, and a region in its pixels."""
+    if output_format == ome_tiff.NAME:
+        with openslide.OpenSlide(path) as slide:
+            yield _openslide_reader(slide)
+    else:
+        yield _zarr_reader(zarr.open_group(str(path), mode="r", zarr_format=2))
 
 
 def _require(holds: bool, path: Path, message: str) -> None:

@@ -1,7 +1,10 @@
 """Whether an enlarged image, reduced again, is the source it was made from: needs no truth."""
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from models.metrics.fidelity import psnr_rgb
 from models.metrics.reduction import Reduction, bicubic
@@ -18,3 +21,25 @@ def downscale_consistency(image: NDArray[np.uint8], source: NDArray[np.uint8], r
         How the source came about; by the measuring convention Pillow's antialiased bicubic.
     """
     return psnr_rgb(reduction(image, image.shape[0] // source.shape[0]), source)
+
+
+def mean_consistency(image: NDArray[np.uint8] | NDArray[np.float32], source: NDArray[np.uint8]) -> float:
+    """RMSE in grey levels over RGB between the means of an enlargement's squares and the source.
+
+    The plain mean, since it needs no pixels from beyond the image and costs a fifth of the bicubic reduction: 3 ms for
+    a tile of 1024 x 1024. It is stricter with sharp results: compact-x4, which is held to its source under bicubic
+    reduction, has 1.6 where that would find 0.9, and bicubic enlargement 3.7 where it would find 4.0 (H&E at 20x).
+
+    Parameters
+    ----------
+    image, source
+        (scale*h, scale*w, 3) in 0..255 and uint8 (h, w, 3). Means of uint8 are rounded to 8 bits.
+    """
+    height, width, _ = source.shape
+    scale = image.shape[0] // height
+    if image.dtype == np.uint8:
+        reduced = np.asarray(Image.fromarray(np.ascontiguousarray(image)).reduce(scale))
+        off = np.subtract(reduced, source, dtype=np.int32)
+        return math.sqrt(int(np.square(off).sum(dtype=np.int64)) / off.size)
+    means = image.reshape(height, scale, width, scale, 3).mean(axis=(1, 3), dtype=np.float64)
+    return float(np.sqrt(np.square(means - source).mean()))

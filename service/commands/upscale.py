@@ -27,6 +27,9 @@ def add(commands: Any) -> None:
     )
     upscale.add_argument("--level", type=int, metavar="N", help="source level (default: by --target-mpp, else 0)")
     upscale.add_argument("--region", type=arguments.region, metavar="X,Y,W,H", help="in level-0 pixels")
+    upscale.add_argument(
+        "--roi", type=Path, metavar="FILE", help="GeoJSON of polygons in level-0 pixels, as QuPath exports them"
+    )
     upscale.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     upscale.add_argument(
         "--entropy",

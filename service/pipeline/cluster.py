@@ -9,7 +9,7 @@ import ipaddress
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,12 +25,13 @@ from service.codes import problem
 from service.errors import Problem, ServiceError
 from service.pipeline.errand import Errand, Model, load_there, make_there, stamps
 from service.pipeline.prepare import versions
-from service.pipeline.stripe import StripeOrder
+from service.pipeline.stripe import Advance, StripeOrder, tally
 from service.pipeline.workspace import Workspace
 from service.progress import CancelToken
 from service.request import UpscaleRequest
 from wsi.slide import SlideReader
-from wsi.tiling import Stripe
+from wsi.tiling import Stripe, TilePlan
+from wsi.writers.segment import Segment
 
 PATIENCE_SECONDS = 120.0
 """How long a cluster may be without a scheduler or a worker before a job gives up."""
@@ -105,6 +106,10 @@ class Cluster:
         self._on_gpus = self._on_gpus and facts.device != "cpu"
         return facts
 
+    def trial(self, plan: TilePlan, passed: int) -> float | None:  # noqa: ARG002 - the face of all
+        """None: the workers' time for a patch says little of theirs together."""
+        return None
+
     def make(
         self,
         request: UpscaleRequest,
@@ -112,7 +117,7 @@ class Cluster:
         order: StripeOrder,
         stripes: Sequence[Stripe],
         workspace: Workspace,
-        advance: Callable[[int], None],
+        advance: Advance,
     ) -> None:
         """See `StripeMaker`; goes on after workers or the scheduler were lost and came back.
 
@@ -149,7 +154,7 @@ class Cluster:
         errand: Errand,
         waiting: dict[int, Stripe],
         workspace: Workspace,
-        advance: Callable[[int], None],
+        advance: Advance,
     ) -> None:
         """Make what is waiting; what is made no longer waits, also where the connection is lost in between."""
         running: dict[int, Future] = {}
@@ -166,14 +171,15 @@ class Cluster:
                 del running[number]
                 if future.status == "error":
                     raise _failure(future.exception(timeout=_ANSWER_SECONDS), f"stripe {number}")
-                self._accept(future.result(timeout=_ANSWER_SECONDS), number, workspace)
-                advance(waiting.pop(number).rows * errand.order.plan.columns)
+                segment = self._accepted(future.result(timeout=_ANSWER_SECONDS), number, workspace)
+                del waiting[number]
+                advance(tally(segment.report), None)
 
-    def _accept(self, answer: Mapping[str, Any] | None, number: int, workspace: Workspace) -> None:
+    def _accepted(self, answer: Mapping[str, Any] | None, number: int, workspace: Workspace) -> Segment:
         if answer is not None:
             raise ServiceError(Problem(**answer))
         deadline = time.monotonic() + _ANSWER_SECONDS  # a network file system shows a new name late
-        while workspace.finished_segment(number) is None:
+        while (segment := workspace.finished_segment(number)) is None:
             if time.monotonic() > deadline:
                 raise ServiceError(
                     problem(
@@ -183,6 +189,7 @@ class Cluster:
                     )
                 )
             self._pause()
+        return segment
 
     def _connected(self) -> Client:
         """A connection to a scheduler that has a worker, made anew where it was lost."""

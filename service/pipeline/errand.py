@@ -139,7 +139,7 @@ def _make_alone(errand: Errand, number: int, upscaler: PatchUpscaler) -> None:
         return
     reader = open_slide(slide)
     try:
-        with stripe_work(errand.order, reader, upscaler, lambda _: None, cancel) as work:
+        with stripe_work(errand.order, reader, upscaler, lambda *_: None, cancel) as work:
             stripe = next(stripe for stripe in errand.order.plan.stripes() if stripe.number == number)
             work.run(stripe, path)
     finally:

@@ -14,6 +14,7 @@ _CODES: tuple[tuple[type[Exception], str], ...] = (
     (wsi_errors.PixelSizeImplausibleError, "slide.mpp-implausible"),
     (wsi_errors.TileReadError, "slide.tile-unreadable"),
     (wsi_errors.PlanError, "request.plan"),
+    (wsi_errors.RoiError, "request.roi"),
     (wsi_errors.OutputFormatError, "request.format"),
     (wsi_errors.VerificationError, "result.verification"),
     (models_errors.UnknownModelError, "model.unknown"),

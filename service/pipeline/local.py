@@ -1,15 +1,23 @@
 """Stripes made in this process, one after another."""
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Protocol
 
+import numpy as np
+
+from models.errors import NonFiniteOutputError
 from models.upscaler import PatchUpscaler, UpscalerFacts, load_upscaler
-from service.pipeline.stripe import StripeOrder, stripe_work
+from service.pipeline.stripe import Advance, StripeOrder, stripe_work
 from service.pipeline.workspace import Workspace
 from service.progress import CancelToken
 from service.request import UpscaleRequest
 from wsi.slide import SlideReader
-from wsi.tiling import Stripe
+from wsi.tiling import Stripe, TilePlan
+
+# A trial of the model may cost a fiftieth of the work at most.
+_WORTH_A_TRIAL = 50
 
 
 class StripeMaker(Protocol):
@@ -19,6 +27,10 @@ class StripeMaker(Protocol):
         """Make the model ready where the stripes will be made; see `models.upscaler.load_upscaler`."""
         ...
 
+    def trial(self, plan: TilePlan, passed: int) -> float | None:
+        """Seconds that the model takes for a patch of the plan; None where `passed` tiles are not worth trying it."""
+        ...
+
     def make(
         self,
         request: UpscaleRequest,
@@ -26,14 +38,14 @@ class StripeMaker(Protocol):
         order: StripeOrder,
         stripes: Sequence[Stripe],
         workspace: Workspace,
-        advance: Callable[[int], None],
+        advance: Advance,
     ) -> None:
         """Put the segment of each stripe into the workspace, with the model that was loaded last.
 
         Parameters
         ----------
         advance
-            Called with the number of tiles that were just finished.
+            Called from this thread.
         """
         ...
 
@@ -50,6 +62,19 @@ class Local:
         self._upscaler = load_upscaler(model, scale=scale, device=device, precision=precision)
         return self._upscaler
 
+    def trial(self, plan: TilePlan, passed: int) -> float | None:
+        """See `StripeMaker`; the second of two calls is timed, since the first loads kernels."""
+        batch = self._upscaler.batch
+        if passed < 2 * batch * _WORTH_A_TRIAL:
+            return None
+        patches = np.full((batch, plan.patch, plan.patch, 3), 220, np.uint8)
+        with suppress(NonFiniteOutputError):
+            self._upscaler(patches)
+            started = time.monotonic()
+            self._upscaler(patches)
+            return (time.monotonic() - started) / batch
+        return None
+
     def make(
         self,
         request: UpscaleRequest,  # noqa: ARG002 - the face of all
@@ -57,7 +82,7 @@ class Local:
         order: StripeOrder,
         stripes: Sequence[Stripe],
         workspace: Workspace,
-        advance: Callable[[int], None],
+        advance: Advance,
     ) -> None:
         """See `StripeMaker`."""
         with stripe_work(order, reader, self._upscaler, advance, self._cancel) as work:

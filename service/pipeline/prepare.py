@@ -19,6 +19,7 @@ from service.pipeline.workspace import Workspace
 from service.request import BadTilePolicy, UpscaleRequest
 from wsi.errors import TileReadError
 from wsi.geometry import Region
+from wsi.icc import neutral_profile
 from wsi.ome_xml import ImageFacts
 from wsi.provenance import NOT_FOR_DIAGNOSIS, Provenance, software
 from wsi.pyramid import level_sizes
@@ -26,6 +27,9 @@ from wsi.slide import SlideReader, content_hash
 from wsi.tiling import TilePlan, choose_level, source_region
 from wsi.tissue import DEFAULT_ENTROPY, looks_dark, survey
 from wsi.writers.table import OutputFormat
+
+SEGMENTS = 2
+"""What a stripe's report holds; an interrupted run of a program that told less is not continued."""
 
 # Their versions may show in the bytes.
 _LIBRARIES = ("imagecodecs", "numcodecs", "numpy", "openslide-bin", "pillow", "tiffslide", "torch")
@@ -41,6 +45,7 @@ class Prepared:
     upscaler: UpscalerFacts
     provenance: Provenance
     facts: ImageFacts
+    card: ModelCard
     warnings: tuple[str, ...]
 
     @property
@@ -63,7 +68,10 @@ def prepare(
     mpp = info.trusted_mpp(request.mpp)
     card = model_card(request.model)
     level, scale = choose_level(info, mpp, card.scales, card.default_scale, request.target_mpp, request.level)
-    region = source_region(info, level, Region(*request.region) if request.region else None)
+    if request.roi:
+        region = source_region(info, level, request.roi.bounds, outward=True)
+    else:
+        region = source_region(info, level, Region(*request.region) if request.region else None)
     source_sha256 = request.slide_sha256 or content_hash(request.slide)
     upscaler = maker.load(request.model, scale=scale, device=request.device)
     key = _key(request, output_format, source_sha256, upscaler)
@@ -89,7 +97,7 @@ def prepare(
         plan=plan,
         mark_bad=request.on_bad_tile is BadTilePolicy.MARK,
     )
-    return Prepared(request, reader, output_format, upscaler, provenance, _facts(reader, provenance), warnings)
+    return Prepared(request, reader, output_format, upscaler, provenance, _facts(reader, provenance), card, warnings)
 
 
 def versions() -> tuple[str, ...]:
@@ -106,6 +114,7 @@ def _key(request: UpscaleRequest, output_format: OutputFormat, source_sha256: st
         "model": [upscaler.name, upscaler.fingerprint, upscaler.scale],
         "device": upscaler.device.partition(":")[0],
         "versions": versions(),
+        "segments": SEGMENTS,
     }
     return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -148,6 +157,11 @@ def _plan(
     warnings = _warnings(reader, card, level, mpp, request.mpp)
     if dark and card.kind is ModelKind.NETWORK:
         warnings += ("most of the slide is black, as in fluorescence; was the model trained on such?",)
+    if request.roi:
+        touched = request.roi.tile_rows(
+            region, reader.info.levels[level].downsample, plan.core, plan.rows, plan.columns
+        )
+        mask = tuple("".join(map(min, *pair)) for pair in zip(mask, touched, strict=True))
     return replace(plan, mask=mask), warnings
 
 
@@ -171,6 +185,8 @@ def _warnings(
     if given is not None and said is not None and not 0.9 <= given / said[0] <= 1.1:
         found.append(f"{given:g} µm per pixel were given and used; the slide says {said[0]:.6g}")
     source = mpp[0] * reader.info.levels[level].downsample
+    if reader.info.icc_profile is not None and neutral_profile(reader.info.icc_profile) is None:
+        found.append("the colour profile is damaged, or not one of RGB, and is not carried over")
     if card.source_mpp and not card.source_mpp[0] <= source <= card.source_mpp[1]:
         low, high = card.source_mpp
         found.append(
@@ -192,5 +208,5 @@ def _facts(reader: SlideReader, provenance: Provenance) -> ImageFacts:
         mpp=(mpp[0] * downsample / plan.scale, mpp[1] * downsample / plan.scale),
         objective=provenance.computed_objective(downsample),
         annotations=tuple(provenance.as_pairs(downsample)),
-        icc_profile=reader.info.icc_profile,
+        icc_profile=neutral_profile(reader.info.icc_profile) if reader.info.icc_profile is not None else None,
     )

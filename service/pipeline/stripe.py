@@ -5,11 +5,13 @@ A pure function of (slide, plan, stripe number): whoever computes it, in whateve
 
 import os
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,13 @@ import numpy as np
 
 from models.errors import NonFiniteOutputError
 from models.interpolate import Interpolator
+from models.metrics.consistency import mean_consistency
 from models.upscaler import PatchUpscaler
-from service.progress import CancelToken
+from service.progress import CancelToken, Tally
 from wsi.blending import Upscaled, blender_for
 from wsi.geometry import Region, Size
 from wsi.pyramid import PyramidBuilder, level_sizes, levels_in_stripe
+from wsi.seam import SeamGauge
 from wsi.slide import Pixels, SlideReader
 from wsi.tiler import BadTile, PatchBatch, Tiler
 from wsi.tiling import Stripe, Tile, TilePlan
@@ -29,7 +33,12 @@ from wsi.writers.segment import SegmentWriter, blank_colour
 from wsi.writers.table import format_named
 
 Encode = Callable[[Pixels], Sequence[bytes]]
+Advance = Callable[[Tally, float | None], None]
+"""Called with the tiles that were just finished, and the seconds for which the model computed."""
 _Patch = tuple[Tile, Pixels, bool]
+
+UNREADABLE = "it can't be decoded"
+"""The decoder's own words may name the file or quote it, and have no place in a report that is passed on."""
 
 # Background waits for a batch of tissue to fill up at most this long.
 _QUEUE = 64
@@ -39,14 +48,44 @@ _ENCODING = 64
 _PLAIN = 2 * (os.cpu_count() or 1)
 
 
+class Mark(StrEnum):
+    """What became of a tile, as one letter of the map."""
+
+    TISSUE = "t"
+    REJECTED = "r"
+    GLASS = "g"
+    OUTSIDE = "o"
+    BAD = "b"
+
+
 @dataclass(slots=True)
 class StripeReport:
-    """What happened in one stripe; stored in its segment, so that a resumed job still tells it."""
+    """What happened in one stripe; stored in its segment, so that a resumed job still tells it.
+
+    Attributes
+    ----------
+    map
+        A string a row of tiles, a letter of `Mark` a tile; a tile outside a region of interest is glass here.
+    consistency
+        Row, column and RMSE in grey levels (`models.metrics.consistency.mean_consistency`) of each tile's core that the
+        model made, before cross-fading.
+    seam
+        See `wsi.seam.SeamGauge`.
+    """
 
     tissue: int = 0
     rejected: int = 0
+    map: list[str] = field(default_factory=list)
+    consistency: list[tuple[int, int, float]] = field(default_factory=list)
+    seam: dict[str, Any] = field(default_factory=dict)
     bad_tiles: list[dict[str, Any]] = field(default_factory=list)
     incidents: list[str] = field(default_factory=list)
+
+
+def tally(report: Mapping[str, Any]) -> Tally:
+    """The tiles of a finished stripe's report."""
+    tiles = sum(len(row) for row in report["map"])
+    return Tally(tiles, tiles - sum(row.count(Mark.GLASS) for row in report["map"]), report["tissue"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +118,28 @@ class StripeOrder:
 
 
 @dataclass(frozen=True, slots=True)
+class _Answer:
+    """A tile's enlarged patch, and whether the model made it."""
+
+    upscaled: Upscaled
+    by_model: bool
+
+
+@dataclass(frozen=True, slots=True)
 class _Group:
-    """Patches in the plan's order, and what becomes of those with tissue."""
+    """Patches in the plan's order, and what becomes of those with tissue, with the seconds that the model took."""
 
     patches: Sequence[_Patch]
-    results: Future[Sequence[Upscaled]]
+    results: Future[tuple[Sequence[_Answer], float]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Finished:
+    """A tile, what it was made from, and what was made of it."""
+
+    tile: Tile
+    patch: Pixels
+    answer: _Answer
 
 
 @contextmanager
@@ -91,7 +147,7 @@ def stripe_work(
     order: StripeOrder,
     reader: SlideReader,
     upscaler: PatchUpscaler,
-    advance: Callable[[int], None],
+    advance: Advance,
     cancel: CancelToken,
 ) -> Iterator["StripeWork"]:
     """What makes the stripes of an order, one after another; its threads end with the context."""
@@ -118,7 +174,7 @@ class StripeWork:
     upscaler, plain
         For tissue, and for what is rejected.
     advance
-        Called with the number of tiles that were just finished.
+        Called from the thread that runs the stripe.
     """
 
     order: StripeOrder
@@ -128,7 +184,7 @@ class StripeWork:
     encode: Encode
     network: ThreadPoolExecutor
     encoders: ThreadPoolExecutor
-    advance: Callable[[int], None]
+    advance: Advance
     cancel: CancelToken
 
     @property
@@ -145,35 +201,39 @@ class StripeWork:
         Cancelled
             Somebody asked to stop; nothing is left behind.
         """
-        report = StripeReport()
-        blender = blender_for(self.plan, stripe)
+        report, last_row = StripeReport(), stripe.first_row + stripe.rows - 1
+        blender, gauge = blender_for(self.plan, stripe), SeamGauge(self.plan)
+        scores: list[tuple[Tile, Future[float]]] = []
         with SegmentWriter(path) as writer:
             encoding = Encoding(self.encoders, self.encode, writer)
             sizes = _stripe_sizes(stripe.output.size, self.order.levels)
             builder = PyramidBuilder(sizes, encoding.submit, keep_rest=self.order.more_levels, pool=self.encoders)
             try:
                 batches = self.tiler.rows(stripe.first_row, stripe.rows + blender.extra_rows)
-                for tile, upscaled in self._upscaled(batches, stripe, report):
-                    for block in blender.add(tile, upscaled):
+                for done in self._upscaled(batches, last_row, report):
+                    if done.answer.by_model and done.tile.row <= last_row:
+                        scores.append((done.tile, self.encoders.submit(self._consistency, done)))
+                    for block in blender.add(done.tile, done.answer.upscaled):
                         builder.add(block.x, block.y - stripe.output.y, block.pixels)
+                        gauge.add(done.tile, block, done.patch, counted=done.answer.by_model)
                 builder.finish()
             finally:
                 encoding.wait()
             report.bad_tiles.sort(key=lambda bad: (bad["row"], bad["column"]))
+            report.map = _marked(report, stripe.first_row)
+            report.consistency = [(tile.row, tile.column, round(score.result(), 2)) for tile, score in scores]
+            report.seam = gauge.as_dict()
             report.incidents += self.upscaler.incidents
             self.upscaler.incidents.clear()
             writer.finish(builder.rest, asdict(report))
 
-    def _upscaled(
-        self, batches: Iterable[PatchBatch], stripe: Stripe, report: StripeReport
-    ) -> Iterator[tuple[Tile, Upscaled]]:
+    def _upscaled(self, batches: Iterable[PatchBatch], last_row: int, report: StripeReport) -> Iterator[_Finished]:
         """Tiles in the plan's order; the network is one group ahead of what is yielded, in its own thread."""
-        last_row = stripe.first_row + stripe.rows - 1
         before: _Group | None = None
         for queue in self._queues(batches, report, last_row):
             self.cancel.raise_if_cancelled()
             seen = [(tile, patch) for tile, patch, tissue in queue if tissue]
-            group = _Group(queue, self.network.submit(self._infer, seen, report, last_row))
+            group = _Group(queue, self.network.submit(self._timed, seen, report, last_row))
             if before is not None:
                 yield from self._finished(before, last_row)
             before = group
@@ -185,12 +245,16 @@ class StripeWork:
         queue: list[_Patch] = []
         for batch in batches:
             report.bad_tiles += [
-                _told(bad, bad.unreadable, bad.cause, bad.remedy) for bad in batch.bad if bad.row <= last_row
+                _told(bad, bad.unreadable, UNREADABLE, bad.remedy) for bad in batch.bad if bad.row <= last_row
             ]
             for tile, patch, tissue in zip(batch.tiles, batch.pixels, batch.tissue.tolist(), strict=True):
                 if tile.row <= last_row:
                     report.tissue += tissue
                     report.rejected += not tissue
+                    mark = Mark.TISSUE if tissue else Mark.REJECTED if tile.maybe_tissue else Mark.GLASS
+                    if tile.column == 0:
+                        report.map.append("")
+                    report.map[-1] += mark
                 queue.append((tile, patch, tissue))
                 waiting = sum(entry[2] for entry in queue)
                 row_ends = tile.column == self.plan.columns - 1
@@ -198,19 +262,37 @@ class StripeWork:
                     yield queue
                     queue = []
 
-    def _finished(self, group: _Group, last_row: int) -> Iterator[tuple[Tile, Upscaled]]:
-        seen = iter(group.results.result())
+    def _finished(self, group: _Group, last_row: int) -> Iterator[_Finished]:
+        answers, seconds = group.results.result()
+        seen = iter(answers)
         plain = self._ahead(patch for _, patch, tissue in group.patches if not tissue)
-        for tile, _, tissue in group.patches:
-            yield tile, next(seen) if tissue else next(plain)
-        self.advance(sum(tile.row <= last_row for tile, _, _ in group.patches))
+        for tile, patch, tissue in group.patches:
+            yield _Finished(tile, patch, next(seen) if tissue else _Answer(next(plain), by_model=False))
+        counted = [(tile, tissue) for tile, _, tissue in group.patches if tile.row <= last_row]
+        passed, computed = sum(tile.maybe_tissue for tile, _ in counted), sum(tissue for _, tissue in counted)
+        self.advance(Tally(len(counted), passed, computed), seconds)
 
-    def _infer(self, seen: Sequence[tuple[Tile, Pixels]], report: StripeReport, last_row: int) -> Sequence[Upscaled]:
+    def _consistency(self, done: _Finished) -> float:
+        """Of the core, with whatever the blender will still fade."""
+        plan, core = self.plan, done.tile.core
+        top, left = core.y - done.tile.patch.y, core.x - done.tile.patch.x
+        source = done.patch[top : top + core.height, left : left + core.width]
+        rows = slice(top * plan.scale, (top + core.height) * plan.scale)
+        columns = slice(left * plan.scale, (left + core.width) * plan.scale)
+        return mean_consistency(done.answer.upscaled[rows, columns], source)
+
+    def _timed(
+        self, seen: Sequence[tuple[Tile, Pixels]], report: StripeReport, last_row: int
+    ) -> tuple[Sequence[_Answer], float]:
+        started = time.monotonic()
+        return self._infer(seen, report, last_row), time.monotonic() - started if seen else 0.0
+
+    def _infer(self, seen: Sequence[tuple[Tile, Pixels]], report: StripeReport, last_row: int) -> Sequence[_Answer]:
         if not seen:
             return ()
         self.cancel.raise_if_cancelled()
         try:
-            return list(self.upscaler(np.stack([patch for _, patch in seen])))
+            return [_Answer(one, by_model=True) for one in self.upscaler(np.stack([patch for _, patch in seen]))]
         except NonFiniteOutputError as error:
             tile, patch = seen[error.index]
             where = f"tile ({tile.column}, {tile.row}) at x {tile.core.x}, y {tile.core.y} of level {self.plan.level}"
@@ -221,7 +303,7 @@ class StripeWork:
             before, after = seen[: error.index], seen[error.index + 1 :]
             return [
                 *self._infer(before, report, last_row),
-                self._plain(patch),
+                _Answer(self._plain(patch), by_model=False),
                 *self._infer(after, report, last_row),
             ]
 
@@ -241,6 +323,14 @@ class StripeWork:
         inner = patch[spare : patch.shape[0] - spare, spare : patch.shape[1] - spare]
         scaled = self.plain(inner[None])[0]
         return np.pad(scaled, ((spare * self.plan.scale,) * 2, (spare * self.plan.scale,) * 2, (0, 0)))
+
+
+def _marked(report: StripeReport, first_row: int) -> list[str]:
+    """The map with its bad tiles."""
+    rows = [list(row) for row in report.map]
+    for bad in report.bad_tiles:
+        rows[bad["row"] - first_row][bad["column"]] = Mark.BAD
+    return ["".join(row) for row in rows]
 
 
 def _told(tile: BadTile | Tile, unreadable: Region, cause: str, remedy: str) -> dict[str, Any]:

@@ -1,24 +1,24 @@
 """One slide, from the request to the verified file: what the command line, the worker and Python all call."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from models.errors import ModelError, OutOfMemoryError
-from models.zoo.catalog import catalog
 from service.codes import problem
 from service.errors import Cancelled, ServiceError
+from service.pipeline.account import Account, Stopwatch
 from service.pipeline.local import Local, StripeMaker
+from service.pipeline.package import write_package
 from service.pipeline.prepare import Prepared, prepare
-from service.pipeline.stripe import StripeOrder
+from service.pipeline.stripe import StripeOrder, tally
 from service.pipeline.workspace import Workspace
-from service.progress import CancelToken, Progress, Stage, TileClock
+from service.progress import CancelToken, Progress, Stage, Tally, TileClock
 from service.request import BadTilePolicy, UpscaleRequest
 from wsi.errors import SegmentDamagedError, WsiError
 from wsi.geometry import Region
-from wsi.provenance import NOT_FOR_DIAGNOSIS, software
 from wsi.pyramid import levels_in_stripe
 from wsi.readers.open_slide import open_slide
 from wsi.verify import Source, verify
@@ -44,7 +44,8 @@ def upscale(
 ) -> dict[str, Any]:
     """Upscale one slide and return the report.
 
-    The output appears under its name only when it is whole and has been read back. An interrupted call leaves its
+    The output appears under its name only when it is whole and has been read back; beside it, and just before it,
+    its page (``.report.html``) and its tissue (``.tissue.geojson``). An interrupted call leaves its
     finished stripes in a hidden folder beside the output; the same call goes on from there.
 
     Parameters
@@ -57,7 +58,7 @@ def upscale(
     Returns
     -------
     dict
-        JSON values: slide, model, plan, tiles, warnings, incidents, seconds; no paths.
+        JSON values, as the reference describes them; no paths.
 
     Raises
     ------
@@ -68,19 +69,29 @@ def upscale(
     started = time.monotonic()
     output_format = format_of(request.output)
     _refuse_output(request, output_format)
-    on_progress(Progress(Stage.OPENING))
+    watch = Stopwatch()
+
+    def tell(progress: Progress) -> None:
+        watch.enter(progress.stage)
+        on_progress(progress)
+
+    tell(Progress(Stage.OPENING))
     with ExitStack() as stack:
         reader = open_slide(request.slide)
         stack.callback(reader.close)
         maker = _maker(request, stack, cancel)
         workspace = stack.enter_context(Workspace(request.output))
         with _kept_if_continuable(workspace):
-            on_progress(Progress(Stage.PLANNING))
+            tell(Progress(Stage.PLANNING))
             job = prepare(request, reader, output_format, workspace, maker)
             cancel.raise_if_cancelled()
-            made = _make_stripes(job, workspace, maker, on_progress)
-            report = _report(job, made)
-            _finish(job, workspace, made, report, on_progress, cancel)
+            made = _make_stripes(job, workspace, maker, tell)
+            account = Account(job, tuple(segment.report for segment in made.segments), made.resumed)
+            _finish(job, workspace, made, account.tiles["bad"], tell, cancel)
+            report = account.report(workspace.result, made.clock.snapshot(Stage.JOINING).device_busy, watch)
+            write_package(workspace, account, report)
+            cancel.raise_if_cancelled()
+            workspace.publish()
     return {**report, "seconds": round(time.monotonic() - started, 3)}
 
 
@@ -142,12 +153,13 @@ def _refuse_output(request: UpscaleRequest, output_format: OutputFormat) -> None
 def _make_stripes(job: Prepared, workspace: Workspace, maker: StripeMaker, on_progress: Tell) -> _Made:
     plan = job.plan
     found = {stripe.number: workspace.finished_segment(stripe.number) for stripe in plan.stripes()}
-    resumed = sum(stripe.rows * plan.columns for stripe in plan.stripes() if found[stripe.number] is not None)
-    clock = TileClock(plan.rows * plan.columns, resumed)
-    on_progress(clock.snapshot(Stage.UPSCALING))
+    whole = Tally(plan.rows * plan.columns, sum(row.count("1") for row in plan.mask))
+    resumed = sum((tally(segment.report) for segment in found.values() if segment), Tally())
+    on_progress(TileClock(whole, resumed).snapshot(Stage.UPSCALING))
+    clock = TileClock(whole, resumed, maker.trial(plan, whole.passed - resumed.passed))
 
-    def advance(tiles: int) -> None:
-        clock.done += tiles
+    def advance(tiles: Tally, busy_seconds: float | None) -> None:
+        clock.advance(tiles, busy_seconds)
         on_progress(clock.snapshot(Stage.UPSCALING))
 
     order = StripeOrder(plan, job.format.name, job.request.quality, job.request.on_bad_tile is BadTilePolicy.MARK)
@@ -161,11 +173,11 @@ def _finish(
     job: Prepared,
     workspace: Workspace,
     made: _Made,
-    report: dict[str, Any],
+    bad: Sequence[Mapping[str, Any]],
     on_progress: Tell,
     cancel: CancelToken,
 ) -> None:
-    """Join, read back, publish."""
+    """Join, and read back."""
     plan, facts, quality = job.plan, job.facts, job.request.quality
     on_progress(made.clock.snapshot(Stage.JOINING))
     in_stripe = levels_in_stripe(plan.stripe_height, len(facts.sizes))
@@ -178,51 +190,7 @@ def _finish(
     workspace.clear_result()
     job.format.join(workspace.result, levels, facts, quality)
     on_progress(made.clock.snapshot(Stage.VERIFYING))
-    skip = tuple(Region(*bad["region"]) for bad in report["tiles"]["bad"])
+    skip = tuple(Region(*one["region"]) for one in bad)
     seed = int(job.provenance.identity[:8], 16)
     verify(workspace.result, job.format.name, facts, quality, Source(job.reader, plan, skip), seed)
     cancel.raise_if_cancelled()
-    workspace.publish()
-
-
-def _report(job: Prepared, made: _Made) -> dict[str, Any]:
-    plan, facts, info = job.plan, job.facts, job.reader.info
-    told = [segment.report for segment in made.segments]
-    return {
-        "software": software(),
-        "statement": NOT_FOR_DIAGNOSIS,
-        "slide": {
-            "sha256": job.provenance.source_sha256,
-            **info.as_dict(),
-            "mpp_used": list(job.provenance.source_mpp),
-        },
-        "model": {
-            "name": job.upscaler.name,
-            "fingerprint": job.upscaler.fingerprint,
-            "weights_sha256": card.sha256 if (card := catalog().get(job.request.model)) else None,
-            "precision": job.upscaler.precision,
-            "device": job.upscaler.device,
-            "tiles_join_exactly": job.upscaler.exact,
-        },
-        "output": {
-            "format": job.format.name,
-            "quality": job.request.quality,
-            "uuid": facts.uuid,
-            "width": facts.sizes[0].width,
-            "height": facts.sizes[0].height,
-            "levels": [[size.width, size.height] for size in facts.sizes],
-            "mpp": list(facts.mpp),
-            "magnification": facts.objective,
-            "icc_profile_carried_over": facts.icc_profile is not None,
-        },
-        "plan": {key: value for key, value in plan.as_dict().items() if key != "mask"},
-        "tiles": {
-            "total": plan.rows * plan.columns,
-            "tissue": sum(report["tissue"] for report in told),
-            "rejected": sum(report["rejected"] for report in told),
-            "bad": [bad for report in told for bad in report["bad_tiles"]],
-        },
-        "stripes": {"total": len(made.segments), "resumed": made.resumed},
-        "warnings": list(job.warnings),
-        "incidents": [incident for report in told for incident in report["incidents"]],
-    }

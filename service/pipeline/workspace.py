@@ -15,7 +15,11 @@ from service.codes import problem
 from service.errors import ServiceError
 from wsi.durable import sync_folder, write_whole
 from wsi.errors import SegmentDamagedError
+from wsi.suffixes import without_suffix
 from wsi.writers.segment import Segment
+
+COMPANIONS = ("report.html", "tissue.geojson")
+"""What is published beside the result: its name without the format's suffix, a dot, and this."""
 
 _STATE = {"key", "precision", "plan", "warnings"}
 
@@ -150,9 +154,24 @@ class Workspace:
             shutil.rmtree(self.result)
         self.result.unlink(missing_ok=True)
 
+    def write_companion(self, name: str, text: str) -> None:
+        """Keep one of `COMPANIONS` until the result is published."""
+        write_whole(self.folder / name, text.encode("utf-8"))
+
     def publish(self) -> None:
-        """Give the verified result its name, in the place of an earlier one."""
-        if self._output.is_dir():
-            self._output.rename(self.folder / "replaced")
-        self.result.replace(self._output)
+        """Give the verified result and its companions their names, in the place of earlier ones; the result last."""
+        stem = without_suffix(self._output.name)
+        companions = {self.folder / name: self._output.with_name(f"{stem}.{name}") for name in COMPANIONS}
+        placed: list[Path] = []
+        try:
+            for made, target in companions.items():
+                made.replace(target)
+                placed.append(target)
+            if self._output.is_dir():
+                self._output.rename(self.folder / "replaced")
+            self.result.replace(self._output)
+        except OSError:
+            for target in placed:
+                target.unlink(missing_ok=True)
+            raise
         sync_folder(self._output.parent)

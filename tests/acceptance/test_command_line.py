@@ -48,7 +48,27 @@ def test_upscale_writes_the_file_and_its_report(slidelift, cmu, tmp_path) -> Non
     assert "warning: the source has 0.499 µm per pixel" in done.err
     with tifffile.TiffFile(output) as tiff:
         assert tiff.series[0].shape == (1200, 2048, 3)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.ome.tiff", "out.report.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "out.ome.tiff",
+        "out.report.html",
+        "out.report.json",
+        "out.tissue.geojson",
+    ]
+
+
+def test_a_region_of_interest_comes_from_a_file_and_a_bad_one_is_named(slidelift, cmu, tmp_path) -> None:
+    ring = [[900, 1200], [1500, 1200], [900, 1500], [900, 1200]]
+    roi, bad = tmp_path / "roi.geojson", tmp_path / "bad.geojson"
+    roi.write_text(json.dumps({"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}}))
+    bad.write_text("{}")
+    done = slidelift("upscale", cmu, tmp_path / "o.ome.tiff", "--model", "bicubic", "--roi", roi, "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["plan"]["source"] == {"x": 900, "y": 1200, "width": 600, "height": 300}
+    refused = {"no geometry": [bad], "No such file": [tmp_path / "none"], "not both": [roi, "--region", "0,0,9,9"]}
+    for says, wrong in refused.items():
+        done = slidelift("upscale", cmu, tmp_path / "p.ome.tiff", "--roi", *wrong)
+        assert done.code == 2
+        assert says in done.err
 
 
 def test_several_slides_make_a_batch_that_outlives_a_bad_one(slidelift, data, cmu, tmp_path) -> None:
@@ -58,10 +78,9 @@ def test_several_slides_make_a_batch_that_outlives_a_bad_one(slidelift, data, cm
     assert "text.svs" in done.err
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == [
-        "cmu-0-small.ome.tiff",
-        "cmu-0-small.report.json",
-        "cmu-1-small-region.ome.tiff",
-        "cmu-1-small-region.report.json",
+        f"{stem}{suffix}"
+        for stem in ("cmu-0-small", "cmu-1-small-region")
+        for suffix in (".ome.tiff", ".report.html", ".report.json", ".tissue.geojson")
     ]
 
 
@@ -110,7 +129,7 @@ def test_a_damaged_file_is_refused_by_name_or_upscaled_right(slidelift, data, tm
     assert "Traceback" not in done.err
     left = sorted(path.name for path in tmp_path.iterdir())
     if done.code == 0:
-        assert left == ["o.ome.tiff", "o.report.json"]
+        assert left == ["o.ome.tiff", "o.report.html", "o.report.json", "o.tissue.geojson"]
     else:
         assert (done.code, left) == (2, [])
         assert slide.name in done.err
@@ -152,7 +171,7 @@ def test_a_damaged_file_in_a_batch_is_refused_by_name_or_upscaled_right(batches,
         assert file.name in answer["error"]["detail"]
         assert left == []
     else:
-        assert left == [f"{file.stem}.ome.tiff", f"{file.stem}.report.json"]
+        assert left == [f"{file.stem}.{end}" for end in ("ome.tiff", "report.html", "report.json", "tissue.geojson")]
 
 
 def test_a_batch_of_damaged_files_ends_in_good_order(batches) -> None:
@@ -160,7 +179,7 @@ def test_a_batch_of_damaged_files_ends_in_good_order(batches) -> None:
         assert batch.done.code == 2
         assert "Traceback" not in batch.done.err
         upscaled = [Path(name).stem for name, answer in batch.answers.items() if "error" not in answer]
-        assert len(batch.left) == 2 * len(upscaled), "something else was left behind"
+        assert len(batch.left) == 4 * len(upscaled), "something else was left behind"
 
 
 def start_upscale(slide: Path, output: Path) -> "subprocess.Popen[str]":

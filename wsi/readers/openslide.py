@@ -10,7 +10,7 @@ from PIL import Image
 
 from wsi.errors import SlideUnreadableError, TileReadError, UnsupportedPixelsError
 from wsi.geometry import Region, Size
-from wsi.slide import Level, Pixels, SlideInfo
+from wsi.slide import Level, Pixels, SlideInfo, vendor_word
 
 # Sound TIFF compressions that libopenslide does not know: JPEG 2000, LZMA, Zstandard, WebP, JPEG XL.
 _OTHERS_COMPRESSIONS = {34712, 34925, 50000, 50001, 50002, 52546}
@@ -108,7 +108,7 @@ class OpenSlideReader:
             ),
             mpp=_pair(properties, openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y),
             objective=_number(properties, openslide.PROPERTY_NAME_OBJECTIVE_POWER),
-            vendor=vendor,
+            vendor=vendor_word(vendor),
             bounds=_bounds(properties, Size(*slide.dimensions)),
             icc_profile=_icc_profile(slide),
         )

@@ -11,7 +11,7 @@ from tiffslide import TiffSlide
 
 from wsi.errors import SlideUnreadableError, TileReadError, UnsupportedPixelsError
 from wsi.geometry import Region, Size
-from wsi.slide import Level, Pixels, SlideInfo
+from wsi.slide import Level, Pixels, SlideInfo, vendor_word
 
 _SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _ICC_PROFILE = 34675
@@ -103,7 +103,7 @@ class TiffSlideReader:
             ),
             mpp=mpp,
             objective=float(objective) if objective else None,
-            vendor=properties.get("tiffslide.vendor") or "tiff",
+            vendor=vendor_word(properties.get("tiffslide.vendor") or "tiff"),
             icc_profile=bytes(tag.value) if tag is not None else None,
         )
 

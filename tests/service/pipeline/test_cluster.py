@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -97,11 +98,15 @@ MODEL = "espcn-x4"
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tall, tmp_path_factory) -> str:
+def here(tall, tmp_path_factory) -> dict[str, Any]:
+    """What one process tells of it."""
+    return upscale(UpscaleRequest(tall, tmp_path_factory.mktemp("here") / "here.ome.tiff", model=MODEL, mpp=1.0))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(here) -> str:
     """What one process makes of it."""
-    output = tmp_path_factory.mktemp("here") / "here.ome.tiff"
-    upscale(UpscaleRequest(tall, output, model=MODEL, mpp=1.0))
-    return digest(output)
+    return str(here["output"]["sha256"])
 
 
 def digest(path: Path) -> str:
@@ -124,7 +129,7 @@ def at(tiles: int, action) -> object:
     return listen
 
 
-def test_any_number_of_workers_makes_the_bytes_of_one_process(standing, tall, undisturbed, tmp_path) -> None:
+def test_any_number_of_workers_makes_the_bytes_of_one_process(standing, tall, here, undisturbed, tmp_path) -> None:
     for number, options in enumerate([(), (), ("--resources", "GPU=1")]):
         if number:
             standing.start_worker(*options)
@@ -132,6 +137,7 @@ def test_any_number_of_workers_makes_the_bytes_of_one_process(standing, tall, un
         report = upscale(UpscaleRequest(tall, output, model=MODEL, mpp=1.0, scheduler=standing.address))
         assert digest(output) == undisturbed
         assert report["model"]["device"] == "cpu"
+        assert (report["tiles"], report["seam"]) == (here["tiles"], here["seam"])
     assert leftovers(tmp_path) == []
 
 

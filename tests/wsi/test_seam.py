@@ -1,0 +1,78 @@
+"""The seam figure: 1 for a picture without tiles, more where their borders show."""
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from wsi.blending import Block
+from wsi.geometry import Region
+from wsi.seam import Seam, SeamGauge
+from wsi.tiling import TilePlan
+
+SCALE, HALO = 2, 8
+SIDE = 1024
+
+
+def picture(seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return gaussian_filter(rng.normal(128, 300, (SIDE, SIDE, 3)), (4, 4, 0)).clip(0, 255).astype(np.uint8)
+
+
+def measured(result: np.ndarray, source: np.ndarray, counted=lambda tile: True) -> Seam:
+    plan = TilePlan(0, Region(0, 0, SIDE, SIDE), SCALE, HALO, 0, 1, 0.0, ("1111",) * 4)
+    padded = np.pad(source, ((HALO, HALO), (HALO, HALO), (0, 0)), "symmetric")
+    gauge = SeamGauge(plan)
+    for row in range(4):
+        for column in range(4):
+            tile = plan.tile(row, column)
+            patch = padded[tile.patch.y + HALO :, tile.patch.x + HALO :][: plan.patch, : plan.patch]
+            x, y, side = column * 256 * SCALE, row * 256 * SCALE, 256 * SCALE
+            block = Block(x, y, result[y : y + side, x : x + side])
+            gauge.add(tile, block, patch, counted=counted(tile))
+    return Seam.of([gauge.as_dict()])
+
+
+def enlarged(source: np.ndarray) -> np.ndarray:
+    return source.repeat(SCALE, axis=0).repeat(SCALE, axis=1)
+
+
+def test_a_picture_without_tiles_has_a_figure_of_one() -> None:
+    found = measured(enlarged(picture()), picture())
+    assert found.figure == 1.0
+    assert found.result == pytest.approx(1.0, abs=0.05)
+    assert found.borders == 2 * 3 * SIDE * SCALE
+
+
+def test_tiles_that_differ_by_a_level_or_two_are_told_from_those_that_join() -> None:
+    result, rng = enlarged(picture()).astype(int), np.random.default_rng(1)
+    side = 256 * SCALE
+    for y in range(0, SIDE * SCALE, side):
+        for x in range(0, SIDE * SCALE, side):
+            result[y : y + side, x : x + side] += rng.integers(-8, 9)
+    figure = measured(result.clip(0, 255).astype(np.uint8), picture()).figure
+    assert figure is not None
+    assert figure > 1.2
+
+
+def test_seams_that_the_source_has_already_are_not_held_against_the_tiles() -> None:
+    source = picture().astype(int)
+    source[:, 256:512] += 20
+    source = source.clip(0, 255).astype(np.uint8)
+    found = measured(enlarged(source), source)
+    assert found.result is not None
+    assert found.result > 1.2
+    assert found.figure == 1.0
+
+
+def test_only_borders_between_tiles_that_count_are_looked_at() -> None:
+    found = measured(enlarged(picture()), picture(), lambda tile: tile.row == 1 and tile.column < 2)
+    assert found.borders == 256 * SCALE
+    assert measured(enlarged(picture()), picture(), lambda tile: False).figure is None
+
+
+def test_stripes_add_up() -> None:
+    whole = measured(enlarged(picture()), picture())
+    plan = TilePlan(0, Region(0, 0, SIDE, SIDE), SCALE, HALO, 0, 1, 0.0, ("1111",) * 4)
+    empty = SeamGauge(plan).as_dict()
+    assert Seam.of([empty]).borders == 0
+    assert whole.borders > 0

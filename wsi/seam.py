@@ -1,0 +1,134 @@
+"""How strong the borders of tiles show: differences across them against those across parallel lines inside tiles.
+
+Neighbouring pixels differ anyway, and at some places more than at others: an enlarged picture at the borders of the
+source's pixels, a compressed source at those of its blocks. So the lines inside tiles lie 64 source pixels apart,
+where all of these grids repeat, and the same ratio is taken of the source, whose own seams are none of ours.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from wsi.blending import Block
+from wsi.slide import Pixels
+from wsi.tiling import Tile, TilePlan
+
+_STEP = 64
+
+
+@dataclass(slots=True)
+class _Sums:
+    """Absolute differences of one direction: their sum and number, of the result and of the source."""
+
+    border: list[int] = field(default_factory=lambda: [0, 0])
+    inside: list[int] = field(default_factory=lambda: [0, 0])
+    source_border: list[int] = field(default_factory=lambda: [0, 0])
+    source_inside: list[int] = field(default_factory=lambda: [0, 0])
+
+    def as_dict(self) -> dict[str, list[int]]:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(frozen=True, slots=True)
+class _Edge:
+    """A finished block's last column or row, and where the next block would begin."""
+
+    x: int
+    y: int
+    pixels: Pixels
+
+
+class SeamGauge:
+    """Looks at the finished blocks of one stripe, row by row, left to right; borders between stripes it does not see.
+
+    Memory: one row of the result.
+    """
+
+    def __init__(self, plan: TilePlan) -> None:
+        self._plan = plan
+        self._upright, self._level = _Sums(), _Sums()
+        self._left: _Edge | None = None
+        self._above: dict[int, _Edge] = {}
+
+    def add(self, tile: Tile, block: Block, patch: Pixels, *, counted: bool) -> None:
+        """Take a block into account, if `counted`; `patch` is what it was made from."""
+        left, above = self._left, self._above.pop(tile.column, None)
+        self._left = None
+        height, width, _ = block.pixels.shape
+        if not counted or height == 0 or width == 0:
+            return
+        plan = self._plan
+        x = plan.source.x + block.x // plan.scale - tile.patch.x
+        y = plan.source.y + block.y // plan.scale - tile.patch.y
+        seen = patch[: y + height // plan.scale, : x + width // plan.scale]
+        columns, rows = seen[y:].swapaxes(0, 1), seen[:, x:]
+        _lines(self._upright, block.pixels.swapaxes(0, 1), columns, x, plan.scale)
+        _lines(self._level, block.pixels, rows, y, plan.scale)
+        if left is not None and (left.x, left.y, len(left.pixels)) == (block.x, block.y, height):
+            _count(self._upright.border, left.pixels, block.pixels[:, 0])
+            _count(self._upright.source_border, columns[x - 1], columns[x])
+        if above is not None and (above.x, above.y, len(above.pixels)) == (block.x, block.y, width):
+            _count(self._level.border, above.pixels, block.pixels[0])
+            _count(self._level.source_border, rows[y - 1], rows[y])
+        self._left = _Edge(block.x + width, block.y, block.pixels[:, -1].copy())
+        self._above[tile.column] = _Edge(block.x, block.y + height, block.pixels[-1].copy())
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain whole numbers, to be added to those of other stripes."""
+        return {"upright": self._upright.as_dict(), "level": self._level.as_dict()}
+
+
+@dataclass(frozen=True, slots=True)
+class Seam:
+    """Ratios of a whole result; 1 where borders can't be told from the rest.
+
+    Attributes
+    ----------
+    result, source
+        Each by itself; None where there is no border between tiles with tissue, or nothing inside them differs.
+    borders
+        Pixels along the borders that were looked at.
+    """
+
+    result: float | None
+    source: float | None
+    borders: int
+
+    @property
+    def figure(self) -> float | None:
+        """What the tiles added: the result's ratio divided by the source's, where that has one."""
+        return self.result / self.source if self.result is not None and self.source else self.result
+
+    @classmethod
+    def of(cls, stripes: Sequence[Mapping[str, Any]]) -> "Seam":
+        """Sum up what `SeamGauge.as_dict` told of all stripes."""
+        directions = [
+            {kind: [sum(stripe[direction][kind][i] for stripe in stripes) for i in (0, 1)] for kind in _Sums.__slots__}
+            for direction in ("upright", "level")
+        ]
+        return cls(
+            _ratio([(one["border"], one["inside"]) for one in directions]),
+            _ratio([(one["source_border"], one["source_inside"]) for one in directions]),
+            sum(one["border"][1] for one in directions) // 3,
+        )
+
+
+def _lines(sums: _Sums, pixels: Pixels, source: Pixels, start: int, scale: int) -> None:
+    """Every `_STEP` source pixels along the first axis; the block begins at `start` of the source."""
+    for step in range(_STEP, len(pixels) // scale, _STEP):
+        _count(sums.inside, pixels[step * scale - 1], pixels[step * scale])
+        _count(sums.source_inside, source[start + step - 1], source[start + step])
+
+
+def _count(sums: list[int], one: Pixels, other: Pixels) -> None:
+    sums[0] += int(np.abs(np.subtract(one, other, dtype=np.int16)).sum(dtype=np.int64))
+    sums[1] += one.size
+
+
+def _ratio(directions: Sequence[tuple[list[int], list[int]]]) -> float | None:
+    """What was found across borders, against what is expected from the lines inside, each direction by its own."""
+    counted = [(border, inside) for border, inside in directions if border[1] and inside[1]]
+    expected = sum(border[1] * inside[0] / inside[1] for border, inside in counted)
+    return sum(border[0] for border, _ in counted) / expected if expected else None
