@@ -6,7 +6,7 @@ from pathlib import Path
 
 from service.codes import problem
 from service.errors import ServiceError
-from wsi.roi import Roi
+from wsi.roi import Roi as Roi  # part of the request's own words
 
 # Wider than any microscope, so that an odd value can be confirmed; beyond lies a slip of the pen.
 _LEAST_MPP, _GREATEST_MPP = 0.001, 1000.0

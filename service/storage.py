@@ -28,6 +28,8 @@ from wsi.durable import sync_folder, write_whole
 
 CHUNK_BYTES = 2**20
 REPORT_FILE = "report.json"
+BESIDE = {"html": ".report.html", "geojson": ".tissue.geojson"}
+"""What `service.pipeline.package` puts beside a result, by its suffix."""
 
 
 class Storage:
@@ -112,6 +114,12 @@ class Storage:
             return None
         return self._jobs / job.id / job.result.file
 
+    def beside_result(self, job: Job, kind: str) -> Path | None:
+        """What the pipeline wrote beside a result; None where that is gone."""
+        if job.result is None or job.result_deleted is not None:
+            return None
+        return self._jobs / job.id / f"result{BESIDE[kind]}"
+
     def report_path(self, job_id: str) -> Path:
         """Where a job's report lies, or would."""
         return self._jobs / job_id / REPORT_FILE
@@ -138,7 +146,8 @@ class Storage:
             kept = set(folder.glob(".slidelift-*"))
         else:
             report = self.report_path(job.id) if job.state is JobState.SUCCEEDED else None
-            kept = {path for path in (report, self.result_path(job)) if path is not None}
+            files = (report, self.result_path(job), *(self.beside_result(job, kind) for kind in BESIDE))
+            kept = {path for path in files if path is not None}
         for path in self._entries(folder):
             if path not in kept and not _is_worked_in(path):
                 remove(path)

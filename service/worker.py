@@ -253,7 +253,7 @@ class Worker:
                 return
             told = (progress.stage, now)
             self._mind_the_reserve(attempt)
-            self._sign = replace(self._sign, tiles_per_second=progress.tiles_per_second)
+            self._sign = replace(self._sign, tiles_per_second=progress.tiles_per_second, busy=progress.device_busy)
             try:
                 self._store.advance(attempt.job.id, attempt.job.attempt, progress)
             except LeaseLostError:

@@ -93,6 +93,11 @@ class Roi:
         )
 
     @property
+    def points(self) -> int:
+        """How many points all rings have together."""
+        return sum(len(ring) for polygon in self.polygons for ring in polygon)
+
+    @property
     def bounds(self) -> Region:
         """The least region of whole pixels that holds all polygons."""
         xs = [x for polygon in self.polygons for x, _ in polygon[0]]

@@ -99,5 +99,10 @@ def _output_pixels(order: JobOrder, slide: Slide, card: ModelCard) -> int:
     )
     mpp = info.trusted_mpp(order.mpp)
     level, scale = choose_level(info, mpp, card.scales, card.default_scale, order.target_mpp, order.level)
-    source = source_region(info, level, Region(*order.region) if order.region else None)
+    if order.roi is not None:
+        if order.region is not None:
+            raise refusal("request.roi", "give a region or a region of interest, not both")
+        source = source_region(info, level, order.roi.bounds, outward=True)
+    else:
+        source = source_region(info, level, Region(*order.region) if order.region else None)
     return source.width * source.height * scale * scale

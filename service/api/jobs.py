@@ -27,6 +27,7 @@ JobId = Annotated[str, Path(description="Id of a job.")]
 KEEP_ALIVE_SECONDS = 15.0
 """A comment so often keeps proxies from ending a stream of events as idle."""
 _RETRY_MILLISECONDS = 2000
+_REPORT_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _FILE: Documented = {
     200: {"content": {"image/tiff": {}, "application/zip": {}}, "description": "The file; ranges are served."},
     206: {"content": {"image/tiff": {}, "application/zip": {}}, "description": "The range that was asked for."},
@@ -43,7 +44,7 @@ _ACCEPTED: Documented = {
             name: {"operationId": name, "parameters": {"job": "$response.body#/id"}}
             for name in (
                 *("job_state", "job_events", "cancel", "pause", "resume", "retry"),
-                *("result", "delete_result", "report"),
+                *("result", "delete_result", "report", "report_html", "tissue"),
             )
         },
     },
@@ -238,6 +239,44 @@ def report(job: JobId, context: InContext, caller: InCaller) -> Response:
     """Tell how the result was made: plan, model, timings, warnings, marked tiles."""
     found = _succeeded(known(context, caller, job))
     return FileResponse(context.storage.report_path(found.id), media_type="application/json")
+
+
+@readable(
+    router,
+    "/{job}/report.html",
+    operation_id="report_html",
+    response_class=FileResponse,
+    responses={200: {"content": {"text/html": {}}, "description": "One file, without scripts."}},
+    summary="Report of a job as a page",
+)
+def report_html(job: JobId, context: InContext, caller: InCaller) -> Response:
+    """Show what the report tells, with pictures: before and after, tissue, agreement with the source."""
+    return _beside(context, caller, job, "html", "text/html", {"Content-Security-Policy": _REPORT_POLICY})
+
+
+@readable(
+    router,
+    "/{job}/tissue.geojson",
+    operation_id="tissue",
+    response_class=FileResponse,
+    responses={200: {"content": {"application/geo+json": {}}, "description": "A FeatureCollection for QuPath."}},
+    summary="Outlines of the tissue",
+)
+def tissue(job: JobId, context: InContext, caller: InCaller) -> Response:
+    """Tell where the model was at work, as polygons in the result's pixels."""
+    return _beside(context, caller, job, "geojson", "application/geo+json", {})
+
+
+def _beside(
+    context: Context, caller: Caller, job: str, kind: str, media_type: str, headers: dict[str, str]
+) -> Response:
+    found = _succeeded(known(context, caller, job))
+    path = context.storage.beside_result(found, kind)
+    if path is None or not path.is_file():
+        raise refusal(
+            "result.deleted", f"it went with the result of job {found.id}; post the job again to have it anew"
+        )
+    return FileResponse(path, media_type=media_type, headers={"Cache-Control": "private, no-cache", **headers})
 
 
 def known(context: Context, caller: Caller, job_id: str) -> Job:

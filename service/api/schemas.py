@@ -8,13 +8,14 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt
 
 from models.zoo.catalog import DEFAULT_MODEL, ModelKind, catalog
-from service.codes import title
+from service.codes import refusal, title
 from service.errors import Problem
 from service.jobs.job import Job, JobOrder, JobState, ResultFormat
 from service.jobs.slide import Slide
 from service.progress import Stage
-from service.request import BadTilePolicy
+from service.request import BadTilePolicy, Roi
 from service.uploads.inbox import Seen, UploadState
+from wsi.errors import RoiError
 
 
 def _whole(value: Any) -> Any:
@@ -27,6 +28,10 @@ def _whole(value: Any) -> Any:
 Mpp = Annotated[float, Field(ge=0.001, le=1000, allow_inf_nan=False)]
 Pixel = Annotated[StrictInt, Field(ge=0, lt=2**31), BeforeValidator(_whole)]
 Quality = Annotated[StrictInt, Field(ge=1, le=100), BeforeValidator(_whole)]
+
+
+ROI_MAX_POINTS = 20_000
+"""A job is written down at each heartbeat, and its region of interest with it: half a megabyte at most."""
 
 
 class ProblemOut(BaseModel):
@@ -169,12 +174,19 @@ class _Options(BaseModel):
     on_bad_tile: BadTilePolicy = Field(
         default=BadTilePolicy.FAIL, description="What a tile that can't be decoded does to the job."
     )
+    roi: dict[str, Any] | None = Field(
+        default=None,
+        description="GeoJSON of polygons in level-0 pixels, as QuPath exports it: the result is their bounding box, "
+        "and only tiles that they touch go through the model. Not together with region.",
+        examples=[{"type": "Polygon", "coordinates": [[[0, 0], [900, 0], [900, 700], [0, 0]]]}],
+    )
     entropy: float | None = Field(default=None, ge=0, le=8, description="Least entropy in bits of tissue; 0 takes all.")
     quality: Quality = Field(default=90, description="JPEG quality of an OME-TIFF.")
 
     def _order(self, slide: str) -> JobOrder:
         given = {name: getattr(self, name) for name in _Options.model_fields}
-        return JobOrder(slide, **{**given, "region": tuple(self.region) if self.region else None})
+        region, roi = tuple(self.region) if self.region else None, _roi(self.roi)
+        return JobOrder(slide, **{**given, "region": region, "roi": roi})
 
 
 class JobIn(_Options):
@@ -209,6 +221,7 @@ class ProgressOut(BaseModel):
     tiles_per_second: float | None = None
     eta_seconds: float | None = Field(default=None, description="Of upscaling, from the measured speed.")
     resumed_tiles: int = 0
+    device_busy: float | None = Field(default=None, description="Share of the time in which the model computed.")
 
 
 class ResultOut(BaseModel):
@@ -231,6 +244,7 @@ class JobOut(BaseModel):
     target_mpp: float | None
     level: int | None
     region: tuple[int, int, int, int] | None
+    roi_points: int | None = Field(description="Points of the region of interest, null where none was given.")
     format: ResultFormat
     on_bad_tile: BadTilePolicy
     entropy: float | None
@@ -250,12 +264,15 @@ class JobOut(BaseModel):
     error: ProblemOut | None
     result: ResultOut | None = Field(description="Null until the job has succeeded, and after its deletion.")
     report: str | None = Field(description="Address of the report.")
+    report_html: str | None = Field(description="Address of the report as a page, which goes with the result.")
+    tissue: str | None = Field(description="Address of the tissue's outlines, which go with the result.")
     events: str = Field(description="Address of the stream of its changes.")
 
     @classmethod
     def of(cls, job: Job, here: str, error: ProblemOut | None) -> Self:
         """What a client sees of a job whose address is `here`."""
         order = job.order
+        has_files = job.state is JobState.SUCCEEDED and job.result_deleted is None
         return cls(
             id=job.id,
             slide=order.slide,
@@ -264,6 +281,7 @@ class JobOut(BaseModel):
             target_mpp=order.target_mpp,
             level=order.level,
             region=order.region,
+            roi_points=order.roi.points if order.roi else None,
             format=order.format,
             on_bad_tile=order.on_bad_tile,
             entropy=order.entropy,
@@ -283,6 +301,8 @@ class JobOut(BaseModel):
             error=error,
             result=_result(job, here),
             report=f"{here}/report" if job.state is JobState.SUCCEEDED else None,
+            report_html=f"{here}/report.html" if has_files else None,
+            tissue=f"{here}/tissue.geojson" if has_files else None,
             events=f"{here}/events",
         )
 
@@ -370,6 +390,18 @@ class LiveOut(BaseModel):
 
 def _moment(seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
+
+
+def _roi(geojson: dict[str, Any] | None) -> Roi | None:
+    if geojson is None:
+        return None
+    try:
+        roi = Roi.from_geojson(geojson)
+    except RoiError as error:
+        raise refusal("request.roi", str(error)) from error
+    if roi.points > ROI_MAX_POINTS:
+        raise refusal("request.roi", f"{roi.points} points; {ROI_MAX_POINTS} are the most here: simplify the outlines")
+    return roi
 
 
 def _result(job: Job, here: str) -> ResultOut | None:

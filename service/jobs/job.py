@@ -20,7 +20,7 @@ from typing import Any, Self
 from service.codes import problem
 from service.errors import Problem
 from service.progress import Progress
-from service.request import BadTilePolicy, UpscaleRequest
+from service.request import BadTilePolicy, Roi, UpscaleRequest
 
 MAX_CRASHES = 3
 """Crashes after which a job is the culprit: two may be bad luck; more would only keep the worker from others."""
@@ -97,6 +97,7 @@ class JobOrder:
     on_bad_tile: BadTilePolicy = BadTilePolicy.FAIL
     entropy: float | None = None
     quality: int = 90
+    roi: Roi | None = None
 
     def request(
         self, slide: Path, output: Path, *, device: str, scheduler: str | None, slide_sha256: str
@@ -112,6 +113,7 @@ class JobOrder:
             region=self.region,
             entropy=self.entropy,
             quality=self.quality,
+            roi=self.roi,
             on_bad_tile=self.on_bad_tile,
             device=device,
             scheduler=scheduler,

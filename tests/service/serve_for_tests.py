@@ -49,6 +49,8 @@ def work(settings: Settings) -> None:
                 folder = settings.data_dir / "jobs" / job.id
                 folder.mkdir(parents=True, exist_ok=True)
                 (folder / "report.json").write_text("{}")
+                (folder / "result.report.html").write_text("<!DOCTYPE html>")
+                (folder / "result.tissue.geojson").write_text("{}")
                 (folder / "result.ome.tiff").write_bytes(b"pixels")
                 store.settle(job.id, job.attempt, Outcome(end, result=Result("result.ome.tiff", 6, "ab" * 32)))
             else:

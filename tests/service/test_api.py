@@ -130,6 +130,8 @@ def test_document_describes_every_address_and_its_problems(call: Call) -> None:
         "/v1/jobs/{job}",
         "/v1/jobs/{job}/result",
         "/v1/jobs/{job}/report",
+        "/v1/jobs/{job}/report.html",
+        "/v1/jobs/{job}/tissue.geojson",
         "/v1/jobs/{job}/events",
         "/v1/jobs/{job}/pause",
         "/v1/jobs/{job}/resume",

@@ -40,6 +40,8 @@ def finished(app: FastAPI, ask: Call, settings: Settings) -> str:
     folder.mkdir()
     (folder / "result.ome.tiff").write_bytes(PIXELS)
     (folder / "report.json").write_text('{"tiles": 4}')
+    (folder / "result.report.html").write_text("<!DOCTYPE html>")
+    (folder / "result.tissue.geojson").write_text("{}")
     done = Outcome(JobState.SUCCEEDED, result=Result("result.ome.tiff", len(PIXELS), "5ha"), warnings=("pale",))
     store.settle(job_id, claimed.attempt, done)
     return job_id
@@ -55,7 +57,7 @@ def test_job_is_queued_with_what_was_asked(ask: Call, call: Call, slide_id: str)
     assert int(answer.headers["retry-after"]) >= 1
     assert {key: said[key] for key in wanted} == wanted
     assert (said["slide"], said["state"], said["stage"], said["result"]) == (slide_id, "queued", None, None)
-    assert said["progress"] == dict.fromkeys(("tiles_per_second", "eta_seconds")) | dict.fromkeys(
+    assert said["progress"] == dict.fromkeys(("tiles_per_second", "eta_seconds", "device_busy")) | dict.fromkeys(
         ("tiles_done", "tiles_total", "resumed_tiles"), 0
     )
     assert call("GET", answer.headers["location"]).json() == said
@@ -154,7 +156,7 @@ def test_running_job_tells_progress_and_when_to_ask_again(app: FastAPI, ask: Cal
     job_id = ask().json()["id"]
     store = app.state.context.store
     store.claim("w")
-    store.advance(job_id, 1, Progress(Stage.UPSCALING, 30, 90, 2.0, 120.0, 10))
+    store.advance(job_id, 1, Progress(Stage.UPSCALING, 30, 90, 2.0, 120.0, 10, 0.5))
     answer = call("GET", f"/v1/jobs/{job_id}")
     said = answer.json()
     assert (said["state"], said["stage"], said["attempt"]) == ("running", "upscaling", 1)
@@ -164,6 +166,7 @@ def test_running_job_tells_progress_and_when_to_ask_again(app: FastAPI, ask: Cal
         "tiles_per_second": 2.0,
         "eta_seconds": 120.0,
         "resumed_tiles": 10,
+        "device_busy": 0.5,
     }
     assert answer.headers["retry-after"] == "12"
 
@@ -258,6 +261,48 @@ def test_deleted_result_is_gone_and_the_job_and_its_report_stay(call: Call, fini
     assert (said["state"], said["result"], said["report"]) == ("succeeded", None, f"/v1/jobs/{finished}/report")
     assert call("GET", said["report"]).json() == {"tiles": 4}
     assert [path.name for path in folder.iterdir()] == ["report.json"]
+
+
+def test_the_page_and_the_tissue_come_with_the_result_and_go_with_it(call: Call, finished: str) -> None:
+    said = call("GET", f"/v1/jobs/{finished}").json()
+    page, tissue = call("GET", said["report_html"]), call("GET", said["tissue"])
+    assert (page.status_code, page.headers["content-type"].split(";")[0]) == (200, "text/html")
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert (tissue.json(), tissue.headers["content-type"]) == ({}, "application/geo+json")
+    call("DELETE", f"/v1/jobs/{finished}/result")
+    for address in (said["report_html"], said["tissue"]):
+        assert is_problem(call("GET", address), 410, "result.deleted")
+    said = call("GET", f"/v1/jobs/{finished}").json()
+    assert (said["report_html"], said["tissue"]) == (None, None)
+
+
+TRIANGLE = {"type": "Polygon", "coordinates": [[[10, 10], [900, 10], [10, 700], [10, 10]]]}
+
+
+def test_a_region_of_interest_is_kept_as_it_was_drawn(app: FastAPI, ask: Call, call: Call) -> None:
+    feature = {"type": "FeatureCollection", "features": [{"type": "Feature", "geometry": TRIANGLE, "properties": {}}]}
+    said = ask(roi=feature).json()
+    assert (said["roi_points"], said["region"]) == (4, None)
+    job = app.state.context.store.job(said["id"])
+    assert job.order.roi.polygons == (((((10.0, 10.0), (900.0, 10.0), (10.0, 700.0), (10.0, 10.0))),),)
+    assert job.reserved_bytes < app.state.context.store.job(ask().json()["id"]).reserved_bytes
+
+
+@pytest.mark.parametrize(
+    ("wanted", "code"),
+    [
+        ({"roi": {"type": "Point", "coordinates": [1, 1]}}, "request.roi"),
+        ({"roi": {}}, "request.roi"),
+        ({"roi": TRIANGLE, "region": [0, 0, 9, 9]}, "request.roi"),
+        ({"roi": {"type": "Polygon", "coordinates": [[[9000, 0], [9900, 0], [9900, 9], [9000, 0]]]}}, "request.plan"),
+        (
+            {"roi": {"type": "Polygon", "coordinates": [[[n % 2000, n % 7] for n in range(20_001)] + [[0, 0]]]}},
+            "request.roi",
+        ),
+    ],
+)
+def test_a_region_of_interest_that_is_none_is_refused(ask: Call, wanted: dict[str, Any], code: str) -> None:
+    assert is_problem(ask(**wanted), 422, code)
 
 
 def test_finished_job_outlives_its_slide(call: Call, finished: str, slide_id: str) -> None:
