@@ -1,6 +1,6 @@
 """What the service survives: kills at random, many clients at once, a disk that is full. Figures: docs/reliability.md.
 
-`make test` runs each for a short while; `make soak` long, and writes `reliability-log.jsonl` into SLIDELIFT_SOAK_LOG.
+`make test` runs each for a short while; `make soak` long, and writes `reliability-log.jsonl` into RELIABILITY_LOG.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ def sha256(path: Path) -> str:
 
 def note(**told: Any) -> None:
     """A line of the log that docs/reliability.md is made of."""
-    if folder := os.environ.get("SLIDELIFT_SOAK_LOG"):
+    if folder := os.environ.get("RELIABILITY_LOG"):
         with (Path(folder) / "reliability-log.jsonl").open("a") as log:
             log.write(json.dumps(told) + "\n")
 
