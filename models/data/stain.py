@@ -1,4 +1,4 @@
-"""Other stains and scanners, from the crops at hand: their channels mixed and scaled in optical density."""
+"""Other stains, scanners, inks and dirt, from the crops at hand."""
 
 import torch
 from torch import Tensor
@@ -32,3 +32,29 @@ def stain_jitter(
     mixing = torch.where(chosen, mixing * gain, torch.eye(3)).to(crops.device, non_blocking=True)
     density = -torch.log(crops.clamp_min(1 / 255))
     return torch.exp(-torch.einsum("nij,njhw->nihw", mixing, density)).clamp(0, 1)
+
+
+def odd_colours(crops: Tensor, rng: torch.Generator, share: float, gains: Range = (1.0, 4.0)) -> Tensor:
+    """Give a share of the crops colours and contrasts that no stain has; to be done before the degradation.
+
+    Channels are permuted, half of the crops inverted, and all stretched about middle grey until they clip, as ink,
+    dirt and sharpening scanners do. A network that has never seen such leaves the range it was trained in, and draws
+    patterns that have nothing to do with its source.
+
+    Parameters
+    ----------
+    crops
+        (N, 3, h, w) in [0, 1].
+    share
+        Probability of a crop being changed.
+    gains
+        Range of the factor on the distance to middle grey.
+    """
+    n = len(crops)
+    order = torch.rand(n, 3, generator=rng, device=rng.device).argsort(1).to(crops.device)
+    permuted = crops.gather(1, order[:, :, None, None].expand_as(crops))
+    sign = 1 - 2 * chances(n, 0.5, rng).to(crops)[:, None, None, None]
+    gain = uniform(n, gains, rng).to(crops)[:, None, None, None]
+    odd = (0.5 + (permuted - 0.5) * sign * gain).clamp(0, 1)
+    chosen = chances(n, share, rng).to(crops.device)[:, None, None, None]
+    return torch.where(chosen, odd, crops)

@@ -14,7 +14,7 @@ from models.data.degrade import DEGRADATIONS
 from models.data.images import ImageSet
 from models.data.pair import Pair
 from models.data.pool import PairPool
-from models.data.stain import stain_jitter
+from models.data.stain import odd_colours, stain_jitter
 from models.errors import RecipeError
 from models.losses.adversarial import critic_loss, generator_loss
 from models.losses.weighted import WeightedSum
@@ -155,6 +155,8 @@ class StagePhase:
         high = self._images.crops(stage.batch, side, rng, entropy=data.entropy, larger_share=data.larger_share)
         if data.stain:
             high = stain_jitter(high, rng, share=data.stain)
+        if data.odd_colours:
+            high = odd_colours(high, rng, share=data.odd_colours)
         pair: Pair = DEGRADATIONS[data.degradation](high, self._recipe.scale, rng, **data.parameters)
         if data.corruption:
             spoilt = corrupt(pair.high, data.corruption, rng, kinds=data.corruption_kinds)

@@ -45,6 +45,8 @@ class Data(_Part):
         A name of `models.data.degrade.DEGRADATIONS` and what it takes.
     stain
         Share of the crops whose stain is changed, on both sides of the pair.
+    odd_colours
+        Share of the crops that get colours and contrasts of no stain (`models.data.stain.odd_colours`).
     entropy
         Least Shannon entropy of a crop's grey levels in bits; 0 takes every crop.
     larger_share
@@ -58,6 +60,7 @@ class Data(_Part):
     degradation: str = "bicubic"
     parameters: dict[str, Parameter] = Field(default_factory=dict)
     stain: float = Field(default=0.0, ge=0, le=1)
+    odd_colours: float = Field(default=0.0, ge=0, le=1)
     entropy: float = Field(default=0.0, ge=0, lt=8)
     larger_share: float = Field(default=0.5, ge=0, le=1)
     corruption: float = Field(default=0.0, ge=0, le=1)

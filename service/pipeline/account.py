@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from models.zoo.catalog import ModelKind
 from service.pipeline.prepare import Prepared
-from service.pipeline.stripe import Mark
+from service.pipeline.stripe import STRAYED_MODEL, Mark
 from service.progress import Stage
 from wsi.geometry import Region
 from wsi.provenance import NOT_FOR_DIAGNOSIS, software
@@ -172,7 +172,7 @@ class Account:
             "stripes": {"total": len(self.stripes), "resumed": self.resumed},
             "seconds_by_stage": watch.seconds(),
             "device_busy": _rounded(device_busy, 3),
-            "warnings": [*job.warnings, *self._strays()],
+            "warnings": [*job.warnings, *self._strays(), *self._disbelieved()],
             "incidents": [incident for stripe in self.stripes for incident in stripe["incidents"]],
         }
 
@@ -210,6 +210,17 @@ class Account:
             f"{len(strays)} of {len(self.scores)} tiles, reduced again, differ from their source by more than "
             f"{STRAY:g} grey levels (RMSE), the worst by {worst:.1f} at x {place.x}, y {place.y} "
             "of the result: the model may have drawn what is not there; look at them",
+        )
+
+    def _disbelieved(self) -> tuple[str, ...]:
+        """A warning of tiles whose model was not believed."""
+        found = [bad for stripe in self.stripes for bad in stripe["bad_tiles"] if bad["cause"] == STRAYED_MODEL]
+        if not found:
+            return ()
+        place = self.output_region(found[0]["row"], found[0]["column"])
+        return (
+            f"{len(found)} tiles were resampled plainly, since {STRAYED_MODEL} there (ink and dirt can do that), the "
+            f"first at x {place.x}, y {place.y} of the result; the report lists them",
         )
 
     def _consistency(self) -> dict[str, Any] | None:

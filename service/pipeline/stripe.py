@@ -19,7 +19,7 @@ import numpy as np
 
 from models.errors import NonFiniteOutputError
 from models.interpolate import Interpolator
-from models.metrics.consistency import mean_consistency
+from models.metrics.consistency import STRAYED, mean_consistency, worst_block
 from models.upscaler import PatchUpscaler
 from service.progress import CancelToken, Tally
 from wsi.blending import Upscaled, blender_for
@@ -56,6 +56,9 @@ class Mark(StrEnum):
     GLASS = "g"
     OUTSIDE = "o"
     BAD = "b"
+
+
+STRAYED_MODEL = "the model drew what its source does not hold"
 
 
 @dataclass(slots=True)
@@ -273,13 +276,7 @@ class StripeWork:
         self.advance(Tally(len(counted), passed, computed), seconds)
 
     def _consistency(self, done: _Finished) -> float:
-        """Of the core, with whatever the blender will still fade."""
-        plan, core = self.plan, done.tile.core
-        top, left = core.y - done.tile.patch.y, core.x - done.tile.patch.x
-        source = done.patch[top : top + core.height, left : left + core.width]
-        rows = slice(top * plan.scale, (top + core.height) * plan.scale)
-        columns = slice(left * plan.scale, (left + core.width) * plan.scale)
-        return mean_consistency(done.answer.upscaled[rows, columns], source)
+        return mean_consistency(*self._core(done.tile, done.patch, done.answer.upscaled))
 
     def _timed(
         self, seen: Sequence[tuple[Tile, Pixels]], report: StripeReport, last_row: int
@@ -292,7 +289,8 @@ class StripeWork:
             return ()
         self.cancel.raise_if_cancelled()
         try:
-            return [_Answer(one, by_model=True) for one in self.upscaler(np.stack([patch for _, patch in seen]))]
+            drawn = zip(seen, self.upscaler(np.stack([patch for _, patch in seen])), strict=True)
+            return [self._believed(tile, patch, one, report, last_row) for (tile, patch), one in drawn]
         except NonFiniteOutputError as error:
             tile, patch = seen[error.index]
             where = f"tile ({tile.column}, {tile.row}) at x {tile.core.x}, y {tile.core.y} of level {self.plan.level}"
@@ -306,6 +304,22 @@ class StripeWork:
                 _Answer(self._plain(patch), by_model=False),
                 *self._infer(after, report, last_row),
             ]
+
+    def _believed(self, tile: Tile, patch: Pixels, upscaled: Upscaled, report: StripeReport, last_row: int) -> _Answer:
+        """What the model drew, unless that is not its source: then the source, resampled plainly, and a word of it."""
+        if isinstance(self.upscaler, Interpolator) or worst_block(*self._core(tile, patch, upscaled)) < STRAYED:
+            return _Answer(upscaled, by_model=True)
+        if tile.row <= last_row:
+            report.bad_tiles.append(_told(tile, tile.core, STRAYED_MODEL, "tile resampled plainly"))
+        return _Answer(self._plain(patch), by_model=False)
+
+    def _core(self, tile: Tile, patch: Pixels, upscaled: Upscaled) -> tuple[Upscaled, Pixels]:
+        """A tile's core in the result, with whatever the blender will still fade, and in its source."""
+        scale, core = self.plan.scale, tile.core
+        top, left = core.y - tile.patch.y, core.x - tile.patch.x
+        rows = slice(top * scale, (top + core.height) * scale)
+        columns = slice(left * scale, (left + core.width) * scale)
+        return upscaled[rows, columns], patch[top : top + core.height, left : left + core.width]
 
     def _ahead(self, patches: Iterable[Pixels]) -> Iterator[Pixels]:
         """As `_plain`, in order, a few at a time in the encoders' threads."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.metrics.consistency import downscale_consistency
+from models.metrics.consistency import downscale_consistency, mean_consistency, worst_block
 from models.metrics.reduction import REDUCTIONS, area, bicubic, gaussian
 
 
@@ -64,3 +64,19 @@ def test_consistency_of_a_uniform_shift_is_known(image):
 
 def test_truth_is_consistent_with_its_own_reduction(image):
     assert downscale_consistency(image, bicubic(image, 4)) == math.inf
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.float32])
+def test_the_worst_block_is_found_where_it_is(image, kind):
+    enlarged = image.repeat(4, axis=0).repeat(4, axis=1).astype(kind)
+    assert worst_block(enlarged, image) == mean_consistency(enlarged, image) == 0
+    enlarged[4 * 16 : 4 * 24, 4 * 32 :] = 255 - enlarged[4 * 16 : 4 * 24, 4 * 32 :]  # the last, half a block wide
+    off = 255 - 2.0 * image[16:24, 32:]
+    whole = 255 - 2.0 * image[16:24, 32:36]
+    assert worst_block(enlarged, image) == pytest.approx(np.sqrt((off**2).sum() / whole.size))
+    assert worst_block(enlarged, image) > 3 * mean_consistency(enlarged, image)
+
+
+def test_an_image_smaller_than_a_block_is_one_block():
+    source = np.full((3, 5, 3), 100, np.uint8)
+    assert worst_block(np.full((6, 10, 3), 110, np.uint8), source) == pytest.approx(10)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import zarr
 from PIL import Image
 
@@ -153,6 +154,21 @@ def test_tiles_that_stray_from_their_source_are_warned_of(tmp_path, cmu, monkeyp
     worst = report["tiles"]["consistency"]["worst"]["rmse"]
     assert any(f"the worst by {worst:.1f} at x" in warning for warning in report["warnings"])
     assert not any("the worst" in warning for warning in upscale(replace(request, model="bicubic"))["warnings"])
+
+
+def test_a_model_that_draws_something_else_is_not_believed(tmp_path, cmu, monkeypatch) -> None:
+    """Whatever it drew: the tile is its source, resampled plainly, and the report says where."""
+    monkeypatch.setattr("service.pipeline.stripe.STRAYED", 0.01)
+    request = UpscaleRequest(cmu, tmp_path / "o.ome.tiff", model="compact-x4-fast", region=(900, 1200, 300, 200))
+    report = upscale(request)
+    assert [(bad["row"], bad["column"]) for bad in report["tiles"]["bad"]] == [(0, 0), (0, 1)]
+    assert {bad["remedy"] for bad in report["tiles"]["bad"]} == {"tile resampled plainly"}
+    assert report["tiles"]["map"] == ["bb"]
+    assert any(warning.startswith("2 tiles were resampled plainly") for warning in report["warnings"])
+    plain = replace(request, output=tmp_path / "plain.ome.tiff", model="bicubic")
+    assert upscale(plain)["tiles"]["bad"] == []
+    with tifffile.TiffFile(request.output) as made, tifffile.TiffFile(plain.output) as resampled:
+        assert (made.series[0].asarray() == resampled.series[0].asarray()).all()
 
 
 def test_nearest_neighbour_is_perfectly_consistent(tmp_path, write_png) -> None:
