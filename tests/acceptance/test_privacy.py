@@ -1,0 +1,67 @@
+"""What is planted in a slide, its name and its place never comes out of the service: not in files, answers or logs."""
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+
+PLANTED = "Zyxwvut Quisling 1957"
+FORBIDDEN = ("Zyxwvut", "Quisling", "CaseQX7")
+
+
+def write_slide(path: Path) -> Path:
+    """An Aperio-like slide with a patient in every free text, and a label."""
+    draw = np.random.default_rng(5)
+    pixels = draw.integers(120, 240, (700, 900, 3), np.uint8)
+    facts = f"AppMag = 20|MPP = 0.499|Filename = {PLANTED}|User = {PLANTED}|Title = CaseQX7"
+    said = f"Aperio Image Library v12\n900x700 |{facts}"
+    extra = [(315, "s", 0, PLANTED, True), (33432, "s", 0, PLANTED, True), (316, "s", 0, PLANTED, True)]
+    with tifffile.TiffWriter(path) as tiff:
+        tiff.write(
+            pixels,
+            tile=(256, 256),
+            photometric="rgb",
+            compression="jpeg",
+            description=said,
+            metadata=None,
+            extratags=extra,
+            software=PLANTED,
+        )
+        tiff.write(pixels[:100, :100], photometric="rgb", description=f"Aperio\nlabel 100x100 {PLANTED}", metadata=None)
+    return path
+
+
+@pytest.mark.parametrize("result_format", ["ome-tiff", "ome-zarr"])
+def test_no_word_of_a_patient_leaves_the_service(start_service: Any, tmp_path: Path, result_format: str) -> None:
+    folder = tmp_path / "CaseQX7"
+    folder.mkdir()
+    slide_file = write_slide(folder / f"{PLANTED}.svs")
+    service = start_service(tmp_path / "data", log_format="json" if result_format == "ome-tiff" else "text")
+    uploaded = service.upload(slide_file)
+    assert PLANTED in uploaded["name"], "its owner knows it by that name"
+    asked = {"slide": uploaded["id"], "model": "bicubic", "format": result_format, "entropy": 0}
+    done = service.follow(service.submit(**asked)["id"])
+    assert done["state"] == "succeeded", done
+    wrong = service.submit(**{**asked, "target_mpp": 3})
+    said = [json.dumps(done), json.dumps(wrong), service.curl("{service}/metrics"), service.curl("{service}/v1/jobs")]
+    for kind in ("report", "report.html", "tissue.geojson"):
+        said.append(service.curl(f"{{service}}/v1/jobs/{done['id']}/{kind}"))
+        assert len(said[-1]) > 100
+    result = tmp_path / "result"
+    service.curl("-o", str(result), f"{{service}}{done['result']['href']}")
+    headers = service.curl("-sI", f"{{service}}{done['result']['href']}")
+    service.stop()
+    held = [result.read_bytes(), *(text.encode() for text in [*said, headers])]
+    held.append(Path(service.log.name).read_bytes())
+    held += [path.read_bytes() for path in (service.folder / "jobs").rglob("*") if path.is_file()]
+    if result_format == "ome-zarr":
+        with zipfile.ZipFile(result) as archive:
+            held += [archive.read(name) for name in archive.namelist()]
+    for word in FORBIDDEN:
+        for coded in (word.encode(), word.encode("utf-16-le"), word.lower().encode()):
+            assert not [1 for one in held if coded in one], word
+    assert b"upscaling" in Path(service.log.name).read_bytes() or b"attempt 1" in Path(service.log.name).read_bytes()
