@@ -9,9 +9,10 @@ from service.jobs.store import Admit, Store
 from service.jobs.token import Token
 from service.settings import Settings
 
-_PYRAMID = 4 / 3
 _COPIES = 2  # finished stripes and the joined image; for Zarr then that and its zip
-_ZARR_BYTES_PER_PIXEL = 3.0  # lossless: at worst as many as the pixels have
+# Bytes for each pixel of level 0, pyramid and all: 1.6 times the most that dense H&E took (docs/reliability.md).
+_JPEG = ((80, 0.28), (90, 0.38), (95, 0.5), (100, 0.9))
+_ZARR = 2.7
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +95,8 @@ def _of_service(settings: Settings) -> tuple[int, int, int]:
 
 
 def reserved_bytes(output_pixels: int, result_format: ResultFormat, quality: int) -> int:
-    """What a job may take on disk at its worst moment, from the pixels of its result.
-
-    JPEG's bytes per pixel are an upper bound over dense H&E tissue, 4:2:0, all of it tissue (`docs/reliability.md`).
-    """
+    """What a job may take on disk at its worst moment, from the pixels of its result."""
     if result_format is ResultFormat.OME_ZARR:
-        return round(output_pixels * _ZARR_BYTES_PER_PIXEL * _PYRAMID * _COPIES)
+        return round(output_pixels * _ZARR * _COPIES)
     per_pixel = next(most for below, most in _JPEG if quality <= below)
-    return round(output_pixels * per_pixel * _PYRAMID * _COPIES)
-
-
-_JPEG = ((80, 0.35), (90, 0.55), (95, 0.9), (100, 2.0))
+    return round(output_pixels * per_pixel * _COPIES)

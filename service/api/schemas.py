@@ -192,6 +192,8 @@ class _Options(BaseModel):
 class JobIn(_Options):
     """What to make of which slide."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"slide": "0" * 32, "region": [0, 0, 1024, 1024]}]})
+
     slide: str = Field(max_length=100, description="Id of an uploaded slide.")
 
     def order(self) -> JobOrder:
@@ -201,6 +203,8 @@ class JobIn(_Options):
 
 class BatchIn(_Options):
     """What to make of which slides."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"slides": ["0" * 32, "1" * 32], "model": "bicubic"}]})
 
     slides: list[Annotated[str, Field(max_length=100)]] = Field(
         min_length=1, max_length=10_000, description="Ids of uploaded slides."

@@ -203,6 +203,15 @@ class Client:
         found: dict[str, Any] = self._connection.json("GET", self._path("jobs", job_id) + "/report")
         return found
 
+    def report_page(self, job_id: str) -> str:
+        """The same as one page of HTML, with pictures; it goes when the result is deleted."""
+        return self._connection.request("GET", self._path("jobs", job_id) + "/report.html").text
+
+    def tissue(self, job_id: str) -> dict[str, Any]:
+        """Outlines of the tissue in the result's pixels, as GeoJSON for QuPath; they go when the result is deleted."""
+        found: dict[str, Any] = self._connection.json("GET", self._path("jobs", job_id) + "/tissue.geojson")
+        return found
+
     def wait_until_ready(self) -> None:
         """Wait for a service that is just starting, within the client's patience."""
         self._connection.is_answered = True

@@ -21,7 +21,7 @@ def add(commands: Any) -> None:
     fetch.add_argument(
         "out", type=Path, nargs="?", metavar="OUT", help="a file, or a folder (default: the job's id in this folder)"
     )
-    fetch.add_argument("--report", action="store_true", help="the job's report beside it")
+    fetch.add_argument("--report", action="store_true", help="the report, a page and the tissue beside it")
     fetch.add_argument("--wait", action="store_true", help="until the job has ended")
     remote.add_service(fetch)
     fetch.set_defaults(command=_run)

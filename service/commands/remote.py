@@ -48,15 +48,20 @@ def connect(options: argparse.Namespace) -> "Client":
 
 
 def fetch(client: "Client", job: "Job", target: Path, *, with_report: bool) -> Path:
-    """Download a result with a bar, its report beside it."""
+    """Download a result with a bar; beside it its report, as JSON and as a page, and the tissue's outlines."""
     from wsi.durable import write_whole
     from wsi.suffixes import without_suffix
 
     with bytes_bar(target.name) as show:
         client.download(job.id, target, show)
     if with_report:
-        report = target.with_name(without_suffix(target.name.removesuffix(".zip")) + ".report.json")
-        write_whole(report, json.dumps(client.report(job.id), indent=2, ensure_ascii=False).encode())
+        stem = without_suffix(target.name.removesuffix(".zip"))
+        for suffix, content in (
+            (".report.json", json.dumps(client.report(job.id), indent=2, ensure_ascii=False)),
+            (".report.html", client.report_page(job.id)),
+            (".tissue.geojson", json.dumps(client.tissue(job.id))),
+        ):
+            write_whole(target.with_name(stem + suffix), content.encode())
     return target
 
 

@@ -51,7 +51,10 @@ def test_submit_with_out_brings_results_and_reports_and_goes_on_after_a_slide_th
     assert sha256(result) == job["result"]["sha256"]
     report = json.loads((out / "Fall Größe 7.report.json").read_text("utf-8"))
     assert report["output"]["width"] == 2400
-    assert sorted(path.name for path in out.iterdir()) == ["Fall Größe 7.ome.tiff", "Fall Größe 7.report.json"]
+    names = ("ome.tiff", "report.html", "report.json", "tissue.geojson")
+    assert sorted(path.name for path in out.iterdir()) == [f"Fall Größe 7.{name}" for name in names]
+    assert "data:image" in (out / "Fall Größe 7.report.html").read_text("utf-8")
+    assert json.loads((out / "Fall Größe 7.tissue.geojson").read_text("utf-8"))["type"] == "FeatureCollection"
 
     again = slidelift("submit", slide, *ASKED, "--out", out)
     assert (again.code, again.out) == (2, "")
