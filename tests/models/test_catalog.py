@@ -5,11 +5,13 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from models.errors import UnknownModelError, WeightsError
+from models.metrics.consistency import STRAYED, worst_block
 from models.upscaler import load_upscaler
 from models.zoo.catalog import (
     DEFAULT_MODEL,
@@ -25,6 +27,21 @@ from models.zoo.imports import import_model, remove_model
 from models.zoo.weights import load_weights
 
 NETWORK_CARDS = [card for card in catalog().values() if card.kind is ModelKind.NETWORK and not card.imported]
+
+
+SET_OFF = {"realesrgan-x4", "compact-x4-fast", "compact-x2"}
+"""Networks that a mosaic of loud colours sets off; the pipeline does not believe them there."""
+
+
+@pytest.mark.parametrize("card", NETWORK_CARDS, ids=lambda card: card.name)
+def test_colours_that_no_stain_has_do_not_set_a_network_off(card):
+    draw = np.random.default_rng(1)
+    mosaic = draw.integers(0, 256, (12, 12, 3), np.uint8).repeat(8, axis=0).repeat(8, axis=1)
+    upscaler = load_upscaler(card.name)
+    edge, scale = 24, upscaler.scale
+    drawn = np.asarray(upscaler(mosaic[None])[0])[edge * scale : -edge * scale, edge * scale : -edge * scale]
+    strayed = worst_block(drawn, mosaic[edge:-edge, edge:-edge]) >= STRAYED
+    assert strayed == (card.name in SET_OFF), "a network that holds is taken off the list"
 
 
 def modules_after(statement: str) -> set[str]:

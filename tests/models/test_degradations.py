@@ -17,7 +17,7 @@ from models.data.kernels import filter_each, gaussian_kernels, lowpass_kernels, 
 from models.data.pair import Pair, crop_pair
 from models.data.pool import PairPool
 from models.data.second_order import FIRST, SECOND, _add_gaussian, _add_poisson, blur_kernels, realesrgan, sharpen
-from models.data.stain import stain_jitter
+from models.data.stain import odd_colours, stain_jitter
 
 FAITHFUL = {"scanner": {"noise_share": 0.0, "jpeg_share": 0.0}}
 """JPEG's steps alone may shift a colour by two grey levels."""
@@ -289,6 +289,19 @@ def test_stain_jitter_keeps_glass_white_and_changes_the_share(high):
 def test_stain_jitter_without_mixing_scales_density():
     crops = torch.full((4, 3, 8, 8), 0.5)
     assert torch.allclose(stain_jitter(crops, rng(), share=1, spread=0, gains=(2, 2)), crops**2)
+
+
+def test_odd_colours_change_their_share_and_keep_the_range_and_what_is_drawn(high):
+    crops = high.repeat(16, 1, 1, 1).clamp(0.4, 0.6)
+    odd = odd_colours(crops, rng(), share=0.5, gains=(1, 4))
+    changed = ~torch.isclose(odd, crops, atol=1e-6).flatten(1).all(1)
+    assert 20 < int(changed.sum()) < 44
+    assert 0 <= float(odd.min()) <= float(odd.max()) <= 1
+    assert float(odd.std()) > 1.3 * float(crops.std())
+    for before, after in zip(crops, odd, strict=True):  # each channel is one of those before, stretched or turned over
+        for channel in after:
+            shapes = [torch.corrcoef(torch.stack([channel.flatten(), one.flatten()]))[0, 1].abs() for one in before]
+            assert max(shapes) > 0.99
 
 
 def numbered(first: int, count: int) -> Pair:
