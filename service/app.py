@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -51,11 +51,11 @@ _TAGS = [
 log = logging.getLogger(__name__)
 
 
-def probe(slide: Path) -> Mapping[str, Any]:
+def probe(slide: Path, between: Callable[[], None]) -> Mapping[str, Any]:
     """Look into a slide in a process of its own; see `service.runner.probe`."""
     from service.runner import probe as probe_in_subprocess
 
-    return probe_in_subprocess(slide)
+    return probe_in_subprocess(slide, between)
 
 
 def create_app(settings: Settings, probe: Probe = probe) -> FastAPI:

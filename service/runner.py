@@ -163,8 +163,17 @@ class Runner:
         self.close()
 
 
-def probe(slide: Path, *, timeout_seconds: float = 120) -> dict[str, Any]:
+def _go_on() -> None:
+    """Stop nothing."""
+
+
+def probe(slide: Path, between: Callable[[], None] = _go_on, *, timeout_seconds: float = 120) -> dict[str, Any]:
     """Facts of a slide, found by a child with little memory and time: it is opened and sample tiles are decoded.
+
+    Parameters
+    ----------
+    between
+        Called while the child is at it; may raise to stop.
 
     Raises
     ------
@@ -174,7 +183,7 @@ def probe(slide: Path, *, timeout_seconds: float = 120) -> dict[str, Any]:
     child = _Child("service.child", "probe")
     child.send({"probe": str(slide)})
     try:
-        message = child.messages.get(timeout=timeout_seconds)
+        message = _awaited(child, timeout_seconds, between)
         if message is None:
             cause = child.obituary(slide.name)
             if child.process.returncode >= 0:
@@ -197,6 +206,18 @@ def probe(slide: Path, *, timeout_seconds: float = 120) -> dict[str, Any]:
         raise _raised(Problem(**message["problem"]))
     facts: dict[str, Any] = message["facts"]
     return facts
+
+
+def _awaited(child: _Child, timeout_seconds: float, between: Callable[[], None]) -> dict[str, Any] | None:
+    """The child's next message, None where it has died; raises queue.Empty when the time is over."""
+    deadline = time.monotonic() + timeout_seconds
+    while True:
+        try:
+            return child.messages.get(timeout=_POLL_SECONDS)
+        except queue.Empty:
+            between()
+            if time.monotonic() > deadline:
+                raise
 
 
 def unpack(

@@ -75,7 +75,7 @@ def accept(reception: "Reception", landed: Landed, slide_id: str, name: str, own
     """
     main = landed.folder / landed.file
     try:
-        facts = SlideFacts.from_probe(reception.probe(main))
+        facts = SlideFacts.from_probe(reception.probe(main, reception.raise_if_closing))
     except ServiceError as error:
         found = error.problem
         detail = under_its_name(found.detail, main, name)

@@ -18,8 +18,9 @@ from service.uploads.closing import Closing
 from service.uploads.inbox import Inbox, Way, Writer
 from service.uploads.names import require_name
 
-Probe = Callable[[Path], Mapping[str, Any]]
-"""Path of a slide -> its facts as plain values; raises ServiceError. Decodes in a process of its own."""
+Probe = Callable[[Path, Callable[[], None]], Mapping[str, Any]]
+"""Path of a slide -> its facts as plain values; raises ServiceError. Decodes in a process of its own, and meanwhile
+calls the second argument, which may raise to stop."""
 
 FINISHING_AT_ONCE = 2
 """Each probe is a process with decoders in it; uploads may end together, memory must not."""

@@ -59,7 +59,7 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def app(settings: Settings, facts: dict[str, Any]) -> Iterator[FastAPI]:
-    def probe(slide: Path) -> Mapping[str, Any]:
+    def probe(slide: Path, between: Callable[[], None]) -> Mapping[str, Any]:
         if not slide.read_bytes()[:4] == b"II*\0":
             raise ServiceError(Problem("slide.unreadable", f"{slide}: no reader knows it", 422, by_user=True))
         return facts
@@ -76,7 +76,7 @@ def open_app(tmp_path: Path, facts: dict[str, Any]) -> Iterator[Callable[..., Fa
 
     def make(**given: Any) -> FastAPI:
         settings = Settings(**{"data_dir": tmp_path / "data", "disk_reserve_bytes": 0, **given})
-        made.append(create_app(settings, lambda _: facts))
+        made.append(create_app(settings, lambda *_: facts))
         return made[-1]
 
     yield make

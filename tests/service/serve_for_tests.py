@@ -66,4 +66,4 @@ settings = Settings(
 if "work" in sys.argv:
     settings.data_dir.mkdir(parents=True)
     threading.Thread(target=work, args=(settings,), daemon=True).start()
-serve(settings, probe=lambda slide: FACTS)
+serve(settings, probe=lambda *_: FACTS)

@@ -180,7 +180,7 @@ def test_upload_that_would_eat_the_reserve_is_refused(settings: Settings, facts:
     free = shutil.disk_usage(settings.data_dir.parent).free
     most = {"data_dir": settings.data_dir, "max_upload_bytes": 10**18}
     for reserve, announced in ((free * 2, 10), (0, free * 2)):
-        app = create_app(Settings(**most, disk_reserve_bytes=reserve), lambda _: facts)
+        app = create_app(Settings(**most, disk_reserve_bytes=reserve), lambda *_: facts)
         with pytest.raises(ServiceError, match="reserve"):
             app.state.context.reception.begin("a.svs", Way.PUT, total_bytes=announced)
         app.state.context.store.close()
@@ -261,7 +261,7 @@ def test_sweep_spares_an_upload_under_way(app: FastAPI, settings: Settings) -> N
 def test_probe_sees_the_stored_file_off_the_event_loop(settings: Settings, facts: Mapping[str, Any]) -> None:
     seen: list[Path] = []
 
-    def probe(slide: Path) -> Mapping[str, Any]:
+    def probe(slide: Path, between: Callable[[], None]) -> Mapping[str, Any]:
         with pytest.raises(RuntimeError):
             asyncio.get_running_loop()
         seen.append(slide)

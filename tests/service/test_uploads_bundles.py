@@ -70,7 +70,7 @@ def tarred_entry(**values: Any) -> bytes:
 @pytest.fixture
 def call(settings: Settings, facts: dict[str, Any], call: Call) -> Iterator[Call]:
     """A probe that takes all: what is looked at here happens before it."""
-    app = create_app(settings, lambda _: facts)
+    app = create_app(settings, lambda *_: facts)
     yield type(call)(app)
     app.state.context.store.close()
 

@@ -310,7 +310,7 @@ def test_fault_of_the_service_can_be_asked_again(
 ) -> None:
     faults = iter([ServiceError(Problem("runner.crashed", "no memory", 500)), None])
 
-    def probe(_: Path) -> dict[str, Any]:
+    def probe(*_: Any) -> dict[str, Any]:
         fault = next(faults)
         if fault is not None:
             raise fault
