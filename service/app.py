@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import logging
+import resource
+import signal
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -34,6 +36,8 @@ from service.uploads.reception import sweep as sweep_uploads
 
 SHUTDOWN_SECONDS = 10
 """What requests under way get to end in; a download cut off can be continued, and so can an upload in pieces."""
+
+_DESCRIPTORS = 65536
 
 _DESCRIPTION = (
     "Upload a slide, post a job, poll it or follow its events, download a pyramid. Errors are problems (RFC 9457) with "
@@ -89,6 +93,7 @@ def create_app(settings: Settings, probe: Probe = probe) -> FastAPI:
         version=_version(),
         docs_url=None,  # FastAPI's pages load scripts from a CDN, which a hospital's network may not have
         redoc_url=None,
+        redirect_slashes=False,  # it would send clients to whatever host they named
         lifespan=lifespan,
         openapi_tags=_TAGS,
     )
@@ -140,6 +145,14 @@ class _UnderPrefix:
         await self._app(scope, receive, send)
 
 
+def _take_all_descriptors() -> None:
+    """Each idle connection costs a file descriptor; the usual soft limit of 1024 is soon used up."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = min(hard, _DESCRIPTORS) if hard != resource.RLIM_INFINITY else _DESCRIPTORS
+    if soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
 class _Server(uvicorn.Server):
     """Lets go, at the first signal, of those who wait for news of a job: they would hold up the stop."""
 
@@ -178,6 +191,9 @@ def serve(settings: Settings, probe: Probe = probe) -> None:
         server_header=False,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
+    _take_all_descriptors()
+    for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises them once more when it has stopped: let us go on
+        signal.signal(number, signal.SIG_IGN)
     server = _Server(config, context.watch)
     server.run()
     if not server.started:

@@ -71,9 +71,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return EXIT_FAILED
     except ValueError as error:
-        if type(error).__name__ != "ValidationError":  # pydantic's: a setting is wrong; imported by `serve` alone
+        kind = type(error).__name__  # pydantic's: a setting is wrong; imported by `serve` alone
+        if kind not in ("ValidationError", "SettingsError"):
             raise
-        say(f"error: {_settings_said(error)}")
+        say(f"error: {_settings_said(error) if kind == 'ValidationError' else error}")
         return EXIT_USER
     except OSError as error:
         say(f"error: {error.filename or ''}: {error.strerror or error}")

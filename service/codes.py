@@ -39,6 +39,7 @@ CODES = {
     "access.unsafe": Code(422, "The service would be open to a network"),
     "quota.jobs": Code(429, "Too many unfinished jobs"),
     "quota.bytes": Code(429, "Too many bytes of slides"),
+    "quota.uploads": Code(429, "Too many unfinished uploads"),
     "queue.full": Code(429, "The queue is full"),
     "token.unknown": Code(404, "There is no such token"),
     "database.url": Code(422, "The database can't be opened"),

@@ -51,7 +51,7 @@ class Roi:
         polygons, points = [], 0
         for coordinates in _areas(value, 0):
             rings = _listed(coordinates, "a polygon is a list of rings")
-            points += sum(len(_listed(ring, "a ring is a list of points")) for ring in rings)
+            points += 1 + sum(len(_listed(ring, "a ring is a list of points")) for ring in rings)
             if points > MAX_POINTS:
                 raise RoiError(f"the region of interest has more than {MAX_POINTS:,} points; simplify it")
             polygons.append(tuple(_ring(ring) for ring in rings))

@@ -85,7 +85,7 @@ class Access:
             return
         found = await self._found(scope)
         if isinstance(found, Problem):
-            headers = _CHALLENGE if found.status == HTTPStatus.UNAUTHORIZED else {"Retry-After": "5"}
+            headers = _CHALLENGE if found.status == HTTPStatus.UNAUTHORIZED else {}
             await response(found, Request(scope), headers)(scope, receive, send)
             return
         scope["slidelift.caller"] = found

@@ -35,9 +35,12 @@ KeyHeader = Annotated[
 ]
 
 
-def fingerprint(request: Request, wanted: BaseModel) -> str:
-    """What makes two requests the same."""
-    return hashlib.sha256(f"{request.scope['route'].path}\n{wanted.model_dump_json()}".encode()).hexdigest()
+def keyed_by(caller: Caller, key: str | None, request: Request, wanted: BaseModel) -> IdempotencyKey | None:
+    """The client's word for this request, and what makes it the same as another; None without a word."""
+    if key is None:
+        return None
+    said = f"{request.scope['route'].path}\n{wanted.model_dump_json()}"
+    return IdempotencyKey(caller.owner or "", key, hashlib.sha256(said.encode()).hexdigest())
 
 
 def checked(context: Context, caller: Caller, order: JobOrder, batch: str | None = None) -> Job:
@@ -69,12 +72,11 @@ def checked(context: Context, caller: Caller, order: JobOrder, batch: str | None
     )
 
 
-def queued(context: Context, caller: Caller, jobs: Sequence[Job], key: str | None, mark: str) -> list[Job]:
+def queued(context: Context, caller: Caller, jobs: Sequence[Job], key: IdempotencyKey | None) -> list[Job]:
     """Queue jobs, all or none, or find those that the same request made before."""
     limits = Limits.of(context.settings, caller.token)
     admit = limits.admit_jobs(jobs, context.storage.room_bytes, context.storage.written_bytes)
-    keyed = None if key is None else IdempotencyKey(caller.owner or "", key, mark)
-    found, _ = context.store.add_jobs(jobs, admit, keyed)
+    found, _ = context.store.add_jobs(jobs, admit, key)
     return found
 
 

@@ -6,16 +6,16 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Request, Response
 
 from service.api.access import Caller, InCaller
-from service.api.asking import KeyHeader, checked, fingerprint, queued
+from service.api.asking import KeyHeader, checked, keyed_by, queued
 from service.api.context import Context, InContext
-from service.api.problems import documented
+from service.api.problems import BODY_MAX_BYTES, documented
 from service.api.reading import Documented, address, readable
 from service.api.schemas import BatchIn, BatchOut
 from service.codes import refusal
 from service.jobs.job import ForbiddenMoveError, Job
 from service.jobs.store import JobFilter
 
-router = APIRouter(prefix="/v1/batches", tags=["batches"], responses=documented(), max_body_size=16 * 2**20)
+router = APIRouter(prefix="/v1/batches", tags=["batches"], responses=documented(), max_body_size=BODY_MAX_BYTES)
 
 BatchId = Annotated[str, Path(description="Id of a batch.")]
 _LINKS: Documented = {
@@ -40,10 +40,12 @@ def ask_batch(
     key: KeyHeader = None,
 ) -> BatchOut:
     """Queue the same job for each slide, all of them or none: one slide that can't be taken refuses the batch."""
-    batch = uuid.uuid4().hex
-    jobs = [checked(context, caller, order, batch) for order in wanted.orders()]
-    jobs = queued(context, caller, jobs, key, fingerprint(request, wanted))
-    found = jobs[0].batch or batch
+    keyed = keyed_by(caller, key, request, wanted)
+    jobs = context.store.made_before(keyed) if keyed else None
+    if not jobs:
+        batch = uuid.uuid4().hex
+        jobs = queued(context, caller, [checked(context, caller, order, batch) for order in wanted.orders()], keyed)
+    found = str(jobs[0].batch)
     response.headers["Location"] = address(request, f"/v1/batches/{found}")
     return BatchOut.of(found, jobs, address(request, f"/v1/jobs?batch={found}"))
 

@@ -1,6 +1,7 @@
 """Jobs: asked for, watched, paused, cancelled, tried again; their results downloaded and deleted."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from typing import Annotated
 
@@ -10,9 +11,9 @@ from fastapi.sse import format_sse_event
 from starlette.concurrency import run_in_threadpool
 
 from service.api.access import Caller, InCaller
-from service.api.asking import KeyHeader, checked, fingerprint, queued
+from service.api.asking import KeyHeader, checked, keyed_by, queued
 from service.api.context import Context, InContext
-from service.api.problems import documented
+from service.api.problems import BODY_MAX_BYTES, documented
 from service.api.reading import Before, Documented, Limit, address, conditional, is_known, next_page, readable
 from service.api.schemas import JobIn, JobOut, JobsOut, ProblemOut
 from service.api.waiting import Prefer, wait_seconds
@@ -21,12 +22,13 @@ from service.jobs.job import Job, JobState
 from service.jobs.store import JobFilter, UnknownJobError
 from service.limits import Limits
 
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"], responses=documented(), max_body_size=16 * 2**20)
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], responses=documented(), max_body_size=BODY_MAX_BYTES)
 
 JobId = Annotated[str, Path(description="Id of a job.")]
 KEEP_ALIVE_SECONDS = 15.0
 """A comment so often keeps proxies from ending a stream of events as idle."""
 _RETRY_MILLISECONDS = 2000
+_NUMBER = re.compile(r"[0-9]{1,18}")
 _REPORT_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _FILE: Documented = {
     200: {"content": {"image/tiff": {}, "application/zip": {}}, "description": "The file; ranges are served."},
@@ -89,8 +91,9 @@ async def ask(
     """
 
     def queue() -> Job:
-        job = checked(context, caller, wanted.order())
-        (found,) = queued(context, caller, [job], key, fingerprint(request, wanted))
+        keyed = keyed_by(caller, key, request, wanted)
+        made = context.store.made_before(keyed) if keyed else None
+        (found,) = made or queued(context, caller, [checked(context, caller, wanted.order())], keyed)
         return found
 
     job = await run_in_threadpool(queue)
@@ -157,7 +160,7 @@ async def job_events(
 ) -> Response:
     """Stream the job's changes as server-sent events, until it has ended; the id of an event is the job's revision."""
     found = await run_in_threadpool(known, context, caller, job)
-    seen = int(last_event_id) if last_event_id and last_event_id.isascii() and last_event_id.isdigit() else -1
+    seen = int(last_event_id) if last_event_id and _NUMBER.fullmatch(last_event_id) else -1
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     events = _events(request, context, found, seen)
     return StreamingResponse(events, headers=headers, media_type="text/event-stream")

@@ -34,6 +34,9 @@ from service.jobs.store import (
 )
 
 MEDIA_TYPE = "application/problem+json"
+BODY_MAX_BYTES = 2 * 2**20
+"""Of a request in JSON: a region of interest of 20,000 points has 1 MB, and what is larger costs seconds to refuse."""
+_ERRORS_TOLD = 20
 _REFUSALS: dict[type[Exception], str] = {
     UnknownSlideError: "slide.unknown",
     UnknownJobError: "job.unknown",
@@ -101,7 +104,9 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        errors = [{"loc": list(one["loc"]), "msg": one["msg"], "type": one["type"]} for one in error.errors()]
+        errors = [
+            {"loc": list(one["loc"]), "msg": one["msg"], "type": one["type"]} for one in error.errors()[:_ERRORS_TOLD]
+        ]
         places = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in errors)
         return response(problem("request.invalid", places), request, errors=errors)
 

@@ -13,6 +13,7 @@ from service.api.metrics import Metrics
 REQUEST_ID = "X-Request-Id"
 _ID = re.compile(r"[0-9a-f]{32}")
 _UNKNOWN = "(none)"
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,9 @@ class Requests:
         finally:
             seconds = time.monotonic() - started
             route = getattr(scope.get("route"), "path", _UNKNOWN)
-            self._metrics.count_request(scope["method"], route, status, seconds)
+            # A method that somebody made up would be a series of its own, and anything in the log.
+            method = scope["method"] if scope["method"] in _METHODS else "(other)"
+            self._metrics.count_request(method, route, status, seconds)
             # Only what looks like an id of ours: an upload's address ends in the slide's name.
             ids = {
                 name: value
@@ -52,12 +55,12 @@ class Requests:
             }
             caller = scope.get("slidelift.caller")
             owner = {"token": caller.owner} if caller is not None and caller.owner else {}
-            told = {"request": request_id, "method": scope["method"], "route": route, "status": status, **ids, **owner}
+            told = {"request": request_id, "method": method, "route": route, "status": status, **ids, **owner}
             level = logging.DEBUG if route.startswith("/health") else logging.INFO
             words = " ".join(f"{name}={value}" for name, value in (ids | owner).items())
             log.log(
                 level,
                 "%s %s %d %.3f s %s%s",
-                *(scope["method"], route, status, seconds, request_id, f" {words}" if words else ""),
+                *(method, route, status, seconds, request_id, f" {words}" if words else ""),
                 extra={**told, "seconds": round(seconds, 4), "bytes_sent": sent},
             )

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated, Any, Self
 
@@ -31,7 +32,7 @@ Quality = Annotated[StrictInt, Field(ge=1, le=100), BeforeValidator(_whole)]
 
 
 ROI_MAX_POINTS = 20_000
-"""A job is written down at each heartbeat, and its region of interest with it: half a megabyte at most."""
+"""Outlines that people draw have some thousand; the worker reads them once, the database keeps 40 bytes for each."""
 
 
 class ProblemOut(BaseModel):
@@ -174,19 +175,12 @@ class _Options(BaseModel):
     on_bad_tile: BadTilePolicy = Field(
         default=BadTilePolicy.FAIL, description="What a tile that can't be decoded does to the job."
     )
-    roi: dict[str, Any] | None = Field(
-        default=None,
-        description="GeoJSON of polygons in level-0 pixels, as QuPath exports it: the result is their bounding box, "
-        "and only tiles that they touch go through the model. Not together with region.",
-        examples=[{"type": "Polygon", "coordinates": [[[0, 0], [900, 0], [900, 700], [0, 0]]]}],
-    )
     entropy: float | None = Field(default=None, ge=0, le=8, description="Least entropy in bits of tissue; 0 takes all.")
     quality: Quality = Field(default=90, description="JPEG quality of an OME-TIFF.")
 
     def _order(self, slide: str) -> JobOrder:
         given = {name: getattr(self, name) for name in _Options.model_fields}
-        region, roi = tuple(self.region) if self.region else None, _roi(self.roi)
-        return JobOrder(slide, **{**given, "region": region, "roi": roi})
+        return JobOrder(slide, **{**given, "region": tuple(self.region) if self.region else None})
 
 
 class JobIn(_Options):
@@ -195,10 +189,17 @@ class JobIn(_Options):
     model_config = ConfigDict(json_schema_extra={"examples": [{"slide": "0" * 32, "region": [0, 0, 1024, 1024]}]})
 
     slide: str = Field(max_length=100, description="Id of an uploaded slide.")
+    roi: dict[str, Any] | None = Field(
+        default=None,
+        description="GeoJSON of polygons in level-0 pixels, as QuPath exports it: the result is their bounding box, "
+        "and only tiles that they touch go through the model. Not together with region.",
+        examples=[{"type": "Polygon", "coordinates": [[[0, 0], [900, 0], [900, 700], [0, 0]]]}],
+    )
 
     def order(self) -> JobOrder:
         """The same, as the rooms behind the wire take it."""
-        return self._order(self.slide)
+        roi = _roi(self.roi)
+        return replace(self._order(self.slide), roi=roi, roi_points=roi.points if roi else None)
 
 
 class BatchIn(_Options):
@@ -285,7 +286,7 @@ class JobOut(BaseModel):
             target_mpp=order.target_mpp,
             level=order.level,
             region=order.region,
-            roi_points=order.roi.points if order.roi else None,
+            roi_points=order.roi_points,
             format=order.format,
             on_bad_tile=order.on_bad_tile,
             entropy=order.entropy,

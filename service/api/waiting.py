@@ -34,6 +34,6 @@ async def seen_after(context: Context, upload_id: str, seconds: int) -> Seen:
     while True:
         seen = await run_in_threadpool(context.reception.inbox.find, upload_id)
         settled = seen.state in (UploadState.LANDED, UploadState.FAILED)
-        if settled or time.monotonic() >= end:
+        if settled or time.monotonic() >= end or context.watch.is_closed:
             return seen
         await anyio.sleep(_LOOK_SECONDS)

@@ -59,8 +59,13 @@ class Connection:
     def __init__(
         self, address: str, token: str | None, patience_seconds: float, on_wait: Callable[[str], None] | None
     ) -> None:
-        parts = urlsplit(address)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        try:
+            parts = urlsplit(address)
+            httpx.URL(address)
+            usable = parts.port != 0 and bool((parts.hostname or "").encode("idna"))
+        except (ValueError, httpx.InvalidURL):
+            parts, usable = urlsplit(""), False
+        if not usable or parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
             raise UnusableError(f"{address}: the service's address is such as http://127.0.0.1:8000")
         if parts.username is not None:
             raise UnusableError("the service's address holds a user or a password; it takes an access token instead")

@@ -85,6 +85,8 @@ class JobOrder:
     ----------
     slide
         The id of an uploaded slide; the other attributes are those of `service.request.UpscaleRequest`.
+    roi_points
+        How many points the region of interest has; told where that itself is not at hand.
     """
 
     slide: str
@@ -98,6 +100,7 @@ class JobOrder:
     entropy: float | None = None
     quality: int = 90
     roi: Roi | None = None
+    roi_points: int | None = None
 
     def request(
         self, slide: Path, output: Path, *, device: str, scheduler: str | None, slide_sha256: str
@@ -337,7 +340,8 @@ _ABANDONED = problem("job.crashed-repeatedly", "the worker that held the job fel
 def _too_many_crashes(crashes: int, outcome: Outcome) -> Problem:
     """Blame the slide where its decoding process died; where the whole worker fell silent, say just that."""
     last = outcome.problem.detail if outcome.problem else "no reason known"
-    if outcome.problem and outcome.problem.code == "runner.crashed":
+    killed = "signal SIGKILL" in last  # by somebody, or for want of memory: a decoder's own fault has another signal
+    if outcome.problem and outcome.problem.code == "runner.crashed" and not killed:
         return problem(
             "slide.crashes-decoder",
             f"the process that decodes this slide died {crashes} times (last: {last}); "

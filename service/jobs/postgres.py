@@ -28,6 +28,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             seq BIGSERIAL PRIMARY KEY,
             id TEXT NOT NULL UNIQUE,
             document TEXT NOT NULL,
+            roi TEXT,
             slide TEXT GENERATED ALWAYS AS (document::jsonb #>> '{order,slide}') STORED,
             state TEXT GENERATED ALWAYS AS (document::jsonb ->> 'state') STORED,
             lease_until DOUBLE PRECISION GENERATED ALWAYS AS ((document::jsonb ->> 'lease_until')::float8) STORED,

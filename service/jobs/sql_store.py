@@ -1,8 +1,9 @@
 """The durable store: slides, jobs and tokens as JSON documents in SQL tables.
 
 Each row holds its slide or job as one JSON document; what SQL must see of it are columns generated from the document,
-so that there is one truth. Every write is one short transaction: read, move (`service.jobs.job`), write. The database
-behind it is a SQLite file or PostgreSQL (`service.jobs.database`).
+so that there is one truth. A region of interest, which may be large, stands beside its job's document: written once,
+and read by the worker that claims the job. Every write is one short transaction: read, move (`service.jobs.job`),
+write. The database behind it is a SQLite file or PostgreSQL (`service.jobs.database`).
 """
 
 import json
@@ -34,6 +35,7 @@ from service.jobs.store import (
 )
 from service.jobs.token import Token
 from service.progress import Progress
+from service.request import Roi
 
 WORKER_MEMORY_SECONDS = 24 * 3600
 """How long the sign of life of a worker that is gone is kept."""
@@ -41,6 +43,7 @@ WORKER_MEMORY_SECONDS = 24 * 3600
 _JOB = TypeAdapter(Job)
 _SLIDE = TypeAdapter(Slide)
 _TOKEN = TypeAdapter(Token)
+_ROI = TypeAdapter(Roi)
 _SIGN = TypeAdapter(WorkerSign)
 _OPEN = "(" + ", ".join(f"'{state.value}'" for state in sorted(UNFINISHED)) + ")"
 
@@ -100,7 +103,8 @@ class SqlStore:
             admit(_unfinished(db))
             for job in jobs:
                 _require_slide(db, job.order.slide)
-                db.execute("INSERT INTO jobs (id, document) VALUES (?, ?)", (job.id, _JOB.dump_json(job).decode()))
+                roi = None if job.order.roi is None else _ROI.dump_json(job.order.roi).decode()
+                db.execute("INSERT INTO jobs (id, document, roi) VALUES (?, ?, ?)", (job.id, _document(job), roi))
             if key is not None:
                 ids = json.dumps([job.id for job in jobs])
                 db.execute(
@@ -108,6 +112,10 @@ class SqlStore:
                     (key.owner, key.key, key.fingerprint, ids, jobs[0].created),
                 )
         return list(jobs), True
+
+    def made_before(self, key: IdempotencyKey) -> list[Job] | None:
+        with self._database.reading() as db:
+            return _made_before(db, key)
 
     def job(self, job_id: str) -> Job | None:
         with self._database.reading() as db:
@@ -165,7 +173,7 @@ class SqlStore:
             ).fetchone():
                 job = _keep(db, _JOB.validate_json(row[0]).claimed(worker, now, self._lease_seconds))
                 if job.state is JobState.RUNNING:
-                    return job
+                    return _with_roi(db, job)
         return None
 
     def heartbeat(self, job_id: str, attempt: int) -> Beat:
@@ -289,8 +297,19 @@ def _find(db: Connection, job_id: str, lock: str = "") -> Job | None:
 
 
 def _keep(db: Connection, job: Job) -> Job:
-    db.execute("UPDATE jobs SET document = ? WHERE id = ?", (_JOB.dump_json(job).decode(), job.id))
+    db.execute("UPDATE jobs SET document = ? WHERE id = ?", (_document(job), job.id))
     return job
+
+
+def _document(job: Job) -> str:
+    return _JOB.dump_json(job, exclude={"order": {"roi"}}).decode()
+
+
+def _with_roi(db: Connection, job: Job) -> Job:
+    (roi,) = db.execute("SELECT roi FROM jobs WHERE id = ?", (job.id,)).fetchone()
+    if roi is None:
+        return job
+    return replace(job, order=replace(job.order, roi=_ROI.validate_json(roi)))
 
 
 def _unfinished(db: Connection) -> list[Job]:

@@ -54,6 +54,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "sha256 TEXT NOT NULL UNIQUE, document TEXT NOT NULL)",
         "CREATE TABLE keys (owner TEXT NOT NULL, key TEXT NOT NULL, fingerprint TEXT NOT NULL, jobs TEXT NOT NULL, "
         "created REAL NOT NULL, PRIMARY KEY (owner, key))",
+        "ALTER TABLE jobs ADD COLUMN roi TEXT",
     ),
 )
 """Step n brings a database from `user_version` n to n + 1. Steps are added, never changed."""
@@ -76,7 +77,7 @@ class Sqlite:
         self._path, self.now = path, clock
         self._idle: list[sqlite3.Connection] = []
         self._lock = threading.Lock()
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # slides will lie here
         self._migrate()
 
     def alone(self, db: Connection) -> None:

@@ -163,8 +163,11 @@ class Store(Protocol):
             The key came before with another request.
         """
 
+    def made_before(self, key: IdempotencyKey) -> list[Job] | None:
+        """What the same request made under the key; None where it is new. Raises KeyReusedError as `add_jobs`."""
+
     def job(self, job_id: str) -> Job | None:
-        """The job of an id."""
+        """The job of an id, without its region of interest, which only `claim` brings."""
 
     def jobs(self, limit: int, before: int | None = None, wanted: JobFilter = ...) -> Page[Job]:
         """Jobs, the newest first; `before` the cursor of an earlier page."""

@@ -135,6 +135,20 @@ class Seen:
         return self.upload.arrived or (self.upload.way is Way.TUS and self.bytes == self.upload.total_bytes)
 
 
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """An upload under way: whose, how many bytes it will have as far as is known, how many it has."""
+
+    owner: str | None
+    bytes: int
+    received_bytes: int
+
+    @property
+    def promised_bytes(self) -> int:
+        """What is still to come."""
+        return self.bytes - self.received_bytes
+
+
 class Writer:
     """The one who may change an upload: holds its lock until `close`; keeps no bytes; for one thread at a time."""
 
@@ -379,13 +393,18 @@ class Inbox:
 
     def promised_bytes(self, but_for: str = "") -> int:
         """What unfinished uploads have announced and not yet received."""
-        promised = 0
+        return sum(one.promised_bytes for one in self.unfinished(but_for))
+
+    def unfinished(self, but_for: str = "") -> list[Unfinished]:
+        """All uploads that have neither become a slide nor failed."""
+        found = []
         for folder in self._folders():
             with contextlib.suppress(OSError, ValueError):
                 upload = _read(folder)
                 if folder.name != but_for and not upload.is_settled:
-                    promised += max(0, upload.booked_bytes - (folder / "data").stat().st_size)
-        return promised
+                    size = (folder / "data").stat().st_size
+                    found.append(Unfinished(upload.owner, max(size, upload.booked_bytes), size))
+        return found
 
     def sweep(self) -> list[str]:
         """Remove uploads that nobody has touched for long, or that nobody can continue.

@@ -154,6 +154,16 @@ def test_stopping_the_service_hands_the_job_back_and_starting_it_goes_on(start_s
     assert again.follow(job["id"])["state"] == "succeeded"
 
 
+def test_a_service_that_is_told_to_stop_ends_in_order_and_its_worker_before_it(start_service, cmu) -> None:
+    service = start_service()
+    job = service.submit(slide=service.upload(cmu)["id"], model="compact-x4")
+    service.follow(job["id"], lambda job: job["state"] == "running")
+    family = psutil.Process(service.process.pid).children(recursive=True)
+    service.process.terminate()
+    assert service.process.wait(60) == 0
+    assert [one for one in family if one.is_running() and one.status() != psutil.STATUS_ZOMBIE] == []
+
+
 def test_kill_9_of_the_api_leaves_no_process_behind(start_service, cmu) -> None:
     service = start_service()
     job = service.submit(slide=service.upload(cmu)["id"], model="compact-x4")

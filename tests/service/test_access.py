@@ -166,6 +166,20 @@ def test_a_token_may_keep_so_many_bytes(guarded: Guarded) -> None:
     assert len(guarded(token, "GET", "/v1/slides").json()["slides"]) == 1
 
 
+def test_unfinished_uploads_count_with_what_they_have_announced(guarded: Guarded) -> None:
+    token = guarded.token(Scope.READ, Scope.WRITE)
+
+    def begin(size: int) -> httpx.Response:
+        named = {"Tus-Resumable": "1.0.0", "Upload-Length": str(size), "Upload-Metadata": "filename YS5zdnM="}
+        return guarded(token, "POST", "/v1/uploads", headers=named)
+
+    first = begin(900)
+    assert first.status_code == 201
+    assert code(begin(200)) == (429, "quota.bytes")
+    assert guarded(token, "DELETE", first.headers["location"]).status_code == 204
+    assert begin(200).status_code == 201
+
+
 def _sent(body: Any) -> Any:
     if isinstance(body, bytes):
         return body

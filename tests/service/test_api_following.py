@@ -135,7 +135,7 @@ def test_a_stream_goes_on_after_the_last_event_that_was_seen(app: FastAPI, store
     assert said["state"] == "failed"
     assert events(app, address, {"Last-Event-ID": str(last)}) == []
     assert len(events(app, address, {"Last-Event-ID": str(last - 1)})) == 1
-    for odd in ("", "x", "-1", "99999999999999999999"):
+    for odd in ("", "x", "-1", "99999999999999999999", "9" * 5000):
         assert len(events(app, address, {"Last-Event-ID": odd})) == 1
 
 
@@ -159,6 +159,10 @@ def test_the_same_request_under_the_same_key_is_one_job(ask: Call, call: Call) -
     assert (other.status_code, other.json()["code"]) == (422, "request.idempotency-key")
     assert len(call("GET", "/v1/jobs").json()["jobs"]) == 1
     assert ask({"Idempotency-Key": "x" * 256}).status_code == 422
+    call("DELETE", first.headers["location"])
+    assert call("DELETE", f"/v1/slides/{first.json()['slide']}").status_code == 204
+    late = ask(key, model="bicubic")
+    assert (late.status_code, late.json()["id"], late.json()["state"]) == (200, first.json()["id"], "cancelled")
 
 
 def test_a_batch_is_one_job_a_slide_asked_for_and_cancelled_together(

@@ -284,8 +284,10 @@ def test_a_region_of_interest_is_kept_as_it_was_drawn(app: FastAPI, ask: Call, c
     said = ask(roi=feature).json()
     assert (said["roi_points"], said["region"]) == (4, None)
     job = app.state.context.store.job(said["id"])
-    assert job.order.roi.polygons == (((((10.0, 10.0), (900.0, 10.0), (10.0, 700.0), (10.0, 10.0))),),)
+    assert (job.order.roi, job.order.roi_points) == (None, 4), "it is not written down again with each heartbeat"
     assert job.reserved_bytes < app.state.context.store.job(ask().json()["id"]).reserved_bytes
+    claimed = app.state.context.store.claim("w")
+    assert claimed.order.roi.polygons == (((((10.0, 10.0), (900.0, 10.0), (10.0, 700.0), (10.0, 10.0))),),)
 
 
 @pytest.mark.parametrize(

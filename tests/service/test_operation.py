@@ -55,6 +55,21 @@ def test_metrics_tell_queue_speed_bytes_and_failures(app: FastAPI, call: Call, s
     assert failed not in str(found), "an id in a label would be a series a job"
 
 
+def test_a_method_that_somebody_made_up_is_no_series_and_no_word_in_the_log(
+    call: Call, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        for number in range(20):
+            assert call(f"SECRET{number}", "/v1/jobs").status_code == 405
+    assert "SECRET" not in call("GET", "/metrics").text
+    assert "SECRET" not in "".join(record.getMessage() for record in caplog.records if record.name != "httpx")
+
+
+def test_a_request_wrong_in_a_million_places_is_told_of_some(call: Call) -> None:
+    answer = call("POST", "/v1/jobs", json={f"k{number}": 1 for number in range(100_000)})
+    assert (answer.status_code, answer.json()["code"], len(answer.json()["errors"])) == (422, "request.invalid", 20)
+
+
 def test_requests_are_logged_with_ids_and_never_with_names(
     call: Call, tiff: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -122,7 +137,7 @@ def test_pages_of_other_sites_may_not_call_unless_they_are_named(open_app: Calla
 
 
 def test_a_large_json_is_refused(call: Call) -> None:
-    answer = call("POST", "/v1/jobs", content=b" " * (17 * 2**20), headers={"Content-Type": "application/json"})
+    answer = call("POST", "/v1/jobs", content=b" " * (3 * 2**20), headers={"Content-Type": "application/json"})
     assert (answer.status_code, answer.json()["code"]) == (413, "request.too-large")
 
 

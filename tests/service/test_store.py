@@ -39,7 +39,7 @@ from service.jobs.store import (
 )
 from service.jobs.token import Scope, hash_of, new_token
 from service.progress import Progress, Stage
-from service.request import BadTilePolicy
+from service.request import BadTilePolicy, Roi
 
 LEASE = 10.0
 FACTS = SlideFacts(640, 480, (0.5, 0.25), 20.0, "aperio", (SlideLevel(640, 480, 1.0),), ("tilted",))
@@ -209,6 +209,19 @@ class StoreContract:
         store.forget_keys(1000.5)
         _, new = store.add_jobs([Job("g", ORDER, 1002.0)], key=key)
         assert new
+
+    def test_a_region_of_interest_comes_to_the_worker_alone(self, store: Store) -> None:
+        store.add_slide(slide("s"))
+        roi = Roi((((((0.5, 1.0), (9.0, 1.0), (9.0, 7.0), (0.5, 1.0))),),))
+        add(store, "a", replace(ORDER, region=None, roi=roi, roi_points=4))
+        known = store.job("a")
+        assert known is not None
+        assert (known.order.roi, known.order.roi_points) == (None, 4)
+        for worker in ("w1", "w2"):
+            claimed = store.claim(worker)
+            assert claimed is not None
+            assert claimed.order.roi == roi
+            store.settle("a", claimed.attempt, Outcome(JobState.QUEUED))
 
     def test_a_key_sent_twice_at_once_makes_one_job(self, store: Store) -> None:
         store.add_slide(slide("s"))
