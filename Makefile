@@ -20,7 +20,7 @@ demo: $(READY)
 	$(BIN)/python -m service.demo $(if $(SLIDE),--slide "$(SLIDE)") $(if $(MPP),--mpp $(MPP))
 
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not soak" -n $(PROCESSES) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not soak" -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 serve: $(READY)
 	$(BIN)/slidelift serve

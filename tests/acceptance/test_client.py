@@ -129,7 +129,7 @@ def test_ctrl_c_while_waiting_leaves_the_job_and_says_how_to_come_back(service, 
     job_id = process.stdout.readline().strip()
     service.follow(job_id, lambda job: job["state"] == "running")
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=10)
+    _, said = process.communicate(timeout=40)
     assert process.returncode == 130
     assert f"slidelift status --follow {job_id}" in said
     assert service.job(job_id)["state"] == "running"

@@ -115,7 +115,7 @@ def kill_when(service, job, word: str, tiles: int) -> None:
 def test_kill_9_of_the_worker_costs_at_most_a_stripe_and_not_a_byte(start_service, cmu, tmp_path) -> None:
     service = start_service()
     slide = service.upload(cmu)
-    asked = {"slide": slide["id"], "model": "compact-x4", "region": [700, 700, 500, 2260]}
+    asked = {"slide": slide["id"], "model": "compact-x4-fast", "region": [700, 700, 500, 2260]}
     undisturbed = service.follow(service.submit(**asked)["id"])
     assert undisturbed["state"] == "succeeded", undisturbed
     job = service.submit(**asked)

@@ -71,7 +71,7 @@ class Page(HTMLParser):
 def made(cmu, tmp_path_factory) -> tuple[Path, dict]:
     """A real region of three by four tiles with glass, tissue and an edge."""
     output = tmp_path_factory.mktemp("made") / "made.ome.tiff"
-    request = UpscaleRequest(cmu, output, model="compact-x4-fast", region=(500, 0, 700, 900))
+    request = UpscaleRequest(cmu, output, model="espcn-x4", region=(500, 0, 700, 900))
     return output, upscale(request)
 
 
@@ -104,7 +104,7 @@ def test_hashes_model_and_seconds_are_told(made, cmu) -> None:
     assert report["output"]["sha256"] == hashlib.sha256(output.read_bytes()).hexdigest()
     assert report["slide"]["sha256"] == hashlib.sha256(cmu.read_bytes()).hexdigest()
     assert report["model"]["licence"] == "Apache-2.0"
-    assert report["model"]["architecture"] == "srvgg-compact"
+    assert report["model"]["architecture"] == "espcn"
     assert report["model"]["source_mpp"] == [0.8, 2.2]
     assert set(report["seconds_by_stage"]) == {str(stage) for stage in Stage}
     assert sum(report["seconds_by_stage"].values()) <= report["seconds"] + 0.01
@@ -271,7 +271,7 @@ def test_a_roi_is_its_bounding_box_and_only_touched_tiles_meet_the_model(tmp_pat
 
 def test_tiles_outside_a_roi_are_resampled_and_never_blank(tmp_path, cmu) -> None:
     roi = Roi.from_geojson({"type": "Polygon", "coordinates": [[[900, 1200], [1400, 1200], [900, 1700], [900, 1200]]]})
-    request = UpscaleRequest(cmu, tmp_path / "o.ome.zarr", model="compact-x4-fast", entropy=0, roi=roi)
+    request = UpscaleRequest(cmu, tmp_path / "o.ome.zarr", model="espcn-x4", entropy=0, roi=roi)
     assert upscale(request)["tiles"]["map"] == ["tt", "to"]
     upscale(replace(request, output=tmp_path / "b.ome.zarr", model="bicubic", roi=None, region=(900, 1200, 500, 500)))
     one, other = pixels_of(request.output), pixels_of(tmp_path / "b.ome.zarr")
