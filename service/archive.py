@@ -26,13 +26,17 @@ def archive(folder: Path, target: Path, between_chunks: Callable[[], None]) -> N
         Called before each MiB; may raise to stop.
     """
     arriving = target.with_name(target.name + ".arriving")
-    with arriving.open("wb") as file:
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archived:
-            for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-                _add(archived, path, f"{folder.name}/{path.relative_to(folder).as_posix()}", between_chunks)
-        file.flush()
-        os.fsync(file.fileno())
-    arriving.rename(target)
+    try:
+        with arriving.open("wb") as file:
+            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archived:
+                for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+                    _add(archived, path, f"{folder.name}/{path.relative_to(folder).as_posix()}", between_chunks)
+            file.flush()
+            os.fsync(file.fileno())
+        arriving.rename(target)
+    except BaseException:
+        arriving.unlink(missing_ok=True)
+        raise
     sync_folder(target.parent)
 
 

@@ -3,6 +3,7 @@
 `make test` runs each for a short while; `make soak` long, and writes `reliability-log.jsonl` into RELIABILITY_LOG.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -22,6 +23,8 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+
+from service.archive import archive
 
 MODELS = ("bicubic", "compact-x4-fast")
 BESIDE = ("result.report.html", "result.tissue.geojson")
@@ -397,3 +400,18 @@ def test_two_gibibytes_go_up_through_a_small_process(start_service: Callable[...
     peak_kib = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
     note(test="2 GiB", api_peak_mib=round(peak_kib / 1024))
     assert peak_kib < 150 * 1024
+
+
+def test_a_zip_for_which_there_is_no_room_leaves_nothing_and_its_folder(small_disk: Path) -> None:
+    folder = small_disk / "result.ome.zarr"
+    (folder / "0").mkdir(parents=True)
+    (folder / "0" / "chunk").write_bytes(os.urandom(4 * 2**20))
+    target = small_disk / "result.ome.zarr.zip"
+    ballast = fill(small_disk, 2 * 2**20)
+    with pytest.raises(OSError) as full:
+        archive(folder, target, lambda: None)
+    assert full.value.errno == errno.ENOSPC
+    assert [path.name for path in small_disk.iterdir() if path != ballast] == ["result.ome.zarr"]
+    ballast.unlink()
+    archive(folder, target, lambda: None)
+    assert target.stat().st_size > 4 * 2**20
