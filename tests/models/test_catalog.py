@@ -29,7 +29,7 @@ from models.zoo.weights import load_weights
 NETWORK_CARDS = [card for card in catalog().values() if card.kind is ModelKind.NETWORK and not card.imported]
 
 
-SET_OFF = {"realesrgan-x4", "compact-x4-fast", "compact-x2"}
+SET_OFF = {"realesrgan-x4", "compact-x2"}
 """Networks that a mosaic of loud colours sets off; the pipeline does not believe them there."""
 
 
