@@ -124,6 +124,7 @@ def test_ctrl_c_while_waiting_leaves_the_job_and_says_how_to_come_back(service, 
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
     assert process.stdout is not None
     job_id = process.stdout.readline().strip()
