@@ -35,7 +35,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.bench
 
 soak: $(READY)
-	$(BIN)/pytest -m soak
+	RELIABILITY_LOG=$(CURDIR) $(BIN)/pytest -m soak
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info demo-output .pytest_cache .ruff_cache .mypy_cache .hypothesis

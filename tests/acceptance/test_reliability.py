@@ -1,6 +1,6 @@
 """What the service survives: kills at random, many clients at once, a disk that is full. Figures: docs/reliability.md.
 
-`make test` runs each for a short while; `make soak` long, and writes `reliability-log.jsonl` into RELIABILITY_LOG.
+`make test` runs each for a short while; `make soak` long, and appends to `reliability-log.jsonl` in RELIABILITY_LOG.
 """
 
 import errno
