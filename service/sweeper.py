@@ -2,7 +2,7 @@
 
 import logging
 
-from service.jobs.job import JobState
+from service.jobs.job import ForbiddenMoveError, JobState
 from service.jobs.store import SlideInUseError, Store, UnknownSlideError
 from service.settings import Settings
 from service.storage import Storage
@@ -29,7 +29,10 @@ def sweep(settings: Settings, store: Store, storage: Storage) -> None:
 def _delete_files(store: Store, storage: Storage, state: JobState, before: float) -> None:
     while jobs := store.ended(state, before, _AT_ONCE):
         for job in jobs:
-            storage.tidy_job(store.delete_result(job.id))
+            try:
+                storage.tidy_job(store.delete_result(job.id))
+            except ForbiddenMoveError:  # somebody has just asked for it again
+                continue
             log.info("job %s: what it left is over its time and deleted", job.id)
 
 

@@ -191,6 +191,31 @@ def test_the_sweep_deletes_what_is_over_its_time_and_nothing_else(
     assert call("GET", f"/v1/jobs/{waiting}").json()["state"] == "queued"
 
 
+def test_a_job_that_is_asked_for_again_at_that_moment_does_not_end_the_sweep(
+    app: FastAPI, call: Call, settings: Settings, slide_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = app.state.context
+    store = context.store
+    retried, other = (call("POST", "/v1/jobs", json={"slide": slide_id}).json()["id"] for _ in range(2))
+    for job_id in (retried, other):
+        store.claim("w")
+        (settings.data_dir / "jobs" / job_id / ".slidelift-0").mkdir(parents=True)
+        store.settle(job_id, 1, Outcome(JobState.FAILED, problem("storage.full", "no")))
+    find = store.ended
+
+    def ended(*asked: Any) -> Any:
+        found = find(*asked)
+        if any(job.id == retried for job in found):
+            store.retry(retried)
+        return found
+
+    monkeypatch.setattr(store, "ended", ended)
+    monkeypatch.setattr(store._database, "now", lambda: time.time() + 1000)
+    sweep(settings.model_copy(update={"keep_stripes_seconds": 100.0}), store, context.storage)
+    assert [path.parent.name for path in (settings.data_dir / "jobs").glob("*/.slidelift-0")] == [retried]
+    assert store.job(retried).state is JobState.QUEUED
+
+
 def test_vendored_scripts_are_those_that_the_notice_names() -> None:
     root = Path(__file__).resolve().parents[2]
     named = dict(re.findall(r"sha256 ([0-9a-f]{64})  (\S+)", (root / "NOTICE").read_text("utf-8")))
