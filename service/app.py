@@ -73,7 +73,7 @@ def create_app(settings: Settings, probe: Probe = probe) -> FastAPI:
     storage = Storage(settings.data_dir, disk_reserve_bytes=settings.disk_reserve_bytes)
     store = open_store(settings)
     counted = Metrics(store, storage)
-    reception = Reception(settings, store, storage, probe)
+    reception = Reception(settings, store, storage, probe, counted.count_slide)
     context = Context(settings, store, storage, reception, Watch(store.revisions), counted)
 
     @asynccontextmanager

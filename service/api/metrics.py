@@ -12,6 +12,7 @@ from service.api.access import InCaller, require_admin
 from service.api.context import InContext
 from service.api.problems import documented
 from service.jobs.job import JobState
+from service.jobs.slide import Slide
 from service.jobs.store import Store
 from service.storage import Storage
 
@@ -35,13 +36,17 @@ class Metrics:
             buckets=_SECONDS,
             registry=self.registry,
         )
-        self.uploaded = Counter("slidelift_uploaded_bytes", "Bytes of slides received", registry=self.registry)
+        self._uploaded = Counter("slidelift_uploaded_bytes", "Bytes of slides received", registry=self.registry)
         self.registry.register(_Shared(store, storage))
 
     def count_request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Note one answer."""
         self._requests.labels(method, route, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
+
+    def count_slide(self, slide: Slide) -> None:
+        """Note a slide that has come in."""
+        self._uploaded.inc(slide.bytes)
 
 
 class _Shared(Collector):

@@ -215,7 +215,6 @@ async def _read_uri(request: Request) -> UriIn:
 async def _landed(context: Context, writer: Writer, request: Request, response: Response) -> SlideOut:
     slide = await finished(context.reception.finish(writer))
     response.headers["Location"] = address(request, f"/v1/slides/{slide.id}")
-    context.metrics.uploaded.inc(slide.bytes)
     response.headers["Repr-Digest"] = as_field(slide.sha256)
     return SlideOut.of(slide)
 

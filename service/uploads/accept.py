@@ -83,6 +83,7 @@ def accept(reception: "Reception", landed: Landed, slide_id: str, name: str, own
     slide = Slide(slide_id, name, landed.file, landed.bytes, landed.sha256, time.time(), facts, owner)
     limits = Limits.of_owner(reception.settings, reception.store, owner)
     reception.storage.adopt(landed.folder, slide, reception.store, partial(limits.admit_bytes, slide.bytes))
+    reception.on_slide(slide)
     return slide
 
 

@@ -32,10 +32,19 @@ log = logging.getLogger(__name__)
 
 
 class Reception:
-    """Takes uploads in; callable from any thread. It owns its threads, and `close` ends them."""
+    """Takes uploads in; callable from any thread. It owns its threads, and `close` ends them.
 
-    def __init__(self, settings: Settings, store: Store, storage: Storage, probe: Probe) -> None:
+    Parameters
+    ----------
+    on_slide
+        Hears of each slide that was taken into the service, whichever way it came.
+    """
+
+    def __init__(
+        self, settings: Settings, store: Store, storage: Storage, probe: Probe, on_slide: Callable[[Slide], None]
+    ) -> None:
         self.settings, self.store, self.storage, self.probe = settings, store, storage, probe
+        self.on_slide = on_slide
         self.inbox = Inbox(
             settings.data_dir / "uploads",
             max_bytes=settings.max_upload_bytes,

@@ -70,6 +70,15 @@ def test_a_request_wrong_in_a_million_places_is_told_of_some(call: Call) -> None
     assert (answer.status_code, answer.json()["code"], len(answer.json()["errors"])) == (422, "request.invalid", 20)
 
 
+def test_bytes_are_counted_whichever_way_they_came(call: Call, tiff: bytes) -> None:
+    call("PUT", "/v1/slides/a.svs", content=tiff)
+    call("POST", "/v1/slides", files={"file": ("b.svs", tiff)})
+    piece = {"Upload-Length": str(len(tiff)), "Content-Type": "application/offset+octet-stream"}
+    headers = {"Tus-Resumable": "1.0.0", "Upload-Metadata": "filename Yy5zdnM=", **piece}
+    assert call("POST", "/v1/uploads", headers=headers, content=tiff).status_code == 201
+    assert samples(call)["slidelift_uploaded_bytes_total", ()] == 3 * len(tiff)
+
+
 def test_requests_are_logged_with_ids_and_never_with_names(
     call: Call, tiff: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
