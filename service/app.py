@@ -18,7 +18,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.api import batches, catalog, docs, health, jobs, metrics, problems, slides, uploads
+from service.api import batches, catalog, docs, health, jobs, metrics, problems, session, slides, uploads
 from service.api.access import Access
 from service.api.context import Context
 from service.api.metrics import Metrics
@@ -44,6 +44,7 @@ _DESCRIPTION = (
     "a stable `code`. The result is a computed image, not for primary diagnosis."
 )
 _TAGS = [
+    {"name": "session", "description": "Signing in from a browser, which then keeps no token."},
     {"name": "slides", "description": "What was uploaded, and what a look into it found."},
     {"name": "uploads", "description": "Slides on their way in, in pieces that survive a broken line (tus 1.0.0)."},
     {"name": "jobs", "description": "One upscale of one slide each."},
@@ -111,7 +112,7 @@ def create_app(settings: Settings, probe: Probe = probe) -> FastAPI:
     app.add_middleware(Requests, metrics=counted)
     if settings.root_path:
         app.add_middleware(_UnderPrefix, prefix=settings.root_path)
-    for room in (slides, uploads, jobs, batches, catalog, health, metrics):
+    for room in (session, slides, uploads, jobs, batches, catalog, health, metrics):
         app.include_router(room.router)
     docs.install(app)
     return app
