@@ -18,7 +18,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.api import batches, catalog, docs, health, jobs, metrics, problems, session, slides, uploads
+from service.api import batches, catalog, docs, events, health, jobs, metrics, problems, session, slides, uploads
 from service.api.access import Access
 from service.api.context import Context
 from service.api.metrics import Metrics
@@ -75,7 +75,7 @@ def create_app(settings: Settings, probe: Probe = probe) -> FastAPI:
     store = open_store(settings)
     counted = Metrics(store, storage)
     reception = Reception(settings, store, storage, probe, counted.count_slide)
-    context = Context(settings, store, storage, reception, Watch(store.revisions), counted)
+    context = Context(settings, store, storage, reception, Watch(store), counted)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -112,7 +112,7 @@ def create_app(settings: Settings, probe: Probe = probe) -> FastAPI:
     app.add_middleware(Requests, metrics=counted)
     if settings.root_path:
         app.add_middleware(_UnderPrefix, prefix=settings.root_path)
-    for room in (session, slides, uploads, jobs, batches, catalog, health, metrics):
+    for room in (session, slides, uploads, jobs, events, batches, catalog, health, metrics):
         app.include_router(room.router)
     docs.install(app)
     return app

@@ -244,6 +244,42 @@ class StoreContract:
         assert store.revisions(["a", "b"]) == {"a": before["a"] + 1, "b": before["b"]}
         assert store.revisions([]) == {}
 
+    def test_changes_are_numbered_in_the_order_in_which_they_are_seen(self, store: Store) -> None:
+        start = store.last_change()
+        store.add_slide(slide("s"))
+        for name in "abc":
+            add(store, name)
+        assert [one.job.id for one in store.changes(start, 9)] == ["a", "b", "c"]
+        assert [one.job.id for one in store.changes(start, 2)] == ["a", "b"]
+        assert store.changes(start, 9)[-1].number == store.last_change() == start + 3
+        claimed = store.claim("w")
+        (change,) = store.changes(start + 3, 9)
+        assert (change.number, change.job) == (start + 4, claimed)
+        store.heartbeat("a", 1)
+        assert store.last_change() == start + 4, "nobody sees a heartbeat"
+        store.settle("a", 1, DONE)
+        store.cancel("b")
+        assert [one.job.id for one in store.changes(start, 9)] == ["c", "a", "b"]
+        assert [one.job.id for one in store.unfinished()] == ["c"]
+        store.retry("b")
+        store.delete_result("a")
+        assert [(one.job.id, one.job.state.value) for one in store.changes(start + 6, 9)] == [
+            ("b", "queued"),
+            ("a", "succeeded"),
+        ]
+        assert [one.job.id for one in store.unfinished()] == ["c", "b"]
+
+    def test_who_reads_changes_on_while_many_write_misses_none(self, store: Store) -> None:
+        store.add_slide(slide("s"))
+        heard, seen = store.last_change(), []
+        with ThreadPoolExecutor(4) as pool:
+            writing = [pool.submit(add, store, f"j{number}") for number in range(60)]
+            while not all(one.done() for one in writing) or store.last_change() > heard:
+                for change in store.changes(heard, 7):
+                    heard = change.number
+                    seen.append(change.job.id)
+        assert sorted(seen) == sorted(f"j{number}" for number in range(60))
+
     def test_a_paused_job_waits_until_it_is_resumed(self, store: Store) -> None:
         store.add_slide(slide("s"))
         add(store, "a")
@@ -549,7 +585,11 @@ class TestSqlite(StoreContract):
         db.close()
         store = SqlStore(Sqlite(old))
         assert store.revisions(["j"]) == {"j": 0}
-        assert ids(store.jobs(9, wanted=JobFilter(slide="s"))) == ["j"]
+        assert (store.last_change(), [one.job.id for one in store.changes(0, 9)]) == (1, ["j"])
+        store.add_slide(slide("s"))
+        add(store, "k")
+        assert [one.job.id for one in store.changes(1, 9)] == ["k"]
+        assert ids(store.jobs(9, wanted=JobFilter(slide="s"))) == ["k", "j"]
         store.close()
 
     def test_check_fails_where_nothing_can_be_written(self, store: SqlStore) -> None:
