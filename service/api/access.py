@@ -19,8 +19,9 @@ from service.jobs import token as tokens
 from service.jobs.store import StoreUnavailableError
 from service.jobs.token import Token
 
-OPEN = ("/health", "/docs", "/openapi.json")
-"""What anybody may see: a balancer asks for health, and how to call the service is no secret."""
+OPEN = ("/health", "/docs", "/openapi.json", "/page")
+"""What anybody may see: a balancer asks for health, how to call the service is no secret, and the page holds nothing
+but the means to ask; at / it opens likewise, but nothing below it."""
 _READING = ("GET", "HEAD", "OPTIONS")
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="slidelift"'}
 
@@ -94,7 +95,7 @@ class Access:
     async def _found(self, scope: Scope) -> Caller | Problem:
         context = scope["app"].state.context
         path = scope["path"].removeprefix(scope.get("root_path", ""))
-        if not context.settings.asks_for_tokens or any(path == one or path.startswith(f"{one}/") for one in OPEN):
+        if not context.settings.asks_for_tokens or _is_open(path):
             return EVERYBODY
         if scope["method"] == "OPTIONS" and "access-control-request-method" in Headers(scope=scope):
             return EVERYBODY  # a browser's preflight carries no token
@@ -114,6 +115,10 @@ class Access:
         if not caller.may(needed):
             return problem("access.scope", f"this needs a token of scope {needed}; this one has {_listed(token)}")
         return caller
+
+
+def _is_open(path: str) -> bool:
+    return path == "/" or any(path == one or path.startswith(f"{one}/") for one in OPEN)
 
 
 def _listed(token: Token) -> str:
