@@ -19,7 +19,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.api import batches, catalog, docs, health, jobs, metrics, page, problems, slides, uploads
+from service.api import batches, catalog, deepzoom, docs, health, jobs, metrics, page, problems, slides, uploads
 from service.api.access import Access
 from service.api.context import Context
 from service.api.metrics import Metrics
@@ -29,6 +29,7 @@ from service.codes import refusal
 from service.errors import EXIT_FAILED
 from service.jobs.open_store import open_store
 from service.logs import log_config
+from service.looking import Lookers
 from service.settings import Settings
 from service.storage import Storage
 from service.sweeper import sweep
@@ -49,6 +50,7 @@ _TAGS = [
     {"name": "uploads", "description": "Slides on their way in, in pieces that survive a broken line (tus 1.0.0)."},
     {"name": "jobs", "description": "One upscale of one slide each."},
     {"name": "batches", "description": "The same job over many slides."},
+    {"name": "view", "description": "Slides and results as tiles of Deep Zoom, and what became of each tile."},
     {"name": "models", "description": "What can be asked for."},
     {"name": "health", "description": "For those who keep the service running."},
 ]
@@ -75,7 +77,7 @@ def create_app(settings: Settings, probe: Probe = probe) -> FastAPI:
     store = open_store(settings)
     counted = Metrics(store, storage)
     reception = Reception(settings, store, storage, probe, counted.count_slide)
-    context = Context(settings, store, storage, reception, Watch(store.revisions), counted)
+    context = Context(settings, store, storage, reception, Watch(store.revisions), counted, Lookers(), deepzoom.Shelf())
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -84,6 +86,7 @@ def create_app(settings: Settings, probe: Probe = probe) -> FastAPI:
         sweeping.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await sweeping
+        context.lookers.close()
         reception.close()
         store.close()
 
@@ -112,7 +115,7 @@ def create_app(settings: Settings, probe: Probe = probe) -> FastAPI:
     app.add_middleware(Requests, metrics=counted)
     if settings.root_path:
         app.add_middleware(_UnderPrefix, prefix=settings.root_path)
-    for room in (slides, uploads, jobs, batches, catalog, health, metrics):
+    for room in (deepzoom, slides, uploads, jobs, batches, catalog, health, metrics):
         app.include_router(room.router)
     docs.install(app)
     page.install(app)

@@ -1,6 +1,6 @@
 """The runner's child: decodes and computes, answers in JSON lines, dies with its parent.
 
-python -m service.child upscale|probe     (started by `service.runner`)
+python -m service.child upscale|probe|look     (started by `service.runner` and `service.looking`)
 """
 
 import json
@@ -13,7 +13,7 @@ import threading
 import traceback
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from service.pipeline.failures import describe
 from service.progress import CancelToken, Progress
@@ -24,7 +24,10 @@ from wsi.readers.open_slide import open_slide
 from wsi.roi import Roi
 from wsi.slide import SlideReader
 
-# What opening a slide and decoding a few tiles of it may take.
+if TYPE_CHECKING:
+    from service.pipeline.looking import Looker
+
+# What opening a slide and decoding tiles of it may take.
 _PROBE_MEMORY = 4 << 30
 _PROBE_CPU_SECONDS = 30
 _PROBE_FILES = 1024  # a DICOM series is opened file by file
@@ -48,11 +51,14 @@ def main() -> None:
     line = _Line()
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it logs of damaged files, our errors say
     requests: queue.Queue[tuple[dict[str, Any], CancelToken]] = queue.Queue()
-    if sys.argv[1] == "probe":
+    role = sys.argv[1]
+    if role in ("probe", "look"):
         resource.setrlimit(resource.RLIMIT_AS, (_PROBE_MEMORY, _PROBE_MEMORY))
-        resource.setrlimit(resource.RLIMIT_CPU, (_PROBE_CPU_SECONDS, _PROBE_CPU_SECONDS))
         resource.setrlimit(resource.RLIMIT_NOFILE, (_PROBE_FILES, _PROBE_FILES))
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # looking is not writing
+    if role == "probe":
+        resource.setrlimit(resource.RLIMIT_CPU, (_PROBE_CPU_SECONDS, _PROBE_CPU_SECONDS))
+    looker = None
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     threading.Thread(target=_listen, args=(requests,), daemon=True).start()
     while True:
@@ -60,6 +66,9 @@ def main() -> None:
         try:
             if "probe" in message:
                 line.send(facts=probe(Path(message["probe"])))
+            elif "look" in message:
+                looker = looker or _looker()
+                line.send(**looker.answer(message["look"]))
             else:
                 line.send(report=_upscale(message["request"], line, token))
         except Exception as error:  # noqa: BLE001 - the parent is told, whatever it is
@@ -77,6 +86,12 @@ def _listen(requests: "queue.Queue[tuple[dict[str, Any], CancelToken]]") -> None
             token = CancelToken()
             requests.put((message, token))
     os._exit(0)  # the parent is gone or has had enough; a stripe's segment is whole or not there
+
+
+def _looker() -> "Looker":
+    from service.pipeline.looking import Looker
+
+    return Looker()
 
 
 def _upscale(values: dict[str, Any], line: _Line, token: CancelToken) -> dict[str, Any]:

@@ -29,7 +29,7 @@ _GRACE_SECONDS = 20.0
 _POLL_SECONDS = 0.2
 
 
-class _Child:
+class Child:
     """One child process and the reader of its messages."""
 
     def __init__(self, *module_and_role: str) -> None:
@@ -110,7 +110,7 @@ class Runner:
     """
 
     def __init__(self) -> None:
-        self._child: _Child | None = None
+        self._child: Child | None = None
 
     def run(
         self, request: UpscaleRequest, on_progress: Callable[[Progress], None], cancel: CancelToken
@@ -124,7 +124,7 @@ class Runner:
         Cancelled
             `cancel` was set.
         """
-        child = self._child = self._child or _Child("service.child", "upscale")
+        child = self._child = self._child or Child("service.child", "upscale")
         child.send({"request": {**asdict(request), "slide": str(request.slide), "output": str(request.output)}})
         deadline: float | None = None
         while True:
@@ -180,7 +180,7 @@ def probe(slide: Path, between: Callable[[], None] = _go_on, *, timeout_seconds:
     ServiceError
         It can't be read, or reading it crashed or outlasted the decoder.
     """
-    child = _Child("service.child", "probe")
+    child = Child("service.child", "probe")
     child.send({"probe": str(slide)})
     try:
         message = _awaited(child, timeout_seconds, between)
@@ -208,7 +208,7 @@ def probe(slide: Path, between: Callable[[], None] = _go_on, *, timeout_seconds:
     return facts
 
 
-def _awaited(child: _Child, timeout_seconds: float, between: Callable[[], None]) -> dict[str, Any] | None:
+def _awaited(child: Child, timeout_seconds: float, between: Callable[[], None]) -> dict[str, Any] | None:
     """The child's next message, None where it has died; raises queue.Empty when the time is over."""
     deadline = time.monotonic() + timeout_seconds
     while True:
@@ -251,7 +251,7 @@ def unpack(
     ServiceError
         upload.bundle, slide.multi-file, upload.too-large, storage.full.
     """
-    child = _Child("service.uploads.unpack")
+    child = Child("service.uploads.unpack")
     request = {"archive": str(archive), "bundle": bundle, "target": str(target)}
     child.send({**request, "most_bytes": most_bytes, "free_bytes": free_bytes})
     try:

@@ -102,9 +102,13 @@ class Storage:
         """Delete a slide's files, after the database has forgotten it."""
         shutil.rmtree(self._slides / slide_id, ignore_errors=True)
 
+    def job_folder(self, job_id: str) -> Path:
+        """Where a job's files lie, or would."""
+        return self._jobs / job_id
+
     def output_path(self, job_id: str, result_format: ResultFormat) -> Path:
         """Where the pipeline writes; its folder is made."""
-        folder = self._jobs / job_id
+        folder = self.job_folder(job_id)
         folder.mkdir(parents=True, exist_ok=True)
         return folder / f"result{result_format.suffix}"
 

@@ -8,6 +8,7 @@ WsiError
 │   └── PixelSizeImplausibleError µm per pixel no microscope has, not confirmed
 ├── TileReadError             one region can't be decoded; carries it
 ├── PlanError                 what was asked can't be cut from this slide (level, region, target)
+├── TooCoarseError            a view of an open slide takes more decoding than one may ask for
 ├── RoiError                  what is given as region of interest is no GeoJSON of areas
 ├── OutputFormatError         the output's suffix names no format
 └── VerificationError         what was written does not read back as it should
@@ -62,6 +63,10 @@ class TileReadError(WsiError):
 
 class PlanError(WsiError):
     """The request does not fit this slide."""
+
+
+class TooCoarseError(WsiError):
+    """A small view of a large slide that has no coarse level."""
 
 
 class RoiError(WsiError):

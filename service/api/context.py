@@ -1,4 +1,6 @@
-"""What every room of routes is given: settings, store, storage, where uploads come in, who waits, what is counted."""
+"""What every room of routes is given: settings, store, storage, where uploads come in, who waits, what is counted,
+who looks at slides.
+"""
 
 import time
 from collections.abc import Callable
@@ -9,11 +11,13 @@ from fastapi import Depends, Request
 
 from service.api.watching import Watch
 from service.jobs.store import Store
+from service.looking import Lookers
 from service.settings import Settings
 from service.storage import Storage
 from service.uploads.reception import Reception
 
 if TYPE_CHECKING:
+    from service.api.deepzoom import Shelf
     from service.api.metrics import Metrics
 
 
@@ -27,6 +31,8 @@ class Context:
     reception: Reception
     watch: Watch
     metrics: "Metrics"
+    lookers: Lookers
+    shelf: "Shelf"
     clock: Callable[[], float] = time.time
 
 

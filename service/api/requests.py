@@ -56,7 +56,8 @@ class Requests:
             caller = scope.get("slidelift.caller")
             owner = {"token": caller.owner} if caller is not None and caller.owner else {}
             told = {"request": request_id, "method": method, "route": route, "status": status, **ids, **owner}
-            level = logging.DEBUG if route.startswith("/health") else logging.INFO
+            quiet = route.startswith("/health") or "_files/" in route  # a viewer asks for hundreds of tiles
+            level = logging.DEBUG if quiet else logging.INFO
             words = " ".join(f"{name}={value}" for name, value in (ids | owner).items())
             log.log(
                 level,

@@ -337,6 +337,38 @@ class BatchOut(BaseModel):
         )
 
 
+class BadTileOut(BaseModel):
+    """A tile that could not be read or computed."""
+
+    row: int
+    column: int
+    cause: str
+    remedy: str
+
+
+class MapOut(BaseModel):
+    """Where a result lies on its slide, and what became of each of its tiles."""
+
+    complete: bool = Field(description="False while the job runs.")
+    stripes: list[bool] = Field(description="Which stripes are finished, from top to bottom.")
+    place: tuple[float, float, float, float] = Field(
+        description="x, y, width, height of the result in pixels of the slide's level 0."
+    )
+    width: int
+    height: int
+    scale: int
+    tile: int = Field(description="Side of a tile in pixels of the result.")
+    mpp: tuple[float, float] | None = Field(description="µm per pixel (x, y) of the result.")
+    map: list[str] = Field(
+        description="A string a row of tiles, a letter a tile: t tissue, r rejected by its entropy, g glass, o outside "
+        "of the region of interest, b bad, . not yet."
+    )
+    consistency: list[list[float | None]] = Field(
+        description="Of each tile that the model made, RMSE in grey levels between its source and itself reduced."
+    )
+    bad: list[BadTileOut]
+
+
 class ModelOut(BaseModel):
     """A model on offer and its facts."""
 

@@ -143,18 +143,19 @@ def slides(
 @readable(router, "/{slide}", operation_id="slide_facts", summary="Facts of a slide")
 def slide_facts(slide: SlideId, context: InContext, caller: InCaller) -> SlideOut:
     """Tell what the probe found."""
-    return SlideOut.of(_known(context, caller, slide))
+    return SlideOut.of(known(context, caller, slide))
 
 
 @router.delete("/{slide}", operation_id="delete_slide", status_code=204, summary="Delete a slide")
 def delete_slide(slide: SlideId, context: InContext, caller: InCaller) -> None:
     """Delete a slide; results made of it stay. Refused while an unfinished job needs it."""
-    found = _known(context, caller, slide)
+    found = known(context, caller, slide)
     context.store.remove_slide(found.id)
     context.storage.remove_slide(found.id)
 
 
-def _known(context: Context, caller: Caller, slide_id: str) -> Slide:
+def known(context: Context, caller: Caller, slide_id: str) -> Slide:
+    """The slide of an id, if it is the caller's to see; raises UnknownSlideError."""
     found = context.store.slide(slide_id)
     if found is None or not caller.sees(found.owner):
         raise UnknownSlideError(slide_id)

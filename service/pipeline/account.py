@@ -241,8 +241,16 @@ class Account:
                 "region": [core.x, core.y, core.width, core.height],
                 "output_region": [place.x, place.y, place.width, place.height],
             },
+            "grid": self._grid(),
             "explanation": CONSISTENCY_EXPLAINED,
         }
+
+    def _grid(self) -> list[list[float | None]]:
+        """Each tile's figure at its place, None where the model made none."""
+        grid: list[list[float | None]] = [[None] * self.job.plan.columns for _ in range(self.job.plan.rows)]
+        for row, column, rmse in self.scores:
+            grid[row][column] = rmse
+        return grid
 
 
 def _rounded(value: float | None, digits: int) -> float | None:

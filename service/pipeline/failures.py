@@ -13,6 +13,7 @@ _CODES: tuple[tuple[type[Exception], str], ...] = (
     (wsi_errors.PixelSizeMissingError, "slide.mpp-missing"),
     (wsi_errors.PixelSizeImplausibleError, "slide.mpp-implausible"),
     (wsi_errors.TileReadError, "slide.tile-unreadable"),
+    (wsi_errors.TooCoarseError, "view.too-coarse"),
     (wsi_errors.PlanError, "request.plan"),
     (wsi_errors.RoiError, "request.roi"),
     (wsi_errors.OutputFormatError, "request.format"),

@@ -29,6 +29,11 @@ def encoder(quality: int) -> Callable[[Pixels], Sequence[bytes]]:
     return encode
 
 
+def decode(parts: Sequence[bytes]) -> Pixels:
+    """The tile, uint8 (512, 512, 3), of its JPEG bytes."""
+    return np.asarray(imagecodecs.jpeg8_decode(parts[0]))
+
+
 def join(target: Path, levels: Iterable[Iterable[Entry]], facts: ImageFacts, quality: int) -> None:
     """Write the finished file; bytes lie in the order (level, row, column).
 

@@ -44,6 +44,12 @@ def _encode(tile: Pixels) -> Sequence[bytes]:
     return tuple(bytes(_CODEC.encode(np.ascontiguousarray(tile[..., channel]))) for channel in range(3))
 
 
+def decode(parts: Sequence[bytes]) -> Pixels:
+    """The tile, uint8 (512, 512, 3), of its planes."""
+    planes = [np.frombuffer(_CODEC.decode(part), np.uint8).reshape(TILE, TILE) for part in parts]
+    return np.stack(planes, axis=-1)
+
+
 @cache
 def _encoded_blank(value: int) -> bytes:
     return bytes(_CODEC.encode(np.full((TILE, TILE), value, np.uint8)))

@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -162,16 +162,27 @@ class Segment:
 
     def entries(self, level: int) -> Iterator[Entry]:
         """Tiles of one level; each checksum is compared as it is read."""
-        rows = self.index[self.index["level"] == level]
         with self.path.open("rb") as file:
-            for row in rows:
-                where = level, int(row["row"]), int(row["column"]), int(row["part"])
-                if row["blank"]:
-                    red, green, blue = row["colour"].tolist()
-                    yield Entry(*where, Blank((red, green, blue)))
-                    continue
-                file.seek(int(row["offset"]))
-                data = file.read(int(row["size"]))
-                if zlib.crc32(data) != row["checksum"]:
-                    raise SegmentDamagedError(self.path, f"tile {where} was altered on disk")
-                yield Entry(*where, data)
+            for row in self.index[self.index["level"] == level]:
+                yield Entry(level, int(row["row"]), int(row["column"]), int(row["part"]), self._payload(file, row))
+
+    def tile(self, level: int, row: int, column: int) -> Sequence[bytes] | Blank:
+        """One tile, as `SegmentWriter.put` was given it; KeyError if it is not of this stripe."""
+        index = self.index
+        rows = index[(index["level"] == level) & (index["row"] == row) & (index["column"] == column)]
+        if len(rows) == 0:
+            raise KeyError(f"{self.path.name} has no tile {(level, row, column)}")
+        with self.path.open("rb") as file:
+            parts = [self._payload(file, one) for one in rows]
+        return parts[0] if isinstance(parts[0], Blank) else [part for part in parts if isinstance(part, bytes)]
+
+    def _payload(self, file: BinaryIO, row: Any) -> bytes | Blank:  # a record of `_INDEX`
+        if row["blank"]:
+            red, green, blue = row["colour"].tolist()
+            return Blank((red, green, blue))
+        file.seek(int(row["offset"]))
+        data = file.read(int(row["size"]))
+        if zlib.crc32(data) != row["checksum"]:
+            where = tuple(int(row[name]) for name in ("level", "row", "column", "part"))
+            raise SegmentDamagedError(self.path, f"tile {where} was altered on disk")
+        return data

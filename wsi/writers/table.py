@@ -19,6 +19,8 @@ class OutputFormat:
     ----------
     encoder
         ``encoder(quality)`` is a function from uint8 (512, 512, 3) to the tile's encoded parts.
+    decode
+        Its inverse.
     join
         ``join(target, levels, facts, quality)`` writes the file and flushes it to disk.
     """
@@ -26,12 +28,13 @@ class OutputFormat:
     name: str
     suffixes: tuple[str, ...]
     encoder: Callable[[int], Callable[[Pixels], Sequence[bytes]]]
+    decode: Callable[[Sequence[bytes]], Pixels]
     join: Callable[[Path, Iterable[Iterable[Entry]], ImageFacts, int], None]
 
 
 FORMATS = (
-    OutputFormat(ome_tiff.NAME, ome_tiff.SUFFIXES, ome_tiff.encoder, ome_tiff.join),
-    OutputFormat(ome_zarr.NAME, ome_zarr.SUFFIXES, ome_zarr.encoder, ome_zarr.join),
+    OutputFormat(ome_tiff.NAME, ome_tiff.SUFFIXES, ome_tiff.encoder, ome_tiff.decode, ome_tiff.join),
+    OutputFormat(ome_zarr.NAME, ome_zarr.SUFFIXES, ome_zarr.encoder, ome_zarr.decode, ome_zarr.join),
 )
 
 

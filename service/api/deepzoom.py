@@ -1,0 +1,204 @@
+"""Deep Zoom: slides and results as a viewer's tiles, decoded in processes of their own."""
+
+import hashlib
+from collections import OrderedDict
+from enum import StrEnum
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from service.api import jobs, slides
+from service.api.access import Caller, InCaller
+from service.api.context import Context, InContext
+from service.api.problems import documented
+from service.api.reading import Documented, is_known, readable
+from service.api.schemas import MapOut
+from service.codes import refusal
+from service.jobs.job import Job, JobState
+from service.jobs.slide import Slide
+from service.looking import Sight
+from wsi.deepzoom import DeepZoom
+from wsi.geometry import Size
+
+router = APIRouter(prefix="/v1", tags=["view"], responses=documented())
+
+ENCODING = "1"
+"""Counted up when tiles of the same slide come out otherwise than before: caches must not mix them."""
+_FOREVER = "private, max-age=604800, immutable"
+_GROWING = "no-store"
+_CACHE_BYTES = 32 * 2**20
+
+
+class TileFormat(StrEnum):
+    """How a tile is encoded."""
+
+    JPEG = "jpeg"
+    PNG = "png"
+
+
+_Number = Annotated[int, Path(ge=0, lt=2**31)]
+_LevelNumber = Annotated[int, Path(ge=0, le=40, description="0 is one pixel; the largest is the picture's own size.")]
+_DESCRIPTOR: Documented = {200: {"content": {"application/xml": {}}, "description": "A Deep Zoom descriptor."}}
+_TILE: Documented = {
+    200: {"content": {"image/jpeg": {}, "image/png": {}}, "description": "The tile."},
+    304: {"description": "The client has just that."},
+}
+
+
+class Shelf:
+    """Encoded tiles that were asked for lately, up to `_CACHE_BYTES`; belongs to the event loop."""
+
+    def __init__(self) -> None:
+        self._tiles: OrderedDict[str, bytes] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, tag: str) -> bytes | None:
+        """The tile of that tag, if it is still there."""
+        if tag in self._tiles:
+            self._tiles.move_to_end(tag)
+        return self._tiles.get(tag)
+
+    def put(self, tag: str, tile: bytes) -> None:
+        """Keep a tile; the one that was not asked for longest goes."""
+        self._bytes += len(tile) - len(self._tiles.pop(tag, b""))
+        self._tiles[tag] = tile
+        while self._bytes > _CACHE_BYTES:
+            self._bytes -= len(self._tiles.popitem(last=False)[1])
+
+
+@readable(router, "/slides/{slide}.dzi", response_class=Response, responses=_DESCRIPTOR, summary="A slide for a viewer")
+def slide_descriptor(slide: slides.SlideId, context: InContext, caller: InCaller) -> Response:
+    """Describe the slide as Deep Zoom does; OpenSeadragon opens this address."""
+    facts = slides.known(context, caller, slide).facts
+    return _described(DeepZoom(Size(facts.width, facts.height)), TileFormat.JPEG, _FOREVER)
+
+
+@readable(
+    router,
+    "/slides/{slide}_files/{level}/{column}_{row}.{tile_format}",
+    response_class=Response,
+    responses=_TILE,
+    summary="A tile of a slide",
+)
+async def slide_tile(
+    slide: slides.SlideId,
+    level: _LevelNumber,
+    column: _Number,
+    row: _Number,
+    tile_format: TileFormat,
+    request: Request,
+    context: InContext,
+    caller: InCaller,
+) -> Response:
+    """Send 512 x 512 pixels of the slide, fewer at its right and lower edge."""
+    found = await run_in_threadpool(slides.known, context, caller, slide)
+    sight = Sight("slide", str(context.storage.slide_path(found)))
+    return await _tile(request, context, sight, found.sha256, (level, column, row, tile_format))
+
+
+@readable(
+    router,
+    "/jobs/{job}/result.dzi",
+    response_class=Response,
+    responses=_DESCRIPTOR,
+    summary="A result for a viewer",
+)
+async def result_descriptor(job: jobs.JobId, context: InContext, caller: InCaller) -> Response:
+    """Describe the result as Deep Zoom does, while the job runs what is finished of it.
+
+    Tiles of a result in the making are PNG, transparent where no stripe is finished yet. A viewer that wants to see
+    more of it later asks for result.dzi?n=1, ?n=2 and so on, which it takes for other pictures.
+    """
+    sight, found = await run_in_threadpool(_result, context, caller, job)
+    zoom = DeepZoom(Size(*await context.lookers.size(sight)))
+    return _described(zoom, TileFormat.JPEG if _is_finished(found) else TileFormat.PNG, "private, no-cache")
+
+
+@readable(
+    router,
+    "/jobs/{job}/result_files/{level}/{column}_{row}.{tile_format}",
+    response_class=Response,
+    responses=_TILE,
+    summary="A tile of a result",
+)
+async def result_tile(
+    job: jobs.JobId,
+    level: _LevelNumber,
+    column: _Number,
+    row: _Number,
+    tile_format: TileFormat,
+    request: Request,
+    context: InContext,
+    caller: InCaller,
+) -> Response:
+    """Send 512 x 512 pixels of the result, fewer at its right and lower edge."""
+    sight, found = await run_in_threadpool(_result, context, caller, job)
+    kept = found.result.sha256 if found.result else None
+    return await _tile(request, context, sight, kept, (level, column, row, tile_format))
+
+
+@readable(router, "/jobs/{job}/map", summary="What became of each tile")
+async def job_map(job: jobs.JobId, context: InContext, caller: InCaller) -> MapOut:
+    """Tell where the result lies on the slide, and of each finished tile what became of it and how near its source is.
+
+    Answered while the job runs, too.
+    """
+    sight, _ = await run_in_threadpool(_result, context, caller, job)
+    return MapOut.model_validate(await context.lookers.map(sight))
+
+
+def _result(context: Context, caller: Caller, job_id: str) -> tuple[Sight, Job]:
+    found = jobs.known(context, caller, job_id)
+    order, storage = found.order, context.storage
+    if _is_finished(found):
+        path = storage.result_path(found)
+        if path is None or not path.exists():
+            raise refusal("result.deleted", f"the result of job {found.id} was deleted; post the job again to see it")
+        report = str(storage.report_path(found.id))
+        return Sight("result", str(path), order.format, report=report), found
+    if found.state is JobState.CANCELLED or found.result_deleted is not None:
+        raise refusal("job.no-result", f"job {found.id} is {found.state}, and nothing of it was kept")
+    slide: Slide | None = context.store.slide(order.slide)
+    if slide is None:
+        raise refusal("job.no-result", f"the slide of job {found.id} was deleted")
+    mpp = (order.mpp, order.mpp) if order.mpp else None
+    output = storage.job_folder(found.id) / f"result{order.format.suffix}"
+    return Sight("stripes", str(output), order.format, str(storage.slide_path(slide)), mpp), found
+
+
+def _is_finished(job: Job) -> bool:
+    return job.state is JobState.SUCCEEDED
+
+
+def _described(zoom: DeepZoom, tile_format: TileFormat, cached: str) -> Response:
+    return Response(
+        zoom.descriptor(tile_format), media_type="application/xml", headers={"Cache-Control": cached, **_SAFE}
+    )
+
+
+_SAFE = {"X-Content-Type-Options": "nosniff"}
+
+
+async def _tile(
+    request: Request, context: Context, sight: Sight, content: str | None, place: tuple[int, int, int, TileFormat]
+) -> Response:
+    """One tile; `content` is the hash of what it is taken from, None where that still grows."""
+    level, column, row, tile_format = place
+    tag = _tag(content, place) if content else None
+    headers: dict[str, Any] = {**_SAFE, "Cache-Control": _FOREVER if tag else _GROWING}
+    if tag:
+        headers["ETag"] = tag
+        if is_known(request, tag):
+            return Response(status_code=304, headers=headers)
+    tile = context.shelf.get(tag) if tag else None
+    if tile is None:
+        tile = await context.lookers.tile(sight, level, column, row, tile_format, request.is_disconnected)
+        if tag:
+            context.shelf.put(tag, tile)
+    return Response(tile, media_type=f"image/{tile_format}", headers=headers)
+
+
+def _tag(content: str, place: tuple[int, int, int, TileFormat]) -> str:
+    words = ".".join((ENCODING, content, *map(str, place)))
+    return f'"{hashlib.sha256(words.encode()).hexdigest()[:32]}"'

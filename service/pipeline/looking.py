@@ -1,0 +1,191 @@
+"""What a viewer may look at: slides, results, and what is finished of a result in the making."""
+
+import base64
+import io
+import json
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import numpy as np
+from PIL import Image
+
+from service.codes import refusal
+from service.pipeline.workspace import Workspace
+from wsi.deepzoom import DeepZoom
+from wsi.geometry import Size
+from wsi.pyramid import level_sizes, levels_in_stripe
+from wsi.readers.open_slide import open_slide
+from wsi.readers.result import open_result, open_stripes
+from wsi.slide import Level, Pixels, SlideReader
+from wsi.tiling import TilePlan
+from wsi.view import reduced, step_of
+from wsi.writers.segment import Segment
+
+JPEG_QUALITY = 90
+# Slides that stay open between tiles, and for how long after the last one: a slide that was deleted takes up its room
+# on disk until it is closed.
+_OPEN = 6
+_IDLE_SECONDS = 30.0
+_NOT_YET = "."
+
+
+@dataclass(slots=True)
+class _Opened:
+    reader: SlideReader
+    used: float
+
+
+class Looker:
+    """Keeps what is looked at open; memory is bounded by the readers of `_OPEN` slides. For one thread."""
+
+    def __init__(self) -> None:
+        self._opened: OrderedDict[tuple[Any, ...], _Opened] = OrderedDict()
+        self._segments: dict[Path, Segment] = {}
+
+    def answer(self, question: dict[str, Any]) -> dict[str, Any]:
+        """Answer one question of the parent's side, `service.looking`.
+
+        Parameters
+        ----------
+        question
+            ``what`` is "tile", "size" or "map"; ``of`` names a slide, a result or a job (`service.looking.Sight`).
+
+        Raises
+        ------
+        WsiError, ServiceError
+            It can't be opened, decoded or found.
+        """
+        self._close_idle()
+        sight = question["of"]
+        if question["what"] == "map":
+            return {"map": self._finished_map(sight) if sight["kind"] == "result" else self._growing_map(sight)}
+        reader = self._reader(sight)
+        if question["what"] == "size":
+            size = reader.info.size
+            return {"size": [size.width, size.height]}
+        tile = self._tile(reader, question["level"], question["column"], question["row"])
+        return {"tile": base64.b64encode(_encoded(tile, question["format"])).decode("ascii")}
+
+    def _tile(self, reader: SlideReader, level: int, column: int, row: int) -> Pixels:
+        zoom = DeepZoom(reader.info.size)
+        region = zoom.tile(level, column, row)
+        if region is None:
+            size = zoom.size
+            raise refusal("view.tile", f"no tile {column}_{row} of level {level} in {size.width} x {size.height} px")
+        return reduced(reader, zoom.downsample(level), region)
+
+    def _reader(self, sight: dict[str, Any]) -> SlideReader:
+        kind, path = sight["kind"], Path(sight["path"])
+        if kind == "stripes":
+            plan, segments = self._stripes(sight)
+            sizes = level_sizes(plan.output)
+            inside = sizes[: levels_in_stripe(plan.stripe_height, len(sizes))]
+            key: tuple[Any, ...] = (kind, path, *segments)
+            return self._kept(
+                key, lambda: open_stripes(path.name, inside, sight["format"], plan.stripe_height, segments.get)
+            )
+        if kind == "result":
+            return self._kept((kind, path), lambda: open_result(path, sight["format"]))
+        return self._kept((kind, path), lambda: open_slide(path))
+
+    def _kept(self, key: tuple[Any, ...], opening: Any) -> SlideReader:  # a function without arguments
+        if key not in self._opened:
+            self._opened[key] = _Opened(opening(), 0.0)
+        self._opened.move_to_end(key)
+        self._opened[key].used = time.monotonic()
+        while len(self._opened) > _OPEN:
+            self._opened.popitem(last=False)[1].reader.close()
+        return self._opened[key].reader
+
+    def _close_idle(self) -> None:
+        before = time.monotonic() - _IDLE_SECONDS
+        for key in [key for key, one in self._opened.items() if one.used < before]:
+            self._opened.pop(key).reader.close()
+        if not self._opened:
+            self._segments.clear()
+
+    def _stripes(self, sight: dict[str, Any]) -> tuple[TilePlan, dict[int, Segment]]:
+        """The plan of a job and its finished stripes; refuses while there is no plan."""
+        workspace = Workspace(Path(sight["path"]))
+        state = workspace.state()
+        if state is None:
+            raise refusal("job.not-finished", "nothing of the job can be looked at before its tiles are planned")
+        plan = TilePlan.from_dict(state["plan"])
+        found = {}
+        for stripe in plan.stripes():
+            path = workspace.segment_path(stripe.number)
+            try:
+                found[stripe.number] = self._segments[path] = self._segments.get(path) or Segment(path)
+            except FileNotFoundError:
+                continue
+        return plan, found
+
+    def _growing_map(self, sight: dict[str, Any]) -> dict[str, Any]:
+        plan, segments = self._stripes(sight)
+        info = self._reader({"kind": "slide", "path": sight["slide"]}).info
+        reports = [segments[one.number].report if one.number in segments else None for one in plan.stripes()]
+        rows: list[str] = []
+        for stripe, report in zip(plan.stripes(), reports, strict=True):
+            rows += report["map"] if report else [_NOT_YET * plan.columns] * stripe.rows
+        told = [report for report in reports if report]
+        scores = [[None] * plan.columns for _ in range(plan.rows)]
+        for row, column, rmse in (score for report in told for score in report["consistency"]):
+            scores[row][column] = rmse
+        return {
+            "complete": False,
+            "stripes": [report is not None for report in reports],
+            **_placed(plan.as_dict(), info.levels, sight["mpp"] or info.mpp),
+            "map": rows,
+            "consistency": scores,
+            "bad": _bad([bad for report in told for bad in report["bad_tiles"]]),
+        }
+
+    def _finished_map(self, sight: dict[str, Any]) -> dict[str, Any]:
+        report = json.loads(Path(sight["report"]).read_bytes())
+        slide, tiles = report["slide"], report["tiles"]
+        levels = [Level(Size(one["width"], one["height"]), one["downsample"]) for one in slide["levels"]]
+        measured = (tiles["consistency"] or {}).get("grid")
+        return {
+            "complete": True,
+            "stripes": [True] * report["stripes"]["total"],
+            **_placed(report["plan"], levels, slide["mpp_used"]),
+            "map": tiles["map"],
+            "consistency": measured or [[None] * len(row) for row in tiles["map"]],
+            "bad": _bad(tiles["bad"]),
+        }
+
+
+def _placed(plan: dict[str, Any], levels: Sequence[Level], mpp: Sequence[float] | None) -> dict[str, Any]:
+    """Where the result lies on the slide, in pixels of the slide's finest level, and its own size."""
+    source, scale = plan["source"], plan["scale"]
+    step = step_of(levels[plan["level"]], levels)
+    return {
+        "place": [source[edge] * step for edge in ("x", "y", "width", "height")],
+        "width": source["width"] * scale,
+        "height": source["height"] * scale,
+        "tile": plan["core"] * scale,
+        "scale": scale,
+        "mpp": [value * step / scale for value in mpp] if mpp else None,
+    }
+
+
+def _bad(tiles: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{name: one[name] for name in ("row", "column", "cause", "remedy")} for one in tiles]
+
+
+def _encoded(tile: Pixels, image_format: str) -> bytes:
+    if image_format == "png":
+        if tile.shape[2] == 4:  # a mean that nothing has gone into yet is no colour
+            tile = tile * (tile[..., 3:] == 255)
+        file = io.BytesIO()
+        Image.fromarray(tile).save(file, "PNG", compress_level=1)
+        return file.getvalue()
+    if tile.shape[2] == 4:
+        raise refusal("view.tile", "of a result in the making there are png tiles alone: jpeg has no transparency")
+    # 4:4:4, since a source is shown enlarged: halved colour would be seen, and held against it.
+    return bytes(imagecodecs.jpeg8_encode(np.ascontiguousarray(tile), level=JPEG_QUALITY, subsampling="444"))
