@@ -12,86 +12,42 @@ export function el(tag, attributes = {}, ...children) {
 
 /** Put children in place of what an element holds; null and false are left out. */
 export function fill(element, ...children) {
-  element.replaceChildren(...children.flat(2).filter((one) => one != null && one !== false));
+  element.replaceChildren(...children.flat().filter((one) => one != null && one !== false));
 }
 
-export const unseen = (text) => el("span", { class: "unseen" }, text);
+/** The elements below one that have a name, by that name. */
+export function partsOf(root) {
+  return Object.fromEntries([...root.querySelectorAll("[data-part]")].map((one) => [one.dataset.part, one]));
+}
+
+/** A copy of a template of index.html, as `root`, and its parts. */
+export function cut(template) {
+  const root = document.getElementById(template).content.firstElementChild.cloneNode(true);
+  return { root, ...partsOf(root) };
+}
 
 /** A problem's title and detail, each place that was wrong, and a way to try again. */
 export function trouble(error, retry) {
-  const places = (error.errors ?? []).map((one) => el("li", {}, `${one.loc?.slice(1).join(".")}: ${one.msg}`));
+  const places = (error.errors ?? []).map((one) => el("li", {}, `${one.loc.slice(1).join(".")}: ${one.msg}`));
   return el(
     "div", { class: "trouble" },
     el("strong", {}, error.title ?? "The page met an error"),
     el("p", {}, error.detail ?? String(error)),
-    places.length > 0 && el("ul", {}, places),
+    el("ul", {}, places),
     retry && el("button", { type: "button", click: retry }, "Try again"),
   );
 }
 
-/** A box of fixed size for a picture that may come late or not at all. */
-export function picture(address, alt) {
-  const frame = el("div", { class: "picture" });
-  const image = el("img", {
-    alt, loading: "lazy", decoding: "async",
-    load: () => frame.classList.add("shown"),
-    error: () => fill(frame, el("span", { class: "none" }, "no picture")),
-  });
-  if (address) image.src = address;
-  fill(frame, address && image);
-  return frame;
-}
+export const warnings = (sentences) => sentences.map((one) => el("p", { class: "warning" }, one));
 
-/** A command and a button that copies it; `show` changes the command. */
-export function command(text) {
-  const code = el("code", {}, text);
-  const button = el("button", { type: "button", class: "quiet", click: () => copy(code, button) }, "Copy");
-  const element = el("div", { class: "command" }, el("pre", { tabindex: "0" }, code), button);
-  return { element, show: (changed) => { code.textContent = changed; } };
-}
-
-async function copy(code, button) {
-  try {
-    await navigator.clipboard.writeText(code.textContent);
-  } catch { // over plain http a page has no clipboard
-    getSelection().selectAllChildren(code);
-    document.execCommand("copy");
-  }
-  button.textContent = "Copied";
-  setTimeout(() => { button.textContent = "Copy"; }, 2000);
-}
-
-/** Commands behind a fold; `entries` are pairs of a heading and a command. */
-export function commands(entries) {
-  return el(
-    "details", { class: "fold" },
-    el("summary", {}, "curl"),
-    entries.map(([heading, text]) => [el("p", {}, heading), command(text).element]),
-  );
-}
-
-/** A dialog over the page, closed by its button, Escape, or whoever made it. */
-export function dialog(heading, ...content) {
-  const element = el(
-    "dialog", { "aria-label": heading, close: () => element.remove() }, el("h2", {}, heading), content,
-  );
-  document.body.append(element);
-  element.showModal();
-  return element;
-}
-
-/** Ask before what can't be undone; true when the answer is yes. */
-export function confirmed(question, consequence, verb) {
-  return new Promise((resolve) => {
-    const box = dialog(
-      question,
-      el("p", {}, consequence),
-      el("div", { class: "actions" },
-        el("button", { type: "button", autofocus: true, click: () => box.close() }, "Keep"),
-        el("button", { type: "button", class: "danger", click: () => { box.returnValue = "yes"; box.close(); } }, verb)),
-    );
-    box.addEventListener("close", () => resolve(box.returnValue === "yes"));
-  });
+/** Put a picture into a box of fixed size; it may come late or not at all. */
+export function showPicture(frame, address) {
+  if (frame.dataset.address === address) return;
+  frame.dataset.address = address;
+  fill(frame, address && el("img", {
+    src: address, alt: "", loading: "lazy",
+    error: () => fill(frame, "no picture"),
+  }));
 }
 
 /** Tell those who can't see the page; rarely, or it becomes chatter. */
