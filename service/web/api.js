@@ -8,37 +8,36 @@ export class Problem extends Error {
   }
 }
 
-const get = (path) => ({ method: "GET", path });
-const send = (method, path, body) => ({
-  method, path,
-  headers: body ? { "Content-Type": "application/json" } : {},
-  body: body && JSON.stringify(body),
+const get = (path) => ({ method: "GET", path, headers: {} });
+const send = (method, path) => ({ method, path, headers: {}, flags: `-X ${method}` });
+const sendJson = (method, path, body) => ({
+  method, path, headers: { "Content-Type": "application/json" }, body: JSON.stringify(body), flags: `-X ${method}`,
 });
 
 export const actions = {
   session: () => get("v1/session"),
-  signIn: (token) => send("POST", "v1/session", { token }),
+  signIn: (token) => sendJson("POST", "v1/session", { token }),
   signOut: () => send("DELETE", "v1/session"),
   models: () => get("v1/models"),
   slides: (next) => get(next ?? "v1/slides?limit=20"),
   slide: (id) => get(`v1/slides/${id}`),
-  addSlide: (file) => ({ method: "PUT", path: `v1/slides/${encodeURIComponent(file)}`, file }),
+  addSlide: (file) => ({ ...get(`v1/slides/${file}`), method: "PUT", flags: `-T ${file}` }),
   deleteSlide: (id) => send("DELETE", `v1/slides/${id}`),
   uploads: () => send("POST", "v1/uploads"),
   upload: (id) => ({ ...get(`v1/uploads/${id}`), headers: { Prefer: "wait=30" } }),
   jobs: (next) => get(next ?? "v1/jobs?limit=20"),
   finishedJobs: (slide) => get(`v1/jobs?state=succeeded&limit=100&slide=${slide}`),
   job: (id) => get(`v1/jobs/${id}`),
-  ask: (job) => send("POST", "v1/jobs", job),
+  ask: (job) => sendJson("POST", "v1/jobs", job),
   cancel: (id) => send("DELETE", `v1/jobs/${id}`),
   pause: (id) => send("POST", `v1/jobs/${id}/pause`),
   resume: (id) => send("POST", `v1/jobs/${id}/resume`),
   retry: (id) => send("POST", `v1/jobs/${id}/retry`),
-  result: (id, file) => ({ ...get(`v1/jobs/${id}/result`), file }),
+  result: (id) => ({ ...get(`v1/jobs/${id}/result`), flags: "-OJ" }),
   deleteResult: (id) => send("DELETE", `v1/jobs/${id}/result`),
   report: (id) => get(`v1/jobs/${id}/report`),
   reportPage: (id) => get(`v1/jobs/${id}/report.html`),
-  tissue: (id) => ({ ...get(`v1/jobs/${id}/tissue.geojson`), file: `${id}.tissue.geojson` }),
+  tissue: (id) => ({ ...get(`v1/jobs/${id}/tissue.geojson`), flags: `-o ${id}.tissue.geojson` }),
   events: () => get("v1/events"),
   alive: () => get("health/live"),
 };
@@ -79,7 +78,8 @@ export async function problemOf(status, read) {
   try {
     facts = await read();
   } catch {
-    return status >= 502 ? unreachable() : new Problem({ status, code: "unknown", title: `Status ${status}`, detail: "The answer is not one of this service." });
+    if (status >= 502) return unreachable();
+    facts = { status, title: `Status ${status}`, detail: "Something between this page and the service refused it." };
   }
   if (status === 401 && session.signed_in) tell("signed-out");
   return new Problem(facts);
@@ -95,11 +95,10 @@ const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 /** The command that does the same from a terminal. */
 export function curl(action) {
   const words = ["curl"];
-  if (action.method !== "GET" && !action.file && !(action.method === "POST" && action.body)) words.push(`-X ${action.method}`);
+  if (action.flags) words.push(action.flags);
   if (session.needed) words.push('-H "Authorization: Bearer $SLIDELIFT_TOKEN"');
-  for (const [name, value] of Object.entries(action.headers ?? {})) words.push(`-H ${quoted(`${name}: ${value}`)}`);
+  for (const [name, value] of Object.entries(action.headers)) words.push(`-H ${quoted(`${name}: ${value}`)}`);
   if (action.body) words.push(`-d ${quoted(action.body)}`);
-  if (action.file) words.push(`${action.method === "PUT" ? "-T" : "-o"} ${quoted(action.file)}`);
   return [...words, quoted(address(action))].join(" ");
 }
 
@@ -123,12 +122,10 @@ export const onJob = (callback) => on("job", callback);
 const known = new Map();
 
 /** A slide or a job by its id, remembered; a job is kept up to date by the stream. */
-export const slide = (id) => remembered(`slide ${id}`, actions.slide(id));
-export const job = (id) => Promise.resolve(known.get(id) ?? remembered(id, actions.job(id)));
+export const slide = (id) => remembered(id, actions.slide(id));
+export const job = (id) => remembered(id, actions.job(id));
 
-export function remember(facts) {
-  known.set(`slide ${facts.id}`, facts);
-}
+export const remember = (facts) => known.set(facts.id, facts);
 
 async function remembered(key, action) {
   if (!known.has(key)) {
@@ -137,5 +134,4 @@ async function remembered(key, action) {
   return known.get(key);
 }
 
-let models;
-export const catalog = () => (models ??= call(actions.models()).catch((error) => { models = null; throw error; }));
+export const catalog = () => remembered("models", actions.models());

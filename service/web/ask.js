@@ -42,7 +42,7 @@ export async function askView(id, query) {
     const gains = Object.entries(card.metrics).map(([set, { psnr_y_gain: gain }]) => `${gain < 0 ? "−" : "+"}${Math.abs(gain)} dB on ${set}`);
     parts.about.textContent = [
       card.description,
-      card.source_mpp && `Trained for sources of ${card.source_mpp.map(micrometres).join(" to ")}.`,
+      card.source_mpp && `Trained for sources of ${card.source_mpp.join(" to ")} µm/px.`,
       card.brightfield_only && "For brightfield slides alone.",
       card.kind === "network" && gains.length && `PSNR against bicubic: ${gains.join(", ")}.`,
     ].filter(Boolean).join(" ");
@@ -99,7 +99,7 @@ export async function askView(id, query) {
   const suited = [models.find((one) => one.name === usual), ...models].find((card) => offers(card).some((one) => one.fits));
   fill(model, models.map((one) => el(
     "option", { value: one.name, selected: one.name === (suited?.name ?? usual) },
-    `${one.name}: ×${one.scales.join(", ×")}${one.source_mpp ? ` of ${one.source_mpp.map(micrometres).join(" to ")}` : ""}`,
+    `${one.name}: ×${one.scales.join(", ×")}${one.source_mpp ? `, for sources of ${one.source_mpp.join(" to ")} µm/px` : ""}`,
   )));
   form.addEventListener("input", (event) => (event.target.name === "target" ? showCommand() : showTargets()));
   form.addEventListener("submit", send);

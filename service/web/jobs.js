@@ -47,7 +47,8 @@ function row(job) {
       one.hidden = "always" in one.dataset || !one.dataset.when.split(" ").some((word) => words.includes(word));
     }
     const active = document.activeElement;
-    if (active.hidden && root.contains(active)) root.querySelector(".actions :not([hidden])").focus();
+    if (active.hidden && root.contains(active)) root.querySelector(".actions :not([hidden]), [data-part=fold] > summary").focus();
+    parts.fold.dispatchEvent(new Event("toggle")); // other commands fit now
     showPicture(parts.frame, now.result && thumbnail(`v1/jobs/${now.id}/result`, 256, 256));
   }
 

@@ -3,12 +3,12 @@
 import { actions, catalog } from "./api.js";
 import { cut, el } from "./dom.js";
 import { printWhenOpened } from "./offer.js";
-import { count, micrometres } from "./words.js";
+import { count } from "./words.js";
 
 const BASELINE = "bicubic";
 const WORDS = {
   scales: (all) => all.map((one) => `×${one}`).join(", "),
-  source_mpp: (range) => range.map(micrometres).join(" to "),
+  source_mpp: (range) => `${range.join(" to ")} µm/px`,
   parameters: count,
   iterations: count,
 };

@@ -102,6 +102,7 @@ function transfer(file) {
 
   async function begin() {
     rest(false, "Pause", "Begins");
+    drop.textContent = "Abort";
     fill(problem);
     last = null;
     const [before] = await upload.findPreviousUploads();
@@ -119,6 +120,8 @@ function transfer(file) {
   function stop(error) {
     fill(problem, trouble(error));
     rest(true, "Try again", "Stopped");
+    pause.hidden = error.status < 500; // the file's own fault
+    drop.textContent = "Remove";
   }
 
   /** The slide is there; where the answer that names it was lost, the service is asked. */
