@@ -44,7 +44,7 @@ function row(job) {
     parts.told.textContent = standing(now);
     fill(parts.warnings, now.error && trouble(now.error), warnings(now.warnings));
     for (const one of root.querySelectorAll("[data-when]")) {
-      one.hidden = "always" in one.dataset || !one.dataset.when.split(" ").some((word) => words.includes(word));
+      one.hidden = !one.dataset.when.split(" ").some((word) => words.includes(word));
     }
     const active = document.activeElement;
     if (active.hidden && root.contains(active)) root.querySelector(".actions :not([hidden]), [data-part=fold] > summary").focus();

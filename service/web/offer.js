@@ -19,15 +19,16 @@ export function offer({ root, problem, fold }, id, done) {
       }
     });
   }
-  const possible = (one) => ("always" in one.dataset ? !one.dataset.not : getComputedStyle(one).display !== "none");
+  const possible = (one) => getComputedStyle(one).display !== "none";
   printWhenOpened(fold, () => offered.filter(possible).map((one) => [one.dataset.told ?? one.textContent, action(one)]));
 }
 
 /** Fill a fold with the commands of `list()`, pairs of a heading and an action, whenever it opens. */
 export function printWhenOpened(fold, list) {
-  const summary = fold.firstElementChild;
+  const place = el("div");
+  fold.append(place);
   fold.addEventListener("toggle", () => {
-    if (fold.open) fill(fold, summary, list().flatMap(([heading, action]) => [el("p", {}, heading), command(curl(action))]));
+    if (fold.open) fill(place, list().flatMap(([heading, action]) => [el("p", {}, heading), command(curl(action))]));
   });
 }
 
