@@ -81,7 +81,10 @@ export async function problemOf(status, read) {
     if (status >= 502) return unreachable();
     facts = { status, title: `Status ${status}`, detail: "Something between this page and the service refused it." };
   }
-  if (status === 401 && session.signed_in) tell("signed-out");
+  if (status === 401 && session.signed_in) {
+    session.signed_in = false;
+    tell("signed-out");
+  }
   return new Problem(facts);
 }
 
