@@ -16,6 +16,7 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api import (
@@ -27,6 +28,7 @@ from service.api import (
     health,
     jobs,
     metrics,
+    page,
     problems,
     session,
     slides,
@@ -131,6 +133,7 @@ def create_app(settings: Settings, probe: Probe = probe) -> FastAPI:
     for room in (session, deepzoom, slides, uploads, jobs, events, batches, catalog, health, metrics):
         app.include_router(room.router)
     docs.install(app)
+    page.install(app)
     return app
 
 
@@ -152,6 +155,10 @@ class _UnderPrefix:
         self._app, self._prefix = app, prefix
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] == self._prefix:
+            # The page's addresses are relative: without the slash they would lead out of the prefix.
+            await RedirectResponse(f"{self._prefix}/", 308)(scope, receive, send)
+            return
         if scope["type"] == "http":
             inside = scope["path"].startswith(f"{self._prefix}/")
             scope = {

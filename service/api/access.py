@@ -25,8 +25,9 @@ from service.jobs.store import StoreUnavailableError
 from service.jobs.token import Token
 from service.session import key_of, opened
 
-OPEN = ("/health", "/docs", "/openapi.json", "/v1/session")
-"""For anybody: a balancer asks for health, how to call the service is no secret, and who signs in is not signed in."""
+OPEN = ("/health", "/docs", "/openapi.json", "/page", "/v1/session")
+"""For anybody: a balancer asks for health, how to call the service is no secret, the page holds nothing but the means
+to ask, and who signs in is not signed in. At / the page opens likewise, but nothing below it."""
 COOKIE = "slidelift_session"
 FROM_THE_PAGE = ("X-Slidelift", "page")
 CHALLENGE = {"WWW-Authenticate": 'Bearer realm="slidelift"'}
@@ -139,7 +140,7 @@ class Access:
         if by_browser and not is_reading and _says_another_site(connection, context.settings.cors_origins):
             return problem("access.cross-site", "a page of another site may not do that")
         path = scope["path"].removeprefix(scope.get("root_path", ""))
-        if not context.settings.asks_for_tokens or any(path == one or path.startswith(f"{one}/") for one in OPEN):
+        if not context.settings.asks_for_tokens or _is_open(path):
             return EVERYBODY
         if scope["method"] == "OPTIONS" and "access-control-request-method" in connection.headers:
             return EVERYBODY  # a browser's preflight carries no token
@@ -163,3 +164,7 @@ def _says_another_site(connection: HTTPConnection, welcome: tuple[str, ...]) -> 
     """What a browser says of the page that makes it ask; another port of this machine is another site too."""
     site, origin = connection.headers.get("sec-fetch-site", "none"), connection.headers.get("origin")
     return site not in _FROM_HERE and origin not in welcome
+
+
+def _is_open(path: str) -> bool:
+    return path == "/" or any(path == one or path.startswith(f"{one}/") for one in OPEN)

@@ -1,0 +1,103 @@
+/** The jobs: where each stands, and what can be done with it. */
+
+import { actions, call, onJob, slide as slideOf, tell } from "./api.js";
+import { announce, cut, el, fill, partsOf, showPicture, trouble, warnings } from "./dom.js";
+import { pagedList } from "./list.js";
+import { offer } from "./offer.js";
+import { thumbnail } from "./slides.js";
+import { count, duration, micrometres, moment, pixels, size } from "./words.js";
+
+const STAGES = {
+  opening: "opening the slide", planning: "finding the tissue", upscaling: "upscaling",
+  joining: "joining the pyramid", verifying: "reading the result back",
+};
+const MARKS = { queued: "○", running: "▶", paused: "Ⅱ", succeeded: "✓", failed: "✕", cancelled: "–" };
+
+export function jobList() {
+  const list = pagedList(actions.jobs, "jobs", row);
+  onJob(list.put);
+  return list.element;
+}
+
+function row(job) {
+  const parts = cut("job");
+  const { root, name, state, bar, problem } = parts;
+  slideOf(job.slide).then((one) => one.name, () => "A slide that was deleted").then((text) => { name.textContent = text; });
+  parts.look.href = `#/jobs/${job.id}`;
+  parts.report.href = `#/jobs/${job.id}/report`;
+  parts.asked.textContent = order(job);
+  parts.compare.addEventListener("click", () => compare(job));
+  offer(parts, job.id, async (answer) => tell("job", answer ?? await call(actions.job(job.id))));
+
+  function update(now) {
+    const { tiles_done: done, tiles_total: total } = now.progress;
+    const words = [now.cancel_requested ? "leaving" : now.state, now.result && "result"];
+    if (state.dataset.state && state.dataset.state !== now.state) {
+      announce(`${name.textContent}: ${now.state}`);
+      fill(problem);
+    }
+    state.dataset.state = now.state;
+    fill(state, el("span", { "aria-hidden": "true" }, MARKS[now.state]), ` ${now.state}`);
+    bar.hidden = !["running", "paused"].includes(now.state);
+    bar.max = total || 1;
+    if (total) bar.value = done;
+    parts.told.textContent = standing(now);
+    fill(parts.warnings, now.error && trouble(now.error), warnings(now.warnings));
+    for (const one of root.querySelectorAll("[data-when]")) {
+      one.hidden = !one.dataset.when.split(" ").some((word) => words.includes(word));
+    }
+    const active = document.activeElement;
+    if (active.hidden && root.contains(active)) root.querySelector(".actions :not([hidden]), [data-part=fold] > summary").focus();
+    parts.fold.dispatchEvent(new Event("toggle")); // other commands fit now
+    showPicture(parts.frame, now.result && thumbnail(`v1/jobs/${now.id}/result`, 256, 256));
+  }
+
+  update(job);
+  return { element: root, update };
+}
+
+/** What was asked. */
+function order(job) {
+  return [
+    job.model,
+    job.target_mpp ? `to ${micrometres(job.target_mpp)}` : `level ${job.level ?? 0}`,
+    job.region ? `region ${pixels(job.region[2], job.region[3])}` : job.roi_points ? "region of interest" : "whole slide",
+    job.format === "ome-tiff" ? "OME-TIFF" : "OME-Zarr",
+  ].join(" · ");
+}
+
+/** Where a job stands, or how it ended. */
+function standing(job) {
+  const { tiles_done: done, tiles_total: total, tiles_per_second: speed, eta_seconds: eta } = job.progress;
+  if (job.finished) {
+    return [
+      moment(job.finished),
+      job.started && `took ${duration((new Date(job.finished) - new Date(job.started)) / 1000)}`,
+      job.state === "succeeded" && (job.result ? size(job.result.bytes) : "the result was deleted"),
+    ].filter(Boolean).join(" · ");
+  }
+  const runs = job.state === "running";
+  return [
+    job.cancel_requested ? "is being cancelled" : job.pause_requested ? "is being paused" : job.state === "queued" ? "waits for a worker" : runs && STAGES[job.stage],
+    total > 0 && `${count(done)} of ${count(total)} tiles`,
+    runs && speed && `${speed.toPrecision(2)} tiles/s`,
+    runs && eta != null && `about ${duration(eta)} left`,
+    job.started && `since ${moment(job.started)}`,
+  ].filter(Boolean).join(" · ");
+}
+
+/** Choose another result of the same slide to lay over this one. */
+async function compare(job) {
+  const box = document.getElementById("compare");
+  const { others, close } = partsOf(box);
+  close.onclick = () => box.close();
+  fill(others, "…");
+  box.showModal();
+  try {
+    const found = (await call(actions.finishedJobs(job.slide))).jobs.filter((one) => one.id !== job.id && one.result);
+    fill(others, found.map((one) => el("p", {}, el("a", { href: `#/compare/${job.id}/${one.id}`, click: () => box.close() }, `${order(one)} · ${moment(one.finished)}`))));
+    if (!found.length) others.textContent = "This slide has no other result yet. Upscale it with another model, and compare then.";
+  } catch (error) {
+    fill(others, trouble(error));
+  }
+}

@@ -1,0 +1,64 @@
+/** What a row offers: each button or link with `data-do` names an action, which is done or printed as curl. */
+
+import { actions, call, curl } from "./api.js";
+import { el, fill, partsOf, trouble } from "./dom.js";
+
+/** Let the actions of a row work; `done` hears each answer. */
+export function offer({ root, problem, fold }, id, done) {
+  const offered = [...root.querySelectorAll("[data-do]")];
+  const action = (one) => actions[one.dataset.do](id);
+  for (const one of offered) {
+    if (one.matches("a")) one.href = action(one).path;
+    one.addEventListener("click", async () => {
+      if (one.matches("a") || (one.dataset.sure && !await sure(one))) return;
+      fill(problem);
+      try {
+        await done(await call(action(one)));
+      } catch (error) {
+        fill(problem, trouble(error));
+      }
+    });
+  }
+  const possible = (one) => getComputedStyle(one).display !== "none";
+  printWhenOpened(fold, () => offered.filter(possible).map((one) => [one.dataset.told ?? one.textContent, action(one)]));
+}
+
+/** Fill a fold with the commands of `list()`, pairs of a heading and an action, whenever it opens. */
+export function printWhenOpened(fold, list) {
+  const place = el("div");
+  fold.append(place);
+  fold.addEventListener("toggle", () => {
+    if (fold.open) fill(place, list().flatMap(([heading, action]) => [el("p", {}, heading), command(curl(action))]));
+  });
+}
+
+/** A command and a button that copies it. */
+export function command(text) {
+  const code = el("code", {}, text);
+  const button = el("button", { type: "button", class: "quiet", click: () => copy(code, button) }, "Copy");
+  return el("div", { class: "command" }, el("pre", {}, code), button);
+}
+
+async function copy(code, button) {
+  try {
+    await navigator.clipboard.writeText(code.textContent);
+  } catch { // over plain http a page has no clipboard
+    getSelection().selectAllChildren(code);
+    document.execCommand("copy");
+  }
+  button.textContent = "Copied";
+  setTimeout(() => { button.textContent = "Copy"; }, 2000);
+}
+
+/** Ask before what can't be undone; true when the answer is yes. */
+function sure(button) {
+  const box = document.getElementById("sure");
+  const { question, keep, go } = partsOf(box);
+  question.textContent = button.dataset.sure;
+  go.textContent = button.textContent;
+  box.returnValue = "";
+  keep.onclick = () => box.close();
+  go.onclick = () => box.close("yes");
+  box.showModal();
+  return new Promise((resolve) => { box.onclose = () => resolve(box.returnValue === "yes"); });
+}

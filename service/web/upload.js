@@ -1,0 +1,161 @@
+/** Uploads that survive a broken line and a reload: pieces of 8 MiB by tus, one file after the other. */
+
+import { actions, address, call, on, PAGE_HEADERS, Problem, problemOf, tell } from "./api.js";
+import { announce, cut, fill, trouble } from "./dom.js";
+import { printWhenOpened } from "./offer.js";
+import { duration, size } from "./words.js";
+
+const PIECE_BYTES = 8 * 2 ** 20;
+const RETRY_MS = [0, 1000, 3000, 5000, 10000, ...Array(60).fill(15000)];
+const WORTH_A_RETRY = [0, 409, 423, 429, 460, 500, 502, 503, 504];
+const SPEED_SECONDS = 5;
+
+const waiting = [];
+let running = null;
+
+/** Let the area of the work view take files, by dropping them or by its button. */
+export function takeUploads({ area, choose, chooser, uploads, unfinished, fold }) {
+  const take = (files) => {
+    uploads.append(...[...files].map(transfer));
+    next();
+  };
+  const over = (is) => (event) => { event.preventDefault(); area.classList.toggle("over", is); };
+  area.addEventListener("dragover", over(true));
+  area.addEventListener("dragleave", over(false));
+  area.addEventListener("drop", over(false));
+  area.addEventListener("drop", (event) => take(event.dataTransfer.files));
+  choose.addEventListener("click", () => chooser.click());
+  chooser.addEventListener("change", () => { take(chooser.files); chooser.value = ""; });
+  window.addEventListener("beforeunload", (event) => { if (running) event.preventDefault(); });
+  printWhenOpened(fold, () => [["Upload in one piece", actions.addSlide("slide.svs")]]);
+  interrupted().then((names) => {
+    unfinished.hidden = !names.length;
+    unfinished.textContent = `Unfinished: ${names.join(", ")}. Choose the file again, and its upload goes on where it stopped.`;
+  });
+}
+
+/** Names of what a reload interrupted; what the service has forgotten is forgotten here. */
+async function interrupted() {
+  const names = [];
+  for (const one of await tus.defaultOptions.urlStorage.findAllUploads()) {
+    const facts = await factsOf(one.uploadUrl).catch((error) => error);
+    if (facts.state === "arriving") names.push(one.metadata.filename);
+    else if (facts.code !== "unreachable") tus.defaultOptions.urlStorage.removeUpload(one.urlStorageKey);
+  }
+  return names;
+}
+
+const factsOf = (url) => call(actions.upload(url.split("/").at(-1)));
+
+function next() {
+  running ??= waiting.shift();
+  running?.begin();
+}
+
+/** One file's row, and what drives it. */
+function transfer(file) {
+  const { root, name, bar, told, pause, drop, problem } = cut("upload");
+  const mine = { begin };
+  let idle = false;
+  let speed = null;
+  let last = null;
+  let quarter = 0;
+
+  const upload = new tus.Upload(file, {
+    endpoint: address(actions.uploads()),
+    chunkSize: PIECE_BYTES,
+    headers: PAGE_HEADERS,
+    metadata: { filename: file.name },
+    retryDelays: RETRY_MS,
+    removeFingerprintOnSuccess: true,
+    onShouldRetry({ originalResponse: answer }) {
+      const status = answer?.getStatus() ?? 0;
+      if (!status) tell("unreachable");
+      told.textContent = "The line is broken; it is tried again";
+      last = null;
+      return WORTH_A_RETRY.includes(status);
+    },
+    onProgress: show,
+    onSuccess: ({ lastResponse: answer }) => land(answer?.getHeader("Slide-Id")).catch(stop),
+    async onError({ originalResponse: answer }) {
+      stop(answer?.getStatus()
+        ? await problemOf(answer.getStatus(), () => JSON.parse(answer.getBody()))
+        : new Problem({ title: "The upload stopped", detail: "The line stayed broken, or the file can’t be read any more." }));
+    },
+  });
+
+  function show(sent, total) {
+    const now = performance.now() / 1000;
+    if (last && now > last.now) {
+      const rate = (sent - last.sent) / (now - last.now);
+      speed = speed === null ? rate : speed + (rate - speed) * Math.min(1, (now - last.now) / SPEED_SECONDS);
+    }
+    last = { sent, now };
+    bar.value = sent;
+    const left = speed > 0 ? `, ${size(speed)}/s, ${duration((total - sent) / speed)} left` : "";
+    told.textContent = sent < total ? `${size(sent)} of ${size(total)}${left}` : "All is there; the service looks into the slide";
+    if (Math.floor((4 * sent) / total) > quarter) {
+      quarter = Math.floor((4 * sent) / total);
+      announce(`${file.name}: ${quarter * 25} % uploaded`);
+    }
+  }
+
+  async function begin() {
+    rest(false, "Pause", "Begins");
+    drop.textContent = "Abort";
+    fill(problem);
+    last = null;
+    const [before] = await upload.findPreviousUploads();
+    if (before && !upload.url) upload.resumeFromPreviousUpload(before);
+    upload.start();
+  }
+
+  function rest(is, verb, word) {
+    idle = is;
+    pause.textContent = verb;
+    told.textContent = word;
+    if (is) leave();
+  }
+
+  function stop(error) {
+    fill(problem, trouble(error));
+    rest(true, "Try again", "Stopped");
+    pause.hidden = error.status < 500; // the file's own fault
+    drop.textContent = "Remove";
+  }
+
+  /** The slide is there; where the answer that names it was lost, the service is asked. */
+  async function land(slide) {
+    let facts = { slide };
+    while (!facts.slide) {
+      facts = await factsOf(upload.url);
+      if (facts.error) throw new Problem(facts.error);
+    }
+    tell("slide", await call(actions.slide(facts.slide)));
+    announce(`${file.name} is uploaded`);
+    root.remove();
+    leave();
+  }
+
+  function leave() {
+    if (waiting.includes(mine)) waiting.splice(waiting.indexOf(mine), 1);
+    if (running === mine) running = null;
+    next();
+  }
+
+  name.textContent = file.name;
+  bar.max = file.size || 1;
+  bar.setAttribute("aria-label", `Upload of ${file.name}`);
+  pause.addEventListener("click", () => {
+    if (idle) begin();
+    else upload.abort().then(() => rest(true, "Continue", "Paused; what has arrived stays for a day"));
+  });
+  drop.addEventListener("click", () => {
+    upload.abort(Boolean(upload.url)).catch(() => {});
+    root.remove();
+    leave();
+  });
+  on("returned", () => { if (idle && problem.firstChild && root.isConnected) begin(); });
+  waiting.push(mine);
+  return root;
+}
