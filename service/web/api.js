@@ -38,6 +38,7 @@ export const actions = {
   report: (id) => get(`v1/jobs/${id}/report`),
   reportPage: (id) => get(`v1/jobs/${id}/report.html`),
   tissue: (id) => ({ ...get(`v1/jobs/${id}/tissue.geojson`), flags: `-o ${id}.tissue.geojson` }),
+  map: (id) => get(`v1/jobs/${id}/map`),
   events: () => get("v1/events"),
   alive: () => get("health/live"),
 };
