@@ -1,6 +1,6 @@
 /** The jobs: where each stands, and what can be done with it. */
 
-import { actions, call, onJob, slide as slideOf, tell } from "./api.js";
+import { actions, call, onJob, slideName, tell } from "./api.js";
 import { announce, cut, el, fill, partsOf, showPicture, trouble, warnings } from "./dom.js";
 import { pagedList } from "./list.js";
 import { offer } from "./offer.js";
@@ -22,7 +22,7 @@ export function jobList() {
 function row(job) {
   const parts = cut("job");
   const { root, name, state, bar, problem } = parts;
-  slideOf(job.slide).then((one) => one.name, () => "A slide that was deleted").then((text) => { name.textContent = text; });
+  slideName(job.slide).catch(() => null).then((text) => { name.textContent = text ?? "A slide that was deleted"; });
   parts.look.href = `#/jobs/${job.id}`;
   parts.report.href = `#/jobs/${job.id}/report`;
   parts.asked.textContent = order(job);
@@ -47,7 +47,7 @@ function row(job) {
       one.hidden = !one.dataset.when.split(" ").some((word) => words.includes(word));
     }
     const active = document.activeElement;
-    if (active.hidden && root.contains(active)) root.querySelector(".actions :not([hidden]), [data-part=fold] > summary").focus();
+    if (active.hidden && root.contains(active)) root.querySelector(".actions :is(a, button):not([hidden]), [data-part=fold] > summary").focus();
     parts.fold.dispatchEvent(new Event("toggle")); // other commands fit now
     showPicture(parts.frame, now.result && thumbnail(`v1/jobs/${now.id}/result`, 256, 256));
   }

@@ -38,14 +38,14 @@ export function takeUploads({ area, choose, chooser, uploads, unfinished, fold }
 async function interrupted() {
   const names = [];
   for (const one of await tus.defaultOptions.urlStorage.findAllUploads()) {
-    const facts = await factsOf(one.uploadUrl).catch((error) => error);
+    const facts = await call(actions.upload(idOf(one.uploadUrl))).catch((error) => error);
     if (facts.state === "arriving") names.push(one.metadata.filename);
     else if (facts.code !== "unreachable") tus.defaultOptions.urlStorage.removeUpload(one.urlStorageKey);
   }
   return names;
 }
 
-const factsOf = (url) => call(actions.upload(url.split("/").at(-1)));
+const idOf = (url) => url.split("/").at(-1);
 
 function next() {
   running ??= waiting.shift();
@@ -128,7 +128,7 @@ function transfer(file) {
   async function land(slide) {
     let facts = { slide };
     while (!facts.slide) {
-      facts = await factsOf(upload.url);
+      facts = await call(actions.landing(idOf(upload.url)));
       if (facts.error) throw new Problem(facts.error);
     }
     tell("slide", await call(actions.slide(facts.slide)));
