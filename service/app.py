@@ -19,7 +19,21 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.api import batches, catalog, deepzoom, docs, health, jobs, metrics, page, problems, slides, uploads
+from service.api import (
+    batches,
+    catalog,
+    deepzoom,
+    docs,
+    events,
+    health,
+    jobs,
+    metrics,
+    page,
+    problems,
+    session,
+    slides,
+    uploads,
+)
 from service.api.access import Access
 from service.api.context import Context
 from service.api.metrics import Metrics
@@ -46,6 +60,7 @@ _DESCRIPTION = (
     "a stable `code`. The result is a computed image, not for primary diagnosis."
 )
 _TAGS = [
+    {"name": "session", "description": "Signing in from a browser, which then keeps no token."},
     {"name": "slides", "description": "What was uploaded, and what a look into it found."},
     {"name": "uploads", "description": "Slides on their way in, in pieces that survive a broken line (tus 1.0.0)."},
     {"name": "jobs", "description": "One upscale of one slide each."},
@@ -77,7 +92,7 @@ def create_app(settings: Settings, probe: Probe = probe) -> FastAPI:
     store = open_store(settings)
     counted = Metrics(store, storage)
     reception = Reception(settings, store, storage, probe, counted.count_slide)
-    context = Context(settings, store, storage, reception, Watch(store.revisions), counted, Lookers(), deepzoom.Shelf())
+    context = Context(settings, store, storage, reception, Watch(store), counted, Lookers(), deepzoom.Shelf())
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -115,7 +130,7 @@ def create_app(settings: Settings, probe: Probe = probe) -> FastAPI:
     app.add_middleware(Requests, metrics=counted)
     if settings.root_path:
         app.add_middleware(_UnderPrefix, prefix=settings.root_path)
-    for room in (deepzoom, slides, uploads, jobs, batches, catalog, health, metrics):
+    for room in (session, deepzoom, slides, uploads, jobs, events, batches, catalog, health, metrics):
         app.include_router(room.router)
     docs.install(app)
     page.install(app)

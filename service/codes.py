@@ -36,6 +36,7 @@ CODES = {
     "access.token-missing": Code(401, "An access token is needed"),
     "access.token-invalid": Code(401, "The access token is not valid"),
     "access.scope": Code(403, "The access token does not allow that"),
+    "access.cross-site": Code(403, "A page of another site may not do that"),
     "access.unsafe": Code(422, "The service would be open to a network"),
     "quota.jobs": Code(429, "Too many unfinished jobs"),
     "quota.bytes": Code(429, "Too many bytes of slides"),

@@ -130,15 +130,16 @@ class Lookers:
             child.send(question)
             message = child.messages.get(timeout=_TIMEOUT_SECONDS)
         except queue.Empty:
-            child.kill()
+            _end(child)
             raise refusal(
                 "view.busy", f"{Path(sight.path).name}: no answer after {_TIMEOUT_SECONDS:g} s; ask again"
             ) from None
         except BaseException:
-            child.kill()
+            _end(child)
             raise
         if message is None:
             detail = child.obituary(Path(sight.path).name).detail.partition(";")[0]
+            _end(child)
             raise ServiceError(problem("slide.tile-unreadable", f"{detail}; this part of it may be damaged"))
         with self._lock:
             self._idle.append(child)
@@ -156,4 +157,9 @@ class Lookers:
         with self._lock:
             ended, self._idle = self._idle, []
         for child in ended:
-            child.kill()
+            _end(child)
+
+
+def _end(child: Child) -> None:
+    child.kill()
+    child.close()

@@ -1,6 +1,10 @@
-"""Who calls, and may they: bearer tokens (RFC 6750), looked at before any of a request's body is read.
+"""Who calls, and may they: bearer tokens (RFC 6750) or a session's cookie, looked at before any of a body is read.
 
 Without tokens (a service that only this machine can reach) every caller may do everything, and nothing has an owner.
+
+What a browser sends by itself, a page of another site can make it send. So a request that changes something is refused
+where the browser says that another site's page has made it; and with the cookie it must carry a header that such a page
+can't send without asking the service first (CORS), which says no.
 """
 
 from dataclasses import dataclass, field
@@ -9,21 +13,26 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import Headers
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.api.context import Context
 from service.api.problems import response
 from service.codes import problem, refusal
 from service.errors import Problem
 from service.jobs import token as tokens
 from service.jobs.store import StoreUnavailableError
 from service.jobs.token import Token
+from service.session import key_of, opened
 
-OPEN = ("/health", "/docs", "/openapi.json", "/page")
-"""What anybody may see: a balancer asks for health, how to call the service is no secret, and the page holds nothing
-but the means to ask; at / it opens likewise, but nothing below it."""
+OPEN = ("/health", "/docs", "/openapi.json", "/page", "/v1/session")
+"""For anybody: a balancer asks for health, how to call the service is no secret, the page holds nothing but the means
+to ask, and who signs in is not signed in. At / the page opens likewise, but nothing below it."""
+COOKIE = "slidelift_session"
+FROM_THE_PAGE = ("X-Slidelift", "page")
+CHALLENGE = {"WWW-Authenticate": 'Bearer realm="slidelift"'}
 _READING = ("GET", "HEAD", "OPTIONS")
-_CHALLENGE = {"WWW-Authenticate": 'Bearer realm="slidelift"'}
+_FROM_HERE = ("same-origin", "none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +43,13 @@ class Caller:
     ----------
     token
         None where none is asked for.
+    expires
+        When the token ends, or the session before it, in seconds since 1970; None for never.
     """
 
     token: Token | None = None
     scopes: frozenset[tokens.Scope] = field(default_factory=lambda: frozenset(tokens.Scope))
+    expires: float | None = None
 
     @property
     def owner(self) -> str | None:
@@ -57,6 +69,13 @@ class Caller:
         """Whether what belongs to that owner is the caller's to see; what is not does not exist for them."""
         return self.only is None or owner == self.only
 
+    def is_still_known(self, context: Context) -> bool:
+        """Whether the caller would be let in again; for answers that go on for hours."""
+        if self.token is None:
+            return True
+        in_time = self.expires is None or context.clock() < self.expires
+        return in_time and context.store.token(self.token.sha256) is not None
+
 
 EVERYBODY = Caller()
 
@@ -74,6 +93,29 @@ def require_admin(caller: Caller) -> None:
         raise refusal("access.scope", "this needs a token of scope admin")
 
 
+def identified(connection: HTTPConnection, context: Context) -> Caller | Problem:
+    """Find whose token or cookie a request brings; the cookie counts where there is no Authorization header."""
+    now, authorization = context.clock(), connection.headers.get("authorization")
+    ends = None
+    if authorization is None and (cookie := connection.cookies.get(COOKIE)):
+        key = key_of(context.settings.data_dir)
+        session = opened(cookie, key) if key else None
+        if session is None or not session.is_valid(now):
+            return problem("access.token-invalid", "the session is not one of this service, or is over: sign in again")
+        sha256, ends = session.sha256, float(session.expires)
+    else:
+        kind, _, secret = (authorization or "").partition(" ")
+        if kind.lower() != "bearer" or not secret.strip():
+            return problem(
+                "access.token-missing", "send the header Authorization: Bearer <token>; see `slidelift token`"
+            )
+        sha256 = tokens.hash_of(secret.strip())
+    token = context.store.token(sha256)
+    if token is None or not token.is_valid(now):
+        return problem("access.token-invalid", "the token is not known here, was revoked or has expired")
+    return Caller(token, token.scopes, token.expires if ends is None else ends)
+
+
 class Access:
     """ASGI middleware: finds the caller, or answers 401 or 403 in the application's place."""
 
@@ -84,42 +126,45 @@ class Access:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        found = await self._found(scope)
+        found = await self._found(HTTPConnection(scope))
         if isinstance(found, Problem):
-            headers = _CHALLENGE if found.status == HTTPStatus.UNAUTHORIZED else {}
+            headers = CHALLENGE if found.status == HTTPStatus.UNAUTHORIZED else {}
             await response(found, Request(scope), headers)(scope, receive, send)
             return
         scope["slidelift.caller"] = found
         await self._app(scope, receive, send)
 
-    async def _found(self, scope: Scope) -> Caller | Problem:
-        context = scope["app"].state.context
+    async def _found(self, connection: HTTPConnection) -> Caller | Problem:
+        scope, context = connection.scope, connection.app.state.context
+        is_reading, by_browser = scope["method"] in _READING, "authorization" not in connection.headers
+        if by_browser and not is_reading and _says_another_site(connection, context.settings.cors_origins):
+            return problem("access.cross-site", "a page of another site may not do that")
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         if not context.settings.asks_for_tokens or _is_open(path):
             return EVERYBODY
-        if scope["method"] == "OPTIONS" and "access-control-request-method" in Headers(scope=scope):
+        if scope["method"] == "OPTIONS" and "access-control-request-method" in connection.headers:
             return EVERYBODY  # a browser's preflight carries no token
-        kind, _, secret = Headers(scope=scope).get("authorization", "").partition(" ")
-        if kind.lower() != "bearer" or not secret.strip():
-            return problem(
-                "access.token-missing", "send the header Authorization: Bearer <token>; see `slidelift token`"
-            )
+        name, value = FROM_THE_PAGE
+        if by_browser and not is_reading and COOKIE in connection.cookies and connection.headers.get(name) != value:
+            return problem("access.cross-site", f"with a session's cookie that takes the header {name}: {value} too")
         try:
-            token = await run_in_threadpool(context.store.token, tokens.hash_of(secret.strip()))
+            caller = await run_in_threadpool(identified, connection, context)
         except StoreUnavailableError as error:
             return problem("store.unavailable", str(error))
-        if token is None or not token.is_valid(context.clock()):
-            return problem("access.token-invalid", "the token is not known here, was revoked or has expired")
-        caller = Caller(token, token.scopes)
-        needed = tokens.Scope.READ if scope["method"] in _READING else tokens.Scope.WRITE
+        if isinstance(caller, Problem):
+            return caller
+        needed = tokens.Scope.READ if is_reading else tokens.Scope.WRITE
         if not caller.may(needed):
-            return problem("access.scope", f"this needs a token of scope {needed}; this one has {_listed(token)}")
+            listed = ", ".join(sorted(caller.scopes)) or "none"
+            return problem("access.scope", f"this needs a token of scope {needed}; this one has {listed}")
         return caller
+
+
+def _says_another_site(connection: HTTPConnection, welcome: tuple[str, ...]) -> bool:
+    """What a browser says of the page that makes it ask; another port of this machine is another site too."""
+    site, origin = connection.headers.get("sec-fetch-site", "none"), connection.headers.get("origin")
+    return site not in _FROM_HERE and origin not in welcome
 
 
 def _is_open(path: str) -> bool:
     return path == "/" or any(path == one or path.startswith(f"{one}/") for one in OPEN)
-
-
-def _listed(token: Token) -> str:
-    return ", ".join(sorted(token.scopes)) or "none"

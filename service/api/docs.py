@@ -6,6 +6,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
 
+from service.api.access import COOKIE
 from service.api.reading import address
 
 _VENDORED = Path(__file__).parent.parent / "web" / "vendor" / "swagger-ui"
@@ -45,9 +46,14 @@ def install(app: FastAPI) -> None:
         if app.openapi_schema is None:
             schema = made()
             schema["components"]["securitySchemes"] = {
-                "token": {"type": "http", "scheme": "bearer", "description": "Made by `slidelift token create`."}
+                "token": {"type": "http", "scheme": "bearer", "description": "Made by `slidelift token create`."},
+                "session": {"type": "apiKey", "in": "cookie", "name": COOKIE, "description": "Set by signing in."},
             }
-            schema["security"] = [{}, {"token": []}]  # none is asked for where only this machine can reach the service
+            schema["security"] = [
+                {},
+                {"token": []},
+                {"session": []},
+            ]  # none is asked for where only this machine can reach the service
         return app.openapi_schema or {}
 
     app.openapi = described  # type: ignore[method-assign]

@@ -1,13 +1,10 @@
 """Jobs: asked for, watched, paused, cancelled, tried again; their results downloaded and deleted."""
 
 import asyncio
-import re
-from collections.abc import AsyncIterator
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Path, Query, Request, Response
-from fastapi.responses import FileResponse, StreamingResponse
-from fastapi.sse import format_sse_event
+from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi.responses import FileResponse
 from starlette.concurrency import run_in_threadpool
 
 from service.api.access import Caller, InCaller
@@ -25,10 +22,6 @@ from service.limits import Limits
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], responses=documented(), max_body_size=BODY_MAX_BYTES)
 
 JobId = Annotated[str, Path(description="Id of a job.")]
-KEEP_ALIVE_SECONDS = 15.0
-"""A comment so often keeps proxies from ending a stream of events as idle."""
-_RETRY_MILLISECONDS = 2000
-_NUMBER = re.compile(r"[0-9]{1,18}")
 _REPORT_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _FILE: Documented = {
     200: {"content": {"image/tiff": {}, "application/zip": {}}, "description": "The file; ranges are served."},
@@ -50,28 +43,6 @@ _ACCEPTED: Documented = {
             )
         },
     },
-}
-_EVENTS: Documented = {
-    200: {
-        "content": {
-            "text/event-stream": {
-                "schema": {
-                    "type": "object",
-                    "properties": {
-                        "event": {"const": "job"},
-                        "id": {"type": "string", "pattern": "^[0-9]+$"},
-                        "data": {
-                            "type": "string",
-                            "contentMediaType": "application/json",
-                            "contentSchema": {"$ref": "#/components/schemas/JobOut"},
-                        },
-                    },
-                    "required": ["event", "id", "data"],
-                }
-            }
-        },
-        "description": "Events `job`: the job as JSON, at once and at each change; the last when it has ended.",
-    }
 }
 
 
@@ -142,28 +113,6 @@ async def job_state(
     elif "if-none-match" not in request.headers:
         found = await _until_ended(context, found, seconds)
     return conditional(request, shown(request, found), _etag(found), _retry_after(found))
-
-
-@router.get(
-    "/{job}/events",
-    operation_id="job_events",
-    response_class=StreamingResponse,
-    responses=_EVENTS,
-    summary="Follow a job",
-)
-async def job_events(
-    job: JobId,
-    request: Request,
-    context: InContext,
-    caller: InCaller,
-    last_event_id: Annotated[str | None, Header(description="Id of the last event seen.")] = None,
-) -> Response:
-    """Stream the job's changes as server-sent events, until it has ended; the id of an event is the job's revision."""
-    found = await run_in_threadpool(known, context, caller, job)
-    seen = int(last_event_id) if last_event_id and _NUMBER.fullmatch(last_event_id) else -1
-    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    events = _events(request, context, found, seen)
-    return StreamingResponse(events, headers=headers, media_type="text/event-stream")
 
 
 @router.delete(
@@ -345,25 +294,3 @@ async def _until_ended(context: Context, job: Job, seconds: float) -> Job:
             break
         job = found
     return job
-
-
-async def _events(request: Request, context: Context, job: Job, seen: int) -> AsyncIterator[bytes]:
-    """The job as it is, unless the client knows it, then each change, to the end of the job or of the service."""
-    yield format_sse_event(retry=_RETRY_MILLISECONDS, comment="slidelift")
-    if job.revision < seen:  # an id of another life
-        seen = -1
-    while True:
-        if job.revision != seen:
-            seen = job.revision
-            yield format_sse_event(event="job", id=str(seen), data_str=shown(request, job).model_dump_json())
-        if job.state.is_ended:
-            return
-        if not await context.watch.change(job.id, seen, KEEP_ALIVE_SECONDS):
-            if context.watch.is_closed:
-                return
-            yield format_sse_event(comment="still here")
-            continue
-        found = await run_in_threadpool(context.store.job, job.id)
-        if found is None:
-            return
-        job = found

@@ -6,13 +6,14 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, StrictInt
 
 from models.zoo.catalog import DEFAULT_MODEL, ModelKind, catalog
 from service.codes import refusal, title
 from service.errors import Problem
 from service.jobs.job import Job, JobOrder, JobState, ResultFormat
 from service.jobs.slide import Slide
+from service.jobs.token import Scope
 from service.progress import Stage
 from service.request import BadTilePolicy, Roi
 from service.uploads.inbox import Seen, UploadState
@@ -101,7 +102,7 @@ class SlideOut(BaseModel):
             vendor=facts.vendor,
             levels=[LevelOut.model_validate(level) for level in facts.levels],
             warnings=list(facts.warnings),
-            created=_moment(slide.created),
+            created=moment(slide.created),
         )
 
 
@@ -148,7 +149,7 @@ class UploadOut(BaseModel):
             state=seen.state,
             bytes=seen.bytes,
             total_bytes=upload.total_bytes,
-            expires=_moment(seen.expires),
+            expires=moment(seen.expires),
             slide=upload.slide,
             error=None if error is None else ProblemOut.of(error, here),
         )
@@ -299,9 +300,9 @@ class JobOut(BaseModel):
             revision=job.revision,
             pause_requested=job.pause_requested,
             cancel_requested=job.cancel_requested,
-            created=_moment(job.created),
-            started=_moment(job.started) if job.started is not None else None,
-            finished=_moment(job.finished) if job.finished is not None else None,
+            created=moment(job.created),
+            started=moment(job.started) if job.started is not None else None,
+            finished=moment(job.finished) if job.finished is not None else None,
             warnings=list(job.warnings),
             error=error,
             result=_result(job, here),
@@ -405,6 +406,24 @@ class ModelsOut(BaseModel):
     models: list[ModelOut]
 
 
+class SessionIn(BaseModel):
+    """What a page signs in with."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    token: SecretStr = Field(min_length=1, max_length=200, description="An access token.")
+
+
+class SessionOut(BaseModel):
+    """Who the service takes the caller for."""
+
+    needed: bool = Field(description="Whether the service asks for tokens.")
+    signed_in: bool = Field(description="Whether the caller may go on; true where no token is needed.")
+    name: str | None = Field(description="As the token's creator called it.")
+    scopes: list[Scope] = Field(description="What the caller may do; all that `admin` brings with it, too.")
+    expires: datetime | None = Field(description="When the session ends, or the token; null for never.")
+
+
 class CheckOut(BaseModel):
     """One thing that the service needs to work."""
 
@@ -425,7 +444,8 @@ class LiveOut(BaseModel):
     status: str = "live"
 
 
-def _moment(seconds: float) -> datetime:
+def moment(seconds: float) -> datetime:
+    """A time as it travels."""
     return datetime.fromtimestamp(seconds, UTC)
 
 

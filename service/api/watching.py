@@ -1,16 +1,20 @@
-"""Waiting for a job to change: one look at the database for all who wait, and nobody kept waiting by a stop."""
+"""Hearing of changes: one look at the database for all who wait or listen, and nobody kept waiting by a stop."""
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 from starlette.concurrency import run_in_threadpool
 
-from service.jobs.store import StoreError
+from service.jobs.job import Job
+from service.jobs.store import Change, Store, StoreError
 
 LOOK_SECONDS = 0.25
-"""How late a change is heard; one read of an index for all who wait."""
+"""How late a change is heard; one or two reads of an index for all."""
+_CHANGES_AT_ONCE = 500
+"""Jobs read in one look; where there are more, the next look comes at once."""
 
 log = logging.getLogger(__name__)
 
@@ -22,18 +26,38 @@ class _Waiter:
     called: asyncio.Event
 
 
-class Watch:
-    """Tells waiting requests of this process when jobs change; `change` belongs to the event loop.
+@dataclass(eq=False, slots=True)
+class Listener:
+    """Who hears of all jobs of some kind; holds at most one untold change of each, the last.
 
-    Parameters
+    Attributes
     ----------
-    revisions
-        `Store.revisions`: the current revision of each job.
+    heard
+        The number of the change up to which it was told what there was.
     """
 
-    def __init__(self, revisions: Callable[[Iterable[str]], dict[str, int]]) -> None:
-        self._revisions = revisions
+    heard: int
+    wants: Callable[[Job], bool]
+    called: asyncio.Event = field(default_factory=asyncio.Event)
+    untold: dict[str, Change] = field(default_factory=dict)
+
+    def tell(self, changes: list[Change]) -> None:
+        """Note what is new to it."""
+        for change in changes:
+            if change.number > self.heard and self.wants(change.job):
+                self.untold.pop(change.job.id, None)  # so that it comes last, as its number does
+                self.untold[change.job.id] = change
+                self.called.set()
+        self.heard = max(self.heard, changes[-1].number if changes else 0)
+
+
+class Watch:
+    """Tells requests of this process when jobs change; all but `close` belongs to the event loop."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
         self._waiters: set[_Waiter] = set()
+        self._listeners: set[Listener] = set()
         self._looking: asyncio.Task[None] | None = None
         self.is_closed = False
 
@@ -47,29 +71,67 @@ class Watch:
         """
         waiter = _Waiter(job_id, seen, asyncio.Event())
         self._waiters.add(waiter)
-        if self._looking is None or self._looking.done():
-            self._looking = asyncio.create_task(self._look())
         try:
-            async with asyncio.timeout(seconds):
-                await waiter.called.wait()
-        except TimeoutError:
-            return False
+            return await self._called(waiter.called, seconds) and not self.is_closed
         finally:
             self._waiters.discard(waiter)
-        return not self.is_closed
+
+    @contextmanager
+    def listening(self, after: int, wants: Callable[[Job], bool]) -> Iterator[Listener]:
+        """Listen to jobs from the change of that number on."""
+        listener = Listener(after, wants)
+        self._listeners.add(listener)
+        try:
+            yield listener
+        finally:
+            self._listeners.discard(listener)
+
+    async def news(self, listener: Listener, seconds: float) -> list[Change]:
+        """Wait for changes; none where that took longer than `seconds`, or the service stops."""
+        await self._called(listener.called, seconds)
+        listener.called.clear()
+        told = list(listener.untold.values())
+        listener.untold.clear()
+        return told
 
     def close(self) -> None:
         """Let everybody go who waits; callable from a signal's handler."""
         self.is_closed = True
 
+    async def _called(self, called: asyncio.Event, seconds: float) -> bool:
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._look())
+        try:
+            async with asyncio.timeout(seconds):
+                await called.wait()
+        except TimeoutError:
+            return False
+        return True
+
     async def _look(self) -> None:
-        while self._waiters:
-            try:
-                found = await run_in_threadpool(self._revisions, {waiter.job_id for waiter in self._waiters})
-            except StoreError:
-                log.warning("who waits for a job hears nothing: the database does not answer")
-                found = {waiter.job_id: waiter.seen for waiter in self._waiters}
-            for waiter in self._waiters:
-                if self.is_closed or found.get(waiter.job_id, -1) != waiter.seen:
+        while self._waiters or self._listeners:
+            # Who joins during the look is served by the next: this one does not know what they have seen.
+            waiters, listeners = tuple(self._waiters), tuple(self._listeners)
+            revisions, changes = await run_in_threadpool(self._read, waiters, listeners)
+            for waiter in waiters:
+                if revisions.get(waiter.job_id, -1) != waiter.seen:
                     waiter.called.set()
-            await asyncio.sleep(LOOK_SECONDS)
+            for listener in listeners:
+                listener.tell(changes)
+            if self.is_closed:
+                for called in [one.called for one in self._waiters] + [one.called for one in self._listeners]:
+                    called.set()
+            await asyncio.sleep(LOOK_SECONDS if len(changes) < _CHANGES_AT_ONCE else 0)
+
+    def _read(
+        self, waiters: tuple[_Waiter, ...], listeners: tuple[Listener, ...]
+    ) -> tuple[dict[str, int], list[Change]]:
+        try:
+            wanted = {waiter.job_id for waiter in waiters}
+            revisions = self._store.revisions(wanted) if wanted else {}
+            oldest = min((listener.heard for listener in listeners), default=None)
+            changes = [] if oldest is None else self._store.changes(oldest, _CHANGES_AT_ONCE)
+        except StoreError:
+            log.warning("who waits for jobs hears nothing: the database does not answer")
+            return {waiter.job_id: waiter.seen for waiter in waiters}, []
+        return revisions, changes

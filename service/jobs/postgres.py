@@ -50,6 +50,13 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE TABLE keys (owner TEXT NOT NULL, key TEXT NOT NULL, fingerprint TEXT NOT NULL, jobs TEXT NOT NULL, "
         "created DOUBLE PRECISION NOT NULL, PRIMARY KEY (owner, key))",
     ),
+    (
+        "ALTER TABLE jobs ADD COLUMN changed BIGINT NOT NULL DEFAULT 0",
+        "UPDATE jobs SET changed = seq",
+        "CREATE UNIQUE INDEX jobs_by_change ON jobs (changed)",
+        "CREATE TABLE changes (number BIGINT NOT NULL)",
+        "INSERT INTO changes (number) SELECT coalesce(max(seq), 0) FROM jobs",
+    ),
 )
 """Step n brings a database from version n to n + 1. Steps are added, never changed."""
 
@@ -58,6 +65,10 @@ CONNECTIONS = 16
 
 WAIT_SECONDS = 10
 """How long a request waits for a connection before it is told that the database does not answer."""
+
+SILENT_SECONDS = 30
+"""After so long the server ends a transaction whose process says nothing more, as one whose machine lost its power:
+all that write wait for it, since it holds the last number of a change."""
 
 _LOCK = 7_365_122_001
 """Of the transactions that must not run beside one another; any number that no other program takes."""
@@ -76,6 +87,7 @@ class Postgres:
             max_size=CONNECTIONS,
             timeout=wait_seconds,
             check=ConnectionPool.check_connection,
+            configure=_configured,
             name="slidelift",
             open=True,
         )
@@ -130,6 +142,11 @@ class Postgres:
             raise StoreUnavailableError(f"the database does not answer ({type(error).__name__})") from error
 
     writing = reading  # a pooled connection is one transaction: committed at its end, rolled back if the body raises
+
+
+def _configured(connection: "psycopg.Connection[Any]") -> None:
+    connection.execute(f"SET idle_in_transaction_session_timeout = '{SILENT_SECONDS}s'".encode())
+    connection.commit()
 
 
 class _Connection:

@@ -20,6 +20,7 @@ from service.jobs.slide import Slide
 from service.jobs.store import (
     Admit,
     Beat,
+    Change,
     IdempotencyKey,
     JobFilter,
     KeyReusedError,
@@ -101,10 +102,13 @@ class SqlStore:
             if key is not None and (made := _made_before(db, key)) is not None:
                 return made, False
             admit(_unfinished(db))
-            for job in jobs:
+            for job, number in zip(jobs, _numbers(db, len(jobs)), strict=True):
                 _require_slide(db, job.order.slide)
                 roi = None if job.order.roi is None else _ROI.dump_json(job.order.roi).decode()
-                db.execute("INSERT INTO jobs (id, document, roi) VALUES (?, ?, ?)", (job.id, _document(job), roi))
+                db.execute(
+                    "INSERT INTO jobs (id, document, changed, roi) VALUES (?, ?, ?, ?)",
+                    (job.id, _document(job), number, roi),
+                )
             if key is not None:
                 ids = json.dumps([job.id for job in jobs])
                 db.execute(
@@ -134,6 +138,22 @@ class SqlStore:
             ).fetchall()
         return dict(rows)
 
+    def last_change(self) -> int:
+        with self._database.reading() as db:
+            return int(db.execute("SELECT number FROM changes").fetchone()[0])
+
+    def changes(self, after: int, limit: int) -> list[Change]:
+        with self._database.reading() as db:
+            rows = db.execute(
+                "SELECT changed, document FROM jobs WHERE changed > ? ORDER BY changed LIMIT ?", (after, limit)
+            ).fetchall()
+        return [Change(number, _JOB.validate_json(document)) for number, document in rows]
+
+    def unfinished(self) -> list[Change]:
+        with self._database.reading() as db:
+            rows = db.execute(f"SELECT changed, document FROM jobs WHERE state IN {_OPEN}").fetchall()
+        return [Change(number, _JOB.validate_json(document)) for number, document in sorted(rows)]
+
     def ended(self, state: JobState, before: float, limit: int) -> list[Job]:
         with self._database.reading() as db:
             rows = db.execute(
@@ -155,10 +175,11 @@ class SqlStore:
     def retry(self, job_id: str, admit: Admit = admit_all) -> Job:
         with self._database.writing() as db:
             self._database.alone(db)
-            retried = self._known(db, job_id).retried()
+            job = self._known(db, job_id)
+            retried = job.retried()
             admit(_unfinished(db))
             _require_slide(db, retried.order.slide)
-            return _keep(db, retried)
+            return _keep(db, job, retried)
 
     def delete_result(self, job_id: str) -> Job:
         return self._move(job_id, lambda job, now: job.without_result(now))
@@ -171,7 +192,8 @@ class SqlStore:
                 f"ORDER BY seq LIMIT 1{self._database.skip_locked}",
                 (now,),
             ).fetchone():
-                job = _keep(db, _JOB.validate_json(row[0]).claimed(worker, now, self._lease_seconds))
+                found = _JOB.validate_json(row[0])
+                job = _keep(db, found, found.claimed(worker, now, self._lease_seconds))
                 if job.state is JobState.RUNNING:
                     return _with_roi(db, job)
         return None
@@ -179,19 +201,19 @@ class SqlStore:
     def heartbeat(self, job_id: str, attempt: int) -> Beat:
         now = self._database.now()
         with self._holding(job_id, attempt) as (db, job):
-            job = _keep(db, job.extended(now, self._lease_seconds))
+            job = _keep(db, job, job.extended(now, self._lease_seconds))
         if job.cancel_requested:
             return Beat.CANCEL
         return Beat.PAUSE if job.pause_requested else Beat.GO_ON
 
     def advance(self, job_id: str, attempt: int, progress: Progress) -> None:
         with self._holding(job_id, attempt) as (db, job):
-            _keep(db, job.advanced(progress))
+            _keep(db, job, job.advanced(progress))
 
     def settle(self, job_id: str, attempt: int, outcome: Outcome) -> Job:
         now = self._database.now()
         with self._holding(job_id, attempt) as (db, job):
-            return _keep(db, job.settled(outcome, now))
+            return _keep(db, job, job.settled(outcome, now))
 
     def counts(self) -> dict[JobState, int]:
         with self._database.reading() as db:
@@ -273,7 +295,8 @@ class SqlStore:
     def _move(self, job_id: str, moved: Callable[[Job, float], Job]) -> Job:
         now = self._database.now()
         with self._database.writing() as db:
-            return _keep(db, moved(self._known(db, job_id), now))
+            job = self._known(db, job_id)
+            return _keep(db, job, moved(job, now))
 
     def _known(self, db: Connection, job_id: str) -> Job:
         job = _find(db, job_id, self._database.for_update)
@@ -296,9 +319,21 @@ def _find(db: Connection, job_id: str, lock: str = "") -> Job | None:
     return _JOB.validate_json(row[0]) if row else None
 
 
-def _keep(db: Connection, job: Job) -> Job:
-    db.execute("UPDATE jobs SET document = ? WHERE id = ?", (_document(job), job.id))
+def _keep(db: Connection, before: Job, job: Job) -> Job:
+    """Write a job down; a change that a client could see gets its number."""
+    if job.revision == before.revision:
+        db.execute("UPDATE jobs SET document = ? WHERE id = ?", (_document(job), job.id))
+    else:
+        (number,) = _numbers(db, 1)
+        db.execute("UPDATE jobs SET document = ?, changed = ? WHERE id = ?", (_document(job), number, job.id))
     return job
+
+
+def _numbers(db: Connection, count: int) -> range:
+    """Number so many changes. Nobody else is given a number until these are committed: so they are seen in order."""
+    db.execute("UPDATE changes SET number = number + ?", (count,))
+    (last,) = db.execute("SELECT number FROM changes").fetchone()
+    return range(last - count + 1, last + 1)
 
 
 def _document(job: Job) -> str:

@@ -56,6 +56,13 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "created REAL NOT NULL, PRIMARY KEY (owner, key))",
         "ALTER TABLE jobs ADD COLUMN roi TEXT",
     ),
+    (
+        "ALTER TABLE jobs ADD COLUMN changed INTEGER NOT NULL DEFAULT 0",
+        "UPDATE jobs SET changed = seq",
+        "CREATE UNIQUE INDEX jobs_by_change ON jobs (changed)",
+        "CREATE TABLE changes (number INTEGER NOT NULL)",
+        "INSERT INTO changes (number) SELECT coalesce(max(seq), 0) FROM jobs",
+    ),
 )
 """Step n brings a database from `user_version` n to n + 1. Steps are added, never changed."""
 

@@ -66,6 +66,21 @@ class Page(Generic[Entry]):
 
 
 @dataclass(frozen=True, slots=True)
+class Change:
+    """A job as it is since a change that a client could see.
+
+    Attributes
+    ----------
+    number
+        Counts the changes of all jobs in the order in which they became visible: who has seen one has missed none
+        before it. A job has that of its last.
+    """
+
+    number: int
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
 class JobFilter:
     """Which jobs are meant; None for any."""
 
@@ -174,6 +189,15 @@ class Store(Protocol):
 
     def revisions(self, job_ids: Iterable[str]) -> dict[str, int]:
         """The revision of each job that is there."""
+
+    def last_change(self) -> int:
+        """The number of the last change of any job; 0 before the first."""
+
+    def changes(self, after: int, limit: int) -> list[Change]:
+        """The jobs that have changed after the change of that number, the longest unchanged first."""
+
+    def unfinished(self) -> list[Change]:
+        """The jobs that have not ended, the longest unchanged first."""
 
     def ended(self, state: JobState, before: float, limit: int) -> list[Job]:
         """Jobs that ended so before that moment and whose files were not deleted since; the oldest first."""

@@ -3,9 +3,10 @@
 import base64
 import io
 import json
+import math
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ class Looker:
         WsiError, ServiceError
             It can't be opened, decoded or found.
         """
-        self._close_idle()
+        self._close_older_than(time.monotonic() - _IDLE_SECONDS)
         sight = question["of"]
         if question["what"] == "map":
             return {"map": self._finished_map(sight) if sight["kind"] == "result" else self._growing_map(sight)}
@@ -70,6 +71,10 @@ class Looker:
             return {"size": [size.width, size.height]}
         tile = self._tile(reader, question["level"], question["column"], question["row"])
         return {"tile": base64.b64encode(_encoded(tile, question["format"])).decode("ascii")}
+
+    def close(self) -> None:
+        """Close everything."""
+        self._close_older_than(math.inf)
 
     def _tile(self, reader: SlideReader, level: int, column: int, row: int) -> Pixels:
         zoom = DeepZoom(reader.info.size)
@@ -93,7 +98,7 @@ class Looker:
             return self._kept((kind, path), lambda: open_result(path, sight["format"]))
         return self._kept((kind, path), lambda: open_slide(path))
 
-    def _kept(self, key: tuple[Any, ...], opening: Any) -> SlideReader:  # a function without arguments
+    def _kept(self, key: tuple[Any, ...], opening: Callable[[], SlideReader]) -> SlideReader:
         if key not in self._opened:
             self._opened[key] = _Opened(opening(), 0.0)
         self._opened.move_to_end(key)
@@ -102,9 +107,8 @@ class Looker:
             self._opened.popitem(last=False)[1].reader.close()
         return self._opened[key].reader
 
-    def _close_idle(self) -> None:
-        before = time.monotonic() - _IDLE_SECONDS
-        for key in [key for key, one in self._opened.items() if one.used < before]:
+    def _close_older_than(self, moment: float) -> None:
+        for key in [key for key, one in self._opened.items() if one.used < moment]:
             self._opened.pop(key).reader.close()
         if not self._opened:
             self._segments.clear()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import psycopg.conninfo
 import pytest
 
 from service.codes import problem
@@ -244,6 +245,42 @@ class StoreContract:
         assert store.revisions(["a", "b"]) == {"a": before["a"] + 1, "b": before["b"]}
         assert store.revisions([]) == {}
 
+    def test_changes_are_numbered_in_the_order_in_which_they_are_seen(self, store: Store) -> None:
+        start = store.last_change()
+        store.add_slide(slide("s"))
+        for name in "abc":
+            add(store, name)
+        assert [one.job.id for one in store.changes(start, 9)] == ["a", "b", "c"]
+        assert [one.job.id for one in store.changes(start, 2)] == ["a", "b"]
+        assert store.changes(start, 9)[-1].number == store.last_change() == start + 3
+        claimed = store.claim("w")
+        (change,) = store.changes(start + 3, 9)
+        assert (change.number, change.job) == (start + 4, claimed)
+        store.heartbeat("a", 1)
+        assert store.last_change() == start + 4, "nobody sees a heartbeat"
+        store.settle("a", 1, DONE)
+        store.cancel("b")
+        assert [one.job.id for one in store.changes(start, 9)] == ["c", "a", "b"]
+        assert [one.job.id for one in store.unfinished()] == ["c"]
+        store.retry("b")
+        store.delete_result("a")
+        assert [(one.job.id, one.job.state.value) for one in store.changes(start + 6, 9)] == [
+            ("b", "queued"),
+            ("a", "succeeded"),
+        ]
+        assert [one.job.id for one in store.unfinished()] == ["c", "b"]
+
+    def test_who_reads_changes_on_while_many_write_misses_none(self, store: Store) -> None:
+        store.add_slide(slide("s"))
+        heard, seen = store.last_change(), []
+        with ThreadPoolExecutor(4) as pool:
+            writing = [pool.submit(add, store, f"j{number}") for number in range(60)]
+            while not all(one.done() for one in writing) or store.last_change() > heard:
+                for change in store.changes(heard, 7):
+                    heard = change.number
+                    seen.append(change.job.id)
+        assert sorted(seen) == sorted(f"j{number}" for number in range(60))
+
     def test_a_paused_job_waits_until_it_is_resumed(self, store: Store) -> None:
         store.add_slide(slide("s"))
         add(store, "a")
@@ -470,6 +507,29 @@ class TestPostgres(StoreContract):
         assert abs(database.now() - time.time()) < 5
         database.close()
 
+    def test_a_process_that_falls_silent_in_mid_write_holds_nobody_up_for_long(self, postgres: str) -> None:
+        database = Postgres(postgres)
+        with database.reading() as db:
+            assert db.execute("SHOW idle_in_transaction_session_timeout").fetchone() == ("30s",)
+        database.close()
+
+    def test_a_database_of_the_first_version_is_brought_up_with_all_it_holds(self, postgres: str) -> None:
+        job = '{"id":"j","order":{"slide":"s","model":"bicubic"},"created":1.0,"state":"succeeded","finished":2.0}'
+        with psycopg.connect(postgres, autocommit=True) as db:
+            db.execute("CREATE SCHEMA old")
+            db.execute("SET search_path = old")
+            for statement in postgres_module.MIGRATIONS[0]:
+                db.execute(statement.encode())
+            db.execute("INSERT INTO jobs (id, document) VALUES ('j', %s), ('k', %s)", (job, job.replace("j", "k", 1)))
+            db.execute("CREATE TABLE schema_version (version INTEGER NOT NULL)")
+            db.execute("INSERT INTO schema_version VALUES (1)")
+            try:
+                store = SqlStore(Postgres(psycopg.conninfo.make_conninfo(postgres, options="-c search_path=old")))
+                assert (store.last_change(), [one.number for one in store.changes(0, 9)]) == (2, [1, 2])
+                store.close()
+            finally:
+                db.execute("DROP SCHEMA old CASCADE")
+
     def test_claiming_workers_do_not_wait_for_one_another(self, store: Store, postgres: str) -> None:
         store.add_slide(slide())
         add(store, "a")
@@ -549,7 +609,11 @@ class TestSqlite(StoreContract):
         db.close()
         store = SqlStore(Sqlite(old))
         assert store.revisions(["j"]) == {"j": 0}
-        assert ids(store.jobs(9, wanted=JobFilter(slide="s"))) == ["j"]
+        assert (store.last_change(), [one.job.id for one in store.changes(0, 9)]) == (1, ["j"])
+        store.add_slide(slide("s"))
+        add(store, "k")
+        assert [one.job.id for one in store.changes(1, 9)] == ["k"]
+        assert ids(store.jobs(9, wanted=JobFilter(slide="s"))) == ["k", "j"]
         store.close()
 
     def test_check_fails_where_nothing_can_be_written(self, store: SqlStore) -> None:
@@ -605,5 +669,5 @@ def test_kill_minus_nine_loses_nothing_that_was_acknowledged(tmp_path: Path) -> 
     with store._database.reading() as db:
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     store.close()
-    assert len(acknowledged) > 50
+    assert len(acknowledged) > 20
     assert set(acknowledged) <= kept

@@ -1,0 +1,85 @@
+"""Signing in: a page shows a token once, and from then on its browser sends a cookie that no script can read."""
+
+from fastapi import APIRouter, Request, Response
+
+from service.api.access import CHALLENGE, COOKIE, EVERYBODY, identified
+from service.api.context import InContext
+from service.api.problems import documented, response
+from service.api.reading import Documented, address, readable
+from service.api.schemas import SessionIn, SessionOut, moment
+from service.codes import problem
+from service.errors import Problem
+from service.jobs import token as tokens
+from service.session import begun, made_key_of
+from service.storage import full_disk_said
+
+_BODY_MAX_BYTES = 4096
+
+router = APIRouter(prefix="/v1/session", tags=["session"], responses=documented(), max_body_size=_BODY_MAX_BYTES)
+
+_PRIVATE = {"Cache-Control": "no-store"}
+_SIGNED_IN: Documented = {
+    204: {
+        "headers": {"Set-Cookie": {"schema": {"type": "string"}, "description": "The session."}},
+        "description": "Signed in.",
+    }
+}
+
+
+@readable(router, "", operation_id="session", summary="Who am I?")
+def session(request: Request, answer: Response, context: InContext) -> SessionOut:
+    """Tell whether the service asks for tokens, and whom it takes the caller for."""
+    answer.headers.update(_PRIVATE)
+    needed = context.settings.asks_for_tokens
+    found = identified(request, context) if needed else EVERYBODY
+    if isinstance(found, Problem):
+        return SessionOut(needed=needed, signed_in=False, name=None, scopes=[], expires=None)
+    return SessionOut(
+        needed=needed,
+        signed_in=True,
+        name=found.token.name if found.token else None,
+        scopes=[scope for scope in tokens.Scope if found.may(scope)],
+        expires=moment(found.expires) if found.expires is not None else None,
+    )
+
+
+@router.post(
+    "", operation_id="sign_in", status_code=204, responses=_SIGNED_IN, response_class=Response, summary="Sign in"
+)
+def sign_in(shown: SessionIn, request: Request, context: InContext) -> Response:
+    """Begin a session that may do what the token may, until it ends after twelve hours, or the token before that.
+
+    Where the session changes anything, a request must carry the header `X-Slidelift: page` as well.
+    """
+    now, sha256 = context.clock(), tokens.hash_of(shown.token.get_secret_value().strip())
+    token = context.store.token(sha256)
+    if token is None or not token.is_valid(now):
+        refused = problem("access.token-invalid", "the token is not known here, was revoked or has expired")
+        return response(refused, request, CHALLENGE | _PRIVATE)
+    started = begun(sha256, now, token.expires)
+    with full_disk_said():
+        sealed = started.sealed(made_key_of(context.settings.data_dir))
+    answer = Response(status_code=204, headers=_PRIVATE)
+    _send_cookie(answer, request, sealed, int(started.expires - now))
+    return answer
+
+
+@router.delete("", operation_id="sign_out", status_code=204, response_class=Response, summary="Sign out")
+def sign_out(request: Request) -> Response:
+    """End the session in this browser; there need not be one."""
+    answer = Response(status_code=204, headers=_PRIVATE)
+    _send_cookie(answer, request, "", 0)
+    return answer
+
+
+def _send_cookie(answer: Response, request: Request, value: str, seconds: int) -> None:
+    """Set the cookie for this service alone, out of reach of scripts and of other sites; 0 seconds remove it."""
+    answer.set_cookie(
+        COOKIE,
+        value,
+        max_age=seconds,
+        path=address(request, "/"),
+        secure=request.url.scheme == "https",
+        httponly=True,
+        samesite="strict",
+    )

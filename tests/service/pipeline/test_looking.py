@@ -1,0 +1,209 @@
+"""Looking at slides, at results and at what is finished of one, without a pixel in another's place."""
+
+import base64
+import io
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from skimage.transform import downscale_local_mean
+
+from service.archive import archive
+from service.errors import Cancelled, ServiceError
+from service.pipeline import looking
+from service.pipeline.looking import Looker
+from service.pipeline.upscale import upscale
+from service.progress import CancelToken, Progress
+from service.request import BadTilePolicy, UpscaleRequest
+from wsi.errors import TileReadError
+
+WIDTH, HEIGHT = 700, 2300  # nine rows of tiles: a full stripe and one of a row
+STRIPE = 2048
+
+
+@pytest.fixture
+def looker() -> Iterator[Looker]:
+    made = Looker()
+    yield made
+    made.close()
+
+
+def seen(looker: Looker, sight: dict[str, Any], level: int, column: int, row: int, kind: str = "png") -> np.ndarray:
+    asked = {"what": "tile", "of": sight, "level": level, "column": column, "row": row, "format": kind}
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(looker.answer(asked)["tile"]))))
+
+
+def finest(looker: Looker, sight: dict[str, Any]) -> np.ndarray:
+    """All tiles of the finest level, put together."""
+    width, height = looker.answer({"what": "size", "of": sight})["size"]
+    level = (max(width, height) - 1).bit_length()
+    rows = [
+        np.concatenate([seen(looker, sight, level, x, y) for x in range(-(-width // 512))], axis=1)
+        for y in range(-(-height // 512))
+    ]
+    return np.concatenate(rows, axis=0)
+
+
+def request_of(slide: Path, output: Path, **given: Any) -> UpscaleRequest:
+    return UpscaleRequest(slide, output, **{"model": "nearest", "mpp": 1.0, "target_mpp": 1.0, "entropy": 0, **given})
+
+
+def stop_after_a_stripe(request: UpscaleRequest) -> dict[str, Any]:
+    """Leave the first stripe and the plan behind, as a running job has them."""
+    cancel = CancelToken()
+
+    def tell(progress: Progress) -> None:
+        if progress.tiles_done >= 24:
+            cancel.cancel()
+
+    with pytest.raises(Cancelled):
+        upscale(request, tell, cancel)
+    kind = "ome-zarr" if ".zarr" in request.output.name else "ome-tiff"
+    return {
+        "kind": "stripes",
+        "path": str(request.output),
+        "format": kind,
+        "slide": str(request.slide),
+        "mpp": (1.0, 1.0),
+    }
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_lossless_result_is_shown_as_it_is(
+    looker: Looker, tmp_path: Path, write_png: Callable[..., Path], zipped: bool
+) -> None:
+    slide, output = write_png(WIDTH, HEIGHT), tmp_path / "result.ome.zarr"
+    upscale(request_of(slide, output))
+    if zipped:
+        target = tmp_path / "result.ome.zarr.zip"
+        archive(output, target, lambda: None)
+        output = target
+    sight = {"kind": "result", "path": str(output), "format": "ome-zarr"}
+    truth = np.asarray(Image.open(slide))
+    assert (finest(looker, sight) == truth).all()
+    halved = downscale_local_mean(truth.astype(float), (2, 2, 1))
+    found = seen(looker, sight, 11, 0, 1).astype(float)
+    assert np.abs(found - halved[512 : 512 + found.shape[0], : found.shape[1]]).max() <= 0.5 + 1e-9
+
+
+def test_a_tiffs_tiles_are_those_that_other_readers_see(looker: Looker, tmp_path: Path, cmu: Path) -> None:
+    output = tmp_path / "result.ome.tiff"
+    upscale(UpscaleRequest(cmu, output, model="bicubic", target_mpp=0.499 / 2, region=(300, 400, 700, 600)))
+    import tifffile
+
+    truth = tifffile.imread(output, series=0, level=0)
+    sight = {"kind": "result", "path": str(output), "format": "ome-tiff"}
+    found = finest(looker, sight)
+    assert found.shape == truth.shape == (1200, 1400, 3)
+    assert np.abs(found.astype(int) - truth).max() <= 1
+
+
+@pytest.mark.parametrize("name", ["result.ome.tiff", "result.ome.zarr"])
+def test_of_an_unfinished_result_the_finished_stripes_are_shown_and_the_rest_is_clear(
+    looker: Looker, tmp_path: Path, write_png: Callable[..., Path], name: str
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (HEIGHT // 32, WIDTH // 32, 3), dtype=np.uint8)
+    smooth = np.asarray(Image.fromarray(pixels).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC))
+    slide = write_png(WIDTH, HEIGHT, pixels=smooth)
+    request = request_of(slide, tmp_path / name)
+    sight = stop_after_a_stripe(request)
+    found = finest(looker, sight)
+    assert (found[:STRIPE, :, 3] == 255).all()
+    assert np.abs(found[:STRIPE, :, :3].astype(int) - smooth[:STRIPE]).mean() < (1e-9 if ".zarr" in name else 6)
+    assert (found[STRIPE:] == 0).all()
+    coarse = seen(looker, sight, 5, 0, 0)  # a pixel of it spans 128 rows, 2048 of 2300 are there
+    assert (coarse[:16, :, 3] == 255).all()
+    assert (coarse[16:] == 0).all()
+    with pytest.raises(ServiceError, match="png"):
+        seen(looker, sight, 5, 0, 0, "jpeg")
+    told = looker.answer({"what": "map", "of": sight})["map"]
+    assert (told["complete"], told["stripes"]) == (False, [True, False])
+    assert told["map"] == ["ttt"] * 8 + ["..."]
+    assert told["consistency"][8] == [None] * 3
+
+
+def test_a_stripe_that_is_finished_later_is_seen_then(
+    looker: Looker, tmp_path: Path, write_png: Callable[..., Path]
+) -> None:
+    slide = write_png(WIDTH, HEIGHT)
+    request = request_of(slide, tmp_path / "result.ome.zarr")
+    sight = stop_after_a_stripe(request)
+    assert (seen(looker, sight, 12, 0, 4) == 0).all()
+    looked: list[np.ndarray] = []
+
+    def tell(progress: Progress) -> None:
+        if progress.stage == "joining" and not looked:
+            looked.append(seen(looker, sight, 12, 0, 4))
+
+    upscale(request, tell)
+    assert (looked[0][..., :3] == np.asarray(Image.open(slide))[2048:2300, :512]).all()
+    with pytest.raises(ServiceError) as refused:
+        seen(looker, sight, 12, 0, 4)
+    assert refused.value.problem.code == "job.not-finished"
+
+
+def test_a_finished_map_tells_place_size_tiles_and_figures(looker: Looker, tmp_path: Path, cmu: Path) -> None:
+    output = tmp_path / "result.ome.tiff"
+    report = upscale(UpscaleRequest(cmu, output, model="bicubic", region=(512, 256, 700, 600)))
+    path = tmp_path / "report.json"
+    path.write_text(json.dumps(report))
+    sight = {"kind": "result", "path": str(output), "format": "ome-tiff", "report": str(path)}
+    told = looker.answer({"what": "map", "of": sight})["map"]
+    assert told["complete"]
+    assert told["place"] == [512, 256, 700, 600]
+    assert (told["width"], told["height"], told["tile"], told["scale"]) == (2800, 2400, 1024, 4)
+    assert told["mpp"] == pytest.approx([0.499 / 4] * 2)
+    assert told["map"] == report["tiles"]["map"]
+    measured = [one for row in told["consistency"] for one in row if one is not None]
+    assert len(measured) == report["tiles"]["tissue"] == report["tiles"]["consistency"]["measured"]
+    assert max(measured) == report["tiles"]["consistency"]["worst"]["rmse"]
+    assert told["bad"] == []
+
+
+def test_failed_tiles_are_in_the_map_with_their_cause(looker: Looker, tmp_path: Path, data: Path) -> None:
+    output, slide = tmp_path / "result.ome.tiff", data / "damaged" / "cmu-bitflip-tiles.svs"
+    request = UpscaleRequest(
+        slide, output, model="nearest", target_mpp=0.499, mpp=0.499, on_bad_tile=BadTilePolicy.MARK
+    )
+    path = tmp_path / "report.json"
+    path.write_text(json.dumps(upscale(request)))
+    sight = {"kind": "result", "path": str(output), "format": "ome-tiff", "report": str(path)}
+    told = looker.answer({"what": "map", "of": sight})["map"]
+    assert told["bad"]
+    assert all(told["map"][bad["row"]][bad["column"]] == "b" for bad in told["bad"])
+    assert all(bad["cause"] and bad["remedy"] for bad in told["bad"])
+
+
+def test_a_damaged_part_is_an_error_and_the_rest_is_shown(looker: Looker, data: Path) -> None:
+    sight = {"kind": "slide", "path": str(data / "damaged" / "cmu-bitflip-tiles.svs")}
+    shown, failed = 0, 0
+    for column in range(5):
+        for row in range(6):
+            try:
+                shown += seen(looker, sight, 12, column, row).size > 0
+            except TileReadError:
+                failed += 1
+    assert shown > 0
+    assert failed > 0
+
+
+def test_what_nobody_looks_at_is_closed(
+    looker: Looker, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slide = data / "slides" / "OS-1-detail.ome.tif"
+    sight = {"kind": "slide", "path": str(slide)}
+
+    def is_open() -> bool:
+        links = Path("/proc/self/fd").iterdir()
+        return any(one.readlink() == slide for one in links if one.exists())
+
+    seen(looker, sight, 11, 0, 0)
+    assert is_open()
+    monkeypatch.setattr(looking, "_IDLE_SECONDS", -1.0)
+    with pytest.raises(ServiceError):
+        looker.answer({"what": "map", "of": {"kind": "stripes", "path": str(tmp_path / "none.ome.tiff")}})
+    assert not is_open()

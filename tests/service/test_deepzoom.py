@@ -1,0 +1,176 @@
+"""Deep Zoom over HTTP: decoded elsewhere, cached by tag, and nobody else's to see."""
+
+import io
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from fastapi import FastAPI
+from PIL import Image
+
+from service.jobs.job import JobState, Outcome, Result
+from service.jobs.token import Scope, new_token
+from service.pipeline.upscale import upscale
+from service.request import UpscaleRequest
+
+Call = Callable[..., httpx.Response]
+
+
+@pytest.fixture
+def shown(open_app: Callable[..., FastAPI], client: Any, cmu: Path) -> Iterator[tuple[FastAPI, Call, str]]:
+    """A service, how to call it, and the id of a real slide there."""
+    app = open_app()
+    call = client(app)
+    yield app, call, call("PUT", "/v1/slides/cmu.svs", content=cmu.read_bytes()).json()["id"]
+    app.state.context.lookers.close()
+
+
+@pytest.fixture
+def finished(shown: tuple[FastAPI, Call, str]) -> str:
+    """The id of a finished job over a corner of the slide."""
+    app, call, slide = shown
+    asked = {"slide": slide, "model": "bicubic", "region": [256, 512, 300, 200]}
+    job_id = str(call("POST", "/v1/jobs", json=asked).json()["id"])
+    context = app.state.context
+    job = context.store.claim("w")
+    output = context.storage.output_path(job_id, job.order.format)
+    path = context.storage.slide_path(context.store.slide(slide))
+    report = upscale(UpscaleRequest(path, output, model="bicubic", region=(256, 512, 300, 200)))
+    context.storage.write_report(job_id, report)
+    result = Result(output.name, output.stat().st_size, report["output"]["sha256"])
+    context.store.settle(job_id, job.attempt, Outcome(JobState.SUCCEEDED, result=result))
+    return job_id
+
+
+def picture(answer: httpx.Response) -> np.ndarray:
+    assert answer.status_code == 200, answer.text
+    return np.asarray(Image.open(io.BytesIO(answer.content)))
+
+
+def code(answer: httpx.Response) -> tuple[int, str]:
+    return answer.status_code, answer.json()["code"]
+
+
+def test_a_slides_tiles_are_its_pixels(shown: tuple[FastAPI, Call, str], cmu: Path) -> None:
+    import openslide
+
+    _, call, slide = shown
+    described = call("GET", f"/v1/slides/{slide}.dzi")
+    assert described.headers["content-type"] == "application/xml"
+    assert 'Width="2220" Height="2967"' in described.text
+    with openslide.OpenSlide(cmu) as opened:
+        truth = np.asarray(opened.read_region((1024, 512), 0, (512, 512)).convert("RGB"))
+    assert (picture(call("GET", f"/v1/slides/{slide}_files/12/2_1.png")) == truth).all()
+    lossy = call("GET", f"/v1/slides/{slide}_files/12/2_1.jpeg")
+    assert lossy.headers["content-type"] == "image/jpeg"
+    assert np.abs(picture(lossy).astype(int) - truth).mean() < 3
+    assert picture(call("GET", f"/v1/slides/{slide}_files/12/4_5.jpeg")).shape == (2967 - 2560, 2220 - 2048, 3)
+    assert picture(call("GET", f"/v1/slides/{slide}_files/0/0_0.jpeg")).shape == (1, 1, 3)
+
+
+def test_a_tile_is_kept_by_its_tag_and_never_decoded_twice(
+    shown: tuple[FastAPI, Call, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app, call, slide = shown
+    address = f"/v1/slides/{slide}_files/12/2_1.jpeg"
+    first = call("GET", address)
+    assert "immutable" in first.headers["cache-control"]
+    assert first.headers["cache-control"].startswith("private")
+
+    async def forbidden(*_: Any) -> bytes:
+        raise AssertionError("it was decoded again")
+
+    monkeypatch.setattr(app.state.context.lookers, "tile", forbidden)
+    assert call("GET", address).content == first.content
+    known = call("GET", address, headers={"If-None-Match": first.headers["etag"]})
+    assert (known.status_code, known.content) == (304, b"")
+    assert call("HEAD", address).headers["etag"] == first.headers["etag"]
+
+
+def test_tags_tell_tiles_slides_and_formats_apart(shown: tuple[FastAPI, Call, str]) -> None:
+    _, call, slide = shown
+    addresses = [f"/v1/slides/{slide}_files/{rest}" for rest in ("12/0_0.jpeg", "12/1_0.jpeg", "11/0_0.jpeg")]
+    addresses.append(f"/v1/slides/{slide}_files/12/0_0.png")
+    assert len({call("GET", one).headers["etag"] for one in addresses}) == len(addresses)
+
+
+def test_what_is_not_there_is_a_problem_with_its_code(shown: tuple[FastAPI, Call, str]) -> None:
+    _, call, slide = shown
+    assert code(call("GET", f"/v1/slides/{slide}_files/12/5_0.jpeg")) == (404, "view.tile")
+    assert code(call("GET", f"/v1/slides/{slide}_files/13/0_0.jpeg")) == (404, "view.tile")
+    assert code(call("GET", f"/v1/slides/{slide}_files/12/0_0.gif")) == (422, "request.invalid")
+    assert code(call("GET", f"/v1/slides/{slide}_files/-1/0_0.jpeg")) == (422, "request.invalid")
+    assert code(call("GET", f"/v1/slides/{slide}_files/12/{'9' * 5000}_0.jpeg"))[0] == 422
+    assert code(call("GET", "/v1/slides/none.dzi")) == (404, "slide.unknown")
+    assert code(call("GET", "/v1/slides/none_files/0/0_0.jpeg")) == (404, "slide.unknown")
+    assert code(call("GET", "/v1/jobs/none/result.dzi")) == (404, "job.unknown")
+    assert code(call("GET", "/v1/jobs/none/map")) == (404, "job.unknown")
+
+
+def test_a_result_is_shown_with_its_place_on_the_slide(shown: tuple[FastAPI, Call, str], finished: str) -> None:
+    _, call, _slide = shown
+    described = call("GET", f"/v1/jobs/{finished}/result.dzi?n=3")
+    assert 'Format="jpeg"' in described.text
+    assert 'Width="1200" Height="800"' in described.text
+    tile = call("GET", f"/v1/jobs/{finished}/result_files/11/2_1.jpeg?n=3")
+    assert picture(tile).shape == (800 - 512, 1200 - 1024, 3)
+    assert "immutable" in tile.headers["cache-control"]
+    told = call("GET", f"/v1/jobs/{finished}/map").json()
+    assert told["place"] == [256, 512, 300, 200]
+    assert told["complete"]
+
+
+def test_before_there_is_a_plan_and_after_the_result_is_gone_the_viewer_is_told(
+    shown: tuple[FastAPI, Call, str], finished: str
+) -> None:
+    _, call, slide = shown
+    queued = call("POST", "/v1/jobs", json={"slide": slide, "model": "bicubic"}).json()["id"]
+    assert code(call("GET", f"/v1/jobs/{queued}/map")) == (409, "job.not-finished")
+    assert code(call("GET", f"/v1/jobs/{queued}/result.dzi")) == (409, "job.not-finished")
+    call("DELETE", f"/v1/jobs/{queued}")
+    assert code(call("GET", f"/v1/jobs/{queued}/map")) == (409, "job.no-result")
+    call("DELETE", f"/v1/jobs/{finished}/result")
+    assert code(call("GET", f"/v1/jobs/{finished}/result.dzi")) == (410, "result.deleted")
+    assert code(call("GET", f"/v1/jobs/{finished}/result_files/0/0_0.jpeg")) == (410, "result.deleted")
+
+
+def test_a_decoder_that_dies_costs_its_tile_and_nothing_else(shown: tuple[FastAPI, Call, str]) -> None:
+    app, call, slide = shown
+    call("GET", f"/v1/slides/{slide}_files/12/0_0.jpeg")
+    (child,) = app.state.context.lookers._idle
+    os.kill(child.process.pid, signal.SIGKILL)
+    lost = call("GET", f"/v1/slides/{slide}_files/12/1_0.jpeg")
+    assert code(lost) == (422, "slide.tile-unreadable")
+    assert str(app.state.context.settings.data_dir) not in lost.text
+    assert picture(call("GET", f"/v1/slides/{slide}_files/12/1_0.jpeg")).shape == (512, 512, 3)
+
+
+def test_a_damaged_tile_names_no_path_of_the_service(open_app: Callable[..., FastAPI], client: Any, data: Path) -> None:
+    app = open_app()
+    call = client(app)
+    damaged = (data / "damaged" / "unreadable.svs").read_bytes()
+    slide = call("PUT", "/v1/slides/bad.svs", content=damaged).json()["id"]
+    answer = call("GET", f"/v1/slides/{slide}_files/0/0_0.jpeg")
+    app.state.context.lookers.close()
+    assert code(answer) == (422, "slide.tile-unreadable")
+    assert str(app.state.context.settings.data_dir) not in answer.text
+
+
+def test_tiles_are_their_owners_alone(open_app: Callable[..., FastAPI], client: Any, cmu: Path) -> None:
+    app = open_app(auth="on")
+    call, context = client(app), app.state.context
+    mine, others = (new_token(name, frozenset({Scope.READ, Scope.WRITE}), context.clock()) for name in ("a", "b"))
+    for token, _ in (mine, others):
+        context.store.add_token(token)
+    headers = [{"Authorization": f"Bearer {secret}"} for _, secret in (mine, others)]
+    slide = call("PUT", "/v1/slides/cmu.svs", content=cmu.read_bytes(), headers=headers[0]).json()["id"]
+    for address in (f"/v1/slides/{slide}.dzi", f"/v1/slides/{slide}_files/8/0_0.jpeg"):
+        assert call("GET", address, headers=headers[0]).status_code == 200
+        assert code(call("GET", address, headers=headers[1])) == (404, "slide.unknown")
+        assert call("GET", address).status_code == 401
+    context.lookers.close()
