@@ -24,7 +24,8 @@ export const actions = {
   addSlide: (file) => ({ ...get(`v1/slides/${file}`), method: "PUT", flags: `-T ${file}` }),
   deleteSlide: (id) => send("DELETE", `v1/slides/${id}`),
   uploads: () => send("POST", "v1/uploads"),
-  upload: (id) => ({ ...get(`v1/uploads/${id}`), headers: { Prefer: "wait=30" } }),
+  upload: (id) => get(`v1/uploads/${id}`),
+  landing: (id) => ({ ...get(`v1/uploads/${id}`), headers: { Prefer: "wait=30" } }),
   jobs: (next) => get(next ?? "v1/jobs?limit=20"),
   finishedJobs: (slide) => get(`v1/jobs?state=succeeded&limit=100&slide=${slide}`),
   job: (id) => get(`v1/jobs/${id}`),
@@ -130,6 +131,17 @@ export const slide = (id) => remembered(id, actions.slide(id));
 export const job = (id) => remembered(id, actions.job(id));
 
 export const remember = (facts) => known.set(facts.id, facts);
+
+/** A slide's name, or null; never asked for alone, since a browser logs each 404 as an error. */
+export async function slideName(id) {
+  if (!known.has(id)) {
+    listing ??= call(actions.slides("v1/slides?limit=1000")).finally(() => { listing = null; });
+    (await listing).slides.forEach(remember);
+  }
+  return (await known.get(id))?.name ?? null;
+}
+
+let listing = null;
 
 async function remembered(key, action) {
   if (!known.has(key)) {

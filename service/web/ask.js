@@ -1,7 +1,7 @@
 /** The form for a job: which model, what µm per pixel, and what it will cost. */
 
 import { actions, call, catalog, slide as slideOf, curl, tell } from "./api.js";
-import { cut, el, fill, trouble } from "./dom.js";
+import { attempt, cut, el, fill } from "./dom.js";
 import { command } from "./offer.js";
 import { needsMpp, showSlide } from "./slides.js";
 import { micrometres, objective, pixels, plural } from "./words.js";
@@ -40,7 +40,7 @@ export async function askView(id, query) {
   function showTargets() {
     const card = chosen();
     const gains = Object.entries(card.metrics).map(([set, { psnr_y_gain: gain }]) => `${gain < 0 ? "−" : "+"}${Math.abs(gain)} dB on ${set}`);
-    parts.about.textContent = [
+    parts.card.textContent = [
       card.description,
       card.source_mpp && `Trained for sources of ${card.source_mpp.join(" to ")} µm/px.`,
       card.brightfield_only && "For brightfield slides alone.",
@@ -78,13 +78,10 @@ export async function askView(id, query) {
   async function send(event) {
     event.preventDefault();
     submit.disabled = true;
-    fill(problem);
-    try {
+    await attempt(problem, async () => {
       tell("job", await call(actions.ask(order())));
       location.hash = "#/";
-    } catch (error) {
-      fill(problem, trouble(error));
-    }
+    });
     submit.disabled = false;
   }
 

@@ -28,14 +28,23 @@ export function cut(template) {
 
 /** A problem's title and detail, each place that was wrong, and a way to try again. */
 export function trouble(error, retry) {
-  const places = (error.errors ?? []).map((one) => el("li", {}, `${one.loc.slice(1).join(".")}: ${one.msg}`));
   return el(
     "div", { class: "trouble" },
     el("strong", {}, error.title ?? "The page met an error"),
     el("p", {}, error.detail ?? String(error)),
-    el("ul", {}, places),
+    error.errors?.map((one) => el("p", {}, `${one.loc.slice(1).join(".")}: ${one.msg}`)),
     retry && el("button", { type: "button", click: retry }, "Try again"),
   );
+}
+
+/** Do what may fail; where it does, say so in `place`, with a way to try again if `again` is true. */
+export async function attempt(place, work, again = false) {
+  fill(place);
+  try {
+    await work();
+  } catch (error) {
+    fill(place, trouble(error, again && (() => attempt(place, work, true))));
+  }
 }
 
 export const warnings = (sentences) => sentences.map((one) => el("p", { class: "warning" }, one));

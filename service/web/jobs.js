@@ -1,11 +1,11 @@
 /** The jobs: where each stands, and what can be done with it. */
 
-import { actions, call, onJob, slide as slideOf, tell } from "./api.js";
-import { announce, cut, el, fill, partsOf, showPicture, trouble, warnings } from "./dom.js";
+import { actions, call, onJob, slideName, tell } from "./api.js";
+import { announce, attempt, cut, el, fill, partsOf, showPicture, trouble, warnings } from "./dom.js";
 import { pagedList } from "./list.js";
 import { offer } from "./offer.js";
 import { thumbnail } from "./slides.js";
-import { count, duration, micrometres, moment, pixels, size } from "./words.js";
+import { count, duration, facts, micrometres, moment, pixels, size } from "./words.js";
 
 const STAGES = {
   opening: "opening the slide", planning: "finding the tissue", upscaling: "upscaling",
@@ -22,7 +22,7 @@ export function jobList() {
 function row(job) {
   const parts = cut("job");
   const { root, name, state, bar, problem } = parts;
-  slideOf(job.slide).then((one) => one.name, () => "A slide that was deleted").then((text) => { name.textContent = text; });
+  slideName(job.slide).catch(() => null).then((text) => { name.textContent = text ?? "A slide that was deleted"; });
   parts.look.href = `#/jobs/${job.id}`;
   parts.report.href = `#/jobs/${job.id}/report`;
   parts.asked.textContent = order(job);
@@ -47,7 +47,7 @@ function row(job) {
       one.hidden = !one.dataset.when.split(" ").some((word) => words.includes(word));
     }
     const active = document.activeElement;
-    if (active.hidden && root.contains(active)) root.querySelector(".actions :not([hidden]), [data-part=fold] > summary").focus();
+    if (active.hidden && root.contains(active)) root.querySelector(".actions :is(a, button):not([hidden]), [data-part=fold] > summary").focus();
     parts.fold.dispatchEvent(new Event("toggle")); // other commands fit now
     showPicture(parts.frame, now.result && thumbnail(`v1/jobs/${now.id}/result`, 256, 256));
   }
@@ -58,46 +58,44 @@ function row(job) {
 
 /** What was asked. */
 function order(job) {
-  return [
+  return facts(
     job.model,
     job.target_mpp ? `to ${micrometres(job.target_mpp)}` : `level ${job.level ?? 0}`,
     job.region ? `region ${pixels(job.region[2], job.region[3])}` : job.roi_points ? "region of interest" : "whole slide",
     job.format === "ome-tiff" ? "OME-TIFF" : "OME-Zarr",
-  ].join(" · ");
+  );
 }
 
 /** Where a job stands, or how it ended. */
 function standing(job) {
   const { tiles_done: done, tiles_total: total, tiles_per_second: speed, eta_seconds: eta } = job.progress;
   if (job.finished) {
-    return [
+    return facts(
       moment(job.finished),
       job.started && `took ${duration((new Date(job.finished) - new Date(job.started)) / 1000)}`,
       job.state === "succeeded" && (job.result ? size(job.result.bytes) : "the result was deleted"),
-    ].filter(Boolean).join(" · ");
+    );
   }
   const runs = job.state === "running";
-  return [
+  return facts(
     job.cancel_requested ? "is being cancelled" : job.pause_requested ? "is being paused" : job.state === "queued" ? "waits for a worker" : runs && STAGES[job.stage],
     total > 0 && `${count(done)} of ${count(total)} tiles`,
     runs && speed && `${speed.toPrecision(2)} tiles/s`,
     runs && eta != null && `about ${duration(eta)} left`,
     job.started && `since ${moment(job.started)}`,
-  ].filter(Boolean).join(" · ");
+  );
 }
 
 /** Choose another result of the same slide to lay over this one. */
-async function compare(job) {
+function compare(job) {
   const box = document.getElementById("compare");
   const { others, close } = partsOf(box);
   close.onclick = () => box.close();
-  fill(others, "…");
   box.showModal();
-  try {
+  attempt(others, async () => {
     const found = (await call(actions.finishedJobs(job.slide))).jobs.filter((one) => one.id !== job.id && one.result);
-    fill(others, found.map((one) => el("p", {}, el("a", { href: `#/compare/${job.id}/${one.id}`, click: () => box.close() }, `${order(one)} · ${moment(one.finished)}`))));
+    const link = (one) => el("a", { href: `#/compare/${job.id}/${one.id}`, click: () => box.close() }, facts(order(one), moment(one.finished)));
+    fill(others, found.map((one) => el("p", {}, link(one))));
     if (!found.length) others.textContent = "This slide has no other result yet. Upscale it with another model, and compare then.";
-  } catch (error) {
-    fill(others, trouble(error));
-  }
+  });
 }

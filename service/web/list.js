@@ -1,7 +1,7 @@
 /** A list by pages whose rows stay: loading, empty, failed, more; the newest first. */
 
 import { call, on } from "./api.js";
-import { cut, el, fill, trouble } from "./dom.js";
+import { attempt, cut, el, fill } from "./dom.js";
 
 /**
  * @param page    makes the action of a page, given the `next` of the one before
@@ -23,11 +23,10 @@ export function pagedList(page, member, makeRow) {
       known.row.update(entry);
       return;
     }
-    const older = [...rows.values()].filter((one) => one.entry.created < entry.created);
-    const next = older.sort((one, other) => (one.entry.created < other.entry.created ? 1 : -1))[0];
     const row = makeRow(entry);
     rows.set(entry.id, { entry, row });
-    body.insertBefore(row.element, next?.row.element ?? null);
+    row.element.dataset.created = entry.created;
+    body.insertBefore(row.element, [...body.children].find((one) => one.dataset.created < entry.created) ?? null);
     empty.hidden = true;
   }
 
@@ -37,19 +36,15 @@ export function pagedList(page, member, makeRow) {
     empty.hidden = rows.size > 0;
   }
 
-  async function load(next) {
-    try {
-      const answer = await call(page(next));
-      if (!loaded) fill(body);
-      loaded = true;
-      if (!next) forget(answer);
-      answer[member].forEach(put);
-      empty.hidden = rows.size > 0;
-      fill(foot, answer.next && el("button", { type: "button", click: () => load(answer.next) }, "More"));
-    } catch (error) {
-      fill(foot, trouble(error, () => load(next)));
-    }
-  }
+  const load = (next) => attempt(foot, async () => {
+    const answer = await call(page(next));
+    if (!loaded) fill(body);
+    loaded = true;
+    if (!next) forget(answer);
+    answer[member].forEach(put);
+    empty.hidden = rows.size > 0;
+    fill(foot, answer.next && el("button", { type: "button", click: () => load(answer.next) }, "More"));
+  }, true);
 
   /** Drop rows that the first page would hold if they were still there. */
   function forget(answer) {

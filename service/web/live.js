@@ -1,68 +1,42 @@
-/** News of jobs by the page's one stream of events; by asking every few seconds where there is none. */
+/** News of jobs by the page's one stream of events; where it is refused, by asking every few seconds. */
 
 import { actions, address, call, on, tell } from "./api.js";
 
-const POLL_MS = 4000;
-const STREAM_AGAIN_MS = 30000;
-const PROBE_MS = 3000;
+const AGAIN_MS = 4000;
 
 let stream = null;
-let polling = null;
-let probing = null;
+let again = null;
 let opened = false;
+let probing = null;
 
 /** Begin; a hidden page lets its stream go, since a browser keeps only six connections to a host. */
 export function follow() {
   on("unreachable", probe);
-  document.addEventListener("visibilitychange", () => {
-    if (document.hidden) stop();
-    else listen();
-  });
-  if (!document.hidden) listen();
+  document.addEventListener("visibilitychange", listen);
+  listen();
 }
 
 function listen() {
-  stop();
+  stream?.close();
+  clearTimeout(again);
+  if (document.hidden) return;
   stream = new EventSource(address(actions.events()));
   stream.addEventListener("job", (event) => tell("job", JSON.parse(event.data)));
   stream.addEventListener("open", () => {
-    stopPolling();
     if (opened) tell("returned"); // what happened in between is in the lists alone
     opened = true;
   });
   stream.addEventListener("error", () => {
     probe();
-    if (stream?.readyState === EventSource.CLOSED) poll();
+    if (stream.readyState !== EventSource.CLOSED) return; // it comes back by itself
+    again = setTimeout(() => { tell("returned"); listen(); }, AGAIN_MS);
   });
 }
 
-function stop() {
-  stream?.close();
-  stream = null;
-  stopPolling();
-}
-
-function poll() {
-  const begun = Date.now();
-  stopPolling();
-  polling = setInterval(async () => {
-    if (Date.now() - begun > STREAM_AGAIN_MS) return listen();
-    try {
-      for (const job of (await call(actions.jobs())).jobs) tell("job", job);
-    } catch { /* the call has told */ }
-  }, POLL_MS);
-}
-
-function stopPolling() {
-  clearInterval(polling);
-}
-
-/** Ask until the service answers. */
+/** Ask until the service answers; each failure tells "unreachable", and so leads here again. */
 function probe() {
-  probing ??= setTimeout(async () => {
+  probing ??= setTimeout(() => {
     probing = null;
-    try {
-      await call(actions.alive());
-    } catch { /* the call has told, and so probe goes on */ }
-  }, PROBE_MS);
+    call(actions.alive()).catch(() => {});
+  }, AGAIN_MS);
 }

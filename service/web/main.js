@@ -1,8 +1,8 @@
 /** The page's start: who is there, which address is shown, and whether the service answers. */
 
-import { actions, call, on, refreshSession, session, tell } from "./api.js";
+import { actions, call, may, on, refreshSession, session, tell } from "./api.js";
 import { askView } from "./ask.js";
-import { announce, cut, el, fill, trouble } from "./dom.js";
+import { announce, attempt, cut, el, fill, trouble } from "./dom.js";
 import { jobList } from "./jobs.js";
 import { follow } from "./live.js";
 import { modelsView } from "./models.js";
@@ -87,15 +87,14 @@ async function put(make, address) {
 
 function signIn() {
   const { root, token, problem } = cut("sign-in");
-  root.addEventListener("submit", async (event) => {
+  root.addEventListener("submit", (event) => {
     event.preventDefault();
-    try {
-      await call(actions.signIn(token.value.trim()));
-      location.reload();
-    } catch (error) {
-      fill(problem, trouble(error));
-    }
+    const given = token.value.trim();
     token.value = "";
+    attempt(problem, async () => {
+      await call(actions.signIn(given));
+      location.reload();
+    });
   });
   account.hidden = true;
   fill(main, root);
@@ -115,7 +114,7 @@ async function start() {
   }
   account.hidden = !session.needed;
   account.firstElementChild.textContent = session.name;
-  document.body.classList.toggle("read-only", session.needed && !session.scopes.some((one) => one !== "read"));
+  document.body.classList.toggle("read-only", !may("write"));
   follow();
   following = true;
   await show();

@@ -1,7 +1,7 @@
 /** What a row offers: each button or link with `data-do` names an action, which is done or printed as curl. */
 
 import { actions, call, curl } from "./api.js";
-import { el, fill, partsOf, trouble } from "./dom.js";
+import { attempt, el, fill, partsOf } from "./dom.js";
 
 /** Let the actions of a row work; `done` hears each answer. */
 export function offer({ root, problem, fold }, id, done) {
@@ -11,12 +11,7 @@ export function offer({ root, problem, fold }, id, done) {
     if (one.matches("a")) one.href = action(one).path;
     one.addEventListener("click", async () => {
       if (one.matches("a") || (one.dataset.sure && !await sure(one))) return;
-      fill(problem);
-      try {
-        await done(await call(action(one)));
-      } catch (error) {
-        fill(problem, trouble(error));
-      }
+      attempt(problem, async () => done(await call(action(one))));
     });
   }
   const possible = (one) => getComputedStyle(one).display !== "none";

@@ -4,7 +4,7 @@ import { actions, on, remember } from "./api.js";
 import { cut, showPicture, warnings } from "./dom.js";
 import { pagedList } from "./list.js";
 import { offer } from "./offer.js";
-import { micrometres, moment, objective, pixels, size } from "./words.js";
+import { facts, micrometres, moment, objective, pixels, size } from "./words.js";
 
 /** Address of one small picture of a whole image: level 8 of a Deep Zoom pyramid has 129 to 256 pixels. */
 export function thumbnail(image, width, height) {
@@ -14,15 +14,15 @@ export function thumbnail(image, width, height) {
 export const needsMpp = (slide) => !slide.mpp || slide.mpp.some((one) => one < 0.05 || one > 20);
 
 /** Show a slide's name, facts and picture in the parts for them. */
-export function showSlide({ frame, name, facts }, slide) {
+export function showSlide({ frame, name, about }, slide) {
   showPicture(frame, thumbnail(`v1/slides/${slide.id}`, slide.width, slide.height));
   name.textContent = slide.name;
-  facts.textContent = [
+  about.textContent = facts(
     pixels(slide.width, slide.height),
     needsMpp(slide) ? "pixel size not known" : `${micrometres(slide.mpp[0])} ≈ ${objective(slide.mpp[0])}`,
     slide.objective && `scanned at ${slide.objective}×`,
     slide.vendor, size(slide.bytes), moment(slide.created),
-  ].filter(Boolean).join(" · ");
+  );
 }
 
 export function slideList() {

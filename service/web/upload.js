@@ -8,7 +8,6 @@ import { duration, size } from "./words.js";
 const PIECE_BYTES = 8 * 2 ** 20;
 const RETRY_MS = [0, 1000, 3000, 5000, 10000, ...Array(60).fill(15000)];
 const WORTH_A_RETRY = [0, 409, 423, 429, 460, 500, 502, 503, 504];
-const SPEED_SECONDS = 5;
 
 const waiting = [];
 let running = null;
@@ -38,14 +37,14 @@ export function takeUploads({ area, choose, chooser, uploads, unfinished, fold }
 async function interrupted() {
   const names = [];
   for (const one of await tus.defaultOptions.urlStorage.findAllUploads()) {
-    const facts = await factsOf(one.uploadUrl).catch((error) => error);
+    const facts = await call(actions.upload(idOf(one.uploadUrl))).catch((error) => error);
     if (facts.state === "arriving") names.push(one.metadata.filename);
     else if (facts.code !== "unreachable") tus.defaultOptions.urlStorage.removeUpload(one.urlStorageKey);
   }
   return names;
 }
 
-const factsOf = (url) => call(actions.upload(url.split("/").at(-1)));
+const idOf = (url) => url.split("/").at(-1);
 
 function next() {
   running ??= waiting.shift();
@@ -57,8 +56,7 @@ function transfer(file) {
   const { root, name, bar, told, pause, drop, problem } = cut("upload");
   const mine = { begin };
   let idle = false;
-  let speed = null;
-  let last = null;
+  let first = null; // of this run: the speed is counted from here
   let quarter = 0;
 
   const upload = new tus.Upload(file, {
@@ -72,7 +70,7 @@ function transfer(file) {
       const status = answer?.getStatus() ?? 0;
       if (!status) tell("unreachable");
       told.textContent = "The line is broken; it is tried again";
-      last = null;
+      first = null;
       return WORTH_A_RETRY.includes(status);
     },
     onProgress: show,
@@ -86,11 +84,8 @@ function transfer(file) {
 
   function show(sent, total) {
     const now = performance.now() / 1000;
-    if (last && now > last.now) {
-      const rate = (sent - last.sent) / (now - last.now);
-      speed = speed === null ? rate : speed + (rate - speed) * Math.min(1, (now - last.now) / SPEED_SECONDS);
-    }
-    last = { sent, now };
+    first ??= { sent, now };
+    const speed = (sent - first.sent) / (now - first.now);
     bar.value = sent;
     const left = speed > 0 ? `, ${size(speed)}/s, ${duration((total - sent) / speed)} left` : "";
     told.textContent = sent < total ? `${size(sent)} of ${size(total)}${left}` : "All is there; the service looks into the slide";
@@ -104,7 +99,7 @@ function transfer(file) {
     rest(false, "Pause", "Begins");
     drop.textContent = "Abort";
     fill(problem);
-    last = null;
+    first = null;
     const [before] = await upload.findPreviousUploads();
     if (before && !upload.url) upload.resumeFromPreviousUpload(before);
     upload.start();
@@ -128,7 +123,7 @@ function transfer(file) {
   async function land(slide) {
     let facts = { slide };
     while (!facts.slide) {
-      facts = await factsOf(upload.url);
+      facts = await call(actions.landing(idOf(upload.url)));
       if (facts.error) throw new Problem(facts.error);
     }
     tell("slide", await call(actions.slide(facts.slide)));
@@ -155,7 +150,7 @@ function transfer(file) {
     root.remove();
     leave();
   });
-  on("returned", () => { if (idle && problem.firstChild && root.isConnected) begin(); });
+  on("returned", () => { if (idle && problem.firstChild && !pause.hidden && root.isConnected) begin(); });
   waiting.push(mine);
   return root;
 }

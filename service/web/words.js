@@ -3,6 +3,9 @@
 const whole = new Intl.NumberFormat("en");
 const date = new Intl.DateTimeFormat("en-GB", { dateStyle: "medium", timeStyle: "short" });
 
+/** Facts in a row; those that are missing leave no gap. */
+export const facts = (...all) => all.filter(Boolean).join(" · ");
+
 export const count = (number) => whole.format(number);
 export const pixels = (width, height) => `${count(Math.round(width))} × ${count(Math.round(height))} px`;
 export const moment = (time) => date.format(new Date(time));
