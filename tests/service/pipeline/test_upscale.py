@@ -11,6 +11,7 @@ from pathlib import Path
 
 import imagecodecs
 import numpy as np
+import ome_types
 import pytest
 import tifffile
 import torch
@@ -28,6 +29,7 @@ from service.request import BadTilePolicy, UpscaleRequest
 from wsi.errors import PixelSizeMissingError, PlanError, TileReadError, VerificationError
 from wsi.geometry import Region
 from wsi.icc import neutral_profile
+from wsi.ome_xml import ImageFacts, interleaved_xml
 
 
 def pixels_of(output: Path, level: int = 0) -> np.ndarray:
@@ -425,6 +427,44 @@ def test_the_slide_itself_is_never_overwritten(write_pyramid, tmp_path, formula_
     with pytest.raises(ServiceError):
         upscale(UpscaleRequest(slide, slide, model="bicubic"))
     assert slide.read_bytes() == before
+
+
+def test_ome_types_reads_the_metadata_of_both_formats(tmp_path, write_png) -> None:
+    slide = write_png(300, 200)
+    for name in ("o.ome.tiff", "o.ome.zarr"):
+        upscale(UpscaleRequest(slide, tmp_path / name, model="nearest", mpp=1.0))
+    planar = (tmp_path / "o.ome.zarr" / "OME" / "METADATA.ome.xml").read_text("utf-8")
+    for told in (
+        ome_types.from_tiff(tmp_path / "o.ome.tiff", validate=True),
+        ome_types.from_xml(planar, validate=True),
+    ):
+        pixels = told.images[0].pixels
+        assert (pixels.size_x, pixels.size_y, pixels.physical_size_x, pixels.physical_size_y) == (1200, 800, 0.25, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("written", "instead", "says"),
+    [
+        ('SizeX="1200"', 'SizeX="1201"', "another size"),
+        ('PhysicalSizeY="0.25"', 'PhysicalSizeY="0.2501"', "another pixel size"),
+        ('PhysicalSizeY="0.25"', "", "another pixel size"),
+        ('DimensionOrder="XYCZT"', 'DimensionOrder="XYC"', "breaks the schema"),
+        ("</Image>", "", "is none"),
+        ("nearest", "n&#101;arest", "character entity"),
+    ],
+)
+def test_a_result_whose_metadata_is_wrong_is_no_result(
+    tmp_path, write_png, monkeypatch, written, instead, says
+) -> None:
+    def wrong(facts: ImageFacts) -> str:
+        text = interleaved_xml(facts).replace(written, instead)
+        assert text != interleaved_xml(facts)
+        return text
+
+    monkeypatch.setattr("wsi.writers.ome_tiff.interleaved_xml", wrong)
+    with pytest.raises(VerificationError, match=says):
+        upscale(UpscaleRequest(write_png(300, 200), tmp_path / "o.ome.tiff", model="nearest", mpp=1.0))
+    assert list(tmp_path.glob("o.ome.*")) == []
 
 
 def test_an_older_result_stays_until_the_new_one_is_verified(tmp_path, write_png, monkeypatch) -> None:
