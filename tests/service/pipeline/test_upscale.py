@@ -31,6 +31,9 @@ from wsi.geometry import Region
 from wsi.icc import neutral_profile
 from wsi.ome_xml import ImageFacts, interleaved_xml
 
+TWICE = {"mpp": 1.0, "target_mpp": 0.5}
+"""For runs of several stripes, which are as many tiles at any scale."""
+
 
 def pixels_of(output: Path, level: int = 0) -> np.ndarray:
     group = zarr.open_group(str(output), mode="r", zarr_format=2)
@@ -159,7 +162,7 @@ def test_no_name_path_or_time_of_the_source_is_in_the_image(tmp_path, write_png)
 @pytest.mark.parametrize("suffix", [".ome.tiff", ".ome.zarr"])
 def test_a_cancelled_run_continues_and_its_file_is_byte_identical(tmp_path, write_png, suffix) -> None:
     slide = write_png(500, 5000)  # three stripes
-    request = UpscaleRequest(slide, tmp_path / f"whole{suffix}", model="bicubic", mpp=1.0)
+    request = UpscaleRequest(slide, tmp_path / f"whole{suffix}", model="bicubic", **TWICE)
     upscale(request)
     token, seen = CancelToken(), []
 
@@ -212,15 +215,15 @@ def test_another_request_does_not_continue_the_old_one(tmp_path, write_png) -> N
             token.cancel()
 
     with pytest.raises(Cancelled):
-        upscale(UpscaleRequest(slide, output, model="bicubic", mpp=1.0), stop_late, token)
-    report = upscale(UpscaleRequest(slide, output, model="bicubic", mpp=1.0, quality=50))
+        upscale(UpscaleRequest(slide, output, model="bicubic", **TWICE), stop_late, token)
+    report = upscale(UpscaleRequest(slide, output, model="bicubic", **TWICE, quality=50))
     assert report["stripes"]["resumed"] == 0
 
 
 @pytest.mark.parametrize("change", ["model", "slide", "region"])
 def test_what_another_model_slide_or_region_began_is_not_continued(tmp_path, write_png, weights, change) -> None:
     output, token = tmp_path / "o.ome.zarr", CancelToken()
-    request = UpscaleRequest(write_png(200, 5000), output, model="bicubic", mpp=1.0)
+    request = UpscaleRequest(write_png(200, 5000), output, model="bicubic", **TWICE)
 
     def stop_late(progress) -> None:
         if progress.tiles_done > 9:
@@ -229,7 +232,7 @@ def test_what_another_model_slide_or_region_began_is_not_continued(tmp_path, wri
     with pytest.raises(Cancelled):
         upscale(request, stop_late, token)
     other = {
-        "model": replace(request, model=str(weights), region=(0, 0, 200, 300)),
+        "model": replace(request, model=str(weights), target_mpp=None, region=(0, 0, 200, 300)),
         "slide": replace(request, slide=write_png(200, 5000, "b.png", np.full((5000, 200, 3), 90, np.uint8))),
         "region": replace(request, region=(0, 100, 200, 4900)),
     }[change]
@@ -240,7 +243,7 @@ def test_what_another_model_slide_or_region_began_is_not_continued(tmp_path, wri
 
 def test_an_altered_stripe_alone_is_made_again(tmp_path, write_png) -> None:
     output, token = tmp_path / "o.ome.tiff", CancelToken()
-    request = UpscaleRequest(write_png(300, 5000), output, model="bicubic", mpp=1.0)
+    request = UpscaleRequest(write_png(300, 5000), output, model="bicubic", **TWICE)
 
     def stop_at_the_end(progress) -> None:
         if progress.stage is Stage.JOINING:
@@ -290,7 +293,7 @@ def test_a_workspace_has_one_owner_at_a_time(tmp_path) -> None:
 
 def test_a_mistyped_call_does_not_cost_an_interrupted_runs_stripes(tmp_path, write_png) -> None:
     slide, output = write_png(300, 5000), tmp_path / "o.ome.tiff"
-    request, token = UpscaleRequest(slide, output, model="bicubic", mpp=1.0), CancelToken()
+    request, token = UpscaleRequest(slide, output, model="bicubic", **TWICE), CancelToken()
 
     def stop_late(progress) -> None:
         if progress.tiles_done > 18:
@@ -307,7 +310,7 @@ def test_a_mistyped_call_does_not_cost_an_interrupted_runs_stripes(tmp_path, wri
 
 def test_a_damaged_segment_is_made_again(tmp_path, write_png) -> None:
     slide, output = write_png(300, 5000), tmp_path / "o.ome.tiff"
-    request, token = UpscaleRequest(slide, output, model="bicubic", mpp=1.0), CancelToken()
+    request, token = UpscaleRequest(slide, output, model="bicubic", **TWICE), CancelToken()
     upscale(replace(request, output=tmp_path / "whole.ome.tiff"))
 
     def stop_late(progress) -> None:
