@@ -252,7 +252,8 @@ def test_memory_knows_the_width_not_the_height(slidelift, tmp_path, data) -> Non
         )
         assert done.code == 0, done.err
         peaks.append(done.peak_bytes)
-    assert max(peaks) / min(peaks) < 1.10, [peak / 1e6 for peak in peaks]
+    # A tenth of the 394 MB that a process took when it imported all; the 9000 rows that one has more are 162 MB.
+    assert max(peaks) - min(peaks) < 39e6, [peak / 1e6 for peak in peaks]
 
 
 @pytest.mark.soak
