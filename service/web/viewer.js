@@ -128,7 +128,7 @@ class Viewer {
     this.shows = 1;
     for (const one of modes.children) one.setAttribute("aria-pressed", one.dataset.mode === mode);
     share.classList.toggle("off", mode === "side" || mode === "blink");
-    shareWord.textContent = mode === "mix" ? "Share of the right picture" : "Place of the curtain";
+    shareWord.textContent = mode === "mix" ? "Share of the right" : "Place of the curtain";
     line.hidden = mode !== "curtain" || !this.right;
     if (!side && this.panes[1]) {
       this.panes.pop().close();

@@ -244,7 +244,7 @@ def test_a_killed_command_takes_its_child_along(tmp_path, cmu) -> None:
 def test_memory_knows_the_width_not_the_height(slidelift, tmp_path, data) -> None:
     tool = data.parent / "tools" / "make_big_slide.py"
     peaks = []
-    for size in ("6000x3000", "6000x12000"):
+    for size in ("6000x6000", "6000x12000"):
         slide = tmp_path / f"{size}.tiff"
         subprocess.run([sys.executable, str(tool), str(slide), "--size", size], check=True, capture_output=True)
         done = slidelift(
@@ -252,8 +252,7 @@ def test_memory_knows_the_width_not_the_height(slidelift, tmp_path, data) -> Non
         )
         assert done.code == 0, done.err
         peaks.append(done.peak_bytes)
-    # A tenth of the 394 MB that a process took when it imported all; the 9000 rows that one has more are 162 MB.
-    assert max(peaks) - min(peaks) < 39e6, [peak / 1e6 for peak in peaks]
+    assert max(peaks) / min(peaks) < 1.10, [peak / 1e6 for peak in peaks]
 
 
 @pytest.mark.soak
