@@ -44,7 +44,8 @@ export async function askView(id, query) {
   function showTargets() {
     const chosen = models.find((one) => one.name === model.value);
     const gains = Object.entries(chosen.metrics).map(([set, { psnr_y_gain: gain }]) => `${gain} dB on ${set}`);
-    card.textContent = facts(chosen.description, chosen.brightfield_only && "for brightfield slides alone", chosen.kind === "network" && `gain over bicubic: ${gains.join(", ")}`);
+    const also = facts(chosen.brightfield_only && "For brightfield slides alone", chosen.kind === "network" && `PSNR over bicubic: ${gains.join(", ")}`);
+    card.textContent = `${chosen.description} ${also}`;
     const before = form.elements.target?.value;
     const list = offers(chosen);
     wait.hidden = list.length > 0;
