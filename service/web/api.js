@@ -8,73 +8,64 @@ export class Problem extends Error {
   }
 }
 
-const get = (path) => ({ method: "GET", path, headers: {} });
-const send = (method, path) => ({ method, path, headers: {}, flags: `-X ${method}` });
-const sendJson = (method, path, body) => ({
-  method, path, headers: { "Content-Type": "application/json" }, body: JSON.stringify(body), flags: `-X ${method}`,
+const get = (path, flags) => ({ method: "GET", path, flags, headers: {} });
+const send = (method, path, json) => ({
+  method, path, flags: `-X ${method}`, headers: json ? { "Content-Type": "application/json" } : {}, body: JSON.stringify(json),
 });
 
 export const actions = {
   session: () => get("v1/session"),
-  signIn: (token) => sendJson("POST", "v1/session", { token }),
+  signIn: (token) => send("POST", "v1/session", { token }),
   signOut: () => send("DELETE", "v1/session"),
   models: () => get("v1/models"),
   slides: (next) => get(next ?? "v1/slides?limit=20"),
   slide: (id) => get(`v1/slides/${id}`),
-  addSlide: (file) => ({ ...get(`v1/slides/${file}`), method: "PUT", flags: `-T ${file}` }),
+  addSlide: (file) => ({ ...get(`v1/slides/${file}`, `-T ${file}`), method: "PUT" }),
   deleteSlide: (id) => send("DELETE", `v1/slides/${id}`),
-  uploads: () => send("POST", "v1/uploads"),
   upload: (id) => get(`v1/uploads/${id}`),
   landing: (id) => ({ ...get(`v1/uploads/${id}`), headers: { Prefer: "wait=30" } }),
   jobs: (next) => get(next ?? "v1/jobs?limit=20"),
   finishedJobs: (slide) => get(`v1/jobs?state=succeeded&limit=100&slide=${slide}`),
   job: (id) => get(`v1/jobs/${id}`),
-  ask: (job) => sendJson("POST", "v1/jobs", job),
+  ask: (job) => send("POST", "v1/jobs", job),
   cancel: (id) => send("DELETE", `v1/jobs/${id}`),
   pause: (id) => send("POST", `v1/jobs/${id}/pause`),
   resume: (id) => send("POST", `v1/jobs/${id}/resume`),
   retry: (id) => send("POST", `v1/jobs/${id}/retry`),
-  result: (id) => ({ ...get(`v1/jobs/${id}/result`), flags: "-OJ" }),
+  result: (id) => get(`v1/jobs/${id}/result`, "-OJ"),
   deleteResult: (id) => send("DELETE", `v1/jobs/${id}/result`),
+  map: (id) => get(`v1/jobs/${id}/map`),
   report: (id) => get(`v1/jobs/${id}/report`),
   reportPage: (id) => get(`v1/jobs/${id}/report.html`),
-  tissue: (id) => ({ ...get(`v1/jobs/${id}/tissue.geojson`), flags: `-o ${id}.tissue.geojson` }),
-  map: (id) => get(`v1/jobs/${id}/map`),
-  events: () => get("v1/events"),
+  tissue: (id) => get(`v1/jobs/${id}/tissue.geojson`, `-o ${id}.tissue.geojson`),
   alive: () => get("health/live"),
 };
-
-/** Who is signed in, as the service says; filled by `refreshSession`. */
-export const session = { needed: false, signed_in: false, name: null, scopes: [] };
-
-export async function refreshSession() {
-  return Object.assign(session, await call(actions.session()));
-}
-
-export const may = (scope) => !session.needed || session.scopes.includes(scope) || session.scopes.includes("admin");
 
 /** What the browser's cookie needs beside it, so that no page of another site can write in its name. */
 export const PAGE_HEADERS = { "X-Slidelift": "page" };
 
-export const address = (action) => new URL(action.path, document.baseURI).href;
+/** Who is signed in, as the service says. */
+export const session = {};
+export const refreshSession = async () => Object.assign(session, await call(actions.session()));
+export const may = (scope) => session.scopes.includes(scope);
 
-/** Do it; the answer's JSON, or null where there is none. Throws a Problem. */
+export const address = ({ path }) => new URL(path, document.baseURI).href;
+
+/** Do it: the answer's JSON, or null, or a Problem thrown. */
 export async function call(action) {
-  const headers = { ...action.headers, ...(action.method === "GET" ? {} : PAGE_HEADERS) };
+  const { method, headers, body } = action;
   let answer;
   try {
-    answer = await fetch(address(action), { method: action.method, headers, body: action.body });
+    answer = await fetch(address(action), { method, body, headers: { ...headers, ...(method !== "GET" && PAGE_HEADERS) } });
   } catch {
     throw unreachable();
   }
-  if (answer.ok) {
-    tell("reached");
-    return answer.status === 204 ? null : answer.json();
-  }
-  throw await problemOf(answer.status, () => answer.json());
+  if (!answer.ok) throw await problemOf(answer.status, () => answer.json());
+  tell("reached");
+  return answer.status === 204 ? null : answer.json();
 }
 
-/** The Problem of an answer; one that is none comes from a proxy whose service is away. */
+/** The Problem of an answer, which a proxy may have given whose service is away. */
 export async function problemOf(status, read) {
   let facts;
   try {
@@ -95,59 +86,55 @@ function unreachable() {
   return new Problem({ code: "unreachable", title: "The service does not answer", detail: "The page tries again by itself." });
 }
 
-const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
-
 /** The command that does the same from a terminal. */
 export function curl(action) {
-  const words = ["curl"];
-  if (action.flags) words.push(action.flags);
-  if (session.needed) words.push('-H "Authorization: Bearer $SLIDELIFT_TOKEN"');
-  for (const [name, value] of Object.entries(action.headers)) words.push(`-H ${quoted(`${name}: ${value}`)}`);
-  if (action.body) words.push(`-d ${quoted(action.body)}`);
-  return [...words, quoted(address(action))].join(" ");
+  const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
+  return [
+    "curl", action.flags,
+    session.needed && '-H "Authorization: Bearer $SLIDELIFT_TOKEN"',
+    ...Object.entries(action.headers).map(([name, value]) => `-H ${quoted(`${name}: ${value}`)}`),
+    action.body && `-d ${quoted(action.body)}`,
+    quoted(address(action)),
+  ].filter(Boolean).join(" ");
 }
 
-const listeners = new Map();
+const news = new EventTarget();
 
-/** Hear of "job", "slide", "reached", "unreachable", "returned", "signed-out"; answers with how to stop. */
+/** Hear of a "job" or "slide" that is new or other, or "reached", "unreachable", "returned", "signed-out"; gives how to stop. */
 export function on(what, callback) {
-  if (!listeners.has(what)) listeners.set(what, new Set());
-  listeners.get(what).add(callback);
-  return () => listeners.get(what).delete(callback);
+  const hear = (event) => callback(event.detail);
+  news.addEventListener(what, hear);
+  return () => news.removeEventListener(what, hear);
 }
 
-export function tell(what, value) {
-  if (what === "job") known.set(value.id, value);
-  for (const callback of listeners.get(what) ?? []) callback(value);
+export function tell(what, detail) {
+  if (what === "job" || what === "slide") remember(detail);
+  news.dispatchEvent(new CustomEvent(what, { detail }));
 }
 
-/** Hear of every job that changes or appears, from the page's one stream of events. */
 export const onJob = (callback) => on("job", callback);
 
 const known = new Map();
 
-/** A slide or a job by its id, remembered; a job is kept up to date by the stream. */
-export const slide = (id) => remembered(id, actions.slide(id));
-export const job = (id) => remembered(id, actions.job(id));
-
 export const remember = (facts) => known.set(facts.id, facts);
 
-/** A slide's name, or null; never asked for alone, since a browser logs each 404 as an error. */
+/** A slide, a job or the models, asked for once; a job is kept up to date by the stream. */
+export const slide = (id) => remembered(id, actions.slide(id));
+export const job = (id) => remembered(id, actions.job(id));
+export const catalog = () => remembered("models", actions.models());
+
+async function remembered(key, action) {
+  if (!known.has(key)) known.set(key, await call(action));
+  return known.get(key);
+}
+
+let listing = null;
+
+/** A slide's name, if it is still there; not asked for alone, since a browser logs each 404 as an error. */
 export async function slideName(id) {
   if (!known.has(id)) {
     listing ??= call(actions.slides("v1/slides?limit=1000")).finally(() => { listing = null; });
     (await listing).slides.forEach(remember);
   }
-  return (await known.get(id))?.name ?? null;
+  return known.get(id)?.name;
 }
-
-let listing = null;
-
-async function remembered(key, action) {
-  if (!known.has(key)) {
-    known.set(key, call(action).catch((error) => { known.delete(key); throw error; }));
-  }
-  return known.get(key);
-}
-
-export const catalog = () => remembered("models", actions.models());

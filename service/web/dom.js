@@ -37,7 +37,7 @@ export function trouble(error, retry) {
   );
 }
 
-/** Do what may fail; where it does, say so in `place`, with a way to try again if `again` is true. */
+/** Do what may fail; where it does, say so in `place`. */
 export async function attempt(place, work, again = false) {
   fill(place);
   try {

@@ -11,44 +11,39 @@ const STAGES = {
   opening: "opening the slide", planning: "finding the tissue", upscaling: "upscaling",
   joining: "joining the pyramid", verifying: "reading the result back",
 };
-const MARKS = { queued: "○", running: "▶", paused: "Ⅱ", succeeded: "✓", failed: "✕", cancelled: "–" };
 
 export function jobList() {
-  const list = pagedList(actions.jobs, "jobs", row);
+  const list = pagedList(actions.jobs, "jobs", makeRow);
   onJob(list.put);
   return list.element;
 }
 
-function row(job) {
+function makeRow(job) {
   const parts = cut("job");
-  const { root, name, state, bar, problem } = parts;
+  const { root, name, state, bar, told, fold } = parts;
   slideName(job.slide).catch(() => null).then((text) => { name.textContent = text ?? "A slide that was deleted"; });
   parts.look.href = `#/jobs/${job.id}`;
   parts.report.href = `#/jobs/${job.id}/report`;
   parts.asked.textContent = order(job);
-  parts.compare.addEventListener("click", () => compare(job));
+  parts.compare.onclick = () => compare(job);
   offer(parts, job.id, async (answer) => tell("job", answer ?? await call(actions.job(job.id))));
 
   function update(now) {
-    const { tiles_done: done, tiles_total: total } = now.progress;
     const words = [now.cancel_requested ? "leaving" : now.state, now.result && "result"];
-    if (state.dataset.state && state.dataset.state !== now.state) {
-      announce(`${name.textContent}: ${now.state}`);
-      fill(problem);
-    }
+    if (state.dataset.state && state.dataset.state !== now.state) announce(`${name.textContent}: ${now.state}`);
     state.dataset.state = now.state;
-    fill(state, el("span", { "aria-hidden": "true" }, MARKS[now.state]), ` ${now.state}`);
+    state.textContent = now.state;
     bar.hidden = !["running", "paused"].includes(now.state);
-    bar.max = total || 1;
-    if (total) bar.value = done;
-    parts.told.textContent = standing(now);
+    bar.max = now.progress.tiles_total || 1;
+    if (now.progress.tiles_total) bar.value = now.progress.tiles_done;
+    told.textContent = now.finished ? ending(now) : standing(now);
     fill(parts.warnings, now.error && trouble(now.error), warnings(now.warnings));
     for (const one of root.querySelectorAll("[data-when]")) {
       one.hidden = !one.dataset.when.split(" ").some((word) => words.includes(word));
     }
     const active = document.activeElement;
     if (active.hidden && root.contains(active)) root.querySelector(".actions :is(a, button):not([hidden]), [data-part=fold] > summary").focus();
-    parts.fold.dispatchEvent(new Event("toggle")); // other commands fit now
+    fold.dispatchEvent(new Event("toggle")); // other commands fit now
     showPicture(parts.frame, now.result && thumbnail(`v1/jobs/${now.id}/result`, 256, 256));
   }
 
@@ -66,36 +61,37 @@ function order(job) {
   );
 }
 
-/** Where a job stands, or how it ended. */
 function standing(job) {
   const { tiles_done: done, tiles_total: total, tiles_per_second: speed, eta_seconds: eta } = job.progress;
-  if (job.finished) {
-    return facts(
-      moment(job.finished),
-      job.started && `took ${duration((new Date(job.finished) - new Date(job.started)) / 1000)}`,
-      job.state === "succeeded" && (job.result ? size(job.result.bytes) : "the result was deleted"),
-    );
-  }
   const runs = job.state === "running";
   return facts(
-    job.cancel_requested ? "is being cancelled" : job.pause_requested ? "is being paused" : job.state === "queued" ? "waits for a worker" : runs && STAGES[job.stage],
+    job.cancel_requested ? "is being cancelled" : job.pause_requested ? "is being paused" : runs ? STAGES[job.stage] : job.state === "queued" && "waits for a worker",
     total > 0 && `${count(done)} of ${count(total)} tiles`,
-    runs && speed && `${speed.toPrecision(2)} tiles/s`,
+    runs && speed && `${Number(speed.toPrecision(2))} tiles/s`,
     runs && eta != null && `about ${duration(eta)} left`,
     job.started && `since ${moment(job.started)}`,
+  );
+}
+
+function ending(job) {
+  return facts(
+    moment(job.finished),
+    job.started && `took ${duration((new Date(job.finished) - new Date(job.started)) / 1000)}`,
+    job.state === "succeeded" && (job.result ? size(job.result.bytes) : "the result was deleted"),
   );
 }
 
 /** Choose another result of the same slide to lay over this one. */
 function compare(job) {
   const box = document.getElementById("compare");
-  const { others, close } = partsOf(box);
+  const { others, none, close } = partsOf(box);
   close.onclick = () => box.close();
+  none.hidden = true;
   box.showModal();
   attempt(others, async () => {
     const found = (await call(actions.finishedJobs(job.slide))).jobs.filter((one) => one.id !== job.id && one.result);
     const link = (one) => el("a", { href: `#/compare/${job.id}/${one.id}`, click: () => box.close() }, facts(order(one), moment(one.finished)));
     fill(others, found.map((one) => el("p", {}, link(one))));
-    if (!found.length) others.textContent = "This slide has no other result yet. Upscale it with another model, and compare then.";
+    none.hidden = found.length > 0;
   });
 }

@@ -3,11 +3,7 @@
 import { call, on } from "./api.js";
 import { attempt, cut, el, fill } from "./dom.js";
 
-/**
- * @param page    makes the action of a page, given the `next` of the one before
- * @param member  name of the entries in the answer
- * @param makeRow entry => {element, update(entry)}
- */
+/** `page(next)` is the action of a page, its answer has entries as `member`; `makeRow(entry)` is {element, update}. */
 export function pagedList(page, member, makeRow) {
   const rows = new Map();
   const body = el("ul", { class: "rows", "aria-label": member }, [1, 2, 3].map(() => el("li", { class: "row skeleton" })));
@@ -16,22 +12,22 @@ export function pagedList(page, member, makeRow) {
   let loaded = false;
 
   function put(entry) {
-    const known = rows.get(entry.id);
-    if (known?.entry.revision > entry.revision || !loaded) return;
-    if (known) {
-      known.entry = entry;
-      known.row.update(entry);
-      return;
+    let row = rows.get(entry.id);
+    if (row?.entry.revision > entry.revision || !loaded) return;
+    if (row) {
+      row.update(entry);
+    } else {
+      row = makeRow(entry);
+      row.element.dataset.created = entry.created;
+      rows.set(entry.id, row);
+      body.insertBefore(row.element, [...body.children].find((one) => one.dataset.created < entry.created) ?? null);
+      empty.hidden = true;
     }
-    const row = makeRow(entry);
-    rows.set(entry.id, { entry, row });
-    row.element.dataset.created = entry.created;
-    body.insertBefore(row.element, [...body.children].find((one) => one.dataset.created < entry.created) ?? null);
-    empty.hidden = true;
+    row.entry = entry;
   }
 
   function remove(id) {
-    rows.get(id).row.element.remove();
+    rows.get(id).element.remove();
     rows.delete(id);
     empty.hidden = rows.size > 0;
   }
@@ -40,20 +36,13 @@ export function pagedList(page, member, makeRow) {
     const answer = await call(page(next));
     if (!loaded) fill(body);
     loaded = true;
-    if (!next) forget(answer);
+    const there = answer[member].map((entry) => entry.id);
+    const reaches = answer.next ? answer[member].at(-1).created : "";
+    if (!next) for (const [id, { entry }] of rows) if (!there.includes(id) && entry.created > reaches) remove(id);
     answer[member].forEach(put);
     empty.hidden = rows.size > 0;
     fill(foot, answer.next && el("button", { type: "button", click: () => load(answer.next) }, "More"));
   }, true);
-
-  /** Drop rows that the first page would hold if they were still there. */
-  function forget(answer) {
-    const there = answer[member].map((entry) => entry.id);
-    const last = answer[member].at(-1)?.created ?? "";
-    for (const [id, { entry }] of rows) {
-      if (!there.includes(id) && (!answer.next || entry.created > last)) remove(id);
-    }
-  }
 
   on("returned", () => load());
   load();

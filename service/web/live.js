@@ -11,7 +11,6 @@ let probing = null;
 
 /** Begin; a hidden page lets its stream go, since a browser keeps only six connections to a host. */
 export function follow() {
-  on("unreachable", probe);
   document.addEventListener("visibilitychange", listen);
   listen();
 }
@@ -20,7 +19,7 @@ function listen() {
   stream?.close();
   clearTimeout(again);
   if (document.hidden) return;
-  stream = new EventSource(address(actions.events()));
+  stream = new EventSource(address({ path: "v1/events" }));
   stream.addEventListener("job", (event) => tell("job", JSON.parse(event.data)));
   stream.addEventListener("open", () => {
     if (opened) tell("returned"); // what happened in between is in the lists alone
@@ -40,3 +39,5 @@ function probe() {
     call(actions.alive()).catch(() => {});
   }, AGAIN_MS);
 }
+
+on("unreachable", probe);

@@ -101,13 +101,8 @@ function signIn() {
   token.focus();
 }
 
-async function start() {
-  try {
-    await refreshSession();
-  } catch (error) {
-    fill(main, el("div", { class: "page" }, trouble(error, start)));
-    return;
-  }
+const start = () => attempt(main, async () => {
+  await refreshSession();
   if (session.needed && !session.signed_in) {
     signIn();
     return;
@@ -118,12 +113,9 @@ async function start() {
   follow();
   following = true;
   await show();
-}
+}, true);
 
-account.lastElementChild.addEventListener("click", async () => {
-  await call(actions.signOut()).catch(() => {});
-  location.reload();
-});
+account.lastElementChild.onclick = () => call(actions.signOut()).finally(() => location.reload());
 on("unreachable", () => {
   if (banner.hidden) announce(banner.textContent);
   banner.hidden = false;

@@ -28,12 +28,12 @@ function evaluation(set, models) {
   const measures = [...root.querySelectorAll("[data-measure]")].map((one) => one.dataset.measure);
   caption.textContent = `Evaluation on ${set}`;
   root.setAttribute("aria-label", caption.textContent);
-  models.sort((one, other) => (other.name === BASELINE) - (one.name === BASELINE));
-  body.append(...models.map((one) => el(
-    "tr", { class: one.name === BASELINE && "baseline" },
-    el("th", { scope: "row" }, one.name),
-    [`×${one.default_scale}`, ...measures.map((name) => one.metrics[set][name] ?? "–")].map((value) => el("td", {}, value)),
-  )));
+  for (const { name, default_scale: scale, metrics } of models) {
+    const baseline = name === BASELINE;
+    const cells = [`×${scale}`, ...measures.map((one) => metrics[set][one] ?? "–")].map((value) => el("td", {}, value));
+    const row = el("tr", { class: baseline && "baseline" }, el("th", { scope: "row" }, name), cells);
+    body.insertBefore(row, baseline ? body.firstChild : null);
+  }
   return root;
 }
 

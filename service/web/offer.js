@@ -18,7 +18,7 @@ export function offer({ root, problem, fold }, id, done) {
   printWhenOpened(fold, () => offered.filter(possible).map((one) => [one.dataset.told ?? one.textContent, action(one)]));
 }
 
-/** Fill a fold with the commands of `list()`, pairs of a heading and an action, whenever it opens. */
+/** Fill a fold with the commands of `list()`, pairs of a heading and an action, when it opens. */
 export function printWhenOpened(fold, list) {
   const place = el("div");
   fold.append(place);

@@ -9,7 +9,7 @@ const PIECE_BYTES = 8 * 2 ** 20;
 const RETRY_MS = [0, 1000, 3000, 5000, 10000, ...Array(60).fill(15000)];
 const WORTH_A_RETRY = [0, 409, 423, 429, 460, 500, 502, 503, 504];
 
-const waiting = [];
+let waiting = [];
 let running = null;
 
 /** Let the area of the work view take files, by dropping them or by its button. */
@@ -18,13 +18,15 @@ export function takeUploads({ area, choose, chooser, uploads, unfinished, fold }
     uploads.append(...[...files].map(transfer));
     next();
   };
-  const over = (is) => (event) => { event.preventDefault(); area.classList.toggle("over", is); };
-  area.addEventListener("dragover", over(true));
-  area.addEventListener("dragleave", over(false));
-  area.addEventListener("drop", over(false));
-  area.addEventListener("drop", (event) => take(event.dataTransfer.files));
-  choose.addEventListener("click", () => chooser.click());
-  chooser.addEventListener("change", () => { take(chooser.files); chooser.value = ""; });
+  for (const kind of ["dragover", "dragleave", "drop"]) {
+    area.addEventListener(kind, (event) => {
+      event.preventDefault();
+      area.classList.toggle("over", kind === "dragover");
+      if (kind === "drop") take(event.dataTransfer.files);
+    });
+  }
+  choose.onclick = () => chooser.click();
+  chooser.onchange = () => { take(chooser.files); chooser.value = ""; };
   window.addEventListener("beforeunload", (event) => { if (running) event.preventDefault(); });
   printWhenOpened(fold, () => [["Upload in one piece", actions.addSlide("slide.svs")]]);
   interrupted().then((names) => {
@@ -36,10 +38,11 @@ export function takeUploads({ area, choose, chooser, uploads, unfinished, fold }
 /** Names of what a reload interrupted; what the service has forgotten is forgotten here. */
 async function interrupted() {
   const names = [];
-  for (const one of await tus.defaultOptions.urlStorage.findAllUploads()) {
-    const facts = await call(actions.upload(idOf(one.uploadUrl))).catch((error) => error);
-    if (facts.state === "arriving") names.push(one.metadata.filename);
-    else if (facts.code !== "unreachable") tus.defaultOptions.urlStorage.removeUpload(one.urlStorageKey);
+  const storage = tus.defaultOptions.urlStorage;
+  for (const one of await storage.findAllUploads()) {
+    const { state, code } = await call(actions.upload(idOf(one.uploadUrl))).catch((error) => error);
+    if (state === "arriving") names.push(one.metadata.filename);
+    else if (code !== "unreachable") storage.removeUpload(one.urlStorageKey);
   }
   return names;
 }
@@ -48,56 +51,52 @@ const idOf = (url) => url.split("/").at(-1);
 
 function next() {
   running ??= waiting.shift();
-  running?.begin();
+  running?.();
 }
 
 /** One file's row, and what drives it. */
 function transfer(file) {
   const { root, name, bar, told, pause, drop, problem } = cut("upload");
-  const mine = { begin };
   let idle = false;
   let first = null; // of this run: the speed is counted from here
   let quarter = 0;
 
   const upload = new tus.Upload(file, {
-    endpoint: address(actions.uploads()),
+    endpoint: address({ path: "v1/uploads" }),
     chunkSize: PIECE_BYTES,
     headers: PAGE_HEADERS,
     metadata: { filename: file.name },
     retryDelays: RETRY_MS,
     removeFingerprintOnSuccess: true,
     onShouldRetry({ originalResponse: answer }) {
-      const status = answer?.getStatus() ?? 0;
-      if (!status) tell("unreachable");
+      if (!answer) tell("unreachable");
       told.textContent = "The line is broken; it is tried again";
       first = null;
-      return WORTH_A_RETRY.includes(status);
+      return WORTH_A_RETRY.includes(answer?.getStatus() ?? 0);
     },
     onProgress: show,
     onSuccess: ({ lastResponse: answer }) => land(answer?.getHeader("Slide-Id")).catch(stop),
     async onError({ originalResponse: answer }) {
-      stop(answer?.getStatus()
+      stop(answer
         ? await problemOf(answer.getStatus(), () => JSON.parse(answer.getBody()))
         : new Problem({ title: "The upload stopped", detail: "The line stayed broken, or the file can’t be read any more." }));
     },
   });
 
   function show(sent, total) {
-    const now = performance.now() / 1000;
+    const now = Date.now() / 1000;
     first ??= { sent, now };
     const speed = (sent - first.sent) / (now - first.now);
-    bar.value = sent;
     const left = speed > 0 ? `, ${size(speed)}/s, ${duration((total - sent) / speed)} left` : "";
+    bar.value = sent;
     told.textContent = sent < total ? `${size(sent)} of ${size(total)}${left}` : "All is there; the service looks into the slide";
-    if (Math.floor((4 * sent) / total) > quarter) {
-      quarter = Math.floor((4 * sent) / total);
-      announce(`${file.name}: ${quarter * 25} % uploaded`);
-    }
+    const reached = Math.floor((4 * sent) / total);
+    if (reached > quarter) announce(`${file.name}: ${25 * reached} % uploaded`);
+    quarter = reached;
   }
 
   async function begin() {
     rest(false, "Pause", "Begins");
-    drop.textContent = "Abort";
     fill(problem);
     first = null;
     const [before] = await upload.findPreviousUploads();
@@ -116,41 +115,40 @@ function transfer(file) {
     fill(problem, trouble(error));
     rest(true, "Try again", "Stopped");
     pause.hidden = error.status < 500; // the file's own fault
-    drop.textContent = "Remove";
   }
 
   /** The slide is there; where the answer that names it was lost, the service is asked. */
   async function land(slide) {
-    let facts = { slide };
-    while (!facts.slide) {
-      facts = await call(actions.landing(idOf(upload.url)));
+    while (!slide) {
+      const facts = await call(actions.landing(idOf(upload.url)));
       if (facts.error) throw new Problem(facts.error);
+      slide = facts.slide;
     }
-    tell("slide", await call(actions.slide(facts.slide)));
+    tell("slide", await call(actions.slide(slide)));
     announce(`${file.name} is uploaded`);
     root.remove();
     leave();
   }
 
   function leave() {
-    if (waiting.includes(mine)) waiting.splice(waiting.indexOf(mine), 1);
-    if (running === mine) running = null;
+    waiting = waiting.filter((one) => one !== begin);
+    if (running === begin) running = null;
     next();
   }
 
   name.textContent = file.name;
   bar.max = file.size || 1;
   bar.setAttribute("aria-label", `Upload of ${file.name}`);
-  pause.addEventListener("click", () => {
+  pause.onclick = () => {
     if (idle) begin();
     else upload.abort().then(() => rest(true, "Continue", "Paused; what has arrived stays for a day"));
-  });
-  drop.addEventListener("click", () => {
+  };
+  drop.onclick = () => {
     upload.abort(Boolean(upload.url)).catch(() => {});
     root.remove();
     leave();
-  });
+  };
   on("returned", () => { if (idle && problem.firstChild && !pause.hidden && root.isConnected) begin(); });
-  waiting.push(mine);
+  waiting.push(begin);
   return root;
 }

@@ -1,4 +1,4 @@
-"""The page at /: all that it needs is here, nothing comes from elsewhere, it opens where the service is closed."""
+"""The page at /: all that it needs is here, nothing comes from elsewhere, and it opens where the service is closed."""
 
 import re
 from collections.abc import Callable
