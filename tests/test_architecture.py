@@ -44,6 +44,8 @@ def test_arrows_run_one_way(folder: str) -> None:
         ("service.worker", "torch openslide tiffslide tifffile imagecodecs zarr dask PIL"),
         ("service.cli", "torch openslide tifffile fastapi httpx"),
         ("service.client", "torch openslide tiffslide tifffile imagecodecs numpy fastapi starlette pydantic sqlite3"),
+        ("service.child", "torch tiffslide zarr scipy dask"),
+        ("service.pipeline.upscale", "torch tiffslide zarr ome_types distributed scipy.stats skimage.metrics"),
         ("wsi.verify", "torch fastapi"),
         ("wsi.readers.open_slide", "torch fastapi"),
         ("models.zoo.catalog", "torch numpy"),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import dask
+import dask.threaded
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -124,7 +125,7 @@ class Tiler:
     def _compute(self, window: list[tuple[int, int, int]]) -> tuple[PatchBatch, ...]:
         tasks = [dask.delayed(self._read_run, pure=False)(*run) for run in window]
         batches: tuple[PatchBatch, ...] = dask.compute(
-            *tasks, scheduler="threads", pool=self._threads, optimize_graph=False
+            *tasks, scheduler=dask.threaded.get, pool=self._threads, optimize_graph=False
         )
         return batches
 

@@ -1,20 +1,22 @@
 """Reopen what was written, with other libraries, and compare: the gate before "done".
 
 OME-TIFF is read back by tifffile and OpenSlide, OME-Zarr by zarr; the OME-XML is validated against its schema by
-ome-types. Sample regions of each level are compared with the level below, and of the finest with the source, so
+lxml. Sample regions of each level are compared with the level below, and of the finest with the source, so
 that no tile lies in another's place.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import distribution
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import ome_types
 import openslide
 import tifffile
-import zarr
+from lxml import etree
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -25,6 +27,9 @@ from wsi.pyramid import TILE, halve
 from wsi.slide import Pixels, SlideReader
 from wsi.tiling import TilePlan
 from wsi.writers import ome_tiff
+
+if TYPE_CHECKING:
+    import zarr
 
 ReadResult = Callable[[int, Region], Pixels]
 
@@ -66,7 +71,7 @@ def verify(path: Path, output_format: str, facts: ImageFacts, quality: int, sour
             with openslide.OpenSlide(path) as slide:
                 _check_openslide(path, slide, facts)
         else:
-            _check_zarr(path, zarr.open_group(str(path), mode="r", zarr_format=2), facts)
+            _check_zarr(path, _open_group(path), facts)
             quality = 100
         with result_reader(path, output_format) as read:
             _check_pixels(path, read, facts.sizes, quality, source, seed)
@@ -81,7 +86,13 @@ def result_reader(path: Path, output_format: str) -> Iterator[ReadResult]:
         with openslide.OpenSlide(path) as slide:
             yield _openslide_reader(slide)
     else:
-        yield _zarr_reader(zarr.open_group(str(path), mode="r", zarr_format=2))
+        yield _zarr_reader(_open_group(path))
+
+
+def _open_group(path: Path) -> "zarr.Group":
+    import zarr  # a third of a second, for which a TIFF need not wait
+
+    return zarr.open_group(str(path), mode="r", zarr_format=2)
 
 
 def _require(holds: bool, path: Path, message: str) -> None:
@@ -91,10 +102,23 @@ def _require(holds: bool, path: Path, message: str) -> None:
 
 def _check_xml(path: Path, xml: str, facts: ImageFacts) -> None:
     _require("&#" not in xml, path, "its OME-XML holds a character entity, with which QuPath loses the pyramid")
-    pixels = ome_types.from_xml(xml, validate=True).images[0].pixels
-    _require((pixels.size_x, pixels.size_y) == _shape(facts.sizes[0]), path, "its OME-XML gives another size")
-    close = np.allclose((pixels.physical_size_x, pixels.physical_size_y), facts.mpp, rtol=1e-6)
+    try:
+        root, schema = etree.fromstring(xml.encode()), _ome_schema()
+    except etree.XMLSyntaxError as error:
+        raise VerificationError(f"{path.name}: its OME-XML is none ({error})") from error
+    _require(schema.validate(root), path, f"its OME-XML breaks the schema: {schema.error_log.last_error}")
+    told = root.find("{*}Image/{*}Pixels")
+    _require(told is not None, path, "its OME-XML tells of no image")
+    size, mpp = ([float(told.get(f"{name}{axis}", "nan")) for axis in "XY"] for name in ("Size", "PhysicalSize"))
+    _require(tuple(size) == _shape(facts.sizes[0]), path, "its OME-XML gives another size")
+    close = np.allclose(mpp, facts.mpp, rtol=1e-6)
     _require(bool(close), path, "its OME-XML gives another pixel size")
+
+
+@cache
+def _ome_schema() -> etree.XMLSchema:
+    """The schema out of ome-types, whose hundreds of classes take most of a second to import and are not needed."""
+    return etree.XMLSchema(file=str(distribution("ome-types").locate_file("ome_types/ome-2016-06.xsd")))
 
 
 def _check_tiff_tables(path: Path, facts: ImageFacts) -> None:
@@ -117,7 +141,7 @@ def _check_openslide(path: Path, slide: openslide.OpenSlide, facts: ImageFacts) 
     _require(bool(np.allclose(mpp, facts.mpp, rtol=1e-3)), path, f"OpenSlide sees {mpp} µm per pixel")
 
 
-def _check_zarr(path: Path, group: zarr.Group, facts: ImageFacts) -> None:
+def _check_zarr(path: Path, group: "zarr.Group", facts: ImageFacts) -> None:
     for level, size in enumerate(facts.sizes):
         _require(group[str(level)].shape == (3, size.height, size.width), path, f"array {level} has another shape")
     datasets = group.attrs["multiscales"][0]["datasets"]
@@ -188,7 +212,7 @@ def _openslide_reader(slide: openslide.OpenSlide) -> ReadResult:
     return read
 
 
-def _zarr_reader(group: zarr.Group) -> ReadResult:
+def _zarr_reader(group: "zarr.Group") -> ReadResult:
     def read(level: int, region: Region) -> Pixels:
         planes = group[str(level)][:, region.y : region.bottom, region.x : region.right]
         return np.ascontiguousarray(np.moveaxis(np.asarray(planes), 0, -1))

@@ -7,8 +7,8 @@ enlarged image first and the truth second.
 import math
 
 import numpy as np
+import skimage  # its parts are loaded at their first use: this one's import takes over a second
 from numpy.typing import NDArray
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 WINDOW = 11
 """Side of SSIM's Gaussian window; an image narrower than that has no SSIM."""
@@ -27,7 +27,7 @@ def psnr_y(image: NDArray[np.uint8], truth: NDArray[np.uint8]) -> float:
     """Peak signal-to-noise ratio of luma in dB, peak 255; infinite for equal images."""
     if np.array_equal(image, truth):
         return math.inf
-    return float(peak_signal_noise_ratio(luma(truth), luma(image), data_range=255))
+    return float(skimage.metrics.peak_signal_noise_ratio(luma(truth), luma(image), data_range=255))
 
 
 def ssim_y(image: NDArray[np.uint8], truth: NDArray[np.uint8]) -> float:
@@ -37,13 +37,13 @@ def ssim_y(image: NDArray[np.uint8], truth: NDArray[np.uint8]) -> float:
     """
     if min(truth.shape[:2]) < WINDOW:
         return math.nan
-    return float(structural_similarity(luma(truth), luma(image), **_SSIM))
+    return float(skimage.metrics.structural_similarity(luma(truth), luma(image), **_SSIM))
 
 
 def ssim_y_map(image: NDArray[np.uint8], truth: NDArray[np.uint8]) -> NDArray[np.float64]:
     """`ssim_y` of each window by its middle: (h - 10, w - 10), in -1..1; both sides are 11 pixels or more."""
     edge = WINDOW // 2
-    _, similarity = structural_similarity(luma(truth), luma(image), full=True, **_SSIM)
+    _, similarity = skimage.metrics.structural_similarity(luma(truth), luma(image), full=True, **_SSIM)
     inside: NDArray[np.float64] = similarity[edge:-edge, edge:-edge]
     return inside
 
@@ -58,7 +58,7 @@ def ssim_rgb(image: NDArray[np.uint8], truth: NDArray[np.uint8]) -> float:
     """Mean of the three channels' structural similarity, each as `ssim_y`; NaN for a narrower image."""
     if min(truth.shape[:2]) < WINDOW:
         return math.nan
-    return float(structural_similarity(truth, image, channel_axis=2, **_SSIM))
+    return float(skimage.metrics.structural_similarity(truth, image, channel_axis=2, **_SSIM))
 
 
 def mse(image: NDArray[np.uint8], truth: NDArray[np.uint8]) -> float:

@@ -9,16 +9,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
+import skimage  # as SciPy, it loads its parts at their first use
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import maximum_bipartite_matching
-from scipy.spatial import KDTree
-from skimage.color import rgb2hed
-from skimage.feature import peak_local_max
-from skimage.filters import gaussian, threshold_otsu
-from skimage.measure import label, regionprops
-from skimage.segmentation import watershed
 
 MATCH_UM = 3.0
 """Centroids within that distance are one nucleus: about its radius."""
@@ -54,17 +47,17 @@ def nuclei(image: NDArray[np.uint8], mpp: float) -> NDArray[np.float64]:
     """Centroids of nuclei in an image, uint8 (h, w, 3) of `mpp` µm per pixel: (n, 2) as row, column in pixels."""
     if min(image.shape[:2]) < 2:
         return np.empty((0, 2))
-    stain = gaussian(rgb2hed(image)[..., 0].clip(0, _INK), _SMOOTHING_UM / mpp)
+    stain = skimage.filters.gaussian(skimage.color.rgb2hed(image)[..., 0].clip(0, _INK), _SMOOTHING_UM / mpp)
     if float(np.ptp(stain)) == 0:
         return np.empty((0, 2))
-    inside = stain > max(float(threshold_otsu(stain)), _LEAST_HAEMATOXYLIN)
-    depth = gaussian(distance_transform_edt(inside), _SMOOTHING_UM / mpp)
-    peaks = peak_local_max(
-        depth, min_distance=max(1, round(_APART_UM / mpp)), labels=label(inside), exclude_border=False
+    inside = stain > max(float(skimage.filters.threshold_otsu(stain)), _LEAST_HAEMATOXYLIN)
+    depth = skimage.filters.gaussian(scipy.ndimage.distance_transform_edt(inside), _SMOOTHING_UM / mpp)
+    peaks = skimage.feature.peak_local_max(
+        depth, min_distance=max(1, round(_APART_UM / mpp)), labels=skimage.measure.label(inside), exclude_border=False
     )
     markers = np.zeros(inside.shape, np.int32)
     markers[tuple(peaks.T)] = np.arange(1, len(peaks) + 1)
-    found = regionprops(watershed(-depth, markers, mask=inside))
+    found = skimage.measure.regionprops(skimage.segmentation.watershed(-depth, markers, mask=inside))
     return np.array([one.centroid for one in found if one.area * mpp**2 >= _LEAST_AREA_UM2]).reshape(-1, 2)
 
 
@@ -77,8 +70,8 @@ def nucleus_agreement(found: NDArray[np.float64], truth: NDArray[np.float64], mp
 
 
 def _matched(found: NDArray[np.float64], truth: NDArray[np.float64], reach: float) -> int:
-    near = KDTree(found).query_ball_tree(KDTree(truth), reach)
+    near = scipy.spatial.KDTree(found).query_ball_tree(scipy.spatial.KDTree(truth), reach)
     rows = np.repeat(np.arange(len(found)), [len(ones) for ones in near])
     columns = np.array([column for ones in near for column in ones], np.int64)
-    graph = csr_array((np.ones(len(rows), np.int8), (rows, columns)), shape=(len(found), len(truth)))
-    return int((maximum_bipartite_matching(graph) >= 0).sum())
+    graph = scipy.sparse.csr_array((np.ones(len(rows), np.int8), (rows, columns)), shape=(len(found), len(truth)))
+    return int((scipy.sparse.csgraph.maximum_bipartite_matching(graph) >= 0).sum())

@@ -7,8 +7,8 @@ than to noise.
 import math
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
 
 from models.metrics.fidelity import WINDOW, luma
 
@@ -82,7 +82,7 @@ def _variance(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _window_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
     edge = WINDOW // 2
-    mean: NDArray[np.float64] = gaussian_filter(values, _SIGMA, radius=edge)[edge:-edge, edge:-edge]
+    mean: NDArray[np.float64] = scipy.ndimage.gaussian_filter(values, _SIGMA, radius=edge)[edge:-edge, edge:-edge]
     return mean
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import dask
+import dask.threaded
 import numpy as np
 from PIL import Image
 
@@ -146,7 +147,7 @@ def in_parallel(work: Callable[[Given], Made], things: Iterable[Given], pool: Th
     window = _WINDOW_PER_THREAD * (os.cpu_count() or 1)
     for start in range(0, len(queue), window):
         tasks = [dask.delayed(work, pure=False)(thing) for thing in queue[start : start + window]]
-        yield from dask.compute(*tasks, scheduler="threads", pool=pool, optimize_graph=False)
+        yield from dask.compute(*tasks, scheduler=dask.threaded.get, pool=pool, optimize_graph=False)
 
 
 def cut_patches(slide: Path, wishes: PatchWishes, folder: PatchFolder, on_progress: Tell) -> dict[str, Any]:

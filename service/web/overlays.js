@@ -1,23 +1,23 @@
 /** What became of each tile, laid over the picture as squares. */
 
-import { el, fill } from "./dom.js";
+import { cut, el, fill } from "./dom.js";
 
-// Told apart by people who don't see red or green, and by their words beside.
-const CLASSES = [
-  ["tissue", "t", "Tissue, through the model", [0, 90, 181]],
-  ["rejected", "r", "Rejected by its entropy, plainly resampled", [254, 180, 0]],
-  ["glass", "g", "Glass, plainly resampled", [120, 120, 120]],
-  ["failed", "b", "Failed: not read or not believed", [204, 17, 0]],
-  ["later", ".", "Not finished yet", [255, 255, 255]],
-];
-const SIDE = 4; // pixels of a square, so that a cut tile's can be cut, too
+// Told apart by those who don't see red or green, and by their words.
+const CLASSES = {
+  t: ["Tissue, through the model", [0, 90, 181]],
+  r: ["Rejected by its entropy, plainly resampled", [254, 180, 0]],
+  g: ["Glass, plainly resampled", [110, 110, 110]],
+  o: ["Outside of the region of interest, plainly resampled", [200, 200, 200]],
+  b: ["Failed: not read, or the model not believed", [204, 17, 0]],
+  ".": ["Not finished yet", [255, 255, 255]],
+};
 const COOL = [255, 255, 204], WARM = [128, 0, 38];
+const SIDE = 4; // pixels of a square, so that a cut tile's can be cut, too
+const MOST_FAILED = 50;
 
 export class Overlays {
-  constructor(results) {
-    Object.assign(this, { results, panes: [], on: new Set() });
-    this.list = el("div", { class: "list" });
-    this.controls = results.length ? el("details", { class: "overlays" }, el("summary", {}, "Overlays"), this.list) : null;
+  constructor(list, results) {
+    Object.assign(this, { list, results, panes: [], on: new Set() });
     this.refresh();
   }
 
@@ -31,51 +31,62 @@ export class Overlays {
 
   /** The maps have changed. */
   refresh() {
-    const known = this.results.filter((one) => one.map);
-    this.worst = Math.max(0.01, ...known.flatMap((one) => one.map.consistency.flat()).filter((one) => one !== null));
-    const count = (letter) => known.reduce((sum, one) => sum + one.map.map.join("").split(letter).length - 1, 0);
-    const box = (name, text, swatch) => el("label", {},
-      el("input", { type: "checkbox", checked: this.on.has(name), change: ({ target }) => { this.on[target.checked ? "add" : "delete"](name); this.draw(); } }),
-      swatch, el("span", {}, text));
-    const classes = CLASSES.filter(([name, letter]) => count(letter) || this.on.has(name)).map(([name, letter, text, colour]) => box(name, `${text}: ${count(letter)} tiles`, swatch(`rgb(${colour})`)));
-    const scale = swatch(`linear-gradient(to right, rgb(${COOL}), rgb(${WARM}))`);
-    const bad = known.flatMap((one) => one.map.bad.map((tile) => el("li", {}, `row ${tile.row}, column ${tile.column}: ${tile.cause}; ${tile.remedy}`)));
+    const maps = this.results.flatMap((one) => one.map ?? []);
+    const letters = maps.flatMap((one) => one.map).join("");
+    this.worst = Math.max(0.01, ...maps.flatMap((one) => one.consistency.flat()));
+    const classes = Object.entries(CLASSES).map(([letter, [words, colour]]) => {
+      const count = letters.split(letter).length - 1;
+      return count > 0 && this.choice(letter, `${words}: ${count} tiles`, `rgb(${colour})`);
+    });
+    const distance = `Distance of the result, reduced again, from its source: 0 to ${this.worst.toFixed(1)} grey levels`;
+    const failed = maps.flatMap((one) => one.bad).slice(0, MOST_FAILED);
     fill(
       this.list,
-      known.length === 0 && el("p", {}, "Nothing is known of the tiles yet."),
-      classes,
-      known.length > 0 && box("consistency", `Distance from the source, reduced again: 0 to ${this.worst.toFixed(1)} grey levels`, scale),
-      bad.length > 0 && el("ul", {}, bad.slice(0, 50)),
+      maps.length ? classes : "Nothing is known of the tiles yet.",
+      maps.length > 0 && this.choice("heat", distance, `linear-gradient(to right, rgb(${COOL}), rgb(${WARM}))`),
+      el("ul", {}, failed.map((one) => el("li", {}, `Row ${one.row}, column ${one.column}: ${one.cause}; ${one.remedy}`))),
     );
     this.draw();
+  }
+
+  choice(name, words, colours) {
+    const { root, box, swatch, word } = cut("overlay");
+    word.textContent = words;
+    swatch.style.background = colours;
+    box.checked = this.on.has(name);
+    box.addEventListener("change", () => {
+      this.on[box.checked ? "add" : "delete"](name);
+      this.draw();
+    });
+    return root;
   }
 
   draw() {
     for (const one of this.panes) {
       for (const canvas of one.canvases) one.pane.osd.removeOverlay(canvas);
-      one.canvases = this.results.filter((result) => result.map && this.on.size).map((result) => this.lay(one.pane, result.map));
+      one.canvases = this.on.size ? this.results.flatMap(({ map }) => (map ? this.lay(one.pane, map) : [])) : [];
     }
   }
 
   lay(pane, map) {
-    const cut = (length) => Math.max(1, Math.round((length / map.tile) * SIDE));
-    const canvas = el("canvas", { class: "overlay", width: cut(map.width), height: cut(map.height), "aria-hidden": "true" });
+    const side = (length) => Math.max(1, Math.round((length / map.tile) * SIDE));
+    const canvas = el("canvas", { class: "overlay", width: side(map.width), height: side(map.height), "aria-hidden": "true" });
     const context = canvas.getContext("2d");
     map.map.forEach((row, y) => [...row].forEach((letter, x) => {
-      const share = map.consistency[y][x];
-      const known = CLASSES.find(([name, mark]) => mark === letter && this.on.has(name));
-      const heat = this.on.has("consistency") && share !== null && COOL.map((cool, at) => Math.round(cool + (WARM[at] - cool) * (share / this.worst)));
-      if (!heat && !known) return;
-      context.fillStyle = `rgb(${heat || known[3]})`;
+      const colour = this.colourOf(letter, map.consistency[y][x]);
+      if (!colour) return;
+      context.fillStyle = `rgb(${colour})`;
       context.fillRect(x * SIDE, y * SIDE, SIDE, SIDE);
     }));
-    pane.osd.addOverlay({ element: canvas, location: new window.OpenSeadragon.Rect(...map.place.map((one) => one / pane.unit)) });
+    const location = new window.OpenSeadragon.Rect(...map.place.map((one) => one / pane.unit));
+    pane.osd.addOverlay({ element: canvas, location });
     return canvas;
   }
-}
 
-function swatch(background) {
-  const made = el("span", { class: "swatch", "aria-hidden": "true" });
-  made.style.background = background;
-  return made;
+  colourOf(letter, distance) {
+    if (this.on.has("heat") && distance !== null) {
+      return COOL.map((cool, at) => Math.round(cool + ((WARM[at] - cool) * distance) / this.worst));
+    }
+    return this.on.has(letter) && CLASSES[letter][1];
+  }
 }

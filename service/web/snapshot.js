@@ -1,56 +1,53 @@
 /** The view as a PNG that says what it is: names, scale bar and mark are drawn into it. */
 
-/** Draw what the panes show; lengths are in CSS pixels of the stage, `line` is the curtain's place. */
-export function snapshot(stage, panes, { words, names, bar, line }) {
+/** Draw what the panes show, and what stands over them. */
+export function snapshot({ stage, line, left, right, mark, length, power, ruler }, panes) {
   const box = stage.getBoundingClientRect(), ratio = devicePixelRatio;
   const picture = document.createElement("canvas");
   picture.width = box.width * ratio;
   picture.height = box.height * ratio;
   const context = picture.getContext("2d");
+  const placeOf = (element) => {
+    const place = element.getBoundingClientRect();
+    return [place.left - box.left, place.top - box.top, place.width, place.height];
+  };
   context.scale(ratio, ratio);
   context.fillStyle = "white";
   context.fillRect(0, 0, box.width, box.height);
-  const place = (element) => {
-    const { left, top, width, height } = element.getBoundingClientRect();
-    return [left - box.left, top - box.top, width, height];
-  };
   for (const { element, osd } of panes) {
-    const [left, top, width, height] = place(element);
+    const place = placeOf(element);
     context.save();
     context.beginPath();
-    context.rect(left, top, width, height);
+    context.rect(...place);
     context.clip();
-    context.drawImage(osd.drawer.canvas, left, top, width, height);
+    context.drawImage(osd.drawer.canvas, ...place);
     context.globalAlpha = 0.45;
     context.imageSmoothingEnabled = false;
-    for (const overlay of element.querySelectorAll("canvas.overlay")) context.drawImage(overlay, ...place(overlay));
+    for (const overlay of element.querySelectorAll("canvas.overlay")) context.drawImage(overlay, ...placeOf(overlay));
     context.restore();
   }
-  context.fillStyle = "black";
-  if (line !== null) context.fillRect(line * box.width - 1, 0, 2, box.height);
-  context.font = "14px system-ui, sans-serif";
-  const tag = (text, x, y, align) => {
-    if (!text) return;
-    const width = context.measureText(text).width + 12;
-    const left = align === "right" ? x - width : x;
+  for (const element of [left, right, mark, length, power]) {
+    if (element.hidden || !element.textContent) continue;
+    const [x, y, width, height] = placeOf(element);
+    const { fontWeight, fontSize, paddingLeft } = getComputedStyle(element);
     context.fillStyle = "rgb(255 255 255 / 0.85)";
-    context.fillRect(left, y - 18, width, 24);
+    context.fillRect(x, y, width, height);
     context.fillStyle = "black";
-    context.fillText(text, left + 6, y);
-  };
-  tag(names[0], 8, 26);
-  tag(names[1], box.width - 8, 26, "right");
-  tag(words[1], 8, box.height - 30);
-  tag(words[0], 8, box.height - 58);
-  context.fillRect(14, box.height - 18, bar, 4);
+    context.font = `${fontWeight} ${fontSize} system-ui, sans-serif`;
+    context.textBaseline = "middle";
+    context.fillText(element.textContent, x + parseFloat(paddingLeft), y + height / 2, width);
+  }
+  const [x, y, width, height] = placeOf(ruler);
+  context.fillStyle = "black";
+  context.fillRect(x, y + height - 3, width, 3);
+  if (!line.hidden) context.fillRect(placeOf(line)[0] + line.offsetWidth / 2 - 1, 0, 2, box.height);
   return picture;
 }
 
 /** Hand a canvas to the browser as a file. */
 export async function save(picture, name) {
-  const blob = await new Promise((resolve) => { picture.toBlob(resolve, "image/png"); });
   const link = document.createElement("a");
-  link.href = URL.createObjectURL(blob);
+  link.href = URL.createObjectURL(await new Promise((resolve) => { picture.toBlob(resolve); }));
   link.download = name;
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);

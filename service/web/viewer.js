@@ -1,291 +1,269 @@
-/** The viewer: one slide, or two pictures of it in register, seen through a curtain, side by side, blinking or mixed. */
+/** The viewer: a slide, or two pictures of it in register: through a curtain, side by side, blinking or mixed. */
 
-import { actions, address, call, job, may, onJob, slide } from "./api.js";
-import { announce, el, fill, trouble } from "./dom.js";
+import { actions, call, job, onJob, slide } from "./api.js";
+import { announce, cut, el, fill, trouble } from "./dom.js";
 import { Overlays } from "./overlays.js";
 import { Pane } from "./pane.js";
 import { magnification, scaleBar } from "./ruler.js";
 import { save, snapshot } from "./snapshot.js";
 
-const MARK = "Computed image — not for primary diagnosis";
-const MODES = { curtain: "Curtain", side: "Side by side", blink: "Blink", mix: "Mix" };
-const KEYS = [
-  ["c s b m", "curtain, side by side, blink, mix"], ["Space", "blink: the other picture"],
-  ["[ ]", "move the curtain, or change the mix"], ["arrows, + −, 0", "move, zoom, see all"],
-  ["1", "a pixel of the finest picture for each of the screen"], ["f", "full screen"], ["e", "save the view as PNG"],
-];
+const MAP_AGAIN_MS = 1500;
+const ADDRESS_AGAIN_MS = 300;
 
-/** Show what a route names in `root`; see main.js. */
+/** Show in `root` what a route names; see main.js. */
 export function openViewer(root, route) {
   const viewer = new Viewer(root, route);
-  viewer.start().catch((error) => { if (!viewer.closed) fill(root, el("div", { class: "page" }, trouble(error, () => location.reload()))); });
+  viewer.start().catch((error) => {
+    if (!viewer.closed) fill(root, el("div", { class: "page", role: "alert" }, trouble(error, () => location.reload())));
+  });
   return viewer;
 }
 
 class Viewer {
   constructor(root, { kind, ids, view }) {
-    Object.assign(this, { root, kind, ids, wanted: view, mode: "curtain", share: 0.5, shows: 1, panes: [], layers: [], stops: [] });
-    fill(root, el("p", { class: "viewer-wait", role: "status" }, "Opening the slide…"));
+    Object.assign(this, { root, kind, ids, wanted: view, mode: "curtain", share: 0.5, shows: 1, panes: [] });
+    fill(root, el("p", { class: "page", role: "status" }, "Opening the slide…"));
   }
 
   async start() {
     const jobs = this.kind === "slide" ? [] : await Promise.all(this.ids.map(job));
-    this.slideId = jobs.length ? jobs[0].slide : this.ids[0];
-    this.facts = await slide(this.slideId).catch((error) => { if (jobs.length && error.status === 404) return null; throw error; });
-    await loadLibrary();
+    this.slideId = jobs[0]?.slide ?? this.ids[0];
+    this.facts = await slide(this.slideId).catch((error) => {
+      if (jobs.length && error.status === 404) return null; // results outlive their slide
+      throw error;
+    });
+    this.results = jobs.map((one) => ({ id: one.id, job: one, name: this.kind === "job" ? `Result, ${one.model}` : one.model }));
+    await Promise.all([loadLibrary(), ...this.results.map((one) => this.learn(one))]);
     if (this.closed) return;
-    if (this.facts) this.layers.push({ name: "Source", dzi: () => `v1/slides/${this.slideId}.dzi`, rect: [0, 0, this.facts.width, this.facts.height] });
-    this.results = jobs.map((one) => ({ id: one.id, job: one, name: this.kind === "job" ? `Result, ${one.model}` : one.model, dzi: null, looks: 0 }));
-    this.layers.push(...this.results);
-    await Promise.all(this.results.map((one) => this.learn(one)));
-    if (this.closed) return;
+    this.layers = [...this.results];
+    if (this.facts) {
+      const { width, height } = this.facts;
+      this.layers.unshift({ name: "Source", dzi: `v1/slides/${this.slideId}.dzi`, rect: [0, 0, width, height] });
+    }
+    [this.left, this.right] = this.layers.slice(-2);
     this.build();
-    await this.place();
-    this.stops.push(onJob((changed) => this.heard(changed)));
+    await Promise.all(this.layers.map((one) => this.main.put(one)));
+    if (this.closed) return;
+    this.show(this.wanted);
+    this.tellState();
+    this.unhear = onJob((changed) => this.heard(changed));
   }
 
-  /** What is known of a result by now: its map, its place on the slide, and an address for its tiles. */
+  /** What is known of a result by now: its map, its place on the slide, and where its tiles are. */
   async learn(result) {
     try {
       const map = await call(actions.map(result.id));
-      Object.assign(result, { map, rect: map.place, trouble: null });
-      result.dzi = () => `v1/jobs/${result.id}/result.dzi${map.complete ? "" : `?n=${result.looks}`}`;
+      const finished = map.stripes.filter(Boolean).length;
+      const dzi = `v1/jobs/${result.id}/result.dzi${map.complete ? "" : `?n=${finished}`}`;
+      Object.assign(result, { map, finished, dzi, rect: map.place, met: null });
     } catch (error) {
-      result.trouble = error.code === "job.not-finished" ? null : error;
+      result.met = error.code === "job.not-finished" ? null : error;
     }
   }
 
-  get pair() { return this.layers.slice(-2); }
-
-  get width() { return this.facts?.width ?? Math.max(...this.results.map((one) => (one.rect ? one.rect[0] + one.rect[2] : 1))); }
-
-  /** µm per pixel of the slide's finest level, as the job used it. */
-  get mpp() {
-    const known = this.results.find((one) => one.map?.mpp);
-    return known ? (known.map.mpp[0] * known.map.width) / known.map.place[2] : this.facts?.mpp?.[0] ?? null;
-  }
-
   build() {
-    const button = (text, title, click) => el("button", { type: "button", title, click }, text);
-    const two = this.layers.length > 1;
-    this.stage = el("div", { class: "stage" });
-    this.names = [el("span", { class: "name left" }), el("span", { class: "name right" })];
-    this.bar = el("div", { class: "scale-bar" });
-    this.slider = el("input", { type: "range", min: 0, max: 100, step: 1, id: "share", input: () => this.divide(this.slider.value / 100) });
-    this.line = el("div", { class: "curtain", pointerdown: (event) => this.drag(event), wheel: (event) => this.main.osd.canvas.dispatchEvent(new WheelEvent("wheel", event)) });
-    this.status = el("p", { class: "viewer-status", role: "status" });
-    this.modes = Object.entries(MODES).map(([mode, text]) => [mode, el("button", { type: "button", "aria-pressed": "false", title: `${text} (${mode[0]})`, click: () => this.turn(mode) }, text)]);
-    this.overlays = new Overlays(this.results);
-    const help = el("details", { class: "keys" }, el("summary", {}, "Keys"), el("dl", {}, KEYS.map(([key, what]) => [el("dt", {}, key), el("dd", {}, what)])));
-    fill(
-      this.root,
-      el("div", { class: "viewer-tools", role: "toolbar", "aria-label": "Viewer" },
-        two && el("div", { class: "group", role: "group", "aria-label": "How the two are shown" }, this.modes.map((one) => one[1])),
-        two && el("label", { class: "share", for: "share" }, el("span", {}, ""), this.slider),
-        el("div", { class: "group", role: "group", "aria-label": "View" },
-          button("−", "Zoom out (-)", () => this.zoom(0.5)), button("+", "Zoom in (+)", () => this.zoom(2)),
-          button("All", "See all (0)", () => this.main.home()), button("1:1", "Pixel for pixel (1)", () => this.one()),
-          button("Full screen", "Full screen (f)", () => this.fullScreen()), button("Save PNG", "Save this view (e)", () => this.save())),
-        this.kind === "slide" && may("write") && button("Upscale this view…", "Ask for a job over what is shown", () => this.upscale()),
-        this.overlays.controls, help),
-      el("div", { class: "stage-box" }, this.stage, this.names, this.line, this.bar, two || this.results.length ? el("p", { class: "computed" }, MARK) : null),
-      this.status,
-    );
-    this.main = this.pane();
-    this.root.addEventListener("keydown", (event) => this.key(event));
-    this.stops.push(() => this.panes.forEach((one) => one.close()));
+    this.parts = cut("viewer");
+    const { root, modes, share, slider, line, mark, upscale, overlays, list, stage } = this.parts;
+    modes.hidden = share.hidden = !this.right;
+    overlays.hidden = mark.hidden = !this.results.length;
+    upscale.hidden = this.kind !== "slide";
+    slider.addEventListener("input", () => this.divide(slider.value / 100));
+    line.addEventListener("pointerdown", (event) => this.drag(event));
+    line.addEventListener("wheel", (event) => this.main.osd.canvas.dispatchEvent(new WheelEvent("wheel", event)));
+    root.addEventListener("click", ({ target }) => this.does(target.closest("[data-key]")?.dataset.key));
+    this.keys = (event) => this.key(event);
+    document.addEventListener("keydown", this.keys);
+    fill(this.root, root);
+    this.overlays = new Overlays(list, this.results);
+    this.width = this.facts?.width ?? Math.max(1, ...this.results.map(({ rect }) => (rect ? rect[0] + rect[2] : 1)));
+    this.stage = stage;
+    this.main = this.addPane();
   }
 
-  pane() {
+  addPane() {
     const pane = new Pane(this.stage, this.width, () => this.moved(pane));
     this.panes.push(pane);
     this.overlays.over(pane);
     return pane;
   }
 
-  /** Put every layer whose place is known into the panes, once. */
-  async place() {
-    const known = this.layers.filter((one) => one.dzi);
-    await Promise.all(known.map((one) => this.main.put(one, one.rect, address({ path: one.dzi() }))));
-    if (this.closed) return;
-    this.show(this.wanted);
-    this.tellState();
-  }
-
   /** A view "x,y,zoom,mode": the slide's pixel in the middle, screen pixels for each of the slide's, and the mode. */
   show(view) {
     const [x, y, zoom, mode] = (view ?? "").split(",");
-    this.turn(mode in MODES ? mode : this.mode);
-    if ([x, y, zoom].every((one) => Number.isFinite(parseFloat(one))) && zoom > 0) this.main.look(+x, +y, +zoom);
-    else if (this.results.some((one) => one.rect) && this.facts) this.main.fit(this.pair.at(-1).rect ?? this.pair[0].rect);
-    else this.main.home();
+    this.turn(["curtain", "side", "blink", "mix"].includes(mode) ? mode : this.mode);
+    if (zoom > 0 && Number.isFinite(x - y)) this.main.look(+x, +y, +zoom);
+    else this.main.fit((this.results[0] ?? this.left).rect ?? this.left.rect);
   }
 
   moved(pane) {
-    if (this.mode === "side" && pane === this.leader()) this.panes.filter((one) => one !== pane).forEach((one) => one.follow(pane));
+    if (pane === this.leader) for (const one of this.panes) if (one !== pane) one.follow(pane);
     this.divide(this.share);
-    const { x, y, zoom } = this.main.where();
-    const { width, label } = scaleBar(this.mpp, zoom);
-    fill(this.bar, el("span", { class: "ruler" }), el("span", {}, label), el("span", {}, magnification(this.mpp, zoom)));
-    this.bar.firstChild.style.width = `${width}px`;
-    clearTimeout(this.later);
-    this.later = setTimeout(() => {
-      const view = [x.toFixed(1), y.toFixed(1), zoom.toPrecision(5), this.mode].join(",");
-      history.replaceState(null, "", `${location.hash.split("@")[0]}@${view}`);
-    }, 200);
+    const { width, label } = scaleBar(this.mpp, this.main.where().zoom);
+    this.parts.ruler.style.width = `${width}px`;
+    this.parts.length.textContent = label;
+    this.parts.power.textContent = magnification(this.mpp, this.main.where().zoom);
+    this.later ??= setTimeout(() => this.tellAddress(), ADDRESS_AGAIN_MS);
   }
 
-  leader() { return this.panes.find((one) => one.leads) ?? this.main; }
+  /** Make the page's address one of this view; browsers allow so only some hundred times a minute. */
+  tellAddress() {
+    const { x, y, zoom } = this.main.where();
+    this.later = null;
+    this.view = [x.toFixed(1), y.toFixed(1), zoom.toPrecision(5), this.mode].join(",");
+    history.replaceState(null, "", `${location.hash.split("@")[0]}@${this.view}`);
+  }
+
+  /** µm per pixel of the slide's finest level, as a job used it or the slide says. */
+  get mpp() {
+    const { map } = this.results.find((one) => one.map?.mpp) ?? {};
+    return map ? (map.mpp[0] * map.width) / map.place[2] : this.facts?.mpp?.[0];
+  }
+
+  get leader() { return this.panes.find((one) => one.leads) ?? this.main; }
 
   turn(mode) {
-    const view = this.panes.length && this.main.ready ? this.main.where() : null;
+    const side = mode === "side" && this.right;
+    const { modes, line, share, shareWord } = this.parts;
     this.mode = mode;
-    this.modes.forEach(([name, button]) => button.setAttribute("aria-pressed", String(name === mode)));
-    const [left, right] = this.pair;
-    const side = mode === "side" && right;
-    this.stage.classList.toggle("two", Boolean(side));
-    if (side && this.panes.length === 1) this.pane();
-    if (!side && this.panes.length === 2) { this.panes.pop().close(); this.overlays.forget(1); }
-    if (view) this.main.resize().look(view.x, view.y, view.zoom);
-    if (side) {
-      const other = this.panes[1];
-      if (right.dzi) other.put(right, right.rect, address({ path: right.dzi() })).then(() => other.follow(this.main));
-      other.follow(this.main);
-    }
-    this.slider.parentElement?.classList.toggle("off", mode === "side" || mode === "blink");
-    if (this.slider.previousSibling) fill(this.slider.previousSibling, mode === "mix" ? "Share of the right picture" : "Place of the curtain");
-    this.line.hidden = mode !== "curtain" || !right;
-    this.names[0].textContent = right ? left.name : "";
     this.shows = 1;
+    for (const one of modes.children) one.setAttribute("aria-pressed", one.dataset.mode === mode);
+    share.classList.toggle("off", mode === "side" || mode === "blink");
+    shareWord.textContent = mode === "mix" ? "Share of the right" : "Place of the curtain";
+    line.hidden = mode !== "curtain" || !this.right;
+    if (!side && this.panes[1]) {
+      this.panes.pop().close();
+      this.overlays.forget(1);
+    }
+    const other = this.panes[1] ?? (side && this.addPane());
+    if (other) other.put(this.right)?.then(() => other.follow(this.main));
     this.divide(this.share);
   }
 
-  /** Share the picture out between the two, as the mode does it; `share` is the curtain's place, or how much of the mix. */
+  /** Share the picture out between the two: `share` is the curtain's place, or how much of the right one is mixed in. */
   divide(share) {
+    const { mode, shows, left, right, parts } = this;
     this.share = Math.min(1, Math.max(0, share));
-    const [left, right] = this.pair;
     if (!right) return;
-    const mode = this.mode;
-    this.slider.value = Math.round(100 * this.share);
-    this.line.style.left = `${100 * this.share}%`;
-    const opacity = { curtain: this.share < 1 ? 1 : 0, side: 0, blink: this.shows, mix: this.share }[mode];
-    this.main.draw(right, opacity, mode === "curtain" ? this.share : 0);
-    this.main.draw(left, 1, 0);
+    parts.slider.value = 100 * this.share;
+    parts.line.style.left = `${100 * this.share}%`;
     const single = mode === "blink";
-    this.names[0].textContent = single ? "" : left.name;
-    this.names[1].textContent = single ? (this.shows ? right.name : left.name) : right.name;
-    this.names[0].hidden = single;
+    this.main.draw(right, { curtain: 1, side: 0, blink: shows, mix: this.share }[mode], mode === "curtain" ? this.share : 0);
+    parts.left.textContent = single ? "" : left.name;
+    parts.right.textContent = single && !shows ? left.name : right.name;
   }
 
   drag(event) {
+    const { line } = this.parts;
     event.preventDefault();
-    this.line.setPointerCapture(event.pointerId);
-    const box = this.stage.getBoundingClientRect();
-    const move = (one) => this.divide((one.clientX - box.left) / box.width);
-    this.line.addEventListener("pointermove", move);
-    this.line.addEventListener("pointerup", () => this.line.removeEventListener("pointermove", move), { once: true });
+    line.setPointerCapture(event.pointerId);
+    line.onpointermove = ({ clientX }) => {
+      const { left, width } = this.stage.getBoundingClientRect();
+      this.divide((clientX - left) / width);
+    };
+    line.onpointerup = () => { line.onpointermove = null; };
+  }
+
+  key(event) {
+    const { target } = event;
+    if (event.ctrlKey || event.metaKey || event.altKey || target.closest("input, dialog")) return;
+    if (event.key === " " && (this.mode !== "blink" || target.matches("button, summary"))) return;
+    const moves = ["+", "-", "0"].includes(event.key) && target.closest(".pane"); // the pane's own
+    if (!moves && this.does(event.key === " " ? "b" : event.key)) event.preventDefault();
+  }
+
+  /** Do what a key or the button of that key stands for; tells whether there is such a thing. */
+  does(key) {
+    const mode = this.right && { c: "curtain", s: "side", b: "blink", m: "mix" }[key];
+    const act = {
+      "+": () => this.leader.zoom(2), "-": () => this.leader.zoom(0.5), 0: () => this.main.home(), 1: () => this.pixelForPixel(),
+      "[": () => this.divide(this.share - 0.02), "]": () => this.divide(this.share + 0.02),
+      f: () => (document.fullscreenElement ? document.exitFullscreen() : this.root.requestFullscreen()),
+      e: () => this.save(), u: () => this.kind === "slide" && this.upscale(),
+    }[key];
+    if (mode === "blink" && this.mode === "blink") this.blink();
+    else if (mode) this.turn(mode);
+    else act?.();
+    return Boolean(mode || act);
   }
 
   blink() {
     this.shows = 1 - this.shows;
     this.divide(this.share);
-    announce(`Shown: ${this.names[1].textContent}`);
+    announce(`Shown: ${this.parts.right.textContent}`);
   }
 
-  key(event) {
-    if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, select")) return;
-    const two = this.layers.length > 1;
-    const mode = two && Object.keys(MODES).find((name) => name[0] === event.key);
-    const does = {
-      "[": () => two && this.divide(this.share - 0.02), "]": () => two && this.divide(this.share + 0.02),
-      "1": () => this.one(), "0": () => this.main.home(), f: () => this.fullScreen(), e: () => this.save(),
-    }[event.key];
-    if (event.key === " " && this.mode === "blink" && !event.target.matches("button, summary")) this.blink();
-    else if (mode === "blink" && this.mode === "blink") this.blink();
-    else if (mode) this.turn(mode);
-    else if (does) does();
-    else return;
-    event.preventDefault();
-  }
-
-  zoom(factor) { this.leader().zoom(factor); }
-
-  /** The finest of what is shown, pixel for pixel. */
-  one() {
-    const scales = this.results.filter((one) => one.map).map((one) => one.map.width / one.map.place[2]);
+  pixelForPixel() {
+    const scales = this.results.map(({ map }) => (map ? map.width / map.place[2] : 1));
     const { x, y } = this.main.where();
     this.main.look(x, y, Math.max(1, ...scales) / devicePixelRatio);
   }
 
-  fullScreen() { return document.fullscreenElement ? document.exitFullscreen() : this.root.requestFullscreen(); }
-
   async save() {
-    const words = [this.results.length ? MARK : "", this.bar.textContent];
-    const names = this.layers.length > 1 ? this.names.map((one) => (one.hidden ? "" : one.textContent)) : ["", ""];
-    const picture = snapshot(this.stage, this.panes, { words, names, bar: this.bar.firstChild.offsetWidth, line: this.line.hidden ? null : this.share });
-    await save(picture, `${this.ids.join("-")}-${location.hash.split("@")[1] ?? "view"}.png`);
+    await save(snapshot(this.parts, this.panes), `${this.ids.join("-")}-${this.view ?? "view"}.png`);
     announce("The view was saved as a PNG file.");
   }
 
   upscale() {
     const { x, y, width, height } = this.main.shown();
-    const left = Math.max(0, Math.floor(x)), top = Math.max(0, Math.floor(y));
-    const region = [left, top, Math.min(this.facts.width, Math.ceil(x + width)) - left, Math.min(this.facts.height, Math.ceil(y + height)) - top];
-    if (region[2] > 0 && region[3] > 0) location.hash = `/slides/${this.slideId}/upscale?region=${region.join(",")}`;
+    const [left, top] = [Math.max(0, Math.floor(x)), Math.max(0, Math.floor(y))];
+    const right = Math.min(this.facts.width, Math.ceil(x + width)), bottom = Math.min(this.facts.height, Math.ceil(y + height));
+    if (right <= left || bottom <= top) announce("Nothing of the slide is in view.");
+    else location.hash = `/slides/${this.slideId}/upscale?region=${[left, top, right - left, bottom - top]}`;
   }
 
   /** A job that is looked at has changed: when more of its stripes are finished, or all, show them. */
   async heard(changed) {
     const result = this.results.find((one) => one.id === changed.id);
     if (!result) return;
-    const before = result.map?.stripes.filter(Boolean).length ?? -1, was = result.map?.complete;
     result.job = changed;
     this.tellState();
-    const soon = changed.state === "succeeded" || !result.asked || Date.now() - result.asked > 1500;
-    if (was || result.busy || !soon || !["running", "succeeded"].includes(changed.state)) return;
-    Object.assign(result, { asked: Date.now(), busy: true });
+    const ended = changed.state === "succeeded", finished = result.finished;
+    if (result.map?.complete || result.asking || !(ended || Date.now() - (result.asked ?? 0) > MAP_AGAIN_MS)) return;
+    Object.assign(result, { asked: Date.now(), asking: true });
     await this.learn(result);
-    result.busy = false;
-    if (this.closed || !result.map) return;
-    const finished = result.map.stripes.filter(Boolean).length;
-    if (finished === before && result.map.complete === Boolean(was)) return;
-    result.looks = finished;
+    result.asking = false;
+    if (this.closed || (result.finished === finished && !result.map?.complete)) return;
     this.overlays.refresh();
-    await Promise.all(this.panes.map((one, number) => (number && result !== this.pair[1] ? null : one.put(result, result.rect, address({ path: result.dzi() })))));
-    if (!this.closed) { this.divide(this.share); this.tellState(); }
+    await Promise.all(this.panes.map((one) => (one === this.main || result === this.right) && one.put(result)));
+    if (this.closed) return;
+    this.divide(this.share);
+    this.tellState();
   }
 
   tellState() {
-    const told = this.results.map(({ name, job: { state, progress, error }, map, trouble: met }) => {
-      const stripes = map && !map.complete ? `; ${map.stripes.filter(Boolean).length} of ${map.stripes.length} stripes can be seen` : "";
-      const tiles = progress.tiles_total ? `, ${progress.tiles_done} of ${progress.tiles_total} tiles` : "";
+    const told = this.results.map(({ name, met, map, finished, job: { state, progress, error } }) => {
       if (met) return `${name}: ${met.detail}`;
-      if (error) return `${name} failed: ${error.title}${stripes}`;
-      return state === "succeeded" ? "" : `${name} is ${state}${tiles}${stripes}`;
+      if (state === "succeeded") return "";
+      const tiles = progress.tiles_total ? `, ${progress.tiles_done} of ${progress.tiles_total} tiles` : "";
+      const stripes = map ? `, ${finished} of ${map.stripes.length} stripes can be seen` : "";
+      return `${name}: ${state}${error ? ` (${error.title})` : tiles}${stripes}`;
     });
-    if (this.results.length && !this.facts) told.push("The slide was deleted: only the result is left.");
-    if (this.mpp === null) told.push("The slide does not say its pixel size: no scale can be shown.");
-    const text = told.filter(Boolean).join(". ");
-    if (this.status.textContent !== text) this.status.textContent = text;
+    if (!this.facts) told.push("The slide was deleted: only the result is left");
+    if (!this.mpp) told.push("The slide does not say its pixel size: no scale can be shown");
+    this.parts.status.textContent = told.filter(Boolean).join(". ");
   }
 
   close() {
     this.closed = true;
     clearTimeout(this.later);
-    this.stops.forEach((stop) => stop());
+    document.removeEventListener("keydown", this.keys);
+    this.unhear?.();
+    for (const one of this.panes) one.close();
   }
 }
 
 let loading;
 
-/** OpenSeadragon, which no other page needs. */
+/** OpenSeadragon, which no other view needs. */
 function loadLibrary() {
   return (loading ??= new Promise((resolve, reject) => {
     // The library adds a style sheet unless one is there, and the page's policy refuses it: this stands in for one.
     const sheet = document.createElementNS(null, "style");
     sheet.setAttribute("data-openseadragon-mobile-css", "");
-    document.head.append(sheet);
-    const failed = () => { loading = null; reject(new Error("The viewer's library could not be loaded.")); };
-    document.head.append(el("script", { src: "page/vendor/openseadragon/openseadragon.min.js", load: resolve, error: failed }));
+    const error = () => {
+      loading = null;
+      reject(new Error("The viewer's library could not be loaded."));
+    };
+    document.head.append(sheet, el("script", { src: "page/vendor/openseadragon/openseadragon.min.js", load: resolve, error }));
   }));
 }

@@ -307,20 +307,28 @@ def test_an_upload_that_fills_the_disk_is_507_and_leaves_nothing(
     assert call("PUT", "/v1/slides/a.svs", content=content).status_code == 201
 
 
+IN_TWO_STRIPES = ("--model", "bicubic", "--region", "0,0,900,2300")
+
+
+@pytest.fixture(scope="module")
+def truth(slidelift: Callable[..., Any], cmu: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a command makes with room enough."""
+    made = tmp_path_factory.mktemp("truth") / "truth.ome.tiff"
+    assert slidelift("upscale", cmu, made, *IN_TWO_STRIPES).code == 0
+    return made
+
+
 @pytest.mark.parametrize(
     ("phase", "room"),
     [("planning", 0.0), ("upscaling", 0.5), ("joining", 1.5)],
 )
 def test_a_command_out_of_room_says_so_at_each_phase_and_goes_on_when_there_is_some(
-    slidelift: Callable[..., Any], small_disk: Path, cmu: Path, tmp_path: Path, phase: str, room: float
+    slidelift: Callable[..., Any], small_disk: Path, cmu: Path, truth: Path, phase: str, room: float
 ) -> None:
     """`room` is what there is for finished stripes and the joined file, in times of the result's bytes."""
-    asked = ["--model", "bicubic", "--region", "0,0,900,2300"]
-    truth = tmp_path / "truth.ome.tiff"
-    assert slidelift("upscale", cmu, truth, *asked).code == 0
     ballast = fill(small_disk, int(room * truth.stat().st_size))
     result = small_disk / "result.ome.tiff"
-    failed = slidelift("upscale", cmu, result, *asked)
+    failed = slidelift("upscale", cmu, result, *IN_TWO_STRIPES)
     assert failed.code == 1, failed.err
     assert "disk is full" in failed.err
     assert not result.exists()
@@ -329,7 +337,7 @@ def test_a_command_out_of_room_says_so_at_each_phase_and_goes_on_when_there_is_s
     wanted = {"planning": [], "upscaling": [], "joining": ["stripe-00000.segment", "stripe-00001.segment"]}
     assert [name for name in kept if name.startswith("stripe")] == wanted[phase]
     ballast.unlink()
-    done = slidelift("upscale", cmu, result, *asked)
+    done = slidelift("upscale", cmu, result, *IN_TWO_STRIPES)
     assert done.code == 0, done.err
     assert ("continuing" in done.err) == (phase == "joining")
     assert sha256(result) == sha256(truth)

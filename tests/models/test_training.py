@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -48,12 +49,16 @@ class KilledError(Exception):
     """Stands for a kill between two checkpoints."""
 
 
-def train(recipe: recipes.Recipe, images: ImageSet, out: Path, *, kill_after: int | None = None) -> list[Progress]:
-    """Checkpoints after every row; a row every three iterations."""
+def train(
+    recipe: recipes.Recipe, images: ImageSet, out: Path, *, kill_after: int | None = None, copies: Path | None = None
+) -> list[Progress]:
+    """Checkpoints after every iteration, a row every three; at each row what a kill there would leave is copied."""
     seen: list[Progress] = []
 
     def look(progress: Progress) -> None:
         seen.append(progress)
+        if copies is not None:
+            shutil.copytree(out, copies / str(progress.done))
         if kill_after is not None and progress.done >= kill_after:
             raise KilledError
 
@@ -64,19 +69,35 @@ def train(recipe: recipes.Recipe, images: ImageSet, out: Path, *, kill_after: in
 
 @pytest.mark.parametrize("name", recipes.names())
 def test_a_recipe_learns_and_resumes_exactly(name: str, images: ImageSet, tmp_path: Path) -> None:
-    recipe = recipes.load(name, smoke=True)
-    seen = train(recipe, images, tmp_path / "whole")
+    recipe, copies = recipes.load(name, smoke=True), tmp_path / "killed-after"
+    seen = train(recipe, images, tmp_path / "whole", copies=copies)
     first_stage = [one.losses["total"] for one in seen if one.phase == recipe.stages[0].name]
     assert np.mean(first_stage[-3:]) < np.mean(first_stage[:3])
-    with pytest.raises(KilledError):
-        train(recipe, images, tmp_path / "killed", kill_after=seen[-1].done - 7)
-    assert not list((tmp_path / "killed").glob("*.safetensors"))
-    again = train(recipe, images, tmp_path / "killed")
+    late = next(one.done for one in seen if one.done >= seen[-1].done - 7)
+    killed = copies / str(late)
+    assert not list(killed.glob("*.safetensors"))
+    again = train(recipe, images, killed)
     assert again[0].done > seen[0].done
-    whole, resumed = (load_file(tmp_path / run / f"{name}.safetensors") for run in ("whole", "killed"))
+    whole, resumed = (load_file(folder / f"{name}.safetensors") for folder in (tmp_path / "whole", killed))
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
-    assert [row[:2] for row in log(tmp_path / "killed")] == [row[:2] for row in log(tmp_path / "whole")]
+    assert [row[:2] for row in log(killed)] == [row[:2] for row in log(tmp_path / "whole")]
+
+    expected = timeless(log(tmp_path / "whole"))
+    for row, one in enumerate(seen):  # each phase begins the same again, the first from nothing
+        last = seen[row - 1]
+        if row and last.phase == one.phase:
+            continue
+        begun = copies / str(last.done) if row else tmp_path / "begun"
+        with pytest.raises(KilledError):
+            train(recipe, images, begun, kill_after=one.done)
+        assert timeless(log(begun)) == expected[: row + 2]
+
+
+def timeless(rows: list[list[str]]) -> list[list[str]]:
+    """A log without its seconds."""
+    column = rows[0].index("seconds")
+    return [row[:column] + row[column + 1 :] for row in rows]
 
 
 def log(folder: Path) -> list[list[str]]:

@@ -7,7 +7,6 @@ from xml.etree import ElementTree
 
 import numpy as np
 import tifffile
-from tiffslide import TiffSlide
 
 from wsi.errors import SlideUnreadableError, TileReadError, UnsupportedPixelsError
 from wsi.geometry import Region, Size
@@ -51,6 +50,8 @@ class TiffSlideReader:
             raise
 
     def _open(self) -> None:
+        from tiffslide import TiffSlide  # half of what starting a probe costs, as it brings zarr
+
         path = self._path
         try:
             with warnings.catch_warnings():

@@ -13,7 +13,6 @@ from typing import Any
 
 import numcodecs
 import numpy as np
-import zarr
 from numcodecs import blosc
 
 from wsi.ome_xml import ImageFacts, planar_xml
@@ -63,6 +62,8 @@ def join(target: Path, levels: Iterable[Iterable[Entry]], facts: ImageFacts, _qu
     levels
         For each level, finest first, its tiles' planes in the order of rows and columns.
     """
+    import zarr  # a third of a second, for which a TIFF need not wait
+
     group = zarr.create_group(str(target), zarr_format=2, attributes=_attributes(facts))
     for level, size in enumerate(facts.sizes):
         group.create_array(

@@ -24,6 +24,13 @@ from service.request import UpscaleRequest
 pytest.importorskip("distributed")
 
 
+IDLE_QUIETLY = {
+    "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",
+    "DASK_DISTRIBUTED__ADMIN__SYSTEM_MONITOR__INTERVAL": "10s",
+}
+"""Without Dask's looks at itself a hundred times a second."""
+
+
 class Machines:
     """A scheduler and workers, each a process of its own; all are killed at the end."""
 
@@ -33,7 +40,7 @@ class Machines:
             self.port = free.getsockname()[1]
         self.folder, self._scheme = folder, "tcp"
         self._environment = {**os.environ, "OMP_NUM_THREADS": "1", "DASK_DISTRIBUTED__LOGGING__DISTRIBUTED": "error"}
-        self._environment |= environment
+        self._environment |= IDLE_QUIETLY | environment
         if environment:
             self._scheme = "tls"
         self._stack = ExitStack()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import imagecodecs
 import numpy as np
+import ome_types
 import pytest
 import tifffile
 import torch
@@ -28,6 +29,10 @@ from service.request import BadTilePolicy, UpscaleRequest
 from wsi.errors import PixelSizeMissingError, PlanError, TileReadError, VerificationError
 from wsi.geometry import Region
 from wsi.icc import neutral_profile
+from wsi.ome_xml import ImageFacts, interleaved_xml
+
+TWICE = {"mpp": 1.0, "target_mpp": 0.5}
+"""For runs of several stripes, which are as many tiles at any scale."""
 
 
 def pixels_of(output: Path, level: int = 0) -> np.ndarray:
@@ -157,7 +162,7 @@ def test_no_name_path_or_time_of_the_source_is_in_the_image(tmp_path, write_png)
 @pytest.mark.parametrize("suffix", [".ome.tiff", ".ome.zarr"])
 def test_a_cancelled_run_continues_and_its_file_is_byte_identical(tmp_path, write_png, suffix) -> None:
     slide = write_png(500, 5000)  # three stripes
-    request = UpscaleRequest(slide, tmp_path / f"whole{suffix}", model="bicubic", mpp=1.0)
+    request = UpscaleRequest(slide, tmp_path / f"whole{suffix}", model="bicubic", **TWICE)
     upscale(request)
     token, seen = CancelToken(), []
 
@@ -210,15 +215,15 @@ def test_another_request_does_not_continue_the_old_one(tmp_path, write_png) -> N
             token.cancel()
 
     with pytest.raises(Cancelled):
-        upscale(UpscaleRequest(slide, output, model="bicubic", mpp=1.0), stop_late, token)
-    report = upscale(UpscaleRequest(slide, output, model="bicubic", mpp=1.0, quality=50))
+        upscale(UpscaleRequest(slide, output, model="bicubic", **TWICE), stop_late, token)
+    report = upscale(UpscaleRequest(slide, output, model="bicubic", **TWICE, quality=50))
     assert report["stripes"]["resumed"] == 0
 
 
 @pytest.mark.parametrize("change", ["model", "slide", "region"])
 def test_what_another_model_slide_or_region_began_is_not_continued(tmp_path, write_png, weights, change) -> None:
     output, token = tmp_path / "o.ome.zarr", CancelToken()
-    request = UpscaleRequest(write_png(200, 5000), output, model="bicubic", mpp=1.0)
+    request = UpscaleRequest(write_png(200, 5000), output, model="bicubic", **TWICE)
 
     def stop_late(progress) -> None:
         if progress.tiles_done > 9:
@@ -227,7 +232,7 @@ def test_what_another_model_slide_or_region_began_is_not_continued(tmp_path, wri
     with pytest.raises(Cancelled):
         upscale(request, stop_late, token)
     other = {
-        "model": replace(request, model=str(weights), region=(0, 0, 200, 300)),
+        "model": replace(request, model=str(weights), target_mpp=None, region=(0, 0, 200, 300)),
         "slide": replace(request, slide=write_png(200, 5000, "b.png", np.full((5000, 200, 3), 90, np.uint8))),
         "region": replace(request, region=(0, 100, 200, 4900)),
     }[change]
@@ -238,7 +243,7 @@ def test_what_another_model_slide_or_region_began_is_not_continued(tmp_path, wri
 
 def test_an_altered_stripe_alone_is_made_again(tmp_path, write_png) -> None:
     output, token = tmp_path / "o.ome.tiff", CancelToken()
-    request = UpscaleRequest(write_png(300, 5000), output, model="bicubic", mpp=1.0)
+    request = UpscaleRequest(write_png(300, 5000), output, model="bicubic", **TWICE)
 
     def stop_at_the_end(progress) -> None:
         if progress.stage is Stage.JOINING:
@@ -288,7 +293,7 @@ def test_a_workspace_has_one_owner_at_a_time(tmp_path) -> None:
 
 def test_a_mistyped_call_does_not_cost_an_interrupted_runs_stripes(tmp_path, write_png) -> None:
     slide, output = write_png(300, 5000), tmp_path / "o.ome.tiff"
-    request, token = UpscaleRequest(slide, output, model="bicubic", mpp=1.0), CancelToken()
+    request, token = UpscaleRequest(slide, output, model="bicubic", **TWICE), CancelToken()
 
     def stop_late(progress) -> None:
         if progress.tiles_done > 18:
@@ -305,7 +310,7 @@ def test_a_mistyped_call_does_not_cost_an_interrupted_runs_stripes(tmp_path, wri
 
 def test_a_damaged_segment_is_made_again(tmp_path, write_png) -> None:
     slide, output = write_png(300, 5000), tmp_path / "o.ome.tiff"
-    request, token = UpscaleRequest(slide, output, model="bicubic", mpp=1.0), CancelToken()
+    request, token = UpscaleRequest(slide, output, model="bicubic", **TWICE), CancelToken()
     upscale(replace(request, output=tmp_path / "whole.ome.tiff"))
 
     def stop_late(progress) -> None:
@@ -425,6 +430,44 @@ def test_the_slide_itself_is_never_overwritten(write_pyramid, tmp_path, formula_
     with pytest.raises(ServiceError):
         upscale(UpscaleRequest(slide, slide, model="bicubic"))
     assert slide.read_bytes() == before
+
+
+def test_ome_types_reads_the_metadata_of_both_formats(tmp_path, write_png) -> None:
+    slide = write_png(300, 200)
+    for name in ("o.ome.tiff", "o.ome.zarr"):
+        upscale(UpscaleRequest(slide, tmp_path / name, model="nearest", mpp=1.0))
+    planar = (tmp_path / "o.ome.zarr" / "OME" / "METADATA.ome.xml").read_text("utf-8")
+    for told in (
+        ome_types.from_tiff(tmp_path / "o.ome.tiff", validate=True),
+        ome_types.from_xml(planar, validate=True),
+    ):
+        pixels = told.images[0].pixels
+        assert (pixels.size_x, pixels.size_y, pixels.physical_size_x, pixels.physical_size_y) == (1200, 800, 0.25, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("written", "instead", "says"),
+    [
+        ('SizeX="1200"', 'SizeX="1201"', "another size"),
+        ('PhysicalSizeY="0.25"', 'PhysicalSizeY="0.2501"', "another pixel size"),
+        ('PhysicalSizeY="0.25"', "", "another pixel size"),
+        ('DimensionOrder="XYCZT"', 'DimensionOrder="XYC"', "breaks the schema"),
+        ("</Image>", "", "is none"),
+        ("nearest", "n&#101;arest", "character entity"),
+    ],
+)
+def test_a_result_whose_metadata_is_wrong_is_no_result(
+    tmp_path, write_png, monkeypatch, written, instead, says
+) -> None:
+    def wrong(facts: ImageFacts) -> str:
+        text = interleaved_xml(facts).replace(written, instead)
+        assert text != interleaved_xml(facts)
+        return text
+
+    monkeypatch.setattr("wsi.writers.ome_tiff.interleaved_xml", wrong)
+    with pytest.raises(VerificationError, match=says):
+        upscale(UpscaleRequest(write_png(300, 200), tmp_path / "o.ome.tiff", model="nearest", mpp=1.0))
+    assert list(tmp_path.glob("o.ome.*")) == []
 
 
 def test_an_older_result_stays_until_the_new_one_is_verified(tmp_path, write_png, monkeypatch) -> None:
