@@ -29,6 +29,7 @@ function makeRow(job) {
   offer(parts, job.id, async (answer) => tell("job", answer ?? await call(actions.job(job.id))));
 
   function update(now) {
+    const active = document.activeElement; // asked for now: what is hidden loses the focus at once
     const words = [now.cancel_requested ? "leaving" : now.state, now.result && "result"];
     if (state.dataset.state && state.dataset.state !== now.state) announce(`${name.textContent}: ${now.state}`);
     state.dataset.state = now.state;
@@ -41,7 +42,6 @@ function makeRow(job) {
     for (const one of root.querySelectorAll("[data-when]")) {
       one.hidden = !one.dataset.when.split(" ").some((word) => words.includes(word));
     }
-    const active = document.activeElement;
     if (active.hidden && root.contains(active)) root.querySelector(".actions :is(a, button):not([hidden]), [data-part=fold] > summary").focus();
     fold.dispatchEvent(new Event("toggle")); // other commands fit now
     showPicture(parts.frame, now.result && thumbnail(`v1/jobs/${now.id}/result`, 256, 256));

@@ -46,7 +46,7 @@ function viewer(kind) {
   return (...parts) => {
     const { view } = parts.pop();
     const root = el("section", { class: "viewer", "aria-label": "Viewer" });
-    fill(main, root);
+    fill(main, el("h1", { class: "unseen", tabindex: "-1" }, document.title), root);
     opened = openViewer(root, { kind, ids: parts, view });
     return root;
   };
@@ -116,6 +116,10 @@ const start = () => attempt(main, async () => {
 }, true);
 
 account.lastElementChild.onclick = () => call(actions.signOut()).finally(() => location.reload());
+document.querySelector(".skip").onclick = (event) => {
+  event.preventDefault(); // its hash would be taken for a route
+  main.focus();
+};
 on("unreachable", () => {
   if (banner.hidden) announce(banner.textContent);
   banner.hidden = false;
