@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready
 # Each test process computes on one thread, so that two of them are as fast as two cores allow.
 PROCESSES ?= 2
 
-.PHONY: demo test serve check bench soak clean install
+.PHONY: demo test serve check bench soak screenshots clean install
 
 install: $(READY)
 
@@ -36,6 +36,9 @@ bench: $(READY)
 
 soak: $(READY)
 	RELIABILITY_LOG=$(CURDIR) $(BIN)/pytest -m soak
+
+screenshots: $(READY)
+	SLIDELIFT_SCREENSHOTS=docs/images $(BIN)/pytest tests/acceptance/test_page.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info demo-output .pytest_cache .ruff_cache .mypy_cache .hypothesis

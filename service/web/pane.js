@@ -1,17 +1,22 @@
 /** One OpenSeadragon viewer whose layers lie on the slide's own pixels; its world is one slide wide. */
 
+// The library adds a style sheet unless one is there, and the page's policy refuses it: this stands in for one.
+const sheet = document.createElementNS(null, "style");
+sheet.setAttribute("data-openseadragon-mobile-css", "");
+document.head.append(sheet);
+
+const { Point, Rect, Viewer } = window.OpenSeadragon;
 const OSD_KEYS = ["ArrowUp", "ArrowDown", "ArrowLeft", "ArrowRight", "+", "-", "=", "0"];
 
 export class Pane {
   constructor(stage, unit, moved) {
-    const { OpenSeadragon } = window;
     const first = !stage.children.length;
     this.unit = unit;
     this.items = new Map();
     this.element = document.createElement("div");
     this.element.className = "pane";
     stage.append(this.element);
-    this.osd = new OpenSeadragon.Viewer({
+    this.osd = new Viewer({
       element: this.element, drawer: "canvas", preload: true, showNavigationControl: false,
       preserveImageSizeOnResize: true, showNavigator: first, navigatorPosition: "BOTTOM_RIGHT", navigatorSizeRatio: 0.16,
       animationTime: 0.5, visibilityRatio: 0.2, minZoomImageRatio: 0.5, maxZoomPixelRatio: 16,
@@ -45,7 +50,6 @@ export class Pane {
   draw(layer, opacity, from) {
     const item = this.items.get(layer);
     if (!item) return;
-    const { Point, Rect } = window.OpenSeadragon;
     const { x: width, y: height } = item.getContentSize();
     const cut = from && item.viewerElementToImageCoordinates(new Point(from * this.element.clientWidth, 0)).x;
     const left = Math.min(width, Math.max(0, cut));
@@ -54,6 +58,11 @@ export class Pane {
     item.drawn = state;
     item.setClip(left > 0 ? new Rect(left, 0, width - left, height) : null);
     item.setOpacity(left < width ? opacity : 0);
+  }
+
+  /** Lay an element over a part of the slide. */
+  lay(element, rect) {
+    this.osd.addOverlay({ element, location: new Rect(...rect.map((one) => one / this.unit)) });
   }
 
   /** The slide's pixel in the middle, and screen pixels for each of the slide's. */
@@ -70,7 +79,7 @@ export class Pane {
 
   look(x, y, zoom) {
     this.osd.viewport.zoomTo((zoom * this.unit) / this.element.clientWidth, null, true);
-    this.osd.viewport.panTo(new window.OpenSeadragon.Point(x / this.unit, y / this.unit), true);
+    this.osd.viewport.panTo(new Point(x / this.unit, y / this.unit), true);
   }
 
   follow(other) {
@@ -80,7 +89,7 @@ export class Pane {
   }
 
   fit(rect) {
-    if (rect) this.osd.viewport.fitBounds(new window.OpenSeadragon.Rect(...rect.map((one) => one / this.unit)), true);
+    if (rect) this.osd.viewport.fitBounds(new Rect(...rect.map((one) => one / this.unit)), true);
   }
 
   home() { this.osd.viewport.goHome(); }

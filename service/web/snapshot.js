@@ -29,13 +29,11 @@ export function snapshot({ stage, line, left, right, mark, length, power, ruler 
   for (const element of [left, right, mark, length, power]) {
     if (element.hidden || !element.textContent) continue;
     const [x, y, width, height] = placeOf(element);
-    const { fontWeight, fontSize, paddingLeft } = getComputedStyle(element);
     context.fillStyle = "rgb(255 255 255 / 0.85)";
     context.fillRect(x, y, width, height);
     context.fillStyle = "black";
-    context.font = `${fontWeight} ${fontSize} system-ui, sans-serif`;
-    context.textBaseline = "middle";
-    context.fillText(element.textContent, x + parseFloat(paddingLeft), y + height / 2, width);
+    context.font = `${0.6 * height}px system-ui, sans-serif`;
+    context.fillText(element.textContent, x + 0.3 * height, y + 0.7 * height, width - 0.4 * height);
   }
   const [x, y, width, height] = placeOf(ruler);
   context.fillStyle = "black";

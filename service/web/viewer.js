@@ -4,8 +4,8 @@ import { actions, call, job, onJob, slide } from "./api.js";
 import { announce, cut, el, fill, trouble } from "./dom.js";
 import { Overlays } from "./overlays.js";
 import { Pane } from "./pane.js";
-import { magnification, scaleBar } from "./ruler.js";
 import { save, snapshot } from "./snapshot.js";
+import { objective, scaleBar } from "./words.js";
 
 const MAP_AGAIN_MS = 1500;
 const ADDRESS_AGAIN_MS = 300;
@@ -33,7 +33,7 @@ class Viewer {
       throw error;
     });
     this.results = jobs.map((one) => ({ id: one.id, job: one, name: this.kind === "job" ? `Result, ${one.model}` : one.model }));
-    await Promise.all([loadLibrary(), ...this.results.map((one) => this.learn(one))]);
+    await Promise.all(this.results.map((one) => this.learn(one)));
     if (this.closed) return;
     this.layers = [...this.results];
     if (this.facts) {
@@ -98,10 +98,11 @@ class Viewer {
   moved(pane) {
     if (pane === this.leader) for (const one of this.panes) if (one !== pane) one.follow(pane);
     this.divide(this.share);
-    const { width, label } = scaleBar(this.mpp, this.main.where().zoom);
+    const { zoom } = this.main.where();
+    const { width, label } = scaleBar(this.mpp, zoom);
     this.parts.ruler.style.width = `${width}px`;
     this.parts.length.textContent = label;
-    this.parts.power.textContent = magnification(this.mpp, this.main.where().zoom);
+    this.parts.power.textContent = this.mpp ? objective(this.mpp / zoom) : "";
     this.later ??= setTimeout(() => this.tellAddress(), ADDRESS_AGAIN_MS);
   }
 
@@ -166,9 +167,8 @@ class Viewer {
   key(event) {
     const { target } = event;
     if (event.ctrlKey || event.metaKey || event.altKey || target.closest("input, dialog")) return;
-    if (event.key === " " && (this.mode !== "blink" || target.matches("button, summary"))) return;
     const moves = ["+", "-", "0"].includes(event.key) && target.closest(".pane"); // the pane's own
-    if (!moves && this.does(event.key === " " ? "b" : event.key)) event.preventDefault();
+    if (!moves && this.does(event.key)) event.preventDefault();
   }
 
   /** Do what a key or the button of that key stands for; tells whether there is such a thing. */
@@ -193,9 +193,9 @@ class Viewer {
   }
 
   pixelForPixel() {
-    const scales = this.results.map(({ map }) => (map ? map.width / map.place[2] : 1));
     const { x, y } = this.main.where();
-    this.main.look(x, y, Math.max(1, ...scales) / devicePixelRatio);
+    const finest = this.results.map(({ map }) => (map ? map.width / map.place[2] : 1));
+    this.main.look(x, y, Math.max(1, ...finest) / devicePixelRatio);
   }
 
   async save() {
@@ -205,10 +205,10 @@ class Viewer {
 
   upscale() {
     const { x, y, width, height } = this.main.shown();
-    const [left, top] = [Math.max(0, Math.floor(x)), Math.max(0, Math.floor(y))];
-    const right = Math.min(this.facts.width, Math.ceil(x + width)), bottom = Math.min(this.facts.height, Math.ceil(y + height));
-    if (right <= left || bottom <= top) announce("Nothing of the slide is in view.");
-    else location.hash = `/slides/${this.slideId}/upscale?region=${[left, top, right - left, bottom - top]}`;
+    const within = (value, most) => Math.round(Math.min(most, Math.max(0, value)));
+    const left = within(x, this.facts.width - 1), top = within(y, this.facts.height - 1);
+    const right = within(x + width, this.facts.width), bottom = within(y + height, this.facts.height);
+    location.hash = `/slides/${this.slideId}/upscale?region=${[left, top, right - left, bottom - top]}`;
   }
 
   /** A job that is looked at has changed: when more of its stripes are finished, or all, show them. */
@@ -225,18 +225,16 @@ class Viewer {
     if (this.closed || (result.finished === finished && !result.map?.complete)) return;
     this.overlays.refresh();
     await Promise.all(this.panes.map((one) => (one === this.main || result === this.right) && one.put(result)));
-    if (this.closed) return;
-    this.divide(this.share);
     this.tellState();
+    if (!this.closed) this.divide(this.share);
   }
 
   tellState() {
-    const told = this.results.map(({ name, met, map, finished, job: { state, progress, error } }) => {
+    const told = this.results.map(({ name, met, map, finished, job: { state, error } }) => {
       if (met) return `${name}: ${met.detail}`;
       if (state === "succeeded") return "";
-      const tiles = progress.tiles_total ? `, ${progress.tiles_done} of ${progress.tiles_total} tiles` : "";
       const stripes = map ? `, ${finished} of ${map.stripes.length} stripes can be seen` : "";
-      return `${name}: ${state}${error ? ` (${error.title})` : tiles}${stripes}`;
+      return `${name}: ${state}${error ? ` (${error.title})` : ""}${stripes}`;
     });
     if (!this.facts) told.push("The slide was deleted: only the result is left");
     if (!this.mpp) told.push("The slide does not say its pixel size: no scale can be shown");
@@ -250,20 +248,4 @@ class Viewer {
     this.unhear?.();
     for (const one of this.panes) one.close();
   }
-}
-
-let loading;
-
-/** OpenSeadragon, which no other view needs. */
-function loadLibrary() {
-  return (loading ??= new Promise((resolve, reject) => {
-    // The library adds a style sheet unless one is there, and the page's policy refuses it: this stands in for one.
-    const sheet = document.createElementNS(null, "style");
-    sheet.setAttribute("data-openseadragon-mobile-css", "");
-    const error = () => {
-      loading = null;
-      reject(new Error("The viewer's library could not be loaded."));
-    };
-    document.head.append(sheet, el("script", { src: "page/vendor/openseadragon/openseadragon.min.js", load: resolve, error }));
-  }));
 }

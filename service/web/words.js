@@ -1,5 +1,6 @@
 /** Numbers as people read them. */
 
+const LONGEST_BAR = 160;
 const whole = new Intl.NumberFormat("en");
 const date = new Intl.DateTimeFormat("en-GB", { dateStyle: "medium", timeStyle: "short" });
 
@@ -24,4 +25,13 @@ export function duration(seconds) {
   if (seconds < 90) return plural(Math.ceil(seconds), "second");
   if (seconds < 5400) return plural(Math.round(seconds / 60), "minute");
   return plural(Math.round(seconds / 3600), "hour");
+}
+
+/** Width in screen pixels and label of a scale bar; `zoom` is screen pixels for each of the slide's. */
+export function scaleBar(mpp, zoom) {
+  const most = (LONGEST_BAR * (mpp || 1)) / zoom;
+  const power = 10 ** Math.floor(Math.log10(most));
+  const length = power * [5, 2, 1].find((step) => step * power <= most);
+  const said = mpp ? (length >= 1000 ? `${length / 1000} mm` : `${Number(length.toPrecision(1))} µm`) : `${length} px`;
+  return { width: (length * zoom) / (mpp || 1), label: said };
 }
