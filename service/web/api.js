@@ -44,7 +44,6 @@ export const actions = {
 /** What the browser's cookie needs beside it, so that no page of another site can write in its name. */
 export const PAGE_HEADERS = { "X-Slidelift": "page" };
 
-/** Who is signed in, as the service says. */
 export const session = {};
 export const refreshSession = async () => Object.assign(session, await call(actions.session()));
 export const may = (scope) => session.scopes.includes(scope);
@@ -65,14 +64,14 @@ export async function call(action) {
   return answer.status === 204 ? null : answer.json();
 }
 
-/** The Problem of an answer, which a proxy may have given whose service is away. */
+/** The Problem of an answer, which may be a proxy's. */
 export async function problemOf(status, read) {
   let facts;
   try {
     facts = await read();
   } catch {
     if (status >= 502) return unreachable();
-    facts = { status, title: `Status ${status}`, detail: "Something between this page and the service refused it." };
+    facts = { status, title: `Status ${status}`, detail: "A proxy refused it, not the service." };
   }
   if (status === 401 && session.signed_in) {
     session.signed_in = false;
@@ -83,7 +82,7 @@ export async function problemOf(status, read) {
 
 function unreachable() {
   tell("unreachable");
-  return new Problem({ code: "unreachable", title: "The service does not answer", detail: "The page tries again by itself." });
+  return new Problem({ title: "The service does not answer", detail: "The page tries again by itself." });
 }
 
 /** The command that does the same from a terminal. */
@@ -100,7 +99,7 @@ export function curl(action) {
 
 const news = new EventTarget();
 
-/** Hear of a "job" or "slide" that is new or other, or "reached", "unreachable", "returned", "signed-out"; gives how to stop. */
+/** Hear of "job", "slide", "reached", "unreachable", "returned", "signed-out"; gives how to stop. */
 export function on(what, callback) {
   const hear = (event) => callback(event.detail);
   news.addEventListener(what, hear);
@@ -130,7 +129,7 @@ async function remembered(key, action) {
 
 let listing = null;
 
-/** A slide's name, if it is still there; not asked for alone, since a browser logs each 404 as an error. */
+/** A slide's name; not asked for alone, since a browser logs each 404 as an error. */
 export async function slideName(id) {
   if (!known.has(id)) {
     listing ??= call(actions.slides("v1/slides?limit=1000")).finally(() => { listing = null; });

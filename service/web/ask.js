@@ -4,7 +4,7 @@ import { actions, call, catalog, curl, slide as slideOf, tell } from "./api.js";
 import { attempt, cut, el, fill } from "./dom.js";
 import { command } from "./offer.js";
 import { needsMpp, showSlide } from "./slides.js";
-import { facts, micrometres, objective, pixels, plural } from "./words.js";
+import { micrometres, objective, pixels, plural } from "./words.js";
 
 const TILE = 256;
 const NUMBERS = ["mpp", "quality", "entropy"];
@@ -16,7 +16,6 @@ export async function askView(id, query) {
   const region = () => (corners.every((one) => one.value) ? corners.map((one) => Number(one.value)) : undefined);
   const finest = () => (needsMpp(slide) ? Number(form.elements.mpp.value) : slide.mpp[0]);
 
-  /** The results that a model can give: each level of the slide by each of its scales, the finest first. */
   function offers({ source_mpp: range, scales, default_scale: scale }) {
     const [least, most] = range ?? [0, Infinity];
     const [, , width, height] = region() ?? [0, 0, slide.width, slide.height];
@@ -44,8 +43,7 @@ export async function askView(id, query) {
   function showTargets() {
     const chosen = models.find((one) => one.name === model.value);
     const gains = Object.entries(chosen.metrics).map(([set, { psnr_y_gain: gain }]) => `${gain} dB on ${set}`);
-    const also = facts(chosen.brightfield_only && "For brightfield slides alone", chosen.kind === "network" && `PSNR over bicubic: ${gains.join(", ")}`);
-    card.textContent = `${chosen.description} ${also}`;
+    card.textContent = `${chosen.description} ${chosen.brightfield_only ? "For brightfield slides alone." : ""} PSNR over bicubic: ${gains.join(", ")}.`;
     const before = form.elements.target?.value;
     const list = offers(chosen);
     wait.hidden = list.length > 0;
@@ -57,7 +55,6 @@ export async function askView(id, query) {
     showCommand();
   }
 
-  /** The form as the service takes it: empty fields stay out. */
   function order() {
     const { target, x, y, width, height, ...given } = Object.fromEntries([...new FormData(form)].filter(([, text]) => text));
     for (const name of NUMBERS) if (given[name]) given[name] = Number(given[name]);

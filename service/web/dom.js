@@ -10,12 +10,10 @@ export function el(tag, attributes = {}, ...children) {
   return made;
 }
 
-/** Put children in place of what an element holds; null and false are left out. */
 export function fill(element, ...children) {
   element.replaceChildren(...children.flat().filter((one) => one != null && one !== false));
 }
 
-/** The elements below one that have a name, by that name. */
 export function partsOf(root) {
   return Object.fromEntries([...root.querySelectorAll("[data-part]")].map((one) => [one.dataset.part, one]));
 }
@@ -37,7 +35,7 @@ export function trouble(error, retry) {
   );
 }
 
-/** Do what may fail; where it does, say so in `place`. */
+/** Do what may fail, and say in `place` where it does. */
 export async function attempt(place, work, again = false) {
   fill(place);
   try {
@@ -49,7 +47,6 @@ export async function attempt(place, work, again = false) {
 
 export const warnings = (sentences) => sentences.map((one) => el("p", { class: "warning" }, one));
 
-/** Put a picture into a box of fixed size; it may come late or not at all. */
 export function showPicture(frame, address) {
   if (frame.dataset.address === address) return;
   frame.dataset.address = address;
@@ -59,7 +56,6 @@ export function showPicture(frame, address) {
   }));
 }
 
-/** Tell those who can't see the page; rarely, or it becomes chatter. */
 export function announce(text) {
   document.getElementById("announcer").textContent = text;
 }

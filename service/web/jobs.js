@@ -7,11 +7,6 @@ import { offer } from "./offer.js";
 import { thumbnail } from "./slides.js";
 import { count, duration, facts, micrometres, moment, pixels, size } from "./words.js";
 
-const STAGES = {
-  opening: "opening the slide", planning: "finding the tissue", upscaling: "upscaling",
-  joining: "joining the pyramid", verifying: "reading the result back",
-};
-
 export function jobList() {
   const list = pagedList(actions.jobs, "jobs", makeRow);
   onJob(list.put);
@@ -21,7 +16,7 @@ export function jobList() {
 function makeRow(job) {
   const parts = cut("job");
   const { root, name, state, bar, told, fold } = parts;
-  slideName(job.slide).catch(() => null).then((text) => { name.textContent = text ?? "A slide that was deleted"; });
+  slideName(job.slide).catch(() => null).then((text) => { name.textContent = text ?? name.dataset.gone; });
   parts.look.href = `#/jobs/${job.id}`;
   parts.report.href = `#/jobs/${job.id}/report`;
   parts.asked.textContent = order(job);
@@ -37,12 +32,12 @@ function makeRow(job) {
     bar.hidden = !["running", "paused"].includes(now.state);
     bar.max = now.progress.tiles_total || 1;
     if (now.progress.tiles_total) bar.value = now.progress.tiles_done;
-    told.textContent = now.finished ? ending(now) : standing(now);
+    told.textContent = (now.finished ? ending : standing)(now, told.dataset);
     fill(parts.warnings, now.error && trouble(now.error), warnings(now.warnings));
     for (const one of root.querySelectorAll("[data-when]")) {
       one.hidden = !one.dataset.when.split(" ").some((word) => words.includes(word));
     }
-    if (active.hidden && root.contains(active)) root.querySelector(".actions :is(a, button):not([hidden]), [data-part=fold] > summary").focus();
+    if (active.hidden && root.contains(active)) fold.firstElementChild.focus();
     fold.dispatchEvent(new Event("toggle")); // other commands fit now
     showPicture(parts.frame, now.result && thumbnail(`v1/jobs/${now.id}/result`, 256, 256));
   }
@@ -51,7 +46,6 @@ function makeRow(job) {
   return { element: root, update };
 }
 
-/** What was asked. */
 function order(job) {
   return facts(
     job.model,
@@ -61,11 +55,11 @@ function order(job) {
   );
 }
 
-function standing(job) {
+function standing(job, words) {
   const { tiles_done: done, tiles_total: total, tiles_per_second: speed, eta_seconds: eta } = job.progress;
   const runs = job.state === "running";
   return facts(
-    job.cancel_requested ? "is being cancelled" : job.pause_requested ? "is being paused" : runs ? STAGES[job.stage] : job.state === "queued" && "waits for a worker",
+    words[job.cancel_requested ? "leaving" : job.pause_requested ? "pausing" : runs ? job.stage : job.state],
     total > 0 && `${count(done)} of ${count(total)} tiles`,
     runs && speed && `${Number(speed.toPrecision(2))} tiles/s`,
     runs && eta != null && `about ${duration(eta)} left`,
@@ -73,15 +67,14 @@ function standing(job) {
   );
 }
 
-function ending(job) {
+function ending(job, words) {
   return facts(
     moment(job.finished),
     job.started && `took ${duration((new Date(job.finished) - new Date(job.started)) / 1000)}`,
-    job.state === "succeeded" && (job.result ? size(job.result.bytes) : "the result was deleted"),
+    job.state === "succeeded" && (job.result ? size(job.result.bytes) : words.deleted),
   );
 }
 
-/** Choose another result of the same slide to lay over this one. */
 function compare(job) {
   const box = document.getElementById("compare");
   const { others, none, close } = partsOf(box);
@@ -90,8 +83,7 @@ function compare(job) {
   box.showModal();
   attempt(others, async () => {
     const found = (await call(actions.finishedJobs(job.slide))).jobs.filter((one) => one.id !== job.id && one.result);
-    const link = (one) => el("a", { href: `#/compare/${job.id}/${one.id}`, click: () => box.close() }, facts(order(one), moment(one.finished)));
-    fill(others, found.map((one) => el("p", {}, link(one))));
+    fill(others, found.map((one) => el("p", { click: () => box.close() }, el("a", { href: `#/compare/${job.id}/${one.id}` }, facts(order(one), moment(one.finished))))));
     none.hidden = found.length > 0;
   });
 }

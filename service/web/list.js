@@ -3,10 +3,10 @@
 import { call, on } from "./api.js";
 import { attempt, cut, el, fill } from "./dom.js";
 
-/** `page(next)` is the action of a page, its answer has entries as `member`; `makeRow(entry)` is {element, update}. */
+/** `page(next)` is an action whose answer has entries as `member`; `makeRow(entry)` is {element, update}. */
 export function pagedList(page, member, makeRow) {
   const rows = new Map();
-  const body = el("ul", { class: "rows", "aria-label": member }, [1, 2, 3].map(() => el("li", { class: "row skeleton" })));
+  const body = el("ul", { class: "rows", "aria-label": member }, el("li", { class: "row skeleton" }));
   const empty = cut(`no-${member}`).root;
   const foot = el("div", { class: "foot" });
   let loaded = false;

@@ -6,7 +6,6 @@ const AGAIN_MS = 4000;
 
 let stream = null;
 let again = null;
-let opened = false;
 let probing = null;
 
 /** Begin; a hidden page lets its stream go, since a browser keeps only six connections to a host. */
@@ -21,10 +20,7 @@ function listen() {
   if (document.hidden) return;
   stream = new EventSource(address({ path: "v1/events" }));
   stream.addEventListener("job", (event) => tell("job", JSON.parse(event.data)));
-  stream.addEventListener("open", () => {
-    if (opened) tell("returned"); // what happened in between is in the lists alone
-    opened = true;
-  });
+  stream.addEventListener("open", () => tell("returned")); // what happened before is in the lists alone
   stream.addEventListener("error", () => {
     probe();
     if (stream.readyState !== EventSource.CLOSED) return; // it comes back by itself

@@ -2,7 +2,7 @@
 
 import { actions, call, may, on, refreshSession, session, tell } from "./api.js";
 import { askView } from "./ask.js";
-import { announce, attempt, cut, el, fill, trouble } from "./dom.js";
+import { announce, attempt, cut, el, fill } from "./dom.js";
 import { jobList } from "./jobs.js";
 import { follow } from "./live.js";
 import { modelsView } from "./models.js";
@@ -20,7 +20,7 @@ const ROUTES = [
   [`/slides/${ID}`, "Slide", viewer("slide")],
   [`/jobs/${ID}`, "Result", viewer("job")],
   [`/compare/${ID}/${ID}`, "Comparison", viewer("compare")],
-  [".*", "Nothing here", () => el("p", { class: "page" }, "There is nothing at this address.")],
+  [".*", "Nothing here", () => el("h1", { class: "page" }, "Nothing is at this address")],
 ];
 const main = document.getElementById("main");
 const banner = document.getElementById("banner");
@@ -31,14 +31,13 @@ let shown = null;
 let opened = null;
 let following = false;
 
-/** Made once and kept: uploads go on while people look at slides. */
+/** Made once: uploads go on while people look at slides. */
 function workView() {
-  if (!work) {
-    work = cut("work");
-    takeUploads(work);
-    work.slides.append(slideList());
-    work.jobs.append(jobList());
-  }
+  if (work) return work.root;
+  work = cut("work");
+  takeUploads(work);
+  work.slides.append(slideList());
+  work.jobs.append(jobList());
   return work.root;
 }
 
@@ -73,16 +72,14 @@ async function show() {
   if (!first) (main.querySelector("h1") ?? main).focus();
 }
 
-/** Put a view in place; one that loads shows that it does, and one that fails says why. */
-async function put(make, address) {
-  try {
-    const made = make();
-    if (made instanceof Promise) fill(main, el("div", { class: "page" }, el("div", { class: "row skeleton" })));
-    const view = await made;
+/** Put a view in place; one that loads shows that it does, one that fails says why. */
+function put(make, address) {
+  const place = el("div", { class: "page", role: "alert" });
+  return attempt(place, async () => {
+    fill(main, el("p", { class: "row skeleton" }), place);
+    const view = await make();
     if (shown === address && !view.isConnected) fill(main, view);
-  } catch (error) {
-    if (shown === address) fill(main, el("div", { class: "page", role: "alert" }, trouble(error, () => put(make, address))));
-  }
+  }, true);
 }
 
 function signIn() {

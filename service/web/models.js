@@ -5,9 +5,8 @@ import { cut, el } from "./dom.js";
 import { printWhenOpened } from "./offer.js";
 import { count } from "./words.js";
 
-const BASELINE = "bicubic";
 const WORDS = {
-  scales: (all) => all.map((one) => `×${one}`).join(", "),
+  scales: (all) => `×${all.join(", ×")}`,
   source_mpp: (range) => `${range.join(" to ")} µm/px`,
   parameters: count,
   iterations: count,
@@ -29,7 +28,7 @@ function evaluation(set, models) {
   caption.textContent = `Evaluation on ${set}`;
   root.setAttribute("aria-label", caption.textContent);
   for (const { name, default_scale: scale, metrics } of models) {
-    const baseline = name === BASELINE;
+    const baseline = name === "bicubic";
     const cells = [`×${scale}`, ...measures.map((one) => metrics[set][one] ?? "–")].map((value) => el("td", {}, value));
     const row = el("tr", { class: baseline && "baseline" }, el("th", { scope: "row" }, name), cells);
     body.insertBefore(row, baseline ? body.firstChild : null);

@@ -18,7 +18,7 @@ export function offer({ root, problem, fold }, id, done) {
   printWhenOpened(fold, () => offered.filter(possible).map((one) => [one.dataset.told ?? one.textContent, action(one)]));
 }
 
-/** Fill a fold with the commands of `list()`, pairs of a heading and an action, when it opens. */
+/** Fill a fold with the commands of `list()`, headings and actions, when it opens. */
 export function printWhenOpened(fold, list) {
   const place = el("div");
   fold.append(place);
@@ -27,7 +27,6 @@ export function printWhenOpened(fold, list) {
   });
 }
 
-/** A command and a button that copies it. */
 export function command(text) {
   const code = el("code", {}, text);
   const button = el("button", { type: "button", class: "quiet", click: () => copy(code, button) }, "Copy");
@@ -42,10 +41,8 @@ async function copy(code, button) {
     document.execCommand("copy");
   }
   button.textContent = "Copied";
-  setTimeout(() => { button.textContent = "Copy"; }, 2000);
 }
 
-/** Ask before what can't be undone; true when the answer is yes. */
 function sure(button) {
   const box = document.getElementById("sure");
   const { question, keep, go } = partsOf(box);

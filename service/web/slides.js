@@ -6,14 +6,13 @@ import { pagedList } from "./list.js";
 import { offer } from "./offer.js";
 import { facts, micrometres, moment, objective, pixels, size } from "./words.js";
 
-/** Address of one small picture of a whole image: level 8 of a Deep Zoom pyramid has 129 to 256 pixels. */
+/** One small picture of a whole image: level 8 of a Deep Zoom pyramid has 129 to 256 pixels. */
 export function thumbnail(image, width, height) {
   return `${image}_files/${Math.min(8, Math.ceil(Math.log2(Math.max(width, height))))}/0_0.jpeg`;
 }
 
 export const needsMpp = (slide) => !slide.mpp || slide.mpp.some((one) => one < 0.05 || one > 20);
 
-/** Show a slide's name, facts and picture in the parts for them. */
 export function showSlide({ frame, name, about }, slide) {
   showPicture(frame, thumbnail(`v1/slides/${slide.id}`, slide.width, slide.height));
   name.textContent = slide.name;

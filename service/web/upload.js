@@ -6,14 +6,14 @@ import { printWhenOpened } from "./offer.js";
 import { duration, size } from "./words.js";
 
 const PIECE_BYTES = 8 * 2 ** 20;
-const RETRY_MS = [0, 1000, 3000, 5000, 10000, ...Array(60).fill(15000)];
+const RETRY_MS = [0, 1000, 3000, ...Array(90).fill(10000)];
 const WORTH_A_RETRY = [0, 409, 423, 429, 460, 500, 502, 503, 504];
 
 let waiting = [];
 let running = null;
 
 /** Let the area of the work view take files, by dropping them or by its button. */
-export function takeUploads({ area, choose, chooser, uploads, unfinished, fold }) {
+export function takeUploads({ area, choose, chooser, uploads, unfinished, names: list, fold }) {
   const take = (files) => {
     uploads.append(...[...files].map(transfer));
     next();
@@ -31,18 +31,18 @@ export function takeUploads({ area, choose, chooser, uploads, unfinished, fold }
   printWhenOpened(fold, () => [["Upload in one piece", actions.addSlide("slide.svs")]]);
   interrupted().then((names) => {
     unfinished.hidden = !names.length;
-    unfinished.textContent = `Unfinished: ${names.join(", ")}. Choose the file again, and its upload goes on where it stopped.`;
+    list.textContent = names.join(", ");
   });
 }
 
-/** Names of what a reload interrupted; what the service has forgotten is forgotten here. */
+/** Names of what a reload interrupted; what has ended or expired is forgotten. */
 async function interrupted() {
   const names = [];
   const storage = tus.defaultOptions.urlStorage;
   for (const one of await storage.findAllUploads()) {
     const { state, code } = await call(actions.upload(idOf(one.uploadUrl))).catch((error) => error);
     if (state === "arriving") names.push(one.metadata.filename);
-    else if (code !== "unreachable") storage.removeUpload(one.urlStorageKey);
+    else if (state || code) storage.removeUpload(one.urlStorageKey);
   }
   return names;
 }
@@ -54,9 +54,9 @@ function next() {
   running?.();
 }
 
-/** One file's row, and what drives it. */
 function transfer(file) {
   const { root, name, bar, told, pause, drop, problem } = cut("upload");
+  const words = told.dataset;
   let idle = false;
   let first = null; // of this run: the speed is counted from here
   let quarter = 0;
@@ -70,7 +70,7 @@ function transfer(file) {
     removeFingerprintOnSuccess: true,
     onShouldRetry({ originalResponse: answer }) {
       if (!answer) tell("unreachable");
-      told.textContent = "The line is broken; it is tried again";
+      told.textContent = words.broken;
       first = null;
       return WORTH_A_RETRY.includes(answer?.getStatus() ?? 0);
     },
@@ -79,7 +79,7 @@ function transfer(file) {
     async onError({ originalResponse: answer }) {
       stop(answer
         ? await problemOf(answer.getStatus(), () => JSON.parse(answer.getBody()))
-        : new Problem({ title: "The upload stopped", detail: "The line stayed broken, or the file can’t be read any more." }));
+        : new Problem({ title: "The upload stopped", detail: words.lost }));
     },
   });
 
@@ -89,14 +89,14 @@ function transfer(file) {
     const speed = (sent - first.sent) / (now - first.now);
     const left = speed > 0 ? `, ${size(speed)}/s, ${duration((total - sent) / speed)} left` : "";
     bar.value = sent;
-    told.textContent = sent < total ? `${size(sent)} of ${size(total)}${left}` : "All is there; the service looks into the slide";
+    told.textContent = sent < total ? `${size(sent)} of ${size(total)}${left}` : words.whole;
     const reached = Math.floor((4 * sent) / total);
-    if (reached > quarter) announce(`${file.name}: ${25 * reached} % uploaded`);
+    if (reached > quarter) announce(`${file.name}: ${25 * reached} %`);
     quarter = reached;
   }
 
   async function begin() {
-    rest(false, "Pause", "Begins");
+    rest(false, "Pause", words.begins);
     fill(problem);
     first = null;
     const [before] = await upload.findPreviousUploads();
@@ -113,7 +113,7 @@ function transfer(file) {
 
   function stop(error) {
     fill(problem, trouble(error));
-    rest(true, "Try again", "Stopped");
+    rest(true, "Try again", words.stopped);
     pause.hidden = error.status < 500; // the file's own fault
   }
 
@@ -139,10 +139,7 @@ function transfer(file) {
   name.textContent = file.name;
   bar.max = file.size || 1;
   bar.setAttribute("aria-label", `Upload of ${file.name}`);
-  pause.onclick = () => {
-    if (idle) begin();
-    else upload.abort().then(() => rest(true, "Continue", "Paused; what has arrived stays for a day"));
-  };
+  pause.onclick = () => (idle ? begin() : upload.abort().then(() => rest(true, "Continue", words.paused)));
   drop.onclick = () => {
     upload.abort(Boolean(upload.url)).catch(() => {});
     root.remove();

@@ -4,7 +4,6 @@ const LONGEST_BAR = 160;
 const whole = new Intl.NumberFormat("en");
 const date = new Intl.DateTimeFormat("en-GB", { dateStyle: "medium", timeStyle: "short" });
 
-/** Facts in a row; those that are missing leave no gap. */
 export const facts = (...all) => all.filter(Boolean).join(" · ");
 
 export const count = (number) => whole.format(number);
@@ -12,24 +11,18 @@ export const pixels = (width, height) => `${count(Math.round(width))} × ${count
 export const moment = (time) => date.format(new Date(time));
 export const plural = (number, noun) => `${count(number)} ${noun}${number === 1 ? "" : "s"}`;
 
-/** Three digits, as slides say it. */
 export const micrometres = (mpp) => `${Number(mpp.toPrecision(3))} µm/px`;
 
 /** The objective that shows as much: 10 µm/px is 1×. */
-export function objective(mpp) {
-  const power = 10 / mpp;
-  return `${power >= 10 ? Math.round(power) : Number(power.toPrecision(2))}×`;
-}
+export const objective = (mpp) => `${Number((10 / mpp).toPrecision(2))}×`;
 
 export function size(bytes) {
   const step = Math.min(4, Math.floor(Math.log10(Math.max(1, bytes)) / 3));
-  const value = bytes / 1000 ** step;
-  return `${value >= 10 || step === 0 ? Math.round(value) : value.toFixed(1)} ${["bytes", "kB", "MB", "GB", "TB"][step]}`;
+  return `${Number((bytes / 1000 ** step).toPrecision(3))} ${["bytes", "kB", "MB", "GB", "TB"][step]}`;
 }
 
 export function duration(seconds) {
-  if (seconds < 1) return "less than a second";
-  if (seconds < 90) return plural(Math.round(seconds), "second");
+  if (seconds < 90) return plural(Math.ceil(seconds), "second");
   if (seconds < 5400) return plural(Math.round(seconds / 60), "minute");
   return plural(Math.round(seconds / 3600), "hour");
 }
