@@ -166,7 +166,7 @@ class Viewer {
 
   key(event) {
     const { target } = event;
-    if (event.ctrlKey || event.metaKey || event.altKey || target.closest("input, dialog")) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || target.closest("input:not([type=range], [type=checkbox]), dialog")) return;
     const moves = ["+", "-", "0"].includes(event.key) && target.closest(".pane"); // the pane's own
     if (!moves && this.does(event.key)) event.preventDefault();
   }
