@@ -1,4 +1,4 @@
-"""`make bench`: engine, whole jobs, writers, readers and growth as ratios measured side by side in one run.
+"""`make bench`: engine, whole jobs, writers, readers, viewers and growth as ratios measured side by side in one run.
 
     python -m benchmarks.bench [--device cuda] [--quick] [--only engine,writer]
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import end_to_end, engine, growth, tiler, writer
+from benchmarks import end_to_end, engine, growth, tiler, viewer, writer
 from models.inference import choose_device
 
 
@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="an eighth of the area; to see that it runs")
     parser.add_argument("--only", help="tables to make, separated by commas")
     options = parser.parse_args()
-    chosen = options.only.split(",") if options.only else ["engine", "jobs", "writer", "tiler", "growth"]
+    chosen = options.only.split(",") if options.only else ["engine", "jobs", "writer", "tiler", "viewer", "growth"]
     if find_spec("pyvips") is None and {"jobs", "writer"} & set(chosen):
         parser.error("jobs and writer are compared to libvips: pip install '.[bench]', or leave them out by --only")
     small = 4 if options.quick else 1
@@ -37,6 +37,7 @@ def main() -> None:
             "jobs": lambda: end_to_end.report(folder, options.model, options.device, 4096 // small),
             "writer": lambda: writer.report(folder, 16384 // small),
             "tiler": lambda: tiler.report(folder, 8192 // small),
+            "viewer": lambda: viewer.report(folder, 16384 // small),
             "growth": lambda: growth.report(
                 folder, "espcn-x4", tuple(side // small for side in (1024, 4096, 16384)), (8192 // small,)
             ),
