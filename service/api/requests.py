@@ -43,7 +43,7 @@ class Requests:
             await self._app(scope, receive, counted)
         finally:
             seconds = time.monotonic() - started
-            route = getattr(scope.get("route"), "path", _UNKNOWN)
+            route = getattr(scope.get("route"), "path_format", _UNKNOWN)
             # A method that somebody made up would be a series of its own, and anything in the log.
             method = scope["method"] if scope["method"] in _METHODS else "(other)"
             self._metrics.count_request(method, route, status, seconds)

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Path, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
+from starlette.convertors import Convertor, register_url_convertor
 
 from service.api.access import Caller, InCaller
 from service.api.context import Context, InContext
@@ -23,6 +24,27 @@ from service.uploads.fetch import fetch
 from service.uploads.form import OVERHEAD_BYTES, FormFile
 from service.uploads.inbox import Way, Writer
 
+
+class _Name(Convertor[str]):
+    """Any name of a file, but for addresses of `service.api.deepzoom`."""
+
+    regex = r"(?!.*\.dzi$)(?!.*_files/[^/]+/[^/]+$).*"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+class _Id(_Name):
+    """Likewise, of one word."""
+
+    regex = r"(?![^/]*\.dzi$)[^/]+"
+
+
+register_url_convertor("slide_name", _Name())
+register_url_convertor("slide_id", _Id())
 router = APIRouter(prefix="/v1/slides", tags=["slides"], responses=documented())
 
 SlideId = Annotated[str, Path(description="Id of a slide; for an upload the name of its file.")]
@@ -73,7 +95,7 @@ _HEADERS = {
 
 
 @router.put(
-    "/{slide:path}",
+    "/{slide:slide_name}",
     status_code=201,
     operation_id="upload",
     summary="Upload a slide",
@@ -140,13 +162,13 @@ def slides(
     return SlidesOut(slides=[SlideOut.of(one) for one in page.entries], next=next_page(request, page.cursor))
 
 
-@readable(router, "/{slide}", operation_id="slide_facts", summary="Facts of a slide")
+@readable(router, "/{slide:slide_id}", operation_id="slide_facts", summary="Facts of a slide")
 def slide_facts(slide: SlideId, context: InContext, caller: InCaller) -> SlideOut:
     """Tell what the probe found."""
     return SlideOut.of(known(context, caller, slide))
 
 
-@router.delete("/{slide}", operation_id="delete_slide", status_code=204, summary="Delete a slide")
+@router.delete("/{slide:slide_id}", operation_id="delete_slide", status_code=204, summary="Delete a slide")
 def delete_slide(slide: SlideId, context: InContext, caller: InCaller) -> None:
     """Delete a slide; results made of it stay. Refused while an unfinished job needs it."""
     found = known(context, caller, slide)

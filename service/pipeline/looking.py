@@ -151,6 +151,8 @@ class Looker:
 
     def _finished_map(self, sight: dict[str, Any]) -> dict[str, Any]:
         report = json.loads(Path(sight["report"]).read_bytes())
+        if not report.keys() >= {"slide", "plan", "tiles", "stripes"}:
+            raise refusal("job.no-result", "the report does not say where the result lies on its slide")
         slide, tiles = report["slide"], report["tiles"]
         levels = [Level(Size(one["width"], one["height"]), one["downsample"]) for one in slide["levels"]]
         measured = (tiles["consistency"] or {}).get("grid")

@@ -194,6 +194,17 @@ def test_what_is_no_slide_is_refused_by_name(data, name: str, open_slide) -> Non
         open_slide(data / "damaged" / name)
 
 
+@pytest.mark.parametrize("kept", [4, 5, 8, 9, 16, 40, 200])
+@pytest.mark.parametrize("name", ["cmu-0-small.tiff", "OS-1-detail.ome.tif", "cmu-1-small-region.svs"])
+def test_a_slide_of_which_only_the_head_is_there_is_refused_by_name(
+    data, tmp_path, open_slide, name: str, kept: int
+) -> None:
+    cut = tmp_path / name
+    cut.write_bytes((data / "slides" / name).read_bytes()[:kept])
+    with pytest.raises(SlideUnreadableError, match=name):
+        open_slide(cut)
+
+
 def test_a_missing_file_and_a_folder_are_told_apart(tmp_path, open_slide) -> None:
     with pytest.raises(SlideUnreadableError, match="no such file"):
         open_slide(tmp_path / "none.svs")

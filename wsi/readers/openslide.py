@@ -1,5 +1,6 @@
 """SVS, NDPI, MRXS, SCN, BIF, VMS, Philips, DICOM and tiled TIFF through libopenslide."""
 
+import struct
 import threading
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from wsi.slide import Level, Pixels, SlideInfo, vendor_word
 
 # Sound TIFF compressions that libopenslide does not know: JPEG 2000, LZMA, Zstandard, WebP, JPEG XL.
 _OTHERS_COMPRESSIONS = {34712, 34925, 50000, 50001, 50002, 52546}
+_DAMAGE = (tifffile.TiffFileError, ValueError, LookupError, OSError, struct.error)
 
 
 def accepts(path: Path) -> bool:
@@ -32,7 +34,7 @@ def _is_for_tiffslide(path: Path) -> bool:
     try:
         with tifffile.TiffFile(path) as tiff:
             return tiff.is_ome or tiff.pages.first.compression in _OTHERS_COMPRESSIONS
-    except (tifffile.TiffFileError, ValueError, LookupError, OSError):
+    except _DAMAGE:
         return False  # damaged: OpenSlide's word on it is final
 
 
@@ -119,7 +121,7 @@ class OpenSlideReader:
             with tifffile.TiffFile(self._path) as tiff:
                 page = tiff.pages.first
                 bits, samples = page.bitspersample, page.samplesperpixel
-        except (tifffile.TiffFileError, ValueError, KeyError, IndexError, OSError) as error:
+        except _DAMAGE as error:
             raise SlideUnreadableError(f"{self._path.name}: damaged TIFF structure ({error})") from error
         if bits != 8:
             raise UnsupportedPixelsError(

@@ -1,6 +1,7 @@
 """The TIFF family in Python, for what libopenslide refuses: OME-TIFF, plain and striped TIFF."""
 
 import math
+import struct
 import warnings
 from pathlib import Path
 from xml.etree import ElementTree
@@ -28,6 +29,7 @@ _DECODER_ERRORS = (
     TypeError,
     ValueError,
     AssertionError,
+    struct.error,
 )
 
 
