@@ -3,6 +3,7 @@
 import io
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,15 @@ def test_a_decoder_that_dies_costs_its_tile_and_nothing_else(shown: tuple[FastAP
     assert code(lost) == (422, "slide.tile-unreadable")
     assert str(app.state.context.settings.data_dir) not in lost.text
     assert picture(call("GET", f"/v1/slides/{slide}_files/12/1_0.jpeg")).shape == (512, 512, 3)
+
+
+def test_an_odd_address_is_refused_at_once(shown: tuple[FastAPI, Call, str]) -> None:
+    _, call, slide = shown
+    began = time.monotonic()
+    for odd in ("_." * 10_000 + "/", "_" * 20_000, "0_0." * 5000 + "/", "_files/" * 3000):
+        for picture_at in (f"/v1/slides/{slide}", "/v1/jobs/none/result"):
+            assert call("GET", f"{picture_at}_files/12/{odd}").status_code in (404, 405)
+    assert time.monotonic() - began < 5  # where each mark may end each part, the first alone takes days
 
 
 def test_a_damaged_tile_names_no_path_of_the_service(open_app: Callable[..., FastAPI], client: Any, data: Path) -> None:
