@@ -1,5 +1,6 @@
 """SVS, NDPI, MRXS, SCN, BIF, VMS, Philips, DICOM and tiled TIFF through libopenslide."""
 
+import struct
 import threading
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def _is_for_tiffslide(path: Path) -> bool:
     try:
         with tifffile.TiffFile(path) as tiff:
             return tiff.is_ome or tiff.pages.first.compression in _OTHERS_COMPRESSIONS
-    except (tifffile.TiffFileError, ValueError, LookupError, OSError):
+    except (tifffile.TiffFileError, ValueError, LookupError, OSError, struct.error):
         return False  # damaged: OpenSlide's word on it is final
 
 
