@@ -9,7 +9,7 @@ import base64
 import queue
 import threading
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,12 @@ class Sight:
     slide: str | None = None
     mpp: tuple[float, float] | None = None
     report: str | None = None
+
+    def without_folders(self, said: str) -> str:
+        """What was said of these files, without where they lie."""
+        for path in (self.path, self.slide, self.report):
+            said = said.replace(f"{Path(path).parent}/", "") if path else said
+        return said
 
 
 class Lookers:
@@ -123,9 +129,7 @@ class Lookers:
             self._end_later()
 
     def _asked(self, question: dict[str, Any], sight: Sight) -> dict[str, Any]:
-        with self._lock:
-            child = self._idle.pop() if self._idle else None
-        child = child or Child("service.child", "look")
+        child = self._taken() or Child("service.child", "look")
         try:
             child.send(question)
             message = child.messages.get(timeout=_TIMEOUT_SECONDS)
@@ -138,14 +142,25 @@ class Lookers:
             _end(child)
             raise
         if message is None:
-            detail = child.obituary(Path(sight.path).name).detail.partition(";")[0]
             _end(child)
-            raise ServiceError(problem("slide.tile-unreadable", f"{detail}; this part of it may be damaged"))
+            # Its last words may be of a question before this, and of somebody else's slide.
+            detail = f"the process that decodes died of {child.cause_of_death()}; this part of it may be damaged"
+            raise ServiceError(problem("slide.tile-unreadable", f"{Path(sight.path).name}: {detail}"))
         with self._lock:
             self._idle.append(child)
         if "problem" in message:
-            raise ServiceError(Problem(**message["problem"]))
+            found = Problem(**message["problem"])
+            raise ServiceError(replace(found, detail=sight.without_folders(found.detail)))
         return message
+
+    def _taken(self) -> Child | None:
+        """A child that waits; one that has died since its last answer costs no tile."""
+        while True:
+            with self._lock:
+                child = self._idle.pop() if self._idle else None
+            if child is None or child.process.poll() is None:
+                return child
+            _end(child)
 
     def _end_later(self) -> None:
         if self._timer is not None:

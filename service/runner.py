@@ -60,7 +60,8 @@ class Child:
     def close(self) -> None:
         """Let it end; kill it if it does not."""
         if self.process.stdin is not None:
-            self.process.stdin.close()
+            with contextlib.suppress(BrokenPipeError):  # it died, and closing sends what is left once more
+                self.process.stdin.close()
         try:
             self.process.wait(timeout=5)
         except subprocess.TimeoutExpired:
@@ -73,16 +74,20 @@ class Child:
 
     def obituary(self, subject: str) -> Problem:
         """Why there is no answer."""
-        code = self.process.wait()
+        how = self.cause_of_death()
         self._overhearing.join(timeout=5)
         last = self._last_words.strip().splitlines()[-1:]
-        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         hint = f" ({last[0]})" if last else ""
         return problem(
             "runner.crashed",
             f"{subject}: the process that decodes and computes died of {how}{hint}; the slide may be damaged, or "
             "memory has run out; asking again continues from the last finished stripe",
         )
+
+    def cause_of_death(self) -> str:
+        """The signal that ended it, or its exit code."""
+        code = self.process.wait()
+        return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
     def _overhear(self) -> None:
         """Keep the end of what the child says of its death; it must not block on a full pipe."""

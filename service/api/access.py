@@ -4,9 +4,11 @@ Without tokens (a service that only this machine can reach) every caller may do 
 
 What a browser sends by itself, a page of another site can make it send. So a request that changes something is refused
 where the browser says that another site's page has made it; and with the cookie it must carry a header that such a page
-can't send without asking the service first (CORS), which says no.
+can't send without asking the service first (CORS), which says no. And a service without tokens answers to this
+machine's own names alone: a site may let its name lead here (DNS rebinding), and its pages are then no other site's.
 """
 
+import re
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Annotated, cast
@@ -33,6 +35,7 @@ FROM_THE_PAGE = ("X-Slidelift", "page")
 CHALLENGE = {"WWW-Authenticate": 'Bearer realm="slidelift"'}
 _READING = ("GET", "HEAD", "OPTIONS")
 _FROM_HERE = ("same-origin", "none")
+_THIS_MACHINE = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]*)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +142,11 @@ class Access:
         is_reading, by_browser = scope["method"] in _READING, "authorization" not in connection.headers
         if by_browser and not is_reading and _says_another_site(connection, context.settings.cors_origins):
             return problem("access.cross-site", "a page of another site may not do that")
+        if not context.settings.asks_for_tokens and not _THIS_MACHINE.fullmatch(
+            connection.headers.get("host", "localhost")
+        ):
+            detail = "without tokens the service answers to localhost alone; with SLIDELIFT_AUTH=on to any name"
+            return problem("access.cross-site", detail)
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         if not context.settings.asks_for_tokens or _is_open(path):
             return EVERYBODY

@@ -23,7 +23,10 @@ _PAGE = """<!DOCTYPE html>
 _START = """SwaggerUIBundle({url: "openapi.json", dom_id: "#swagger-ui", deepLinking: true, validatorUrl: null,
   persistAuthorization: false});
 """
-_POLICY = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'"  # Swagger UI styles elements
+_POLICY = (  # Swagger UI styles elements; in a frame of another site a click would be a request in its reader's name
+    "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+)
 
 
 def install(app: FastAPI) -> None:

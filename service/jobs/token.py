@@ -73,5 +73,5 @@ def new_token(
 
 
 def hash_of(secret: str) -> str:
-    """What is kept of a token."""
-    return hashlib.sha256(secret.encode()).hexdigest()
+    """What is kept of a token; of any text, since JSON may hold half of a surrogate pair."""
+    return hashlib.sha256(secret.encode(errors="surrogatepass")).hexdigest()

@@ -46,7 +46,7 @@ class Looker:
 
     def __init__(self) -> None:
         self._opened: OrderedDict[tuple[Any, ...], _Opened] = OrderedDict()
-        self._segments: dict[Path, Segment] = {}
+        self._segments: OrderedDict[Path, dict[tuple[int, int], Segment]] = OrderedDict()
 
     def answer(self, question: dict[str, Any]) -> dict[str, Any]:
         """Answer one question of the parent's side, `service.looking`.
@@ -92,7 +92,8 @@ class Looker:
             inside = sizes[: levels_in_stripe(plan.stripe_height, len(sizes))]
             key: tuple[Any, ...] = (kind, path, *segments)
             return self._kept(
-                key, lambda: open_stripes(path.name, inside, sight["format"], plan.stripe_height, segments.get)
+                key,
+                lambda: open_stripes(path.name, inside, sight["format"], plan.stripe_height, _numbered(segments).get),
             )
         if kind == "result":
             return self._kept((kind, path), lambda: open_result(path, sight["format"]))
@@ -113,24 +114,33 @@ class Looker:
         if not self._opened:
             self._segments.clear()
 
-    def _stripes(self, sight: dict[str, Any]) -> tuple[TilePlan, dict[int, Segment]]:
-        """The plan of a job and its finished stripes; refuses while there is no plan."""
-        workspace = Workspace(Path(sight["path"]))
+    def _stripes(self, sight: dict[str, Any]) -> tuple[TilePlan, dict[tuple[int, int], Segment]]:
+        """The plan of a job and its finished stripes by number and time of writing; refuses while there is no plan.
+
+        A job that was cancelled and is tried again writes them anew: the same tiles, in another order.
+        """
+        output = Path(sight["path"])
+        workspace = Workspace(output)
         state = workspace.state()
         if state is None:
             raise refusal("job.not-finished", "nothing of the job can be looked at before its tiles are planned")
         plan = TilePlan.from_dict(state["plan"])
-        found = {}
+        known, found = self._segments.pop(output, {}), {}
         for stripe in plan.stripes():
             path = workspace.segment_path(stripe.number)
             try:
-                found[stripe.number] = self._segments[path] = self._segments.get(path) or Segment(path)
+                key = stripe.number, path.stat().st_mtime_ns
+                found[key] = known.get(key) or Segment(path)
             except FileNotFoundError:
                 continue
+        self._segments[output] = found
+        while len(self._segments) > _OPEN:
+            self._segments.popitem(last=False)
         return plan, found
 
     def _growing_map(self, sight: dict[str, Any]) -> dict[str, Any]:
-        plan, segments = self._stripes(sight)
+        plan, stripes = self._stripes(sight)
+        segments = _numbered(stripes)
         info = self._reader({"kind": "slide", "path": sight["slide"]}).info
         reports = [segments[one.number].report if one.number in segments else None for one in plan.stripes()]
         rows: list[str] = []
@@ -164,6 +174,10 @@ class Looker:
             "consistency": measured or [[None] * len(row) for row in tiles["map"]],
             "bad": _bad(tiles["bad"]),
         }
+
+
+def _numbered(stripes: dict[tuple[int, int], Segment]) -> dict[int, Segment]:
+    return {number: segment for (number, _), segment in stripes.items()}
 
 
 def _placed(plan: dict[str, Any], levels: Sequence[Level], mpp: Sequence[float] | None) -> dict[str, Any]:

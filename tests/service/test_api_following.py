@@ -44,7 +44,7 @@ def events(app: FastAPI, url: str, headers: dict[str, str] | None = None) -> lis
 
     async def read() -> str:
         transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test", timeout=20) as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=20) as client:
             answer = await client.get(url, headers=headers)
             assert answer.headers["content-type"].startswith("text/event-stream")
             return answer.text

@@ -270,7 +270,7 @@ def test_probe_sees_the_stored_file_off_the_event_loop(settings: Settings, facts
     app = create_app(settings, probe)
 
     async def put() -> int:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
             return (await client.put("/v1/slides/a.ndpi", content=b"x")).status_code
 
     assert asyncio.run(put()) == 201

@@ -3,6 +3,8 @@
 import io
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -143,11 +145,46 @@ def test_a_decoder_that_dies_costs_its_tile_and_nothing_else(shown: tuple[FastAP
     app, call, slide = shown
     call("GET", f"/v1/slides/{slide}_files/12/0_0.jpeg")
     (child,) = app.state.context.lookers._idle
-    os.kill(child.process.pid, signal.SIGKILL)
+    os.kill(child.process.pid, signal.SIGSTOP)
+    later = threading.Timer(0.5, os.kill, (child.process.pid, signal.SIGKILL))
+    later.start()
     lost = call("GET", f"/v1/slides/{slide}_files/12/1_0.jpeg")
     assert code(lost) == (422, "slide.tile-unreadable")
     assert str(app.state.context.settings.data_dir) not in lost.text
     assert picture(call("GET", f"/v1/slides/{slide}_files/12/1_0.jpeg")).shape == (512, 512, 3)
+
+
+def test_a_decoder_that_died_while_idle_costs_no_tile(shown: tuple[FastAPI, Call, str]) -> None:
+    app, call, slide = shown
+    call("GET", f"/v1/slides/{slide}_files/12/0_0.jpeg")
+    (child,) = app.state.context.lookers._idle
+    child.process.kill()
+    os.waitid(os.P_PID, child.process.pid, os.WEXITED | os.WNOWAIT)
+    child.send({})  # what could not be sent is kept, and is in the way of closing
+    assert picture(call("GET", f"/v1/slides/{slide}_files/12/1_0.jpeg")).shape == (512, 512, 3)
+
+
+def test_an_odd_address_is_refused_at_once(shown: tuple[FastAPI, Call, str]) -> None:
+    _, call, slide = shown
+    began = time.monotonic()
+    for odd in ("_." * 10_000 + "/", "_" * 20_000, "0_0." * 5000 + "/", "_files/" * 3000):
+        for picture_at in (f"/v1/slides/{slide}", "/v1/jobs/none/result"):
+            assert call("GET", f"{picture_at}_files/12/{odd}").status_code in (404, 405)
+    assert time.monotonic() - began < 5  # where each mark may end each part, the first alone takes days
+
+
+def test_what_has_gone_from_the_disk_is_a_problem_without_paths(
+    shown: tuple[FastAPI, Call, str], finished: str
+) -> None:
+    app, call, slide = shown
+    folder = app.state.context.settings.data_dir
+    (folder / "slides" / slide).rename(folder / "gone")
+    (folder / "jobs" / finished / "report.json").unlink()
+    (folder / "jobs" / finished / "result.ome.tiff").write_bytes(b"II+")
+    for address in (f"slides/{slide}_files/12/1_0.png", f"jobs/{finished}/map", f"jobs/{finished}/result.dzi"):
+        answer = call("GET", f"/v1/{address}")
+        assert answer.json()["code"] in ("slide.unreadable", "storage.unusable"), answer.text
+        assert str(folder) not in answer.text
 
 
 def test_a_damaged_tile_names_no_path_of_the_service(open_app: Callable[..., FastAPI], client: Any, data: Path) -> None:

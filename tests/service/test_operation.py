@@ -109,6 +109,7 @@ def test_a_json_log_line_carries_the_job_and_the_traceback() -> None:
 
 def test_the_docs_page_needs_nothing_from_elsewhere(call: Call) -> None:
     page = call("GET", "/docs")
+    assert "frame-ancestors 'none'" in page.headers["content-security-policy"]
     assert page.status_code == 200
     used = re.findall(r'(?:src|href)="([^"]+)"', page.text)
     assert len(used) == 4

@@ -113,7 +113,9 @@ def test_continued_upload_is_refused_and_stores_nothing(served: Served, tmp_path
 def test_broken_connection_leaves_nothing(served: Served) -> None:
     host, port = served.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as connection:
-        connection.sendall(b"PUT /v1/slides/a.svs HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999\r\n\r\n" + PIXELS)
+        connection.sendall(
+            b"PUT /v1/slides/a.svs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999999\r\n\r\n" + PIXELS
+        )
         for _ in range(100):
             if leftovers(served):
                 break
@@ -144,7 +146,9 @@ def test_killed_server_loses_half_an_upload_and_nothing_else(served: Served, tmp
     kept = json.loads(curl("-T", slide, f"{served.url}/v1/slides/a.svs"))["id"]
     host, port = served.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as connection:
-        connection.sendall(b"PUT /v1/slides/b.svs HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999\r\n\r\n" + PIXELS)
+        connection.sendall(
+            b"PUT /v1/slides/b.svs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999999\r\n\r\n" + PIXELS
+        )
         while len(leftovers(served)) < 2:
             time.sleep(0.02)
         served.process.kill()

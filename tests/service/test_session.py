@@ -103,6 +103,8 @@ def test_a_wrong_token_begins_no_session(browser: Browser) -> None:
         assert secret not in answer.text
         assert answer.headers["cache-control"] == "no-store"
     assert browser.sign_in("x" * 201).status_code == 422
+    half = browser("POST", "/v1/session", content=rb'{"token": "\ud800"}', headers={"Content-Type": "application/json"})
+    assert code(half) == (401, "access.token-invalid")
     assert not (browser.app.state.context.settings.data_dir / KEY_FILE).exists()
 
 
@@ -195,7 +197,22 @@ def test_a_page_of_another_site_changes_nothing_in_a_service_without_tokens(
     for site in ("cross-site", "same-site"):  # another port of this machine is of the same site
         assert put(site, "https://evil.example") == put(site, "null") == 403
         assert put(site, "https://viewer.example") == 201
-    assert put("same-origin", "http://test") == put("none", "null") == put(None, "http://test") == 201
+    assert put("same-origin", "http://localhost") == put("none", "null") == put(None, "http://localhost") == 201
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.evil.example"]
+)
+def test_a_service_without_tokens_answers_to_names_of_this_machine_alone(
+    open_app: Callable[..., FastAPI], client: Client, host: str
+) -> None:
+    call = client(open_app())
+    for method, url in (("GET", "/v1/slides"), ("GET", "/"), ("DELETE", "/v1/slides/x"), ("OPTIONS", "/v1/uploads")):
+        assert call(method, url, headers={"Host": host}).status_code == 403
+    for here in ("localhost", "LOCALHOST:8000", "127.0.0.1:8000", "[::1]:8000"):
+        assert call("GET", "/v1/slides", headers={"Host": here}).status_code == 200
+    guarded = client(open_app(auth="on"))
+    assert guarded("GET", "/v1/session", headers={"Host": host}).status_code == 200
     assert call("GET", "/v1/jobs", headers={"Sec-Fetch-Site": "cross-site"}).status_code == 200
 
 

@@ -104,7 +104,7 @@ def patch(service: Service, upload: str, at: int, data: bytes) -> httpx.Response
 def connect(service: Service, upload: str, at: int, size: int) -> socket.socket:
     """A connection with a PATCH begun on it."""
     connection = socket.create_connection(("127.0.0.1", service.port))
-    head = [f"PATCH {upload} HTTP/1.1", "Host: x", f"Upload-Offset: {at}", f"Content-Length: {size}"]
+    head = [f"PATCH {upload} HTTP/1.1", "Host: localhost", f"Upload-Offset: {at}", f"Content-Length: {size}"]
     head += [f"{name}: {value}" for name, value in PIECE.items()]
     connection.sendall("\r\n".join([*head, "", ""]).encode())
     return connection

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import tifffile
@@ -11,6 +12,7 @@ import zarr
 from wsi.errors import SegmentDamagedError, SlideUnreadableError, TileReadError
 from wsi.geometry import Region, Size
 from wsi.pyramid import TILE
+from wsi.readers.tiffslide import DECODER_ERRORS
 from wsi.slide import Level, Pixels, SlideInfo
 from wsi.writers import ome_tiff
 from wsi.writers.segment import Blank, Segment
@@ -36,7 +38,7 @@ class GridReader:
         rows = range(region.y // TILE, -(-region.bottom // TILE))
         try:
             tiles = [np.concatenate([self._fetch(level, row, column) for column in columns], axis=1) for row in rows]
-        except (OSError, ValueError, KeyError, RuntimeError, SegmentDamagedError) as error:
+        except (SegmentDamagedError, *DECODER_ERRORS) as error:
             raise TileReadError(self.info.name, level, region, str(error)) from error
         top, left = region.y % TILE, region.x % TILE
         return np.concatenate(tiles, axis=0)[top : top + region.height, left : left + region.width]
@@ -57,7 +59,7 @@ def open_result(path: Path, output_format: str) -> GridReader:
     """
     try:
         return _open_tiff(path) if output_format == ome_tiff.NAME else _open_zarr(path)
-    except (tifffile.TiffFileError, OSError, KeyError, ValueError) as error:
+    except (tifffile.TiffFileError, BadZipFile, *DECODER_ERRORS) as error:
         raise SlideUnreadableError(f"{path.name}: the result can't be opened ({error})") from error
 
 

@@ -18,7 +18,7 @@ _ICC_PROFILE = 34675
 _OME = "{*}"
 _UNITS = {"m": 1e6, "cm": 1e4, "mm": 1e3, "µm": 1.0, "\u03bcm": 1.0, "nm": 1e-3}
 # What damaged files were seen to raise from tifffile, imagecodecs and zarr underneath.
-_DECODER_ERRORS = (
+DECODER_ERRORS = (
     ArithmeticError,
     AttributeError,
     LookupError,
@@ -60,7 +60,7 @@ class TiffSlideReader:
                 warnings.simplefilter("ignore", UserWarning)  # partial vendor metadata: not used here
                 self._slide = TiffSlide(self._file)
                 self.info = self._describe()
-        except (tifffile.TiffFileError, *_DECODER_ERRORS) as error:
+        except (tifffile.TiffFileError, *DECODER_ERRORS) as error:
             told = isinstance(error, (tifffile.TiffFileError, NotImplementedError, OSError))
             raise SlideUnreadableError(
                 f"{path.name}: neither OpenSlide nor tiffslide can open this TIFF "
@@ -74,7 +74,7 @@ class TiffSlideReader:
         origin = _base(region.x, downsample), _base(region.y, downsample)
         try:
             pixels = self._slide.read_region(origin, level, (region.width, region.height), as_array=True)
-        except _DECODER_ERRORS as error:
+        except DECODER_ERRORS as error:
             cause = str(error) or type(error).__name__
             raise TileReadError(self.info.name, level, region, cause) from error
         if pixels.ndim == 2:

@@ -20,6 +20,7 @@ from service.pipeline.upscale import upscale
 from service.progress import CancelToken, Progress
 from service.request import BadTilePolicy, UpscaleRequest
 from wsi.errors import TileReadError
+from wsi.writers.segment import Segment, SegmentWriter
 
 WIDTH, HEIGHT = 700, 2300  # nine rows of tiles: a full stripe and one of a row
 STRIPE = 2048
@@ -144,6 +145,26 @@ def test_a_stripe_that_is_finished_later_is_seen_then(
     with pytest.raises(ServiceError) as refused:
         seen(looker, sight, 12, 0, 4)
     assert refused.value.problem.code == "job.not-finished"
+
+
+def test_of_a_job_that_begins_anew_nothing_of_before_is_shown(
+    looker: Looker, tmp_path: Path, write_png: Callable[..., Path]
+) -> None:
+    request = request_of(write_png(WIDTH, HEIGHT), tmp_path / "result.ome.zarr")
+    sight = stop_after_a_stripe(request)
+    before = seen(looker, sight, 12, 0, 0)
+    put: set[tuple[int, ...]] = set()
+    (path,) = tmp_path.glob(".slidelift-*/stripe-*")
+    before_it = Segment(path.rename(tmp_path / "before"))
+    assert (seen(looker, sight, 12, 0, 0) == 0).all()
+    assert looker.answer({"what": "map", "of": sight})["map"]["stripes"] == [False, False]
+    with SegmentWriter(path) as again:  # the same tiles in another order, as they happen to be finished
+        for level, row, column in reversed(before_it.index[["level", "row", "column"]].tolist()):
+            if (level, row, column) not in put:
+                again.put(level, row, column, before_it.tile(level, row, column))
+            put.add((level, row, column))
+        again.finish(before_it.rest(), before_it.report)
+    assert (seen(looker, sight, 12, 0, 0) == before).all()
 
 
 def test_a_finished_map_tells_place_size_tiles_and_figures(looker: Looker, tmp_path: Path, cmu: Path) -> None:
