@@ -6,12 +6,14 @@ looked for a minute; what they read, and how, is `service.pipeline.looking`.
 
 import asyncio
 import base64
+import logging
 import queue
 import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
@@ -20,11 +22,15 @@ from service.codes import problem, refusal
 from service.errors import Problem, ServiceError
 from service.runner import Child
 
-CHILDREN = 2
+CHILDREN = 3
 """Tiles decoded at a time: a viewer asks for six, and a machine that upscales has other work for its cores."""
+_FOR_ONE = CHILDREN - 1
+"""Tiles of one slide at a time: one that takes half a minute for each must not keep everybody from theirs."""
 _MOST_WAITING = 200
 _TIMEOUT_SECONDS = 30.0
 _IDLE_SECONDS = 60.0
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +70,7 @@ class Lookers:
 
     def __init__(self) -> None:
         self._free = asyncio.Semaphore(CHILDREN)
+        self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._idle: list[Child] = []
         self._lock = threading.Lock()
         self._waiting = 0
@@ -119,8 +126,9 @@ class Lookers:
         if self._waiting >= _MOST_WAITING:
             raise refusal("view.busy", f"{self._waiting} tiles are waited for; ask again in a moment")
         self._waiting += 1
+        turn = self._turns.setdefault(sight.path, asyncio.Semaphore(_FOR_ONE))
         try:
-            async with self._free:
+            async with turn, self._free:
                 if is_given_up is not None and await is_given_up():
                     raise ClientDisconnect
                 return await run_in_threadpool(self._asked, {"look": {**question, "of": asdict(sight)}}, sight)
@@ -150,7 +158,10 @@ class Lookers:
             self._idle.append(child)
         if "problem" in message:
             found = Problem(**message["problem"])
-            raise ServiceError(replace(found, detail=sight.without_folders(found.detail)))
+            found = replace(found, detail=sight.without_folders(found.detail))
+            if not found.by_user:
+                log.error("looking at a %s failed: %s: %s", sight.kind, found.code, found.detail)
+            raise ServiceError(found)
         return message
 
     def _taken(self) -> Child | None:

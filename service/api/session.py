@@ -67,7 +67,8 @@ def sign_in(shown: SessionIn, request: Request, context: InContext) -> Response:
 @router.delete("", operation_id="sign_out", status_code=204, response_class=Response, summary="Sign out")
 def sign_out(request: Request) -> Response:
     """End the session in this browser; there need not be one."""
-    answer = Response(status_code=204, headers=_PRIVATE)
+    cached = {"Clear-Site-Data": '"cache"'}  # who comes next to this browser must not find tiles there
+    answer = Response(status_code=204, headers=_PRIVATE | cached)
     _send_cookie(answer, request, "", 0)
     return answer
 

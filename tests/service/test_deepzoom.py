@@ -1,5 +1,6 @@
 """Deep Zoom over HTTP: decoded elsewhere, cached by tag, and nobody else's to see."""
 
+import asyncio
 import io
 import os
 import signal
@@ -17,6 +18,7 @@ from PIL import Image
 
 from service.jobs.job import JobState, Outcome, Result
 from service.jobs.token import Scope, new_token
+from service.looking import Lookers, Sight
 from service.pipeline.upscale import upscale
 from service.request import UpscaleRequest
 
@@ -196,6 +198,30 @@ def test_a_damaged_tile_names_no_path_of_the_service(open_app: Callable[..., Fas
     app.state.context.lookers.close()
     assert code(answer) == (422, "slide.tile-unreadable")
     assert str(app.state.context.settings.data_dir) not in answer.text
+
+
+def test_a_slide_that_takes_long_keeps_nobody_from_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = threading.Event()
+
+    def asked(self: Lookers, question: dict[str, Any], sight: Sight) -> dict[str, Any]:
+        if sight.path == "slow":
+            assert done.wait(30)
+        return {"size": [1, 1]}
+
+    monkeypatch.setattr(Lookers, "_asked", asked)
+
+    async def look() -> None:
+        lookers = Lookers()
+        slow = [asyncio.create_task(lookers.size(Sight("slide", "slow"))) for _ in range(9)]
+        await asyncio.sleep(0.1)
+        async with asyncio.timeout(10):
+            assert await lookers.size(Sight("slide", "quick")) == (1, 1)
+        assert not any(one.done() for one in slow)
+        done.set()
+        assert set(await asyncio.gather(*slow)) == {(1, 1)}
+        lookers.close()
+
+    asyncio.run(look())
 
 
 def test_tiles_are_their_owners_alone(open_app: Callable[..., FastAPI], client: Any, cmu: Path) -> None:
