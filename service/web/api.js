@@ -111,8 +111,6 @@ export function tell(what, detail) {
   news.dispatchEvent(new CustomEvent(what, { detail }));
 }
 
-export const onJob = (callback) => on("job", callback);
-
 const known = new Map();
 
 export const remember = (facts) => known.set(facts.id, facts);

@@ -1,6 +1,6 @@
 /** The jobs: where each stands, and what can be done with it. */
 
-import { actions, call, onJob, slideName, tell } from "./api.js";
+import { actions, call, on, slideName, tell } from "./api.js";
 import { announce, attempt, cut, el, fill, partsOf, showPicture, trouble, warnings } from "./dom.js";
 import { pagedList } from "./list.js";
 import { offer } from "./offer.js";
@@ -9,7 +9,7 @@ import { count, duration, facts, micrometres, moment, pixels, size } from "./wor
 
 export function jobList() {
   const list = pagedList(actions.jobs, "jobs", makeRow);
-  onJob(list.put);
+  on("job", list.put);
   return list.element;
 }
 
@@ -24,7 +24,7 @@ function makeRow(job) {
   offer(parts, job.id, async (answer) => tell("job", answer ?? await call(actions.job(job.id))));
 
   function update(now) {
-    const active = document.activeElement; // asked for now: what is hidden loses the focus at once
+    const active = document.activeElement; // now: what is hidden loses the focus
     const words = [now.cancel_requested ? "leaving" : now.state, now.result && "result"];
     if (state.dataset.state && state.dataset.state !== now.state) announce(`${name.textContent}: ${now.state}`);
     state.dataset.state = now.state;

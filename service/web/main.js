@@ -125,8 +125,9 @@ on("reached", () => {
   if (banner.hidden) return;
   banner.hidden = true;
   announce("The service answers again.");
-  if (following) tell("returned");
-  else start();
+  if (!following) start();
+  else tell("returned");
+  main.querySelector(":scope > [role=alert] button")?.click();
 });
 on("signed-out", signIn);
 window.addEventListener("hashchange", () => { if (following) show(); });

@@ -21,9 +21,13 @@ export function offer({ root, problem, fold }, id, done) {
 /** Fill a fold with the commands of `list()`, headings and actions, when it opens. */
 export function printWhenOpened(fold, list) {
   const place = el("div");
+  let shown = [];
   fold.append(place);
   fold.addEventListener("toggle", () => {
-    if (fold.open) fill(place, list().flatMap(([heading, action]) => [el("p", {}, heading), command(curl(action))]));
+    const now = fold.open ? list().map(([heading, action]) => [heading, curl(action)]) : [];
+    if (String(now) === String(shown)) return; // focus and selection stay
+    shown = now;
+    fill(place, now.flatMap(([heading, text]) => [el("p", {}, heading), command(text)]));
   });
 }
 

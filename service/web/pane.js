@@ -9,7 +9,7 @@ const { Point, Rect, Viewer } = window.OpenSeadragon;
 const OSD_KEYS = ["ArrowUp", "ArrowDown", "ArrowLeft", "ArrowRight", "+", "-", "=", "0"];
 
 export class Pane {
-  constructor(stage, unit, moved) {
+  constructor(stage, unit, moved, missed) {
     const first = !stage.children.length;
     this.unit = unit;
     this.items = new Map();
@@ -27,6 +27,9 @@ export class Pane {
     this.osd.addHandler("canvas-key", (event) => { event.preventDefaultAction = !OSD_KEYS.includes(event.originalEvent.key); });
     this.element.onpointerenter = () => { this.leads = true; };
     this.element.onpointerleave = () => { this.leads = false; };
+    this.osd.addHandler("tile-load-failed", ({ message, tiledImage: of }) => {
+      if (message !== "Image load aborted." && this.osd.world.getIndexOfItem(of) >= 0) missed();
+    });
     for (const name of ["update-viewport", "resize"]) this.osd.addHandler(name, () => { if (this.ready) moved(); });
   }
 
@@ -69,6 +72,12 @@ export class Pane {
   where() {
     const { x, y, width, height } = this.shown();
     return { x: x + width / 2, y: y + height / 2, zoom: this.element.clientWidth / width };
+  }
+
+  /** Wait for the library to hear of a new width, at which it zooms. */
+  async sized() {
+    const { element, osd: { viewport } } = this;
+    while (element.clientWidth && viewport.getContainerSize().x !== element.clientWidth) await new Promise(requestAnimationFrame);
   }
 
   /** What is shown, in pixels of the slide. */

@@ -1,11 +1,11 @@
 /** The view as a PNG that says what it is: names, scale bar and mark are drawn into it. */
 
 /** Draw what the panes show, and what stands over them. */
-export function snapshot({ stage, line, left, right, mark, length, power, ruler }, panes) {
+export function snapshot({ stage, line, left, right, mark, bar, length, power, ruler }, panes) {
   const box = stage.getBoundingClientRect(), ratio = devicePixelRatio;
   const picture = document.createElement("canvas");
-  picture.width = box.width * ratio;
-  picture.height = box.height * ratio;
+  picture.width = Math.round(box.width * ratio);
+  picture.height = Math.round(box.height * ratio);
   const context = picture.getContext("2d");
   const placeOf = (element) => {
     const place = element.getBoundingClientRect();
@@ -26,19 +26,26 @@ export function snapshot({ stage, line, left, right, mark, length, power, ruler 
     for (const overlay of element.querySelectorAll("canvas.overlay")) context.drawImage(overlay, ...placeOf(overlay));
     context.restore();
   }
-  for (const element of [left, right, mark, length, power]) {
-    if (element.hidden || !element.textContent) continue;
-    const [x, y, width, height] = placeOf(element);
-    context.fillStyle = "rgb(255 255 255 / 0.85)";
-    context.fillRect(x, y, width, height);
-    context.fillStyle = "black";
-    context.font = `${0.6 * height}px system-ui, sans-serif`;
-    context.fillText(element.textContent, x + 0.3 * height, y + 0.7 * height, width - 0.4 * height);
+  const paint = (colour, ...place) => {
+    context.fillStyle = colour;
+    context.fillRect(...place);
+  };
+  if (!line.hidden) {
+    const middle = placeOf(line)[0] + line.offsetWidth / 2;
+    paint("white", middle - 2, 0, 4, box.height);
+    paint("black", middle - 1, 0, 2, box.height);
+  }
+  const said = (element) => !element.hidden && element.textContent;
+  for (const one of [left, right, mark, bar].filter(said)) paint("rgb(255 255 255 / 0.88)", ...placeOf(one));
+  context.fillStyle = "black";
+  context.textBaseline = "middle";
+  for (const one of [left, right, mark, length, power].filter(said)) {
+    const [x, y, width, height] = placeOf(one), { font, paddingLeft } = getComputedStyle(one);
+    context.font = font;
+    context.fillText(one.textContent, x + parseFloat(paddingLeft), y + height / 2, width);
   }
   const [x, y, width, height] = placeOf(ruler);
-  context.fillStyle = "black";
-  context.fillRect(x, y + height - 3, width, 3);
-  if (!line.hidden) context.fillRect(placeOf(line)[0] + line.offsetWidth / 2 - 1, 0, 2, box.height);
+  paint("black", x, y + height - 3, width, 3);
   return picture;
 }
 

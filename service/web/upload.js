@@ -13,20 +13,27 @@ let waiting = [];
 let running = null;
 
 /** Let the area of the work view take files, by dropping them or by its button. */
-export function takeUploads({ area, choose, chooser, uploads, unfinished, names: list, fold }) {
+export function takeUploads({ area, choose, chooser, uploads, unfinished, names: list, folder, fold }) {
   const take = (files) => {
-    uploads.append(...[...files].map(transfer));
+    unfinished.hidden ||= files.some((one) => list.textContent.includes(one.name));
+    uploads.append(...files.map(transfer));
     next();
   };
+  const drop = (items) => {
+    const files = items.filter((one) => !one.webkitGetAsEntry()?.isDirectory);
+    folder.hidden = files.length === items.length;
+    take(files.map((one) => one.getAsFile()));
+  };
   for (const kind of ["dragover", "dragleave", "drop"]) {
-    area.addEventListener(kind, (event) => {
+    window.addEventListener(kind, (event) => { // or the browser opens the file
+      if (!event.dataTransfer.types.includes("Files")) return;
       event.preventDefault();
       area.classList.toggle("over", kind === "dragover");
-      if (kind === "drop") take(event.dataTransfer.files);
+      if (kind === "drop" && area.offsetParent) drop([...event.dataTransfer.items].filter((one) => one.kind === "file"));
     });
   }
   choose.onclick = () => chooser.click();
-  chooser.onchange = () => { take(chooser.files); chooser.value = ""; };
+  chooser.onchange = () => { take([...chooser.files]); chooser.value = ""; };
   window.addEventListener("beforeunload", (event) => { if (running) event.preventDefault(); });
   printWhenOpened(fold, () => [["Upload in one piece", actions.addSlide("slide.svs")]]);
   interrupted().then((names) => {

@@ -1,9 +1,10 @@
 /** The viewer: a slide, or two pictures of it in register: through a curtain, side by side, blinking or mixed. */
 
-import { actions, call, job, onJob, slide } from "./api.js";
+import { actions, call, job, on, slide } from "./api.js";
 import { announce, cut, el, fill, trouble } from "./dom.js";
 import { Overlays } from "./overlays.js";
 import { Pane } from "./pane.js";
+import { needsMpp } from "./slides.js";
 import { save, snapshot } from "./snapshot.js";
 import { objective, scaleBar } from "./words.js";
 
@@ -46,7 +47,7 @@ class Viewer {
     if (this.closed) return;
     this.show(this.wanted);
     this.tellState();
-    this.unhear = onJob((changed) => this.heard(changed));
+    this.unhear = on("job", (changed) => this.heard(changed));
   }
 
   /** What is known of a result by now: its map, its place on the slide, and where its tiles are. */
@@ -64,6 +65,7 @@ class Viewer {
   build() {
     this.parts = cut("viewer");
     const { root, modes, share, slider, line, mark, upscale, overlays, list, stage } = this.parts;
+    this.parts.slide.textContent = this.facts?.name ?? "";
     modes.hidden = share.hidden = !this.right;
     overlays.hidden = mark.hidden = !this.results.length;
     upscale.hidden = this.kind !== "slide";
@@ -81,16 +83,18 @@ class Viewer {
   }
 
   addPane() {
-    const pane = new Pane(this.stage, this.width, () => this.moved(pane));
+    const pane = new Pane(this.stage, this.width, () => this.moved(pane), () => this.miss());
     this.panes.push(pane);
     this.overlays.over(pane);
     return pane;
   }
 
   /** A view "x,y,zoom,mode": the slide's pixel in the middle, screen pixels for each of the slide's, and the mode. */
-  show(view) {
+  async show(view) {
     const [x, y, zoom, mode] = (view ?? "").split(",");
     this.turn(["curtain", "side", "blink", "mix"].includes(mode) ? mode : this.mode);
+    await this.main.sized();
+    if (this.closed) return;
     if (zoom > 0 && Number.isFinite(x - y)) this.main.look(+x, +y, +zoom);
     else this.main.fit((this.results[0] ?? this.left).rect ?? this.left.rect);
   }
@@ -106,7 +110,7 @@ class Viewer {
     this.later ??= setTimeout(() => this.tellAddress(), ADDRESS_AGAIN_MS);
   }
 
-  /** Make the page's address one of this view; browsers allow so only some hundred times a minute. */
+  /** Make the page's address one of this view; browsers allow some hundred a minute. */
   tellAddress() {
     const { x, y, zoom } = this.main.where();
     this.later = null;
@@ -117,7 +121,8 @@ class Viewer {
   /** µm per pixel of the slide's finest level, as a job used it or the slide says. */
   get mpp() {
     const { map } = this.results.find((one) => one.map?.mpp) ?? {};
-    return map ? (map.mpp[0] * map.width) / map.place[2] : this.facts?.mpp?.[0];
+    if (map) return (map.mpp[0] * map.width) / map.place[2];
+    return !this.facts || needsMpp(this.facts) ? null : this.facts.mpp[0];
   }
 
   get leader() { return this.panes.find((one) => one.leads) ?? this.main; }
@@ -149,8 +154,9 @@ class Viewer {
     parts.line.style.left = `${100 * this.share}%`;
     const single = mode === "blink";
     this.main.draw(right, { curtain: 1, side: 0, blink: shows, mix: this.share }[mode], mode === "curtain" ? this.share : 0);
+    const beneath = mode !== "side" && !right.map?.complete; // would be taken for what is not finished
     parts.left.textContent = single ? "" : left.name;
-    parts.right.textContent = single && !shows ? left.name : right.name;
+    parts.right.textContent = single && !shows ? left.name : right.name + (beneath ? parts.right.dataset.unfinished : "");
   }
 
   drag(event) {
@@ -200,7 +206,7 @@ class Viewer {
 
   async save() {
     await save(snapshot(this.parts, this.panes), `${this.ids.join("-")}-${this.view ?? "view"}.png`);
-    announce("The view was saved as a PNG file.");
+    announce("The view was saved as PNG.");
   }
 
   upscale() {
@@ -223,21 +229,32 @@ class Viewer {
     await this.learn(result);
     result.asking = false;
     if (this.closed || (result.finished === finished && !result.map?.complete)) return;
+    this.missing = false;
     this.overlays.refresh();
     await Promise.all(this.panes.map((one) => (one === this.main || result === this.right) && one.put(result)));
     this.tellState();
     if (!this.closed) this.divide(this.share);
   }
 
+  /** A tile did not come; asking tells of a service or session that is gone. */
+  async miss() {
+    if (this.missing) return;
+    this.missing = true;
+    await call(actions.slide(this.slideId)).catch(() => {});
+    if (!this.closed) this.tellState();
+  }
+
   tellState() {
+    const words = this.parts.status.dataset;
     const told = this.results.map(({ name, met, map, finished, job: { state, error } }) => {
       if (met) return `${name}: ${met.detail}`;
       if (state === "succeeded") return "";
       const stripes = map ? `, ${finished} of ${map.stripes.length} stripes can be seen` : "";
       return `${name}: ${state}${error ? ` (${error.title})` : ""}${stripes}`;
     });
-    if (!this.facts) told.push("The slide was deleted: only the result is left");
-    if (!this.mpp) told.push("The slide does not say its pixel size: no scale can be shown");
+    if (!this.facts) told.push(words.deleted);
+    if (!this.mpp) told.push(words.scaleless);
+    if (this.missing) told.push(words.missing);
     this.parts.status.textContent = told.filter(Boolean).join(". ");
   }
 

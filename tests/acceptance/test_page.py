@@ -38,7 +38,7 @@ FLAGS = [
 REGION = [600, 900, 768, 512]
 MARK = "Computed image — not for primary diagnosis"
 # What a browser itself writes of an answer that the test provokes.
-PROVOKED = re.compile(r"Failed to load resource|net::ERR")
+PROVOKED = re.compile(r"Failed to load resource|net::ERR|Tile %s failed to load")
 
 Open = Callable[..., Page]
 awaited: dict[Page, set[str]] = {}
@@ -292,6 +292,7 @@ def test_side_by_side_both_panes_move_as_one(
 ) -> None:
     page = open_page(f"{service.address}/#/jobs/{made['compact-x4-fast']}@984,1156,2,side")
     assert shift(canvas(page, 0)[..., :3], canvas(page, 1)[..., :3]) < 1
+    assert page.url.endswith("@984.0,1156.0,2.0000,side"), "half the width is no other zoom"
     box = page.locator(".pane").nth(1).bounding_box()
     assert box
     page.mouse.move(box["x"] + 200, box["y"] + 250)
@@ -387,12 +388,14 @@ def test_finished_stripes_are_seen_while_the_job_runs(
         page.reload()
     page.reload()
     expect(page.locator(".viewer-status")).to_contain_text("1 of 2 stripes")
+    expect(page.locator(".name.right")).to_contain_text("where finished")  # else the source beneath it passes for it
     go(page, f"/jobs/{job}@1050,2048,0.5,mix")
     page.locator(".share input").fill("100")
     before = canvas(page)
     assert service.job(job)["state"] == "running"
     held.send_signal(signal.SIGCONT)
     expect(page.locator(".viewer-status")).to_have_text("")
+    expect(page.locator(".name.right")).to_have_text("Result, compact-x4-fast")
     after = canvas(page)
     middle = before.shape[0] // 2  # where the second stripe begins
     column = np.s_[before.shape[1] // 2 - 60 : before.shape[1] // 2 + 60]
@@ -459,8 +462,11 @@ def test_a_service_that_is_away_is_told_and_its_return_too(
     service.stop()
     expect(page.locator("#banner")).to_be_visible()
     expect(row).to_be_visible()
+    go(page, "/models")
+    expect(page.get_by_role("button", name="Try again")).to_be_visible()
     start_service(service.folder, "--no-worker", port=service.port)
     expect(page.locator("#banner")).to_be_hidden()
+    expect(page.get_by_role("heading", name="Models", exact=True)).to_be_visible()
 
 
 def test_signing_in_keeps_the_token_out_of_addresses_and_storage(
@@ -506,6 +512,69 @@ def test_who_may_only_read_is_offered_nothing_else(
     page.get_by_role("button", name="Sign in").click()
     expect(page.get_by_text("No slides yet")).to_be_visible()
     expect(page.get_by_role("button", name="Choose files")).to_be_hidden()
+
+
+def test_what_folds_out_of_the_tools_can_be_reached_at_any_width(
+    service: Any, open_page: Open, made: dict[str, str]
+) -> None:
+    page = open_page(f"{service.address}/#/jobs/{made['bicubic']}")
+    for width in (360, 640, 1100, 1280):
+        page.set_viewport_size({"width": width, "height": 800})
+        for name in ("Overlays", "Keys"):
+            page.get_by_text(name, exact=True).click()
+            (panel,) = page.locator(".viewer-tools details[open] > :not(summary)").all()
+            box = panel.bounding_box()
+            assert box
+            assert box["x"] >= 0
+            assert box["x"] + box["width"] <= width
+        page.get_by_text("Keys", exact=True).click()
+
+
+def test_an_impossible_pixel_size_makes_no_scale(service: Any, open_page: Open, data: Path) -> None:
+    slide = service.upload(data / "slides" / "cmu-1-wrong-mpp.tiff")
+    page = open_page(f"{service.address}/#/slides/{slide['id']}")
+    expect(page.locator(".viewer-status")).to_contain_text("pixel size is not known")
+    expect(page.locator(".viewer-foot")).to_contain_text("cmu-1-wrong-mpp.tiff")
+    assert page.locator(".scale-bar").inner_text().strip().endswith("px")
+
+
+def test_a_tile_that_does_not_come_is_told(service: Any, open_page: Open, made: dict[str, str]) -> None:
+    page = open_page(f"{service.address}/", provoked=True)
+    page.route("**/*_files/**", lambda route: route.fulfill(status=500))
+    go(page, f"/slides/{made['slide']}")
+    expect(page.locator(".viewer-status")).to_contain_text("can’t be loaded")
+
+
+def test_commands_stay_while_they_are_read(service: Any, open_page: Open, made: dict[str, str]) -> None:
+    page = open_page(f"{service.address}/", provoked=True)
+    fold = page.locator("ul[aria-label=jobs] details[data-part=fold]").first
+    fold.locator("summary").click()
+    copy = fold.get_by_role("button", name="Copy").first
+    copy.focus()
+    fold.dispatch_event("toggle")  # as each piece of news of the job does
+    expect(copy).to_be_focused()
+
+
+def test_files_are_dropped_anywhere_and_a_folder_is_refused(
+    service: Any, open_page: Open, cmu: Path, tmp_path: Path
+) -> None:
+    page = open_page(f"{service.address}/", provoked=True)
+    heading = page.get_by_role("heading", name="Jobs")
+    folder, slide = tmp_path / "folder", tmp_path / "it's dropped.svs"
+    folder.mkdir()
+    shutil.copy(cmu, slide)
+    place = heading.bounding_box()
+    assert place
+    mouse = page.context.new_cdp_session(page)
+    for dropped in (folder, slide):
+        told = {"items": [], "files": [str(dropped)], "dragOperationsMask": 1}
+        for kind in ("dragEnter", "dragOver", "drop"):
+            mouse.send("Input.dispatchDragEvent", {"type": kind, "x": place["x"], "y": place["y"], "data": told})
+        if dropped == folder:
+            expect(page.get_by_role("alert").get_by_text("A folder can’t be sent")).to_be_visible()
+            assert page.locator("li.upload").count() == 0
+    expect(page.locator("li.row", has_text=slide.name).get_by_role("link", name="Look")).to_be_visible()
+    expect(page.get_by_text("A folder can’t be sent")).to_be_hidden()
 
 
 @pytest.mark.parametrize("width", [360, 768, 3840])
