@@ -66,7 +66,7 @@ class Sight:
 
 
 class Lookers:
-    """The children; `tile`, `size` and `tiles` belong to the event loop, and so does `close`."""
+    """The children; `tile`, `size` and `map` belong to the event loop, and so does `close`."""
 
     def __init__(self) -> None:
         self._free = asyncio.Semaphore(CHILDREN)

@@ -28,6 +28,7 @@ ENCODING = "1"
 """Counted up when tiles of the same slide come out otherwise than before: caches must not mix them."""
 _FOREVER = "private, max-age=604800, immutable"
 _GROWING = "no-store"
+_SAFE = {"X-Content-Type-Options": "nosniff"}
 _CACHE_BYTES = 32 * 2**20
 
 
@@ -186,9 +187,6 @@ def _described(zoom: DeepZoom, tile_format: TileFormat, cached: str) -> Response
     return Response(
         zoom.descriptor(tile_format), media_type="application/xml", headers={"Cache-Control": cached, **_SAFE}
     )
-
-
-_SAFE = {"X-Content-Type-Options": "nosniff"}
 
 
 async def _tile(

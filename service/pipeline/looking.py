@@ -28,6 +28,7 @@ from wsi.view import reduced, step_of
 from wsi.writers.segment import Segment
 
 JPEG_QUALITY = 90
+"""A change of it, or of how tiles are made, wants another `service.api.deepzoom.ENCODING`."""
 # Slides that stay open between tiles, and for how long after the last one: a slide that was deleted takes up its room
 # on disk until it is closed.
 _OPEN = 6

@@ -47,6 +47,7 @@ class Viewer {
     if (this.closed) return;
     this.show(this.wanted);
     this.tellState();
+    this.main.osd.canvas.focus();
     this.unhear = on("job", (changed) => this.heard(changed));
   }
 
@@ -73,8 +74,7 @@ class Viewer {
     line.addEventListener("pointerdown", (event) => this.drag(event));
     line.addEventListener("wheel", (event) => this.main.osd.canvas.dispatchEvent(new WheelEvent("wheel", event)));
     root.addEventListener("click", ({ target }) => this.does(target.closest("[data-key]")?.dataset.key));
-    this.keys = (event) => this.key(event);
-    document.addEventListener("keydown", this.keys);
+    root.addEventListener("keydown", (event) => this.key(event));
     fill(this.root, root);
     this.overlays = new Overlays(list, this.results);
     this.width = this.facts?.width ?? Math.max(1, ...this.results.map(({ rect }) => (rect ? rect[0] + rect[2] : 1)));
@@ -154,9 +154,10 @@ class Viewer {
     parts.line.style.left = `${100 * this.share}%`;
     const single = mode === "blink";
     this.main.draw(right, { curtain: 1, side: 0, blink: shows, mix: this.share }[mode], mode === "curtain" ? this.share : 0);
-    const beneath = mode !== "side" && !right.map?.complete; // would be taken for what is not finished
+    const { width, height } = this.facts ?? {};
+    const beneath = mode !== "side" && width && !(right.map?.complete && right.rect[2] * right.rect[3] > 0.99 * width * height);
     parts.left.textContent = single ? "" : left.name;
-    parts.right.textContent = single && !shows ? left.name : right.name + (beneath ? parts.right.dataset.unfinished : "");
+    parts.right.textContent = single && !shows ? left.name : right.name + (beneath ? parts.right.dataset.else : "");
   }
 
   drag(event) {
@@ -171,9 +172,8 @@ class Viewer {
   }
 
   key(event) {
-    const { target } = event;
-    if (event.ctrlKey || event.metaKey || event.altKey || target.closest("input:not([type=range], [type=checkbox]), dialog")) return;
-    const moves = ["+", "-", "0"].includes(event.key) && target.closest(".pane"); // the pane's own
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const moves = ["+", "-", "0"].includes(event.key) && event.target.closest(".pane"); // the pane's own
     if (!moves && this.does(event.key)) event.preventDefault();
   }
 
@@ -200,8 +200,7 @@ class Viewer {
 
   pixelForPixel() {
     const { x, y } = this.main.where();
-    const finest = this.results.map(({ map }) => (map ? map.width / map.place[2] : 1));
-    this.main.look(x, y, Math.max(1, ...finest) / devicePixelRatio);
+    this.main.look(x, y, Math.max(1, ...this.results.map(({ map }) => (map ? map.width / map.place[2] : 1))) / devicePixelRatio);
   }
 
   async save() {
@@ -261,7 +260,6 @@ class Viewer {
   close() {
     this.closed = true;
     clearTimeout(this.later);
-    document.removeEventListener("keydown", this.keys);
     this.unhear?.();
     for (const one of this.panes) one.close();
   }

@@ -358,7 +358,7 @@ def test_two_results_of_one_slide_are_compared(service: Any, open_page: Open, ma
     row.get_by_role("button", name="Compare").click()
     page.get_by_role("dialog").get_by_role("link", name=re.compile("bicubic")).click()
     expect(page.locator(".name.left")).to_have_text("compact-x4-fast")
-    expect(page.locator(".name.right")).to_have_text("bicubic")
+    expect(page.locator(".name.right")).to_contain_text("bicubic")
     page.keyboard.press("1")
     page.keyboard.press("b")
     one = canvas(page)
@@ -384,18 +384,16 @@ def test_finished_stripes_are_seen_while_the_job_runs(
             (held,) = service.descendants("upscale")
             held.send_signal(signal.SIGSTOP)
         time.sleep(0.05)
-    if page.locator(".viewer-frame").count() == 0:
-        page.reload()
     page.reload()
     expect(page.locator(".viewer-status")).to_contain_text("1 of 2 stripes")
-    expect(page.locator(".name.right")).to_contain_text("where finished")  # else the source beneath it passes for it
+    expect(page.locator(".name.right")).to_contain_text("elsewhere the source")
     go(page, f"/jobs/{job}@1050,2048,0.5,mix")
     page.locator(".share input").fill("100")
     before = canvas(page)
     assert service.job(job)["state"] == "running"
     held.send_signal(signal.SIGCONT)
     expect(page.locator(".viewer-status")).to_have_text("")
-    expect(page.locator(".name.right")).to_have_text("Result, compact-x4-fast")
+    expect(page.locator(".name.right")).to_contain_text("Result, compact-x4-fast")
     after = canvas(page)
     middle = before.shape[0] // 2  # where the second stripe begins
     column = np.s_[before.shape[1] // 2 - 60 : before.shape[1] // 2 + 60]
