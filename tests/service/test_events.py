@@ -38,7 +38,7 @@ class Ear:
             "raw_path": b"/v1/events",
             "root_path": "",
             "query_string": b"",
-            "headers": [(b"host", b"test"), *headers],
+            "headers": [(b"host", b"localhost"), *headers],
             "server": ("test", 80),
         }
 

@@ -215,7 +215,7 @@ def test_a_damaged_part_is_an_error_and_the_rest_is_shown(looker: Looker, data: 
 def test_what_nobody_looks_at_is_closed(
     looker: Looker, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slide = data / "slides" / "OS-1-detail.ome.tif"
+    slide = (data / "slides" / "OS-1-detail.ome.tif").resolve()
     sight = {"kind": "slide", "path": str(slide)}
 
     def is_open() -> bool:
