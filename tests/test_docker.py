@@ -18,6 +18,9 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from service.pipeline.upscale import upscale
+from service.request import UpscaleRequest
+
 ROOT = Path(__file__).resolve().parent.parent
 DOCKER = ROOT / "docker"
 TARGETS = ("api", "worker-cpu", "worker-gpu")
@@ -262,3 +265,29 @@ def test_what_the_api_image_holds_probes_every_kind_of_slide(
         "print(probe(Path(sys.argv[1]))['reader'])"
     )
     assert {name: run(python, code, api_image, slides / name) for name in readers} == readers
+
+
+def test_what_the_api_image_holds_shows_slides_and_results(
+    python: str, api_image: dict[str, str], data: Path, tmp_path: Path
+) -> None:
+    slide, zarr = data / "slides" / "OS-1-detail.ome.tif", tmp_path / "result.ome.zarr"
+    tiff = tmp_path / "result.ome.tiff"
+    for output in (tiff, zarr):
+        upscale(UpscaleRequest(slide, output, model="nearest", region=(0, 0, 300, 200)))
+    code = (
+        "import asyncio, sys; from service.looking import Lookers, Sight\n"
+        "async def look():\n"
+        "    lookers, sight = Lookers(), Sight(*sys.argv[1:])\n"
+        "    size = await lookers.size(sight)\n"
+        "    tile = await lookers.tile(sight, 8, 0, 0, 'jpeg', None)\n"
+        "    lookers.close()\n"
+        "    print(*size, tile[:2] == bytes([0xff, 0xd8]))\n"
+        "asyncio.run(look())"
+    )
+    sights = [("slide", slide, ""), ("result", tiff, "ome-tiff"), ("result", zarr, "ome-zarr")]
+    shown = {str(path.name): run(python, code, api_image, kind, path, name) for kind, path, name in sights}
+    assert shown == {
+        "OS-1-detail.ome.tif": "1101 1101 True",
+        "result.ome.tiff": "1200 800 True",
+        "result.ome.zarr": "1200 800 True",
+    }
