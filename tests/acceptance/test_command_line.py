@@ -231,7 +231,14 @@ def test_a_killed_command_takes_its_child_along(tmp_path, cmu) -> None:
     process = start_upscale(cmu, tmp_path / "o.ome.tiff")
     parent = psutil.Process(process.pid)
     deadline = time.monotonic() + 60
-    while not any("upscale" in child.cmdline() for child in parent.children()):
+
+    def upscales(child: psutil.Process) -> bool:
+        try:
+            return "upscale" in child.cmdline()
+        except psutil.Error:  # the probe's, which has just ended
+            return False
+
+    while not any(map(upscales, parent.children())):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     family = parent.children(recursive=True)

@@ -399,7 +399,7 @@ def test_upload_of_unknown_size_does_not_eat_what_was_promised(app: FastAPI, set
     reception = app.state.context.reception
     promised = reception.begin("a.svs", Way.TUS, total_bytes=1)
     unknown = reception.begin("b.svs", Way.TUS)
-    promised.note(replace(promised.upload, booked_bytes=reception.storage.free_bytes()))
+    promised.note(replace(promised.upload, booked_bytes=2 * reception.storage.free_bytes()))
     with pytest.raises(ServiceError, match="reserve"):
         unknown.append(b"x")
     promised.discard()
