@@ -2,10 +2,11 @@
 
 import hashlib
 from collections import OrderedDict
+from dataclasses import astuple, dataclass
 from enum import StrEnum
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Depends, Path, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.convertors import StringConvertor, register_url_convertor
 
@@ -41,6 +42,19 @@ class TileFormat(StrEnum):
 
 _Number = Annotated[int, Path(ge=0, lt=2**31)]
 _LevelNumber = Annotated[int, Path(ge=0, le=40, description="0 is one pixel; the largest is the picture's own size.")]
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Which tile, as its address says it."""
+
+    level: _LevelNumber
+    column: _Number
+    row: _Number
+    tile_format: TileFormat
+
+
+InPlace = Annotated[_Place, Depends()]
 _DESCRIPTOR: Documented = {200: {"content": {"application/xml": {}}, "description": "A Deep Zoom descriptor."}}
 _TILE: Documented = {
     200: {"content": {"image/jpeg": {}, "image/png": {}}, "description": "The tile."},
@@ -95,10 +109,7 @@ def slide_descriptor(slide: slides.SlideId, context: InContext, caller: InCaller
 )
 async def slide_tile(
     slide: slides.SlideId,
-    level: _LevelNumber,
-    column: _Number,
-    row: _Number,
-    tile_format: TileFormat,
+    place: InPlace,
     request: Request,
     context: InContext,
     caller: InCaller,
@@ -106,7 +117,7 @@ async def slide_tile(
     """Send 512 x 512 pixels of the slide, fewer at its right and lower edge."""
     found = await run_in_threadpool(slides.known, context, caller, slide)
     sight = Sight("slide", str(context.storage.slide_path(found)))
-    return await _tile(request, context, sight, found.sha256, (level, column, row, tile_format))
+    return await _tile(request, context, sight, found.sha256, place)
 
 
 @readable(
@@ -136,10 +147,7 @@ async def result_descriptor(job: jobs.JobId, context: InContext, caller: InCalle
 )
 async def result_tile(
     job: jobs.JobId,
-    level: _LevelNumber,
-    column: _Number,
-    row: _Number,
-    tile_format: TileFormat,
+    place: InPlace,
     request: Request,
     context: InContext,
     caller: InCaller,
@@ -147,7 +155,7 @@ async def result_tile(
     """Send 512 x 512 pixels of the result, fewer at its right and lower edge."""
     sight, found = await run_in_threadpool(_result, context, caller, job)
     kept = found.result.sha256 if found.result else None
-    return await _tile(request, context, sight, kept, (level, column, row, tile_format))
+    return await _tile(request, context, sight, kept, place)
 
 
 @readable(router, "/jobs/{job}/map", summary="What became of each tile")
@@ -189,11 +197,8 @@ def _described(zoom: DeepZoom, tile_format: TileFormat, cached: str) -> Response
     )
 
 
-async def _tile(
-    request: Request, context: Context, sight: Sight, content: str | None, place: tuple[int, int, int, TileFormat]
-) -> Response:
+async def _tile(request: Request, context: Context, sight: Sight, content: str | None, place: _Place) -> Response:
     """One tile; `content` is the hash of what it is taken from, None where that still grows."""
-    level, column, row, tile_format = place
     tag = _tag(content, place) if content else None
     headers: dict[str, Any] = {**_SAFE, "Cache-Control": _FOREVER if tag else _GROWING}
     if tag:
@@ -202,12 +207,14 @@ async def _tile(
             return Response(status_code=304, headers=headers)
     tile = context.shelf.get(tag) if tag else None
     if tile is None:
-        tile = await context.lookers.tile(sight, level, column, row, tile_format, request.is_disconnected)
+        tile = await context.lookers.tile(
+            sight, place.level, place.column, place.row, place.tile_format, request.is_disconnected
+        )
         if tag:
             context.shelf.put(tag, tile)
-    return Response(tile, media_type=f"image/{tile_format}", headers=headers)
+    return Response(tile, media_type=f"image/{place.tile_format}", headers=headers)
 
 
-def _tag(content: str, place: tuple[int, int, int, TileFormat]) -> str:
-    words = ".".join((ENCODING, content, *map(str, place)))
+def _tag(content: str, place: _Place) -> str:
+    words = ".".join((ENCODING, content, *map(str, astuple(place))))
     return f'"{hashlib.sha256(words.encode()).hexdigest()[:32]}"'
