@@ -102,15 +102,15 @@ class Storage:
         """Delete a slide's files, after the database has forgotten it."""
         shutil.rmtree(self._slides / slide_id, ignore_errors=True)
 
-    def job_folder(self, job_id: str) -> Path:
-        """Where a job's files lie, or would."""
-        return self._jobs / job_id
+    def planned_output(self, job_id: str, result_format: ResultFormat) -> Path:
+        """Where the pipeline writes, or would."""
+        return self._jobs / job_id / f"result{result_format.suffix}"
 
     def output_path(self, job_id: str, result_format: ResultFormat) -> Path:
         """Where the pipeline writes; its folder is made."""
-        folder = self.job_folder(job_id)
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder / f"result{result_format.suffix}"
+        output = self.planned_output(job_id, result_format)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        return output
 
     def result_path(self, job: Job) -> Path | None:
         """The file to download, None where there is none."""

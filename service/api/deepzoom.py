@@ -183,7 +183,7 @@ def _result(context: Context, caller: Caller, job_id: str) -> tuple[Sight, Job]:
     if slide is None:
         raise refusal("job.no-result", f"the slide of job {found.id} was deleted")
     mpp = (order.mpp, order.mpp) if order.mpp else None
-    output = storage.job_folder(found.id) / f"result{order.format.suffix}"
+    output = storage.planned_output(found.id, order.format)
     return Sight("stripes", str(output), order.format, str(storage.slide_path(slide)), mpp), found
 
 
