@@ -6,7 +6,7 @@ from fastapi import APIRouter, Path, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
-from starlette.convertors import Convertor, register_url_convertor
+from starlette.convertors import StringConvertor, register_url_convertor
 
 from service.api.access import Caller, InCaller
 from service.api.context import Context, InContext
@@ -25,16 +25,10 @@ from service.uploads.form import OVERHEAD_BYTES, FormFile
 from service.uploads.inbox import Way, Writer
 
 
-class _Name(Convertor[str]):
+class _Name(StringConvertor):
     """Any name of a file, but for addresses of `service.api.deepzoom`."""
 
     regex = r"(?!.*\.dzi$)(?!.*_files/[^/]+/[^/]+$).*"
-
-    def convert(self, value: str) -> str:
-        return value
-
-    def to_string(self, value: str) -> str:
-        return value
 
 
 class _Id(_Name):
