@@ -601,3 +601,30 @@ def test_the_viewer_is_used_without_a_mouse(service: Any, open_page: Open, made:
     assert float(page.locator(".share input").input_value()) == 40
     page.keyboard.press("s")
     expect(page.get_by_role("button", name="Side by side")).to_have_attribute("aria-pressed", "true")
+
+
+def test_a_slide_is_dropped_onto_the_page(start_service: Callable[..., Any], open_page: Open, cmu: Path) -> None:
+    service = start_service(None, "--no-worker")
+    page = open_page(f"{service.address}/")
+    dropped = page.evaluate_handle(
+        """text => {
+          const data = new DataTransfer();
+          data.items.add(new File([Uint8Array.from(atob(text), (one) => one.charCodeAt(0))], "dropped.svs"));
+          return data;
+        }""",
+        base64.b64encode(cmu.read_bytes()).decode(),
+    )
+    page.locator(".drop").dispatch_event("drop", {"dataTransfer": dropped})
+    expect(page.locator("li.row", has_text="dropped.svs").get_by_role("link", name="Upscale")).to_be_visible()
+    (found,) = json.loads(service.curl("{service}/v1/slides"))["slides"]
+    assert found["sha256"] == hashlib.sha256(cmu.read_bytes()).hexdigest()
+
+
+def test_the_viewer_fills_the_screen_and_shows_where_it_is(service: Any, open_page: Open, made: dict[str, str]) -> None:
+    page = open_page(f"{service.address}/#/jobs/{made['bicubic']}@984,1156,2,curtain")
+    canvas(page)
+    expect(page.locator(".navigator")).to_be_visible()
+    page.get_by_role("button", name="Full screen").click()
+    page.wait_for_function("() => document.fullscreenElement !== null")
+    page.keyboard.press("f")
+    page.wait_for_function("() => document.fullscreenElement === null")
