@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.data.draws import Range, chances, normal_like, per_sample, uniform
-from models.data.jpeg import jpeg
+from models.data.draws import Range, chances, choose, normal_like, per_sample, uniform
+from models.data.jpeg import Sampling, jpeg, quality_of_steps, steps_of_quality
 from models.data.kernels import filter_each, gaussian_kernels
 from models.data.pair import Pair, to_8_bits
 from models.data.second_order import realesrgan
@@ -95,7 +95,7 @@ def scanner(
     noise_share, noises
         Share of noisy crops, and the noise's standard deviation in grey levels of 255.
     jpeg_share, qualities
-        Share of JPEG (half of it 4:2:0, half 4:4:4), and libjpeg's quality.
+        Share of JPEG, and the range of libjpeg's quality: see `compress`.
     """
     n = len(high)
     low = _reduce_either(high, scale, rng, bicubic_share)
@@ -105,18 +105,29 @@ def scanner(
     return Pair(compress(low, jpeg_share, qualities, rng), high, high)
 
 
+SAMPLING_SHARES: dict[Sampling, float] = {"4:2:0": 0.6, "4:2:2": 0.1, "4:4:4": 0.1, "RGB": 0.2}
+"""How often each is drawn: most scanners write 4:2:0; Aperio's older files hold RGB without a colour transform."""
+
+
 def compress(low: Tensor, share: float, qualities: Range, rng: torch.Generator) -> Tensor:
-    """JPEG of random quality on a share of the crops, half of it 4:2:0, half 4:4:4; (N, 3, h, w) in [0, 1]."""
+    """JPEG of random quality and chroma sampling on a share of the crops; (N, 3, h, w) in [0, 1].
+
+    The quantisation steps are drawn evenly by their fourth root, which puts 17 % of the qualities 25 to 95 above 90 and
+    30 % below 50: drawn evenly by quality (7 and 36 %) a network gained 0.18 dB less at 92, drawn evenly by the step's
+    logarithm (23 and 23 %) 0.09 dB less at 30.
+    """
     if share <= 0:
         return low
     n = len(low)
-    chosen, halved, quality = chances(n, share, rng), chances(n, 0.5, rng), uniform(n, qualities, rng)
+    first, last = (steps_of_quality(torch.tensor(qualities, dtype=torch.float32)) ** 0.25).tolist()
+    chosen, quality = chances(n, share, rng), quality_of_steps(uniform(n, (first, last), rng) ** 4)
+    sampling = choose(tuple(SAMPLING_SHARES.values()), n, rng)
     low = low.clone()
-    for halve_chroma in (False, True):
-        rows = (chosen & (halved == halve_chroma)).nonzero()[:, 0]
+    for number, name in enumerate(SAMPLING_SHARES):
+        rows = (chosen & (sampling == number)).nonzero()[:, 0]
         if len(rows):
             here = rows.to(low.device, non_blocking=True)
-            low[here] = jpeg(low[here], quality[rows], halve_chroma)
+            low[here] = jpeg(low[here], quality[rows], name)
     return low
 
 

@@ -219,4 +219,4 @@ def _poisson_noise(levels: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def _compress(image: Tensor, order: Order, rng: torch.Generator) -> Tensor:
-    return jpeg(image, uniform(len(image), order.qualities, rng), halve_chroma=True)
+    return jpeg(image, uniform(len(image), order.qualities, rng), "4:2:0")

@@ -34,12 +34,15 @@ def stain_jitter(
     return torch.exp(-torch.einsum("nij,njhw->nihw", mixing, density)).clamp(0, 1)
 
 
-def odd_colours(crops: Tensor, rng: torch.Generator, share: float, gains: Range = (1.0, 4.0)) -> Tensor:
+def odd_colours(
+    crops: Tensor, rng: torch.Generator, share: float, gains: Range = (1.0, 4.0), mosaic_share: float = 0.125
+) -> Tensor:
     """Give a share of the crops colours and contrasts that no stain has; to be done before the degradation.
 
     Channels are permuted, half of the crops inverted, and all stretched about middle grey until they clip, as ink,
-    dirt and sharpening scanners do. A network that has never seen such leaves the range it was trained in, and draws
-    patterns that have nothing to do with its source.
+    dirt and sharpening scanners do. Some become a mosaic of plain blocks in random colours, as print and labels are.
+    A network that has never seen such leaves the range it was trained in, and draws patterns that have nothing to do
+    with its source.
 
     Parameters
     ----------
@@ -49,6 +52,8 @@ def odd_colours(crops: Tensor, rng: torch.Generator, share: float, gains: Range 
         Probability of a crop being changed.
     gains
         Range of the factor on the distance to middle grey.
+    mosaic_share
+        Probability of a changed crop being a mosaic; its blocks have 8, 16, 32 or 64 pixels a side, one size a batch.
     """
     n = len(crops)
     order = torch.rand(n, 3, generator=rng, device=rng.device).argsort(1).to(crops.device)
@@ -56,5 +61,16 @@ def odd_colours(crops: Tensor, rng: torch.Generator, share: float, gains: Range 
     sign = 1 - 2 * chances(n, 0.5, rng).to(crops)[:, None, None, None]
     gain = uniform(n, gains, rng).to(crops)[:, None, None, None]
     odd = (0.5 + (permuted - 0.5) * sign * gain).clamp(0, 1)
+    mosaic = chances(n, mosaic_share, rng).to(crops.device)[:, None, None, None]
+    odd = torch.where(mosaic, _mosaic(crops, rng), odd)
     chosen = chances(n, share, rng).to(crops.device)[:, None, None, None]
     return torch.where(chosen, odd, crops)
+
+
+def _mosaic(crops: Tensor, rng: torch.Generator) -> Tensor:
+    """Blocks of one random colour each, of the crops' shape."""
+    n, channels, height, width = crops.shape
+    side = 8 << int(torch.randint(4, (), generator=rng, device=rng.device))
+    rows, columns = -(-height // side), -(-width // side)
+    colours = torch.rand(n, channels, rows, columns, generator=rng, device=rng.device).to(crops)
+    return colours.repeat_interleave(side, 2).repeat_interleave(side, 3)[:, :, :height, :width]

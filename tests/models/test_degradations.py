@@ -12,7 +12,7 @@ from torch import Tensor
 
 from models.data.degrade import DEGRADATIONS, compress, gaussian, mixed, reduce_area, reduce_bicubic, scanner
 from models.data.draws import choose
-from models.data.jpeg import jpeg
+from models.data.jpeg import CHROMA_STEP, jpeg, quality_of_steps, steps_of_quality
 from models.data.kernels import filter_each, gaussian_kernels, lowpass_kernels, pulse_kernels, shaped_kernels
 from models.data.pair import Pair, crop_pair
 from models.data.pool import PairPool
@@ -132,25 +132,31 @@ def test_scanner_noise_has_the_deviation_asked_for():
     assert float(low.sub(128 / 255).mul(255).std()) == pytest.approx(math.sqrt(16 + 1 / 12), rel=0.02)
 
 
-@pytest.mark.parametrize("halve_chroma", [False, True])
+@pytest.mark.parametrize("sampling", CHROMA_STEP)
 @pytest.mark.parametrize("quality", [30, 49, 75, 95])
 @pytest.mark.parametrize("side", [96, 41])
-def test_jpeg_is_what_pillow_decodes_after_encoding(quality, halve_chroma, side, high):
+def test_jpeg_is_what_pillow_decodes_after_encoding(quality, sampling, side, high):
     crops = high[:, :, :side, : side - 2]
-    ours = jpeg(crops, torch.full((4,), float(quality)), halve_chroma)
+    ours = jpeg(crops, torch.full((4,), float(quality)), sampling)
     assert ours.shape == crops.shape
     for crop, stored in zip(crops, ours, strict=True):
         buffer = io.BytesIO()
-        as_picture(crop).save(buffer, "JPEG", quality=quality, subsampling=2 if halve_chroma else 0)
+        kept = {"keep_rgb": True} if sampling == "RGB" else {"subsampling": sampling}
+        as_picture(crop).save(buffer, "JPEG", quality=quality, **kept)
         pillow = as_tensor(Image.open(buffer))
         assert float((pillow - stored).abs().mean()) * 255 < 1.5
         assert float((pillow - stored).abs().mean()) < 0.3 * float((pillow - crop).abs().mean())
 
 
 def test_jpeg_takes_a_quality_for_each_sample(high):
-    together = jpeg(high, torch.tensor([30.0, 50.0, 70.0, 95.0]), halve_chroma=True)
-    alone = [jpeg(high[i : i + 1], torch.tensor([q]), True) for i, q in enumerate((30.0, 50.0, 70.0, 95.0))]
+    together = jpeg(high, torch.tensor([30.0, 50.0, 70.0, 95.0]), "4:2:0")
+    alone = [jpeg(high[i : i + 1], torch.tensor([q]), "4:2:0") for i, q in enumerate((30.0, 50.0, 70.0, 95.0))]
     assert torch.allclose(together, torch.cat(alone), atol=1e-6)
+
+
+def test_quality_and_steps_are_each_others_inverse():
+    quality = torch.arange(1.0, 101)
+    assert torch.allclose(quality_of_steps(steps_of_quality(quality)), quality, atol=1e-3)
 
 
 def test_compress_touches_the_share_asked_for(high):
@@ -293,7 +299,7 @@ def test_stain_jitter_without_mixing_scales_density():
 
 def test_odd_colours_change_their_share_and_keep_the_range_and_what_is_drawn(high):
     crops = high.repeat(16, 1, 1, 1).clamp(0.4, 0.6)
-    odd = odd_colours(crops, rng(), share=0.5, gains=(1, 4))
+    odd = odd_colours(crops, rng(), share=0.5, gains=(1, 4), mosaic_share=0)
     changed = ~torch.isclose(odd, crops, atol=1e-6).flatten(1).all(1)
     assert 20 < int(changed.sum()) < 44
     assert 0 <= float(odd.min()) <= float(odd.max()) <= 1
@@ -302,6 +308,13 @@ def test_odd_colours_change_their_share_and_keep_the_range_and_what_is_drawn(hig
         for channel in after:
             shapes = [torch.corrcoef(torch.stack([channel.flatten(), one.flatten()]))[0, 1].abs() for one in before]
             assert max(shapes) > 0.99
+
+
+def test_a_mosaic_is_made_of_blocks_of_one_colour_each(high):
+    odd = odd_colours(high, rng(), share=1, mosaic_share=1)
+    blocks = odd.unfold(2, 8, 8).unfold(3, 8, 8)  # of any of its sizes, 8 px are a part
+    assert torch.equal(blocks, blocks[..., :1, :1].expand_as(blocks))
+    assert float(odd.std()) > 0.2
 
 
 def numbered(first: int, count: int) -> Pair:
