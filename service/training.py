@@ -24,7 +24,7 @@ def read_images(folders: Sequence[Path], recipe: Recipe, device: str) -> ImageSe
     ImagesError, DeviceError
         If an image can't be used, or there is no such device.
     """
-    least = max(stage.crop for stage in recipe.stages)
+    least = max(stage.crop for stage in recipe.stages) + recipe.data.margin * recipe.scale
     return ImageSet.read(folders, least_side=least, device=choose_device(device))
 
 

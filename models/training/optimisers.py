@@ -1,29 +1,51 @@
 """What moves the weights, and how fast: optimisers and learning rates of a stage."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from models.training.muon import Muon
 from models.training.recipe import Stage
 
 
-def optimisers(stage: Stage, network: nn.Module) -> list[torch.optim.Optimizer]:
-    """What moves the network's weights; Muon takes the convolutions and leaves the rest to AdamW."""
+def optimisers(stage: Stage, network: nn.Module, *, capturable: bool = False) -> list[torch.optim.Optimizer]:
+    """What moves the network's weights; Muon takes the convolutions and leaves the rest to AdamW.
+
+    Parameters
+    ----------
+    capturable
+        Whether their step can be part of a CUDA graph: rate and step count are then tensors on the device. Not SGD's.
+    """
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    given: dict[str, Any] = {"lr": stage.learning_rate, "betas": stage.betas}
+    if capturable:
+        given |= {"capturable": True, "foreach": True}
     if stage.optimiser == "adam":
-        return [torch.optim.Adam(parameters, stage.learning_rate, betas=stage.betas)]
+        return [torch.optim.Adam(parameters, **given)]
     if stage.optimiser == "adamw":
-        return [torch.optim.AdamW(parameters, stage.learning_rate, betas=stage.betas)]
+        return [torch.optim.AdamW(parameters, **given)]
     if stage.optimiser == "sgd":
         return [torch.optim.SGD(parameters, stage.learning_rate, momentum=stage.betas[0])]
     matrices = [parameter for parameter in parameters if parameter.ndim > 1]
     vectors = [parameter for parameter in parameters if parameter.ndim <= 1]
     muon: list[torch.optim.Optimizer] = [Muon(matrices, stage.learning_rate)]
     if vectors:
-        muon.append(torch.optim.AdamW(vectors, stage.learning_rate, betas=stage.betas, weight_decay=0))
+        muon.append(torch.optim.AdamW(vectors, **given, weight_decay=0))
     return muon
+
+
+def set_rate(optimiser: torch.optim.Optimizer, rate: float | Tensor) -> None:
+    """Give all groups a learning rate; a tensor is taken itself, not its value."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+
+
+def restore_optimiser(optimiser: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
+    """Take up a state dict's tensors. The settings stay: a checkpoint of a GPU may go on on a CPU, and the reverse."""
+    optimiser.load_state_dict({"state": saved["state"], "param_groups": optimiser.state_dict()["param_groups"]})
 
 
 def learning_rate(stage: Stage, iteration: int) -> float:

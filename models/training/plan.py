@@ -19,8 +19,10 @@ from models.networks.autoencoder import Autoencoder
 from models.networks.critics import CRITICS
 from models.networks.spec import NetworkSpec
 from models.networks.table import NETWORKS
+from models.training.batches import crop_side
+from models.training.execution import Execution
 from models.training.optimisers import learning_rate
-from models.training.phases import MANIFOLD, ManifoldPhase, Phase, StagePhase, crop_side
+from models.training.phases import MANIFOLD, ManifoldPhase, Phase, StagePhase
 from models.training.recipe import Recipe, Stage
 from models.zoo.weights import Weights, load_weights
 
@@ -112,9 +114,7 @@ class Plan:
         stage = self._stage(number)
         return self.recipe.autoencoder.learning_rate if stage is None else learning_rate(stage, iteration)
 
-    def build(
-        self, number: int, carried: Mapping[str, Any], images: ImageSet, device: torch.device, bf16: bool
-    ) -> Phase:
+    def build(self, number: int, carried: Mapping[str, Any], images: ImageSet, execution: Execution) -> Phase:
         """A phase at its start.
 
         Parameters
@@ -126,11 +126,11 @@ class Plan:
         with torch.random.fork_rng(devices=[]):  # modules draw their first weights from the global generator
             torch.manual_seed(self.recipe.seed + number)
             if stage is None:
-                return ManifoldPhase(self.recipe, images, device, bf16)
+                return ManifoldPhase(self.recipe, images, execution)
             network = self._network(carried)
-            losses = self._weighted_losses(stage, carried, device)
+            losses = self._weighted_losses(stage, carried, execution.device)
             try:
-                return StagePhase(self.recipe, stage, network, losses, images, device, bf16)
+                return StagePhase(self.recipe, stage, network, losses, images, execution)
             except (TypeError, ValueError) as error:
                 raise RecipeError(f"stage {stage.name}: {error}") from error
 

@@ -51,6 +51,9 @@ class Data(_Part):
         Least Shannon entropy of a crop's grey levels in bits; 0 takes every crop.
     larger_share
         Share of the crops that are taken larger, up to twice, and scaled down.
+    margin
+        Source pixels by which crops are degraded larger than they are used, at a random place: so the blocks of a
+        compressed source lie at any offset to the crop, as they do in a slide's tiles (16 for JPEG).
     corruption, corruption_kinds
         Share of the sharp crops that are spoilt (Upadhyay & Awate 2019), and how.
     pool
@@ -63,6 +66,7 @@ class Data(_Part):
     odd_colours: float = Field(default=0.0, ge=0, le=1)
     entropy: float = Field(default=0.0, ge=0, lt=8)
     larger_share: float = Field(default=0.5, ge=0, le=1)
+    margin: int = Field(default=0, ge=0, le=64)
     corruption: float = Field(default=0.0, ge=0, le=1)
     corruption_kinds: tuple[str, ...] = ("noise", "blur", "contrast")
     pool: int = Field(default=0, ge=0)

@@ -21,8 +21,9 @@ import torch
 
 from models.data.images import ImageSet
 from models.errors import TrainingError, UntrainedWeightsError
-from models.inference import choose_device, choose_precision
+from models.inference import choose_device
 from models.training import checkpoint
+from models.training.execution import execution_on
 from models.training.log import Log
 from models.training.phases import Phase
 from models.training.plan import Plan
@@ -51,7 +52,7 @@ class Progress:
 class Trainer:
     """One run of a recipe in one folder: checkpoint, log and weights lie there.
 
-    Holds the images as uint8, the networks and their optimisers on the device, and one batch.
+    Holds the images as uint8, the networks and their optimisers on the device, and the batches drawn in one go.
 
     Parameters
     ----------
@@ -61,6 +62,8 @@ class Trainer:
         Iterations a row of the log.
     checkpoint_seconds
         Between checkpoints.
+    batches_at_once
+        Batches drawn in one go; None for four on CUDA and one elsewhere.
 
     Raises
     ------
@@ -79,10 +82,10 @@ class Trainer:
         facts: Mapping[str, str] | None = None,
         log_every: int = 50,
         checkpoint_seconds: float = 60,
+        batches_at_once: int | None = None,
     ) -> None:
         self.recipe = recipe
-        self._device = choose_device(device)
-        self._bf16 = choose_precision(precision, self._device) == "bf16"
+        self._execution = execution_on(choose_device(device), precision, batches_at_once)
         self._images, self._out = images, out
         self._facts = dict(facts or {})
         self._log_every, self._checkpoint_seconds = log_every, checkpoint_seconds
@@ -124,7 +127,7 @@ class Trainer:
         log = Log(self._out / "log.csv", self._plan.loss_names())
         log.cut(self._plan.phases, first, saved["iteration"] if saved else 0)
         for number in range(first, len(self._plan.phases)):
-            phase = self._plan.build(number, self._carried, self._images, self._device, self._bf16)
+            phase = self._plan.build(number, self._carried, self._images, self._execution)
             start, sums = 0, {}
             if saved is not None:
                 phase.restore(saved["state"])
@@ -211,7 +214,7 @@ class Trainer:
     def _identify(self) -> str:
         """Hash of all that the weights depend on: what the recipe says, the files it names, the images."""
         words = {"name", "title", "paper", "notes", "licence", "trained_on", "smoke"}
-        stated = json.dumps([_without_paths(self.recipe, words), self._bf16], sort_keys=True)
+        stated = json.dumps([_without_paths(self.recipe, words), self._execution.bf16], sort_keys=True)
         digest = hashlib.sha256(stated.encode())
         for path in self._plan.files:
             digest.update(hashlib.sha256(path.read_bytes()).digest())
@@ -235,7 +238,7 @@ class Trainer:
             facts["back_projection"] = "1"
         save_weights(self.weights_path, spec, hyperparameters, state, facts | self._facts)
         try:  # nothing is called done before it has been reopened
-            load_weights(self.weights_path)
+            self.warnings.extend(load_weights(self.weights_path).card().warnings)
         except UntrainedWeightsError as error:
             self.warnings.append(f"{error}. Train longer: these weights are refused where they would be used")
 

@@ -1,8 +1,12 @@
 """Every recipe trains, in its shrunken form: the loss falls, and a killed run ends as an undisturbed one."""
 
 import csv
+import importlib
+import io
 import json
 import shutil
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +15,23 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from models.data.images import ImageSet
 from models.errors import RecipeError, TrainingError, UntrainedWeightsError
+from models.networks.autoencoder import Autoencoder
 from models.networks.critics import CRITICS
 from models.networks.table import NETWORKS
 from models.training import recipe as recipes
 from models.training import sweep
+from models.training.captured_step import CudaGraphs, Losses
+from models.training.execution import Execution, execution_on
 from models.training.muon import Muon, orthogonal
 from models.training.optimisers import learning_rate
+from models.training.phases import Phase
+from models.training.plan import Plan
 from models.training.recipe import Stage
 from models.training.trainer import Progress, Trainer
 from models.zoo.weights import load_weights
@@ -50,7 +62,13 @@ class KilledError(Exception):
 
 
 def train(
-    recipe: recipes.Recipe, images: ImageSet, out: Path, *, kill_after: int | None = None, copies: Path | None = None
+    recipe: recipes.Recipe,
+    images: ImageSet,
+    out: Path,
+    *,
+    kill_after: int | None = None,
+    copies: Path | None = None,
+    batches_at_once: int | None = None,
 ) -> list[Progress]:
     """Checkpoints after every iteration, a row every three; at each row what a kill there would leave is copied."""
     seen: list[Progress] = []
@@ -62,7 +80,9 @@ def train(
         if kill_after is not None and progress.done >= kill_after:
             raise KilledError
 
-    trainer = Trainer(recipe, images, out, device="cpu", log_every=3, checkpoint_seconds=0)
+    trainer = Trainer(
+        recipe, images, out, device="cpu", log_every=3, checkpoint_seconds=0, batches_at_once=batches_at_once
+    )
     assert trainer.run(look)
     return seen
 
@@ -92,6 +112,19 @@ def test_a_recipe_learns_and_resumes_exactly(name: str, images: ImageSet, tmp_pa
         with pytest.raises(KilledError):
             train(recipe, images, begun, kill_after=one.done)
         assert timeless(log(begun)) == expected[: row + 2]
+
+
+@pytest.mark.parametrize(("name", "killed_after"), [("compact-x4", 6), ("realesrgan", 10 + 6)])
+def test_a_run_killed_amid_batches_drawn_in_one_go_resumes_exactly(name: str, killed_after, images, tmp_path) -> None:
+    settings = [f"stages.{number}.iterations=9" for number in range(len(recipes.load(name).stages))]
+    recipe, copies = recipes.load(name, settings, smoke=True), tmp_path / "killed-after"
+    train(recipe, images, tmp_path / "whole", copies=copies, batches_at_once=4)
+    killed = copies / str(killed_after)
+    drawn = torch.load(killed / "checkpoint.pt", weights_only=True)["state"]["drawn"]
+    assert (drawn.keys(), drawn["left"]) == ({"generator", "batches", "left"}, 3), "of the stage's fifth; no pixels"
+    train(recipe, images, killed, batches_at_once=4)
+    whole, resumed = (load_file(folder / f"{name}.safetensors") for folder in (tmp_path / "whole", killed))
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
 
 
 def timeless(rows: list[list[str]]) -> list[list[str]]:
@@ -280,3 +313,169 @@ def test_muon_solves_least_squares() -> None:
         (inputs @ (weight - wanted).T).square().mean().backward()
         optimiser.step()
     assert (weight - wanted).abs().max() < 0.05
+
+
+def test_muon_moves_a_stack_of_matrices_as_it_would_one_by_one() -> None:
+    rng = torch.Generator().manual_seed(3)
+    shapes = [(8, 4, 3, 3), (8, 36), (8, 4, 3, 3), (20, 6), (3, 8, 3, 3), (20, 6)]
+    weights = [torch.randn(shape, generator=rng) for shape in shapes]
+    weights[2] = weights[2].to(memory_format=torch.channels_last)
+    alone = [weight.clone() for weight in weights]
+    together = Muon(weights, 0.1)
+    apart = [Muon([weight], 0.1) for weight in alone]
+    for _ in range(3):
+        for one, other in zip(weights, alone, strict=True):
+            one.grad = torch.randn(one.shape, generator=rng)
+            other.grad = one.grad.clone()
+        for optimiser in (together, *apart):
+            optimiser.step()
+    assert all(torch.allclose(one, other, atol=1e-6) for one, other in zip(weights, alone, strict=True))
+
+
+def test_muon_goes_on_from_its_state_to_the_bit() -> None:
+    rng = torch.Generator().manual_seed(4)
+    weights = [torch.randn(8, 4, 3, 3, generator=rng) for _ in range(3)]
+    gradients = [[torch.randn(8, 4, 3, 3, generator=rng) for _ in weights] for _ in range(4)]
+
+    def steps(optimiser: Muon, through: Iterable[list[Tensor]]) -> list[Tensor]:
+        moved: list[Tensor] = optimiser.param_groups[0]["params"]
+        for step in through:
+            for weight, gradient in zip(moved, step, strict=True):
+                weight.grad = gradient
+            optimiser.step()
+        return moved
+
+    first = Muon([weight.clone() for weight in weights], 0.1)
+    half = [weight.clone() for weight in steps(first, gradients[:2])]
+    second = Muon(half, 0.1)
+    second.load_state_dict(through_a_file(first.state_dict()))
+    for one, other in zip(steps(first, gradients[2:]), steps(second, gradients[2:]), strict=True):
+        assert torch.equal(one, other)
+
+
+def through_a_file(state):
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+class StandIn:
+    """In place of CUDA's graphs: what was captured is computed again; or the capture fails, in two errors as CUDA's."""
+
+    def __init__(self, device: str = "cpu", refusal: str = "") -> None:
+        self.device, self.refusal = torch.device(device), refusal
+        self.asked: list[str] = []
+
+    def warm_up(self, compute: Callable[[], Losses]) -> Losses:
+        self.asked.append("warm up")
+        return compute()
+
+    def capture(self, compute: Callable[[], Losses]) -> Callable[[], Losses]:
+        self.asked.append("capture")
+        if not self.refusal:
+            return compute
+        try:
+            raise RuntimeError(f"{self.refusal}\nCompile with TORCH_USE_CUDA_DSA")
+        except RuntimeError:
+            raise RuntimeError("operation failed due to a previous error during capture")  # noqa: B904 - as torch does
+
+
+@pytest.fixture
+def capturable_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Adam's form for graphs is for accelerators alone, by a list that asks for no more than the name of a device."""
+    adam = importlib.import_module("torch.optim.adam")
+    monkeypatch.setattr(adam, "_get_capturable_supported_devices", lambda supports_xla=True: ["cpu", "meta", "cuda"])
+
+
+def first_stage(recipe: recipes.Recipe, images: ImageSet, execution: Execution) -> Phase:
+    return Plan(recipe).build(0, {}, images, execution)
+
+
+def learn(phase: Phase, iterations: range) -> list[float]:
+    rng = torch.Generator().manual_seed(iterations.start)
+    return [float(phase.step(iteration, rng)["total"]) for iteration in iterations]
+
+
+@pytest.mark.parametrize("refusal", ["", "a loss was read back"])
+@pytest.mark.parametrize("name", ["compact-x4", "edsr-baseline"])
+def test_a_step_to_be_captured_trains_as_any_other(name: str, refusal: str, images, capturable_everywhere) -> None:
+    recipe, graphs = recipes.load(name, smoke=True), StandIn(refusal=refusal)
+    plain = first_stage(recipe, images, Execution(torch.device("cpu")))
+    captured = first_stage(recipe, images, Execution(torch.device("cpu"), graphs=graphs))
+    says = pytest.warns(UserWarning, match=rf"could not be captured: {refusal}$") if refusal else nullcontext()
+    with says:
+        assert learn(captured, range(6)) == pytest.approx(learn(plain, range(6)), rel=1e-4)
+    assert graphs.asked == ["warm up"] * 3 + ["capture"]
+    state, expected = captured.state(), plain.state()
+    for part in ("network", "averaged"):
+        for key, value in expected[part].items():
+            assert torch.allclose(state[part][key], value, atol=1e-4), key
+
+
+@pytest.mark.parametrize("graphs_first", [True, False])
+def test_a_checkpoint_goes_on_with_and_without_captured_steps(graphs_first, images, capturable_everywhere) -> None:
+    recipe = recipes.load("compact-x4", smoke=True)
+    plain, captured = Execution(torch.device("cpu")), Execution(torch.device("cpu"), graphs=StandIn())
+    before, after = (captured, plain) if graphs_first else (plain, captured)
+    unbroken, broken, resumed = (first_stage(recipe, images, execution) for execution in (before, before, after))
+    learn(unbroken, range(6)), learn(broken, range(6))
+    resumed.restore(through_a_file(broken.state()))
+    assert learn(resumed, range(6, 12)) == pytest.approx(learn(unbroken, range(6, 12)), rel=1e-4)
+
+
+class NothingOfTheHost(TorchDispatchMode):
+    """No operation takes a tensor that lies elsewhere than the pixels do."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        tensors = [one for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)]
+        assert all(one.device.type == "meta" for one in tensors), f"{function} can't be captured: a tensor of the host"
+        return function(*args, **(kwargs or {}))
+
+
+class Watched(StandIn):
+    def capture(self, compute: Callable[[], Losses]) -> Callable[[], Losses]:
+        with NothingOfTheHost():
+            losses = compute()
+        return lambda: losses
+
+
+@pytest.mark.parametrize("name", [name for name in recipes.names() if recipes.load(name).stages[0].critic is None])
+def test_a_step_to_be_captured_reads_and_brings_nothing(name, monkeypatch, capturable_everywhere) -> None:
+    """On the device "meta", where nothing has a value: to ask for one is an error there, as it is in a capture."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # it knows no such device
+    still = ["data.degradation=bicubic", "data.parameters={}", "data.entropy=0", "data.corruption=0", "data.pool=0"]
+    recipe, graphs = recipes.load(name, still, smoke=True), Watched("meta")
+    plan = Plan(recipe)
+    images = ImageSet([torch.zeros(3, 256, 256, dtype=torch.uint8)], "meta")
+    phase = plan.build(plan.phases.index(recipe.stages[0].name), {}, images, Execution(graphs.device, graphs=graphs))
+    for iteration in range(4):
+        phase.step(iteration, torch.Generator().manual_seed(iteration))
+
+
+def test_a_step_with_a_critic_or_sgd_is_not_captured(images: ImageSet) -> None:
+    for name, settings in (("srgan-e", []), ("espcn", ["stages.0.optimiser=sgd"])):
+        recipe, graphs = recipes.load(name, settings, smoke=True), StandIn()
+        plan = Plan(recipe)
+        carried = {"autoencoder": Autoencoder(features=recipe.autoencoder.features).state_dict()}
+        number = plan.phases.index(recipe.stages[0].name)
+        learn(plan.build(number, carried, images, Execution(torch.device("cpu"), graphs=graphs)), range(5))
+        assert not graphs.asked
+
+
+def test_training_knows_no_fp16() -> None:
+    with pytest.raises(ValueError, match="fp16"):
+        execution_on(torch.device("cpu"), "fp16")
+    assert execution_on(torch.device("cpu"), "auto").batches_at_once == 1
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="captures on a GPU alone")
+@pytest.mark.parametrize("name", ["compact-x4", "realesrgan-x4", "srresnet"])
+def test_a_captured_step_trains_as_a_plain_one_on_cuda(name: str, images: ImageSet) -> None:
+    device = torch.device("cuda")
+    there = ImageSet([torch.from_numpy(texture(160, seed)).permute(2, 0, 1) for seed in range(3)], device)
+    recipe = recipes.load(name, smoke=True)
+    plain = first_stage(recipe, there, Execution(device))
+    captured = first_stage(recipe, there, Execution(device, graphs=CudaGraphs(device)))
+    assert learn(captured, range(20)) == pytest.approx(learn(plain, range(20)), rel=1e-2)
+    assert captured._captured._replay is not None
