@@ -3,7 +3,7 @@
     ModelError
     ├── UnknownModelError       no such name in the catalog
     ├── WeightsError            a file of weights is absent, unreadable, not a known network, or fails its self-test
-    │   └── UntrainedWeightsError   they load, but change plain colours
+    │   └── UntrainedWeightsError   they load, but change plain colours by 16 of 255 levels or more
     ├── UnsupportedScaleError   this model does not enlarge by that factor
     ├── DeviceError             the device asked for is not there
     ├── OutOfMemoryError        not even one patch fits
@@ -29,7 +29,7 @@ class WeightsError(ModelError):
 
 
 class UntrainedWeightsError(WeightsError):
-    """Weights that fit their network and change plain colours: untrained, or made for another range of values."""
+    """Weights that fit their network and change plain colours too much: untrained, or for another range of values."""
 
 
 class UnsupportedScaleError(ModelError):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import ModelError
-from models.zoo.catalog import DEFAULT_MODEL, catalog, damaged_cards
+from models.zoo.catalog import catalog, damaged_cards
 from service.commands import arguments
 from service.errors import EXIT_DONE, EXIT_FAILED, ServiceError
 from service.terminal import say, tell
@@ -41,7 +41,7 @@ def _list(options: argparse.Namespace) -> int:
     else:
         for card in catalog().values():
             scales = ", ".join(f"x{scale}" for scale in card.scales)
-            mark = " (default)" if card.name == DEFAULT_MODEL else ""
+            mark = f" (auto, {card.effort})" if card.effort else ""
             tell(f"{card.name}{mark}: {scales}; {card.description}")
         tell(
             "or a file of weights: .safetensors, .pth (RealESRGAN_x4plus.pth, realesr-general-x4v3.pth and their kind)"
@@ -60,6 +60,8 @@ def _import(options: argparse.Namespace) -> int:
     except ModelError as error:
         raise _told(error) from error
     tell(f"{card.name}: {card.architecture}, x{card.default_scale}, {card.parameters} parameters")
+    for warning in card.warnings:
+        say(f"warning: {warning}")
     say(f"use it by its name: slidelift upscale SLIDE OUT --model {card.name}")
     return EXIT_DONE
 

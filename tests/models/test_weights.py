@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import re
+import time
 
 import numpy as np
 import pytest
@@ -14,11 +15,13 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import models.zoo.weights
-from models.errors import WeightsError
+from models.errors import UntrainedWeightsError, WeightsError
 from models.networks.rrdbnet import RRDBNet
 from models.networks.srvgg_compact import SRVGGNetCompact
 from models.networks.table import NETWORKS
 from models.upscaler import load_upscaler, model_card
+from models.zoo.catalog import catalog, damaged_cards, find, shelf, weights_paths
+from models.zoo.imports import import_model
 from models.zoo.weights import load_weights, save_weights
 
 
@@ -106,21 +109,6 @@ class TestPublicCheckpoints:
         torch.save({dialect(key, 2): value for key, value in network.state_dict().items()}, path)
         assert_loads_as(path, network)
 
-    @pytest.mark.parametrize("wrapper", ["params-ema", "state_dict", "model_state_dict", "model", "net"])
-    @pytest.mark.parametrize("prefix", ["module.", "netG.", "_orig_mod.", "module._orig_mod."])
-    def test_trainers_wrappers_and_prefixes_are_taken_off(self, tmp_path, tiny_network, wrapper, prefix):
-        network = tiny_network("srvgg-compact")
-        state = {prefix + key: value for key, value in network.state_dict().items()}
-        path = tmp_path / "wrapped.pt"
-        torch.save({wrapper: state, "epoch": 3}, path)
-        assert_loads_as(path, network)
-
-    def test_averaged_weights_are_preferred(self, tmp_path, tiny_network):
-        averaged, last = tiny_network("srvgg-compact", noise=0.02), tiny_network("srvgg-compact", noise=0.03)
-        path = tmp_path / "both.pth"
-        torch.save({"params": last.state_dict(), "params_ema": averaged.state_dict()}, path)
-        assert_loads_as(path, averaged)
-
     def test_parameters_load_as_tensors_do(self, tmp_path, tiny_network):
         network = tiny_network("srvgg-compact")
         torch.save(dict(network.named_parameters()), tmp_path / "parameters.pth")
@@ -132,6 +120,157 @@ class TestPublicCheckpoints:
         weights = load_weights(tmp_path / "half.safetensors")
         assert {tensor.dtype for tensor in weights.network.state_dict().values()} == {torch.float32}
         assert_loads_as(tmp_path / "half.safetensors", network.float())
+
+
+WRAPPERS = [
+    "params_ema", "params-ema", "params", "state_dict", "model_state_dict", "model", "net", "ema", "generator",
+    "generator_ema", "netG", "module",
+]  # fmt: skip
+PREFIXES = [
+    "", "generator.", "model.", "module.", "netG.", "_orig_mod.", "generator_ema.", "params_ema.",
+    "module.generator.", "module.model.", "model.generator.", "generator.model.module.", "module._orig_mod.",
+]  # fmt: skip
+
+
+def prefixed(prefix: str, state: dict) -> dict:
+    return {prefix + key: value for key, value in state.items()}
+
+
+class TestWrappers:
+    """What trainers put around a network's tensors is taken off, and nothing else is."""
+
+    @pytest.fixture
+    def network(self, tiny_network):
+        return tiny_network("rrdbnet")
+
+    @pytest.fixture
+    def state(self, network):
+        return network.state_dict()
+
+    @pytest.fixture
+    def other(self, tiny_network):
+        """Of the same network, with other weights."""
+        return tiny_network("rrdbnet", noise=0.03).state_dict()
+
+    @pytest.fixture
+    def assert_is_found(self, tmp_path, network):
+        """The file's content holds the network, and every weight is in its place."""
+
+        def check(content):
+            torch.save(content, tmp_path / "wrapped.pth")
+            found = load_weights(tmp_path / "wrapped.pth", self_test=False).network.state_dict()
+            expected = network.state_dict()
+            assert found.keys() == expected.keys()
+            assert all(torch.equal(found[key], expected[key]) for key in expected)
+
+        return check
+
+    @pytest.mark.parametrize("wrapper", WRAPPERS)
+    @pytest.mark.parametrize("prefix", PREFIXES)
+    def test_a_wrapper_and_a_prefix_are_taken_off(self, assert_is_found, state, wrapper, prefix):
+        assert_is_found({wrapper: prefixed(prefix, state)})
+
+    @pytest.mark.parametrize("prefix", PREFIXES)
+    def test_a_prefix_alone_is_taken_off(self, assert_is_found, state, prefix):
+        assert_is_found(prefixed(prefix, state))
+
+    @pytest.mark.parametrize(
+        "wrappers",
+        [
+            ("state_dict", "params_ema"), ("model", "generator"), ("state_dict", "generator"), ("model", "state_dict"),
+            ("params", "model_state_dict", "netG"), ("generator", "state_dict", "params_ema"),
+        ],
+    )  # fmt: skip
+    @pytest.mark.parametrize("prefix", ["", "module."])
+    def test_wrappers_in_wrappers_are_taken_off(self, assert_is_found, state, wrappers, prefix):
+        content = prefixed(prefix, state)
+        for wrapper in reversed(wrappers):
+            content = {wrapper: content}
+        assert_is_found(content)
+
+    @pytest.mark.parametrize("prefix", ["", "model.", "module.", "generator.", "netG.", "module.generator."])
+    @pytest.mark.parametrize("wrapper", [None, "params_ema", "model", "state_dict"])
+    @pytest.mark.parametrize("dialect", [as_old_esrgan, as_bsrgan])
+    def test_older_dialects_keep_the_names_that_look_like_prefixes(
+        self, assert_is_found, state, dialect, wrapper, prefix
+    ):
+        old = prefixed(prefix, {dialect(key, 1): value for key, value in state.items()})
+        assert any(key.startswith(prefix + "model.0.") for key in old) == (dialect is as_old_esrgan)
+        assert_is_found(old if wrapper is None else {wrapper: old})
+
+    def test_a_wrapped_network_computes_what_it_did(self, tmp_path, network, state):
+        torch.save({"state_dict": {"params_ema": prefixed("module.generator.", state)}}, tmp_path / "wrapped.pth")
+        assert_loads_as(tmp_path / "wrapped.pth", network)
+
+    def test_safetensors_with_a_prefix_load(self, tmp_path, network, state):
+        save_file(prefixed("generator.", state), tmp_path / "prefixed.safetensors")
+        assert_loads_as(tmp_path / "prefixed.safetensors", network)
+
+    @pytest.mark.parametrize(
+        ("averaged", "last"),
+        [("params_ema", "params"), ("params-ema", "params"), ("ema", "model"), ("generator_ema", "generator")],
+    )
+    def test_averaged_weights_are_preferred(self, assert_is_found, state, other, averaged, last):
+        assert_is_found({last: other, averaged: state})
+        assert_is_found({averaged: state, last: other})
+        assert_is_found({"state_dict": {last: other, averaged: state}, "epoch": 3})
+        assert_is_found(prefixed(f"{last}.", other) | prefixed(f"{averaged}.", state))
+
+    @pytest.mark.parametrize("nothing", [{}, None, 0.999])
+    def test_an_average_that_was_not_kept_is_passed_over(self, assert_is_found, state, nothing):
+        assert_is_found({"params_ema": nothing, "params": state})
+
+    def test_one_dict_in_two_places_loads(self, assert_is_found, state):
+        assert_is_found({"params_ema": state, "params": state})
+
+    @pytest.mark.parametrize("wrapper", ["params_ema", "model", "generator"])
+    def test_a_whole_training_checkpoint_loads(self, assert_is_found, network, state, wrapper):
+        critic = torch.nn.Conv2d(3, 4, 3)
+        optimiser = torch.optim.Adam(network.parameters())
+        sum(parameter.sum() for parameter in network.parameters()).backward()
+        optimiser.step()  # gives it two tensors for each parameter
+        assert_is_found(
+            {
+                "epoch": 3,
+                "loss": [0.25, 0.125],
+                "arch": "RRDBNet",
+                "steps": torch.tensor(4000),
+                "rng": torch.get_rng_state(),
+                "discriminator": critic.state_dict(),
+                wrapper: state,
+                "optimizer": optimiser.state_dict(),
+                "lr_schedulers": [{"last_epoch": 3}],
+            }
+        )
+
+    def test_other_networks_beside_it_are_left_out(self, assert_is_found, state):
+        critic = torch.nn.Conv2d(3, 4, 3).state_dict()
+        together = prefixed("discriminator.", critic) | prefixed("generator.", state) | {"step_counter": torch.ones(1)}
+        assert_is_found(together)
+        assert_is_found({"state_dict": together, "meta": {"iter": 400000}})
+
+    def test_a_network_with_a_missing_tensor_is_refused_in_its_wrapper(self, tmp_path, state):
+        del state["body.0.rdb2.conv3.bias"]
+        torch.save({"params_ema": prefixed("module.", state)}, tmp_path / "short.pth")
+        with pytest.raises(WeightsError, match="looks like rrdbnet, but does not fit it"):
+            load_weights(tmp_path / "short.pth")
+
+    def test_an_unknown_network_is_named_by_its_own_keys(self, tmp_path):
+        torch.save(
+            {"step": torch.ones(1), "model": {"encoder.weight": torch.ones(2), "b": torch.ones(2)}}, tmp_path / "a.pt"
+        )
+        with pytest.raises(WeightsError, match=r"its keys: encoder\.weight, b"):
+            load_weights(tmp_path / "a.pt")
+
+    def test_a_dict_that_holds_itself_is_refused_at_once(self, tmp_path):
+        content = {"key": torch.ones(1)}
+        for wrapper in WRAPPERS:
+            content[wrapper] = content
+        torch.save(content, tmp_path / "loop.pth")
+        started = time.monotonic()
+        with pytest.raises(WeightsError, match="not the weights of a known network"):
+            load_weights(tmp_path / "loop.pth")
+        assert time.monotonic() - started < 5
 
 
 class TestFingerprint:
@@ -256,14 +395,19 @@ class TestRefusal:
             load_weights(tmp_path / "broken.safetensors")
 
     @pytest.mark.parametrize("name", NETWORKS)
-    @pytest.mark.parametrize("shift", [-20, 3])
-    def test_network_that_shifts_colours_fails_the_self_test(self, tmp_path, tiny_network, name, shift):
+    def test_network_that_shifts_colours_fails_the_self_test(self, tmp_path, tiny_network, name):
         channels = {"channels": 3} if name == "vdsr" else {}  # one plane without biases can only multiply
-        save_file(tiny_network(name, shift=shift, **channels).state_dict(), tmp_path / "shifted.safetensors")
-        with pytest.raises(
-            WeightsError, match=rf"changes a patch of grey by ({abs(shift)}\.[0-2]|{abs(shift) - 1}\.[789])"
-        ):
+        save_file(tiny_network(name, shift=-20, **channels).state_dict(), tmp_path / "shifted.safetensors")
+        with pytest.raises(UntrainedWeightsError, match=r"changes a patch of grey by (20\.[0-2]|19\.[789])"):
             load_weights(tmp_path / "shifted.safetensors", scale=None if has_scale(name) else 4)
+
+    @pytest.mark.parametrize("name", NETWORKS)
+    def test_network_that_shifts_colours_a_little_loads_with_a_warning(self, tmp_path, tiny_network, name):
+        channels = {"channels": 3} if name == "vdsr" else {}
+        save_file(tiny_network(name, shift=3, **channels).state_dict(), tmp_path / "shifted.safetensors")
+        weights = load_weights(tmp_path / "shifted.safetensors", scale=None if has_scale(name) else 4)
+        assert weights.colour_shift == pytest.approx(3, abs=0.3)
+        assert len(weights.card().warnings) == 1
 
     def test_back_projection_is_part_of_the_self_test(self, tmp_path, tiny_network):
         spec, state = NETWORKS["srvgg-compact"], tiny_network("srvgg-compact", shift=20).state_dict()
@@ -274,6 +418,88 @@ class TestRefusal:
         save_weights(path, spec, spec.hyperparameters(three), three, {"back_projection": "1"})
         with pytest.raises(WeightsError, match="x3 has none"):
             load_weights(path)
+
+
+class TestColourShift:
+    """Refused from 16 levels of 255 on, used with a warning from 2 on."""
+
+    @pytest.fixture
+    def moving(self, tmp_path):
+        """The path of weights that add so many levels to one channel, and nothing else."""
+
+        def write(levels, channel=0):
+            network = SRVGGNetCompact(features=2, convolutions=0)
+            with torch.no_grad():
+                for parameter in network.parameters():
+                    parameter.zero_()
+                network.body[-1].bias[16 * channel : 16 * (channel + 1)] = levels / 255
+            save_file(network.state_dict(), tmp_path / "moving.safetensors")
+            return tmp_path / "moving.safetensors"
+
+        return write
+
+    @pytest.mark.parametrize("channel", [0, 1, 2])
+    @pytest.mark.parametrize("levels", [0, 0.07, 1.99, -1.99])
+    def test_below_two_levels_nothing_is_said(self, moving, levels, channel):
+        weights = load_weights(moving(levels, channel))
+        assert weights.colour_shift == abs(levels)
+        assert weights.card().warnings == ()
+
+    @pytest.mark.parametrize("channel", [0, 1, 2])
+    @pytest.mark.parametrize("levels", [2, -2, 2.01, 4.21, 15.99, -15.99])
+    def test_from_two_levels_on_a_warning_says_how_many(self, moving, levels, channel):
+        weights = load_weights(moving(levels, channel))
+        assert weights.colour_shift == abs(levels)
+        (warning,) = weights.card().warnings
+        assert warning.startswith(
+            f"{weights.name} changes colours: in its self-test a plain patch came out {abs(levels):g} of 255"
+        )
+
+    @pytest.mark.parametrize("channel", [0, 1, 2])
+    @pytest.mark.parametrize("levels", [16, -16, 16.01, 132])
+    def test_from_sixteen_levels_on_weights_are_refused(self, moving, levels, channel):
+        with pytest.raises(UntrainedWeightsError, match=rf"a patch of grey by {abs(levels):.2f} of 255 levels, 16 or"):
+            load_weights(moving(levels, channel))
+
+    def test_the_colour_that_is_changed_most_counts(self, tmp_path):
+        network = SRVGGNetCompact(features=2, convolutions=0)
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.zero_()
+            network.body[0].weight[0, 0, 1, 1] = 1  # red, of which grey has 128 levels and eosin pink 226
+            network.body[-1].weight[:16, 0, 1, 1] = 0.05
+        save_file(network.state_dict(), tmp_path / "redder.safetensors")
+        assert load_weights(tmp_path / "redder.safetensors").colour_shift == pytest.approx(0.05 * 226)
+
+    def test_without_the_self_test_there_is_no_figure(self, moving):
+        weights = load_weights(moving(132), self_test=False)
+        assert weights.colour_shift is None
+        assert weights.card().warnings == ()
+
+    def test_an_imported_models_card_keeps_the_figure(self, moving, tmp_path, monkeypatch):
+        monkeypatch.setenv("SLIDELIFT_MODELS_DIR", str(tmp_path / "models"))
+        shelf.cache_clear()
+        try:
+            for levels, name in ((3, "tinted"), (1, "true")):
+                import_model(moving(levels), name=name)
+                assert find(name).colour_shift == levels
+            assert find("true").warnings == ()
+            assert (
+                find("tinted")
+                .warnings[0]
+                .startswith("tinted changes colours: in its self-test a plain patch came out 3 of 255 levels off")
+            )
+            for wrong in ("much", -1, 256, True):
+                card = json.loads((tmp_path / "models" / "true.json").read_text("utf-8"))
+                (tmp_path / "models" / "true.json").write_text(json.dumps(card | {"colour_shift": wrong}))
+                shelf.cache_clear()
+                assert "colour_shift" in damaged_cards()["true"]
+        finally:
+            shelf.cache_clear()
+
+    @pytest.mark.parametrize("name", [name for name, card in catalog().items() if card.weights])
+    def test_shipped_networks_need_no_warning(self, name):
+        assert load_weights(weights_paths(find(name))).card().warnings == ()
 
 
 class TestScaleThatWeightsDoNotTell:
