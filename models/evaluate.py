@@ -1,15 +1,18 @@
 """Score models on held-out images, bicubic always beside: every measure of every image, and their statistics.
 
-Each folder is a set. Its images are cropped from the top left to a multiple of the scale and reduced
-(`models.metrics.reduction`; the measuring convention is Pillow's antialiased bicubic), enlarged by every model, and
-compared (`models.metrics.panel`). `slidelift evaluate` is the command.
+Each folder is a set. Its images are cropped from the top left to a multiple of the scale and made sources
+(`models.metrics.source`; the measuring convention is Pillow's antialiased bicubic), enlarged by every model, and
+compared (`models.metrics.panel`). A set is measured once for each kind of source, such as a JPEG quality.
+`slidelift evaluate` is the command.
 
 `as_json` gives, and the command writes:
 
-    schema        "slidelift-evaluation/1"
-    scale, degradation, mpp
+    schema        "slidelift-evaluation/2"
+    scale, mpp
+    computed_on   {processor, cores, torch, models: name -> {device, precision}}
     measures      name -> {title, unit, higher_is_better, explanation}
-    sets          name -> {files: [name], models: name -> {
+    sets          name -> {source: {reduction, defocus, noise, quality, sampling, tables}, files: [name],
+                    models: name -> {
                       values:  measure -> [value of each file; null where it is not defined or infinite],
                       summary: measure -> {images, mean, median, p5, p95},
                       gain:    measure -> the same of the differences to bicubic on the same image,
@@ -21,7 +24,7 @@ PSNR (equal images) is a null beside an `mse` of 0.
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,16 +33,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models import machine
 from models.errors import ImagesError
 from models.metrics.panel import MEASURES, Reference, measure
-from models.metrics.reduction import REDUCTIONS
+from models.metrics.source import SourceModel
 from models.pictures import read_rgb
 from models.upscaler import PatchUpscaler
 
 BASELINE = "bicubic"
 DEFAULT_MPP = 0.25
 """µm per pixel of a 40x scan, which the eval sets are."""
-
+CLEAN = SourceModel()
+"""The measuring convention: reduced by Pillow's bicubic, not compressed."""
 
 Enlarged = Mapping[str, NDArray[np.uint8]]
 Look = Callable[[Path, Reference, Enlarged], None]
@@ -99,8 +104,9 @@ class ModelScores:
 
 @dataclass(frozen=True, slots=True)
 class SetScores:
-    """All models on one set; `files` are the images' names."""
+    """All models on one set with one kind of source; `files` are the images' names."""
 
+    source: SourceModel
     files: tuple[str, ...]
     models: Mapping[str, ModelScores]
 
@@ -120,15 +126,6 @@ def read_mask(folder: Path, image: Path, shape: tuple[int, int]) -> NDArray[np.b
     return mask
 
 
-def reduce(
-    image: NDArray[np.uint8], scale: int, degradation: str = "bicubic"
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """The image cropped to a multiple of the scale, and its reduction by one of `REDUCTIONS`."""
-    height, width = (side - side % scale for side in image.shape[:2])
-    truth = image[:height, :width]
-    return truth, REDUCTIONS[degradation](truth, scale)
-
-
 def upscale_image(upscaler: PatchUpscaler, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Enlarge a whole small image (h, w, 3) as one patch, its border mirrored as a slide's is."""
     halo, scale = upscaler.halo, upscaler.scale
@@ -140,7 +137,7 @@ def upscale_image(upscaler: PatchUpscaler, image: NDArray[np.uint8]) -> NDArray[
 
 
 def reference(
-    path: Path, scale: int, *, degradation: str = "bicubic", masks: Path | None = None, mpp: float = DEFAULT_MPP
+    path: Path, scale: int, *, source: SourceModel = CLEAN, masks: Path | None = None, mpp: float = DEFAULT_MPP
 ) -> Reference:
     """What enlargements of an image's reduction are compared to.
 
@@ -153,10 +150,11 @@ def reference(
     if min(whole.shape[:2]) < scale:
         raise ImagesError(f"{path}: {whole.shape[1]}x{whole.shape[0]} px are too few to be reduced by {scale}")
     mask = None if masks is None else read_mask(masks, path, whole.shape[:2])
-    truth, source = reduce(whole, scale, degradation)
+    height, width = (side - side % scale for side in whole.shape[:2])
+    truth = whole[:height, :width]
     if mask is not None:
-        mask = mask[: truth.shape[0], : truth.shape[1]]
-    return Reference(truth, source, mask, mpp, REDUCTIONS[degradation])
+        mask = mask[:height, :width]
+    return Reference(truth, source(truth, scale), mask, mpp, source.reduce)
 
 
 def evaluate(
@@ -164,9 +162,10 @@ def evaluate(
     files: Sequence[Path],
     scale: int,
     *,
-    degradation: str = "bicubic",
+    source: SourceModel = CLEAN,
     masks: Path | None = None,
     mpp: float = DEFAULT_MPP,
+    wanted: Container[str] | None = None,
     look: Look = lambda _path, _reference, _enlarged: None,
 ) -> SetScores:
     """Score every model on one set, one image in memory at a time.
@@ -175,12 +174,14 @@ def evaluate(
     ----------
     upscalers
         By the name to report; `BASELINE` must be among them.
-    degradation
-        One of `models.metrics.reduction.REDUCTIONS`.
+    source
+        How the images are made sources.
     masks
         A folder with a PNG of each image's stem and size, nonzero inside.
     mpp
         µm per pixel of the images.
+    wanted
+        Measures to compute besides the time; None for all.
     look
         Called with each image, what it was compared to, and all enlargements of it.
 
@@ -191,7 +192,7 @@ def evaluate(
     """
     values: dict[str, dict[str, list[float]]] = {name: {} for name in upscalers}
     for path in files:
-        compared = reference(path, scale, degradation=degradation, masks=masks, mpp=mpp)
+        compared = reference(path, scale, source=source, masks=masks, mpp=mpp)
         enlarged = {}
         for name, upscaler in upscalers.items():
             if path == files[0]:
@@ -199,14 +200,14 @@ def evaluate(
             started = time.perf_counter()
             enlarged[name] = upscale_image(upscaler, compared.source)
             seconds = time.perf_counter() - started
-            found = measure(enlarged[name], compared)
+            found = measure(enlarged[name], compared, wanted)
             found["seconds_per_megapixel"] = seconds / (compared.truth[..., 0].size / 1e6)
             for figure, value in found.items():
                 values[name].setdefault(figure, []).append(value)
         look(path, compared, enlarged)
     frozen = {name: {figure: tuple(one) for figure, one in found.items()} for name, found in values.items()}
     models = {name: ModelScores(found, frozen[BASELINE]) for name, found in frozen.items()}
-    return SetScores(tuple(path.name for path in files), models)
+    return SetScores(source, tuple(path.name for path in files), models)
 
 
 def panel(scores: ModelScores) -> dict[str, float]:
@@ -225,30 +226,33 @@ def panel(scores: ModelScores) -> dict[str, float]:
 
 
 def table(scores: Mapping[str, SetScores]) -> str:
-    """Means by set and model as a Markdown table."""
-    head = "set | images | model | PSNR-Y, dB | SSIM-Y | gain, dB | gain, SSIM | MS-SSIM | QILV"
+    """Means by set, source and model as a Markdown table."""
+    head = "set | images | source | model | PSNR-Y, dB | SSIM-Y | gain, dB | gain, SSIM | MS-SSIM | QILV"
     head += " | consistency p5, dB | nuclei F1 | s/Mpx"
     rows = [f"| {head} |", "|---" * (head.count("|") + 1) + "|"]
     for name, found in scores.items():
+        label = found.source.label
         for model, one in found.models.items():
             mean = {figure: summary.mean for figure, summary in one.summary.items()}
             gain = one.gain
             rows.append(
-                f"| {name} | {len(found.files)} | {model} | {mean['psnr_y']:.2f} | {mean['ssim_y']:.4f}"
-                f" | {gain['psnr_y'].mean:+.2f} | {gain['ssim_y'].mean:+.4f} | {mean['ms_ssim']:.4f}"
-                f" | {mean['qilv']:.4f} | {one.summary['consistency'].p5:.2f} | {mean['nuclei_f1']:.3f}"
-                f" | {mean['seconds_per_megapixel']:.3f} |"
+                f"| {name.removesuffix(f', {label}')} | {len(found.files)} | {label} | {model} | {mean['psnr_y']:.2f}"
+                f" | {mean['ssim_y']:.4f} | {gain['psnr_y'].mean:+.2f} | {gain['ssim_y'].mean:+.4f}"
+                f" | {mean['ms_ssim']:.4f} | {mean['qilv']:.4f} | {one.summary['consistency'].p5:.2f}"
+                f" | {mean['nuclei_f1']:.3f} | {mean['seconds_per_megapixel']:.3f} |"
             )
     return "\n".join(rows)
 
 
-def as_json(scores: Mapping[str, SetScores], scale: int, degradation: str, mpp: float) -> dict[str, Any]:
+def as_json(
+    scores: Mapping[str, SetScores], upscalers: Mapping[str, PatchUpscaler], scale: int, mpp: float
+) -> dict[str, Any]:
     """Everything as plain values, by the schema that stands at the head of this module."""
     return {
-        "schema": "slidelift-evaluation/1",
+        "schema": "slidelift-evaluation/2",
         "scale": scale,
-        "degradation": degradation,
         "mpp": mpp,
+        "computed_on": machine.computed_on(upscalers),
         "measures": {
             one.name: {
                 "title": one.title,
@@ -260,6 +264,7 @@ def as_json(scores: Mapping[str, SetScores], scale: int, degradation: str, mpp: 
         },
         "sets": {
             name: {
+                "source": found.source.as_dict(),
                 "files": list(found.files),
                 "models": {model: _plain(one) for model, one in found.models.items()},
             }

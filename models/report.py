@@ -85,14 +85,22 @@ def heat_scale(greatest: float, unit: str) -> str:
 
 
 def image_report(
-    scores: Mapping[str, SetScores], crops: Sequence[Crop], scale: int, degradation: str, mpp: float
+    scores: Mapping[str, SetScores], crops: Sequence[Crop], scale: int, mpp: float, computed_on: str
 ) -> str:
-    """The report of `slidelift evaluate --images`, as an HTML document; `crops` may be empty."""
+    """The report of `slidelift evaluate --images`, as an HTML document.
+
+    Parameters
+    ----------
+    crops
+        May be empty.
+    computed_on
+        A sentence on the processor and the precision (`models.machine.computed_on_words`).
+    """
     names = list(next(iter(scores.values())).models)
     colour = colours(names, BASELINE)
     parts = [
-        f"<p>{len(names)} models, enlargement {scale}, sources made by <b>{escape(degradation)}</b> reduction, "
-        f"{mpp:g} µm per pixel. Every image is its own truth; gains are against {BASELINE} on the same image.</p>",
+        f"<p>{len(names)} models, enlargement {scale}, {mpp:g} µm per pixel. Every image is its own truth; gains are "
+        f"against {BASELINE} on the same image. {escape(computed_on)}</p>",
         legend(colour),
     ]
     for name, found in scores.items():
@@ -119,7 +127,8 @@ def _set_section(name: str, found: SetScores, colour: Mapping[str, str]) -> str:
     others = {model: one.gains["psnr_y"] for model, one in found.models.items() if model != BASELINE}
     gains = strip_plot("Gain of PSNR-Y over bicubic by image, dB", found.files, others, colour) if others else ""
     return (
-        f"<h2>{escape(name)}: {len(found.files)} images</h2>{_table(name, found, measures)}"
+        f"<h2>{escape(name)}: {len(found.files)} images</h2><p>{escape(found.source.words)}</p>"
+        + _table(name, found, measures)
         + (f"<h3>Gain of PSNR-Y over bicubic by image, dB</h3><figure>{gains}</figure>" if gains else "")
         + "<h3>All measures</h3><p>Box: quartiles and median; whiskers: 5th to 95th percentile; dot: mean.</p>"
         + f'<div class="plots">{figures}</div>'

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.evaluate import reduce
-from models.pictures import image_files, read_rgb
+from models.evaluate import reference
+from models.pictures import image_files
 from models.upscaler import PatchUpscaler, load_upscaler
 
 _ROWS = 96
@@ -103,7 +103,7 @@ def main(arguments: list[str] | None = None) -> None:
     upscaler = load_upscaler(options.model, device=options.device)
     fade = upscaler.fade if options.fade is None else options.fade
     files = image_files(options.images, options.count)
-    images = [reduce(read_rgb(path), upscaler.scale)[1] for path in files]
+    images = [reference(path, upscaler.scale).source for path in files]
     sys.stdout.write(f"{upscaler.name}, {upscaler.precision}, {len(images)} images, fade {fade}; grey levels\n\n")
     sys.stdout.write("| halo | tiles disagree: mean | p99.9 | max | cross-fade errs: mean | p99.9 | max |\n")
     sys.stdout.write("|---|---|---|---|---|---|---|\n")

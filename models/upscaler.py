@@ -31,7 +31,7 @@ class UpscalerFacts(Protocol):
         What the network needs sides to be a multiple of; met inside, by mirroring, so any patch is accepted. Tiles
         that are to join must begin at multiples of it, halo included, since the network folds squares of that side.
     precision
-        "fp32", "bf16" or "uint8"; the output depends on it.
+        "fp32", "bf16", "fp16" or "uint8"; the output depends on it.
     batch
         Patches that are computed at once; larger batches are cut into such, smaller ones are fine.
     fingerprint
@@ -92,7 +92,8 @@ def load_upscaler(
     device
         "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N". Interpolation always runs on the CPU.
     precision
-        "auto" (bf16 where the hardware has it, else fp32), "fp32" or "bf16"; a stored plan passes its own.
+        "auto" (fp16 on CUDA, bf16 on CPUs that compute in it, fp32 where the card's measurement says that they cost
+        more than 0.02 dB), "fp32", "bf16" or "fp16"; a stored plan passes its own.
 
     Raises
     ------
@@ -110,7 +111,8 @@ def load_upscaler(
     if scale not in (None, weights.geometry.scale):
         raise UnsupportedScaleError(f"{model} enlarges by {weights.geometry.scale}, not by {scale}")
     name = card.name if card else weights.name
-    return NetworkUpscaler.from_weights(weights, name=name, device=device, precision=precision)
+    loss = card.precision_loss if card else {}
+    return NetworkUpscaler.from_weights(weights, name=name, device=device, precision=precision, precision_loss=loss)
 
 
 def model_card(model: str) -> ModelCard:

@@ -86,11 +86,13 @@ def _openslide() -> Finding:
 def _device() -> Finding:
     try:
         import torch
+
+        from models.inference import computes_in_bf16
     except ImportError as error:
         return Finding("device", False, f"torch can't be loaded ({error})")
     if torch.cuda.is_available():
-        return Finding("device", True, f"cuda: {torch.cuda.get_device_name()}, bf16")
-    precision = "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
+        return Finding("device", True, f"cuda: {torch.cuda.get_device_name()}, fp16")
+    precision = "bf16 where it costs nothing" if computes_in_bf16(torch.device("cpu")) else "fp32"
     return Finding("device", True, f"cpu, {torch.get_num_threads()} threads, {precision}; no GPU found")
 
 

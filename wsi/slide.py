@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,6 +33,40 @@ class Level:
     downsample: float
 
 
+class Codec(StrEnum):
+    """How a slide's pixels are stored."""
+
+    JPEG = "jpeg"
+    JPEG_2000 = "jpeg-2000"
+    LOSSLESS = "lossless"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Compression:
+    """The compression of a slide's finest level.
+
+    Attributes
+    ----------
+    quality
+        The nearest libjpeg quality, 1 to 100; None where the codec is not JPEG.
+    sampling
+        "4:4:4", "4:2:2" or "4:2:0"; "RGB" where the channels are stored without a colour transform, as in many Aperio
+        files; None where the codec is not JPEG or the sampling another.
+    tables
+        JPEG's quantisation tables, luma first, 64 steps each in the order of rows.
+    """
+
+    codec: Codec
+    quality: int | None = None
+    sampling: str | None = None
+    tables: tuple[tuple[int, ...], ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, without the tables."""
+        return {"codec": str(self.codec), "quality": self.quality, "sampling": self.sampling}
+
+
 @dataclass(frozen=True, slots=True)
 class SlideInfo:
     """What a slide says of itself.
@@ -48,6 +83,8 @@ class SlideInfo:
         The colour profile's bytes, to be carried over.
     warnings
         What was converted or could mislead, one sentence each.
+    compression
+        Of level 0; None where the reader can't tell.
     """
 
     name: str
@@ -59,6 +96,7 @@ class SlideInfo:
     bounds: Region | None = None
     icc_profile: bytes | None = None
     warnings: tuple[str, ...] = ()
+    compression: Compression | None = None
 
     @property
     def size(self) -> Size:
@@ -104,6 +142,7 @@ class SlideInfo:
             "bounds": [self.bounds.x, self.bounds.y, self.bounds.width, self.bounds.height] if self.bounds else None,
             "icc_profile_bytes": len(self.icc_profile) if self.icc_profile else 0,
             "warnings": list(self.warnings),
+            "compression": self.compression.as_dict() if self.compression else None,
         }
 
 

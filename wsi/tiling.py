@@ -140,6 +140,12 @@ class TilePlan:
         return cls(**{**values, "source": Region(**values["source"]), "mask": tuple(values["mask"])})
 
 
+def require_level(info: SlideInfo, level: int | None) -> None:
+    """Raise PlanError where the slide has no such level; None is any."""
+    if level is not None and not 0 <= level < len(info.levels):
+        raise PlanError(f"{info.name}: there is no level {level}; it has levels 0 to {len(info.levels) - 1}")
+
+
 def choose_level(
     info: SlideInfo,
     mpp: tuple[float, float],
@@ -164,8 +170,7 @@ def choose_level(
     PlanError
         No such level, or no pair of level and scale comes within 5 % of `target_mpp`; names those that exist.
     """
-    if level is not None and not 0 <= level < len(info.levels):
-        raise PlanError(f"{info.name}: there is no level {level}; it has levels 0 to {len(info.levels) - 1}")
+    require_level(info, level)
     if target_mpp is None:
         return level or 0, scale
     levels = range(len(info.levels)) if level is None else (level,)

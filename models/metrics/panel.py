@@ -1,7 +1,7 @@
 """Every measure of one enlarged image against its truth: the one table of them."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -98,28 +98,71 @@ class Reference:
         return nuclei(self.truth, self.mpp)
 
 
-def measure(image: NDArray[np.uint8], reference: Reference) -> dict[str, float]:
-    """All measures of an enlarged image but its time, by their names; NaN for what is not defined for this image."""
+def measure(image: NDArray[np.uint8], reference: Reference, wanted: Container[str] | None = None) -> dict[str, float]:
+    """Measures of an enlarged image by their names; NaN for what is not defined for this image.
+
+    Parameters
+    ----------
+    wanted
+        Names of `MEASURES`; None for all but the time. What is not wanted is not computed.
+    """
+    values: dict[str, float] = {}
+    for names, found in _GROUPS:
+        if wanted is None or any(name in wanted for name in names):
+            values |= found(image, reference)
+    return values if wanted is None else {name: value for name, value in values.items() if name in wanted}
+
+
+def _structure(image: NDArray[np.uint8], reference: Reference) -> dict[str, float]:
+    return {"ms_ssim": ms_ssim(image, reference.truth), "qilv": qilv(image, reference.truth)}
+
+
+def _errors(image: NDArray[np.uint8], reference: Reference) -> dict[str, float]:
     truth = reference.truth
-    plain: dict[str, Callable[[NDArray[np.uint8], NDArray[np.uint8]], float]] = {
-        "psnr_y": psnr_y,
-        "ssim_y": ssim_y,
-        "psnr_rgb": psnr_rgb,
-        "ssim_rgb": ssim_rgb,
-        "mse": mse,
-        "rrmse": rrmse,
-        "ms_ssim": ms_ssim,
-        "qilv": qilv,
+    return {
+        "psnr_rgb": psnr_rgb(image, truth),
+        "ssim_rgb": ssim_rgb(image, truth),
+        "mse": mse(image, truth),
+        "rrmse": rrmse(image, truth),
     }
-    values = {name: function(image, truth) for name, function in plain.items()}
-    values["consistency"] = downscale_consistency(image, reference.source, reference.reduction)
-    if reference.mask is not None:
-        region = region_ssim(image, truth, reference.mask)
-        values |= {"ssim_inside": region.inside, "ssim_outside": region.outside}
+
+
+def _consistency(image: NDArray[np.uint8], reference: Reference) -> dict[str, float]:
+    return {"consistency": downscale_consistency(image, reference.source, reference.reduction)}
+
+
+def _masked(image: NDArray[np.uint8], reference: Reference) -> dict[str, float]:
+    if reference.mask is None:
+        return {}
+    region = region_ssim(image, reference.truth, reference.mask)
+    return {"ssim_inside": region.inside, "ssim_outside": region.outside}
+
+
+def _stains(image: NDArray[np.uint8], reference: Reference) -> dict[str, float]:
     angles = stain_angles(stain_vectors(image), reference.stains)
-    values["stain_angle_h"] = angles.haematoxylin if angles else math.nan
-    values["stain_angle_e"] = angles.eosin if angles else math.nan
+    return {
+        "stain_angle_h": angles.haematoxylin if angles else math.nan,
+        "stain_angle_e": angles.eosin if angles else math.nan,
+    }
+
+
+def _nuclei(image: NDArray[np.uint8], reference: Reference) -> dict[str, float]:
     agreement = nucleus_agreement(nuclei(image, reference.mpp), reference.nuclei, reference.mpp)
-    values["nuclei_f1"] = agreement.f1
-    values["nuclei_count"], values["nuclei_truth"] = float(agreement.count), float(agreement.truth_count)
-    return values
+    return {
+        "nuclei_f1": agreement.f1,
+        "nuclei_count": float(agreement.count),
+        "nuclei_truth": float(agreement.truth_count),
+    }
+
+
+_GROUPS: tuple[tuple[tuple[str, ...], Callable[[NDArray[np.uint8], Reference], dict[str, float]]], ...] = (
+    (("psnr_y",), lambda image, reference: {"psnr_y": psnr_y(image, reference.truth)}),
+    (("ssim_y",), lambda image, reference: {"ssim_y": ssim_y(image, reference.truth)}),
+    (("psnr_rgb", "ssim_rgb", "mse", "rrmse"), _errors),
+    (("ms_ssim", "qilv"), _structure),
+    (("consistency",), _consistency),
+    (("ssim_inside", "ssim_outside"), _masked),
+    (("stain_angle_h", "stain_angle_e"), _stains),
+    (("nuclei_f1", "nuclei_count", "nuclei_truth"), _nuclei),
+)
+"""Measures that are computed together, and how."""

@@ -19,11 +19,14 @@ from models.errors import UnknownModelError, WeightsError
 
 DEFAULT_MODEL = "compact-x4"
 CARD_SUFFIX = ".json"
+WARN_COLOUR_SHIFT = 2.0
+"""Levels of 255; a model that changes plain colours by this or more is used with a warning. Shipped ones stay below;
+the public Real-ESRGAN files have 3.0 and 4.2."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """What an imported model may be called: it becomes a file's name, and a word of the command line."""
 _HERE = Path(__file__).parent
 METRICS = _HERE / "metrics.json"
-"""Model -> evaluation set -> measure -> value: what `python -m models.zoo.sheet --images DIR...` found."""
+"""Model -> the card's `metrics`, `gains`, `precision_loss` and `computed_on`, as `python -m models.zoo.sheet` found."""
 _MAX_CARD_BYTES = 2**17
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -57,14 +60,25 @@ class ModelCard:
         source pixels of cross-fade.
     back_projection
         True where one step of back-projection follows the network, as in its training.
+    effort
+        "fast", "balanced" or "best" for a network that may be recommended (`service.pipeline.recommendation`).
     imported
         True for a model of the user's, whose files lie in `models_folder()`.
     recipe, iterations, degradation, commit
         How it was trained: a name of `models.training.recipe.names()`, and the software's commit.
     metrics
-        Evaluation set -> measure -> value, by `slidelift evaluate`.
+        Evaluation set -> measure -> value, by `slidelift evaluate`, of sources that are not compressed.
+    gains
+        Evaluation set -> source ("none" or "Q" and the JPEG quality) -> PSNR-Y in dB above bicubic of that source.
+    precision_loss
+        Precision -> dB of PSNR-Y below fp32 (`models.inference.choose_precision`).
+    computed_on
+        Processor and precision of these measurements, a sentence.
     seam
         For inexact models: how far neighbouring tiles disagree, and how that was measured.
+    colour_shift
+        Greatest change of a plain colour, in levels of 255, that the self-test of a user's file measured; None where
+        the card comes from no such test.
     """
 
     name: str
@@ -82,6 +96,7 @@ class ModelCard:
     source_mpp: tuple[float, float] | None = None
     brightfield_only: bool = False
     back_projection: bool = False
+    effort: str | None = None
     imported: bool = False
     recipe: str | None = None
     iterations: int | None = None
@@ -91,8 +106,22 @@ class ModelCard:
     licence: str | None = None
     citation: str | None = None
     metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    gains: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    precision_loss: Mapping[str, float] = field(default_factory=dict)
+    computed_on: str | None = None
     seam: str | None = None
     notes: str | None = None
+    colour_shift: float | None = None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a user has to know before trusting this model's results."""
+        if self.colour_shift is None or self.colour_shift < WARN_COLOUR_SHIFT:
+            return ()
+        return (
+            f"{self.name} changes colours: in its self-test a plain patch came out {self.colour_shift:g} of 255 levels "
+            "off, so the result's colours differ from the slide's",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +146,9 @@ def damaged_cards() -> Mapping[str, str]:
 def shelf() -> Shelf:
     """Both, read once a process; `shelf.cache_clear()` after a change."""
     tables = tomllib.loads((_HERE / "catalog.toml").read_text(encoding="utf-8"))
-    for name, metrics in json.loads(METRICS.read_text(encoding="utf-8")).items():
+    for name, measured in json.loads(METRICS.read_text(encoding="utf-8")).items():
         if name in tables:
-            tables[name]["metrics"] = metrics
+            tables[name] |= measured
     cards = {name: _card(name, table) for name, table in tables.items()}
     damaged = {}
     for path in sorted(models_folder().glob("*" + CARD_SUFFIX)):
@@ -237,9 +266,12 @@ def _check(card: ModelCard) -> None:
         "text": all(text is None or isinstance(text, str) for text in texts),
         "parameters": card.parameters is None or type(card.parameters) is int,
         "iterations": card.iterations is None or type(card.iterations) is int,
-        "metrics": not card.metrics,
+        "effort": card.effort is None,
+        "measurements": not (card.metrics or card.gains or card.precision_loss or card.computed_on),
         "weights": card.weights and all(NAME.fullmatch(name) for name in card.weights),
         "sha256": card.sha256 is not None and _SHA256.fullmatch(card.sha256),
+        "colour_shift": card.colour_shift is None
+        or (type(card.colour_shift) in (int, float) and 0 <= card.colour_shift <= 255),
         "source_mpp": card.source_mpp is None or 0 < card.source_mpp[0] <= card.source_mpp[1] < float("inf"),
     }
     if wrong := [name for name, holds in sound.items() if not holds]:

@@ -1,7 +1,8 @@
-"""The table of all systems side by side in `docs/models.md`, and the measurements that it shows.
+"""The tables of `docs/models.md` and `README.md`, and the measurements that they show.
 
-    python -m models.zoo.sheet                               write the table from the recipes and the cards
-    python -m models.zoo.sheet --images DIR... [--models A,B] measure catalog models first, into `metrics.json`
+    python -m models.zoo.sheet                                  write the tables from the recipes and the cards
+    python -m models.zoo.sheet --images DIR... [--models A,B]    measure catalog models first, into `metrics.json`
+    python -m models.zoo.sheet --images DIR --precision          measure what 16 bits cost, into `metrics.json`
 
 A system is a recipe; it is shipped where a card of the catalog names that recipe.
 """
@@ -9,10 +10,15 @@ A system is a recipe; it is shipped where a card of the catalog names that recip
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 from models.evaluate import BASELINE, evaluate, panel
+from models.inference import PRECISIONS
+from models.machine import computed_on_words
+from models.metrics.source import SourceModel
 from models.networks.back_projection import REACH
 from models.networks.table import NETWORKS
 from models.pictures import image_files
@@ -20,9 +26,14 @@ from models.training import recipe as recipes
 from models.training.recipe import Recipe
 from models.upscaler import load_upscaler
 from models.zoo.catalog import METRICS, ModelCard, ModelKind, catalog, shelf
+from models.zoo.expectation import NOT_COMPRESSED
 
-PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "models.md"
-_BEGIN, _END = "<!-- systems: python -m models.zoo.sheet -->", "<!-- end of systems -->"
+_ROOT = Path(__file__).resolve().parent.parent.parent
+PAGE, README = _ROOT / "docs" / "models.md", _ROOT / "README.md"
+_SYSTEMS = "<!-- systems: python -m models.zoo.sheet -->", "<!-- end of systems -->"
+_GAINS = "<!-- gains: python -m models.zoo.sheet -->", "<!-- end of gains -->"
+_QUALITIES = "none,92,80,70,45,30"
+"""The measuring convention, and JPEG from a careful scanner's to the strongest compression that is common."""
 
 
 def render() -> str:
@@ -79,29 +90,108 @@ def _figures(card: ModelCard | None, sets: Sequence[str]) -> list[str]:
     return cells
 
 
-def measure(folders: Sequence[Path], names: Sequence[str], device: str) -> None:
-    """Score models of one scale after another on every folder, and keep the figures for their cards."""
-    kept = json.loads(METRICS.read_text(encoding="utf-8")) if METRICS.exists() else {}
+def measure(folders: Sequence[Path], names: Sequence[str], device: str, qualities: Sequence[int | None]) -> None:
+    """Score models of one scale after another on every folder, and keep the figures for their cards.
+
+    Parameters
+    ----------
+    qualities
+        JPEG qualities of the source; None for one that is not compressed, of which all measures are kept.
+    """
     for scale in sorted({catalog()[name].default_scale for name in names}):
         upscalers = {
             name: load_upscaler(name, scale=scale, device=device)
             for name in dict.fromkeys([BASELINE, *names])
             if name == BASELINE or catalog()[name].default_scale == scale
         }
-        for folder in folders:
-            for name, scores in evaluate(upscalers, image_files(folder), scale).models.items():
-                if catalog()[name].default_scale == scale:
-                    kept.setdefault(name, {})[folder.name] = panel(scores)
-    METRICS.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        words = {name: computed_on_words({name: upscaler}) for name, upscaler in upscalers.items()}
+        for folder, quality in product(folders, qualities):
+            source = SourceModel(quality=quality)
+            wanted = None if quality is None else ("psnr_y",)
+            found = evaluate(upscalers, image_files(folder), scale, source=source, wanted=wanted).models
+            kept = _measured()
+            for name in names:
+                if name in found and catalog()[name].default_scale == scale:
+                    card = kept.setdefault(name, {})
+                    if quality is None:
+                        card.setdefault("metrics", {})[folder.name] = panel(found[name])
+                    gains = card.setdefault("gains", {}).setdefault(folder.name, {})
+                    gains[source.label] = round(found[name].gain["psnr_y"].mean, 2)
+                    card["computed_on"] = words[name]
+            _keep(kept)  # each set for itself: an hour's measurement may be cut short
+
+
+def measure_precision(folder: Path, names: Sequence[str], count: int | None) -> None:
+    """What each network loses in 16 bits, in dB of PSNR-Y below fp32, mean over a folder's images.
+
+    A CPU that has no such arithmetic emulates it, slowly and with the same rounding.
+    """
+    for name in names:
+        if catalog()[name].kind is ModelKind.INTERPOLATION:
+            continue
+        scale, psnr = catalog()[name].default_scale, {}
+        for precision in PRECISIONS:
+            upscalers = {BASELINE: load_upscaler(BASELINE, scale=scale)}
+            upscalers[name] = load_upscaler(name, scale=scale, device="cpu", precision=precision)
+            found = evaluate(upscalers, image_files(folder, count), scale, wanted=("psnr_y",)).models[name]
+            psnr[precision] = found.summary["psnr_y"].mean
+        kept = _measured()
+        kept.setdefault(name, {})["precision_loss"] = {
+            precision: round(psnr["fp32"] - value, 3) for precision, value in psnr.items() if precision != "fp32"
+        }
+        _keep(kept)
+
+
+def _measured() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(METRICS.read_text(encoding="utf-8")) if METRICS.exists() else {}
+    return found
+
+
+def _keep(measured: Mapping[str, Any]) -> None:
+    for card in measured.values():
+        for name, gains in card.get("gains", {}).items():
+            card["gains"][name] = dict(sorted(gains.items(), key=lambda pair: _order(pair[0])))
+    text = json.dumps(dict(sorted(measured.items())), indent=1)
+    METRICS.write_text(text + "\n", encoding="utf-8")
     shelf.cache_clear()
 
 
+def _order(label: str) -> int:
+    """Sources from the best to the most compressed."""
+    return -101 if label == NOT_COMPRESSED else -int(label.removeprefix("Q"))
+
+
+def gains_table(cards: Sequence[ModelCard]) -> str:
+    """Gain over bicubic by the source's compression, a row for each model and set, as Markdown."""
+    labels = sorted({label for card in cards for by in card.gains.values() for label in by}, key=_order)
+    lines = [_line(["model", "set", *labels]), "|---" * (len(labels) + 2) + "|"]
+    for card in cards:
+        for name, by in sorted(card.gains.items()):
+            cells = [format(by[label], "+.2f") if label in by else "" for label in labels]
+            scale = f", ×{card.default_scale}"
+            lines.append(_line([f"`{card.name}`{scale}", name, *cells]))
+    return "\n".join(lines)
+
+
+def _computed_on(cards: Sequence[ModelCard]) -> str:
+    return " ".join(dict.fromkeys(card.computed_on for card in cards if card.computed_on))
+
+
 def write() -> None:
-    """Put the table into its page."""
-    text = PAGE.read_text(encoding="utf-8")
-    before, _, rest = text.partition(_BEGIN)
-    _, _, after = rest.partition(_END)
-    PAGE.write_text(f"{before}{_BEGIN}\n\n{render()}\n\n{_END}{after}", encoding="utf-8")
+    """Put the tables into their pages."""
+    shipped = [card for card in catalog().values() if not card.imported and card.gains]
+    recommended = [card for card in shipped if card.effort]
+    _put(PAGE, _SYSTEMS, render())
+    _put(PAGE, _GAINS, f"{gains_table(shipped)}\n\n{_computed_on(shipped)}")
+    _put(README, _GAINS, f"{gains_table(recommended)}\n\n{_computed_on(recommended)}")
+
+
+def _put(page: Path, marks: tuple[str, str], table: str) -> None:
+    begin, end = marks
+    text = page.read_text(encoding="utf-8")
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
+    page.write_text(f"{before}{begin}\n\n{table}\n\n{end}{after}", encoding="utf-8")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -109,13 +199,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, nargs="+", default=[], help="folders of held-out images, one a set")
     parser.add_argument("--models", help="catalog names, separated by commas (default: all)")
+    parser.add_argument("--qualities", default=_QUALITIES, help=f"JPEG qualities of the source (default {_QUALITIES})")
+    parser.add_argument("--precision", action="store_true", help="measure what 16 bits cost, on the first folder alone")
+    parser.add_argument("--count", type=int, help="images for --precision (default: all)")
     parser.add_argument("--device", default="auto")
     options = parser.parse_args(arguments)
-    shipped = [name for name, card in catalog().items() if not card.imported]
-    if options.images:
-        measure(options.images, options.models.split(",") if options.models else shipped, options.device)
+    names = options.models.split(",") if options.models else [c.name for c in catalog().values() if not c.imported]
+    if options.images and options.precision:
+        measure_precision(options.images[0], names, options.count)
+    elif options.images:
+        qualities = [None if word == NOT_COMPRESSED else int(word) for word in options.qualities.split(",")]
+        measure(options.images, names, options.device, qualities)
     write()
-    sys.stdout.write(f"{PAGE}\n")
+    sys.stdout.write(f"{PAGE}\n{README}\n")
 
 
 if __name__ == "__main__":

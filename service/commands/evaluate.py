@@ -5,13 +5,17 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from models.zoo.catalog import DEFAULT_MODEL
 from service.codes import refusal
 from service.commands import arguments
 from service.errors import EXIT_DONE
+
+if TYPE_CHECKING:
+    from models.metrics.source import SourceModel
 
 
 def add(commands: Any) -> None:
@@ -37,18 +41,40 @@ def add(commands: Any) -> None:
     evaluate.add_argument("--scale", type=arguments.whole, default=4, metavar="N", help="enlargement (default 4)")
     evaluate.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     evaluate.add_argument(
+        "--precision",
+        default="auto",
+        choices=("auto", "fp32", "bf16", "fp16"),
+        help="what networks compute in (default: as a job does)",
+    )
+    evaluate.add_argument(
         "--mpp", type=arguments.positive, metavar="MPP", help="µm per pixel (default: 0.25; a slide's own)"
     )
     evaluate.add_argument("--json", type=Path, metavar="OUT", help="write all figures to a file")
     evaluate.add_argument("--html", type=Path, metavar="REPORT", help="write a report with plots and crops")
     evaluate.add_argument("--no-crops", action="store_true", help="no pixels of the images or the slide in the report")
-    images = evaluate.add_argument_group("with --images")
-    images.add_argument(
+    source = evaluate.add_argument_group("the source that models are given")
+    source.add_argument(
+        "--source-quality",
+        type=_qualities,
+        metavar="Q,Q",
+        help="JPEG qualities of the source, each measured for itself; none for no compression (default: none; of a "
+        "slide its own quantisation tables and sampling)",
+    )
+    source.add_argument(
+        "--source-sampling",
+        default=None,
+        choices=("4:2:0", "4:2:2", "4:4:4", "RGB"),
+        help="chroma sampling of that JPEG; RGB for no colour transform (default 4:2:0, of a slide its own)",
+    )
+    source.add_argument("--defocus", type=arguments.positive, metavar="PX", help="blur, sigma in source pixels")
+    source.add_argument("--noise", type=arguments.positive, metavar="LEVELS", help="noise, sigma in grey levels of 255")
+    source.add_argument(
         "--degradation",
         default="bicubic",
         choices=("bicubic", "area", "gaussian"),
         help="how images are reduced (default bicubic, the measuring convention)",
     )
+    images = evaluate.add_argument_group("with --images")
     images.add_argument("--mask", type=Path, metavar="DIR", help="PNGs of the images' stems and sizes, nonzero inside")
     images.add_argument("--count", type=arguments.whole, metavar="N", help="only the first images of each set")
     slide = evaluate.add_argument_group("with --slide")
@@ -64,6 +90,14 @@ def _names(text: str) -> list[str]:
     return names
 
 
+def _qualities(text: str) -> list[int | None]:
+    """Numbers from 1 to 100, or none, separated by commas."""
+    words = [word.strip().lower() for word in text.split(",")]
+    if not all(word == "none" or (word.isdecimal() and 1 <= int(word) <= 100) for word in words):
+        raise argparse.ArgumentTypeError(f"{text} is no list of JPEG qualities: numbers from 1 to 100, or none")
+    return [None if word == "none" else int(word) for word in dict.fromkeys(words)]
+
+
 def _run(options: argparse.Namespace) -> int:
     for out in (options.json, options.html):
         if out is not None and not out.absolute().parent.is_dir():
@@ -72,6 +106,10 @@ def _run(options: argparse.Namespace) -> int:
     wrong = [f"--{name}" for name in unused if getattr(options, name) is not None]
     if options.slide and options.degradation != "bicubic":
         wrong.append("--degradation")
+    if options.slide and options.source_sampling and options.source_quality is None:
+        raise refusal("request.invalid", "--source-sampling of a slide needs a --source-quality; its own is taken else")
+    if options.slide and options.source_quality and len(options.source_quality) > 1:
+        raise refusal("request.invalid", "--slide takes one --source-quality; call again for another")
     if wrong:
         raise refusal(
             "request.invalid", f"{wrong[0]} has no meaning with {'--images' if options.images else '--slide'}"
@@ -82,6 +120,7 @@ def _run(options: argparse.Namespace) -> int:
 def _evaluate_images(options: argparse.Namespace) -> int:
     from models import evaluate
     from models.crops import CropPicker
+    from models.machine import computed_on_words
     from models.pictures import image_files
     from models.report import image_report
     from service.terminal import tell
@@ -94,28 +133,37 @@ def _evaluate_images(options: argparse.Namespace) -> int:
         str(folder) if names[folder.absolute().name] > 1 else folder.absolute().name: image_files(folder, options.count)
         for folder in options.images
     }
+    sources = [_source(options, quality) for quality in options.source_quality or [None]]
     upscalers = _upscalers(options)
-    with _bar("images", sum(map(len, sets.values()))) as bar:
-        for name, files in sets.items():
+    with _bar("images", sum(map(len, sets.values())) * len(sources)) as bar:
+        for (name, files), source in product(sets.items(), sources):
 
             def look(path: Path, *seen: Any) -> None:
                 bar.update()
                 if options.html and not options.no_crops:
                     picker.look(path, *seen)
 
-            scores[name] = evaluate.evaluate(
-                upscalers,
-                files,
-                options.scale,
-                degradation=options.degradation,
-                masks=options.mask,
-                mpp=mpp,
-                look=look,
+            label = name if len(sources) == 1 else f"{name}, {source.label}"
+            scores[label] = evaluate.evaluate(
+                upscalers, files, options.scale, source=source, masks=options.mask, mpp=mpp, look=look
             )
-    tell(evaluate.table(scores))
-    _write_json(options.json, evaluate.as_json(scores, options.scale, options.degradation, mpp))
-    _write(options.html, image_report(scores, picker.crops, options.scale, options.degradation, mpp))
+    computed_on = computed_on_words(upscalers)
+    tell(f"{evaluate.table(scores)}\n\n{computed_on}")
+    _write_json(options.json, evaluate.as_json(scores, upscalers, options.scale, mpp))
+    _write(options.html, image_report(scores, picker.crops, options.scale, mpp, computed_on))
     return EXIT_DONE
+
+
+def _source(options: argparse.Namespace, quality: int | None) -> "SourceModel":
+    from models.metrics.source import SourceModel
+
+    return SourceModel(
+        reduction=options.degradation,
+        defocus=options.defocus or 0.0,
+        noise=options.noise or 0.0,
+        quality=quality,
+        sampling=options.source_sampling or "4:2:0",
+    )
 
 
 def _evaluate_slide(options: argparse.Namespace) -> int:
@@ -137,6 +185,8 @@ def _evaluate_slide(options: argparse.Namespace) -> int:
                 region=Region(*options.region) if options.region else None,
                 tiles=options.tiles,
                 mpp=options.mpp,
+                source=_source(options, (options.source_quality or [None])[0]),
+                as_compressed=options.source_quality is None,
                 on_tile=bar.update,
             )
     except TileReadError as error:  # its own message advises a flag that this command does not have
@@ -147,7 +197,7 @@ def _evaluate_slide(options: argparse.Namespace) -> int:
         ) from error
     for warning in found.warnings:
         say(f"warning: {warning}")
-    tell(table(found))
+    tell(f"{table(found)}\n\n{found.source.words} {found.computed_on_words}")
     _write_json(options.json, as_json(found))
     _write(options.html, slide_report(found, crops=not options.no_crops))
     return EXIT_DONE
@@ -158,7 +208,10 @@ def _upscalers(options: argparse.Namespace) -> dict[str, Any]:
     from models.upscaler import load_upscaler
 
     names = dict.fromkeys([BASELINE, *options.models])
-    return {name: load_upscaler(name, scale=options.scale, device=options.device) for name in names}
+    return {
+        name: load_upscaler(name, scale=options.scale, device=options.device, precision=options.precision)
+        for name in names
+    }
 
 
 @contextmanager

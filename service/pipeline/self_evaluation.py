@@ -5,7 +5,9 @@ model makes of the slide's own, finest level. Compared are luma by the measuring
 
 `as_json` gives, and the command writes:
 
-    schema      "slidelift-self-evaluation/1"
+    schema      "slidelift-self-evaluation/2"
+    source      {reduction, defocus, noise, quality, sampling, tables}: how the reduced slide was made a source
+    computed_on {processor, cores, torch, models: name -> {device, precision}}
     slide       name, width, height, mpp (null where unknown), region [x, y, width, height]
     scale, tile (pixels of level 0 along a tile's side), rows, columns, tissue, warnings
     models      name -> {summary, gain: measure -> {images (that is, tiles), mean, median, p5, p95},
@@ -24,16 +26,18 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from models.evaluate import BASELINE, Summary, finite, finite_summary
+from models.evaluate import BASELINE, CLEAN, Summary, finite, finite_summary
+from models.machine import computed_on, computed_on_words
 from models.metrics.fidelity import luma, mse, psnr_rgb, psnr_y, ssim_y
 from models.metrics.reduction import bicubic
+from models.metrics.source import SAMPLINGS, SourceModel
 from models.upscaler import PatchUpscaler
 from service.codes import problem
 from service.errors import ServiceError
 from wsi.errors import PlanError
 from wsi.geometry import Region
 from wsi.readers.open_slide import open_slide
-from wsi.slide import Pixels, SlideReader
+from wsi.slide import Compression, Pixels, SlideReader
 from wsi.tiler import PatchBatch, Tiler
 from wsi.tiling import Tile, TilePlan, source_region
 from wsi.tissue import DEFAULT_ENTROPY, survey
@@ -77,7 +81,10 @@ class TileScore:
 
 @dataclass(frozen=True, slots=True)
 class SelfEvaluation:
-    """All measured tiles of one slide, and a small picture of its region (None where it has no small level)."""
+    """All measured tiles of one slide, and a small picture of its region (None where it has no small level).
+
+    `computed_on` and its words are those of `models.machine`.
+    """
 
     name: str
     size: tuple[int, int]
@@ -88,6 +95,9 @@ class SelfEvaluation:
     tissue: int
     overview: Pixels | None
     warnings: tuple[str, ...]
+    source: SourceModel
+    computed_on: Mapping[str, Any]
+    computed_on_words: str
 
     def grid(self, model: str, measure: str) -> NDArray[np.float64]:
         """A measure, or ``psnr_y_gain``, over the plan's cells (rows, columns); NaN where nothing was measured."""
@@ -114,6 +124,8 @@ def evaluate_slide(
     tiles: int | None = None,
     mpp: float | None = None,
     entropy: float = DEFAULT_ENTROPY,
+    source: SourceModel = CLEAN,
+    as_compressed: bool = True,
     on_tile: Callable[[int], None] = lambda _tile: None,
 ) -> SelfEvaluation:
     """Measure every model on a slide's own tissue; holds at most a few dozen tiles at a time.
@@ -128,6 +140,10 @@ def evaluate_slide(
         At most so many tissue tiles, spread evenly; None for all.
     mpp
         µm per pixel of level 0 where the slide does not say, for the report alone.
+    source
+        How the slide's pixels are made a source.
+    as_compressed
+        Compress the source with the slide's own quantisation tables and sampling, where the file tells them.
     on_tile
         Called with the number of the tiles of the plan that were just looked at.
 
@@ -140,9 +156,11 @@ def evaluate_slide(
     """
     with closing(open_slide(slide)) as reader:
         look, plan = _plan(reader, upscalers, scale, region, entropy)
+        if as_compressed:
+            source = _compressed_as(source, reader.info.compression)
         found = []
         for tile, pixels in _tissue(reader, plan, tiles, on_tile):
-            found.append(_score(tile, pixels, plan, upscalers))
+            found.append(_score(tile, pixels, plan, upscalers, source))
         if not found:
             raise ServiceError(
                 problem("request.plan", f"{reader.info.name}: no tile with tissue there; give another --region")
@@ -158,7 +176,16 @@ def evaluate_slide(
             tissue=sum(row.count("1") for row in plan.mask),
             overview=look,
             warnings=info.warnings,
+            source=source,
+            computed_on=computed_on(upscalers),
+            computed_on_words=computed_on_words(upscalers),
         )
+
+
+def _compressed_as(source: SourceModel, compression: Compression | None) -> SourceModel:
+    if compression is None or not compression.tables or compression.sampling not in SAMPLINGS:
+        return source
+    return replace(source, tables=compression.tables, sampling=compression.sampling)
 
 
 def table(found: SelfEvaluation) -> str:
@@ -178,7 +205,9 @@ def as_json(found: SelfEvaluation) -> dict[str, Any]:
     """Everything as plain values, by the schema that stands at the head of this module."""
     source = found.plan.source
     return {
-        "schema": "slidelift-self-evaluation/1",
+        "schema": "slidelift-self-evaluation/2",
+        "source": found.source.as_dict(),
+        "computed_on": dict(found.computed_on),
         "slide": {
             "name": found.name,
             "width": found.size[0],
@@ -289,10 +318,12 @@ def _with_tissue(batch: PatchBatch) -> Iterator[tuple[Tile, Pixels]]:
             yield tile, pixels
 
 
-def _score(tile: Tile, patch: Pixels, plan: TilePlan, upscalers: Mapping[str, PatchUpscaler]) -> TileScore:
+def _score(
+    tile: Tile, patch: Pixels, plan: TilePlan, upscalers: Mapping[str, PatchUpscaler], model: SourceModel
+) -> TileScore:
     scale, width, height = plan.scale, tile.core.width, tile.core.height
     truth = patch[plan.halo : plan.halo + height, plan.halo : plan.halo + width]
-    reduced = bicubic(patch, scale)
+    reduced = model(patch, scale)
     source = _inner(reduced, plan.halo // scale)[: height // scale, : width // scale]
     values, errors = {}, {}
     for name, upscaler in upscalers.items():

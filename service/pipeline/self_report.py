@@ -24,8 +24,8 @@ def slide_report(found: SelfEvaluation, *, crops: bool = True) -> str:
     size = "µm per pixel unknown" if found.mpp is None else f"{found.mpp[0]:.4g} µm per pixel"
     parts = [
         f"<p>{found.size[0]} x {found.size[1]} px, {size}. {len(found.tiles)} tiles of {plan.core} px with tissue, "
-        f"reduced by {plan.scale} (Pillow's antialiased bicubic), enlarged again and compared to level 0. Background "
-        "is left out.</p>",
+        f"reduced by {plan.scale}, enlarged again and compared to level 0. Background is left out. "
+        f"{escape(found.source.words)} {escape(found.computed_on_words)}</p>",
         *(f"<p><b>Warning:</b> {escape(warning)}</p>" for warning in found.warnings),
         legend(colour),
         _table(found),

@@ -10,17 +10,19 @@ from PIL import Image
 from models.crops import CropPicker
 from models.errors import ImagesError
 from models.evaluate import (
+    CLEAN,
     ModelScores,
     Summary,
     as_json,
     evaluate,
     panel,
-    reduce,
+    reference,
     table,
     upscale_image,
 )
 from models.interpolate import Interpolator
 from models.metrics.panel import MEASURES, Reference, measure
+from models.metrics.source import SourceModel
 from models.pictures import image_files, read_rgb
 from models.report import image_report
 from models.upscaler import load_upscaler
@@ -42,11 +44,14 @@ def folder(tmp_path):
     return images
 
 
-def test_source_is_pillows_reduction_of_the_top_left_crop():
+def test_source_is_pillows_reduction_of_the_top_left_crop(tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (23, 18, 3), np.uint8)
-    truth, source = reduce(image, 4)
-    assert np.array_equal(truth, image[:20, :16])
-    assert np.array_equal(source, np.asarray(Image.fromarray(truth).resize((4, 5), Image.Resampling.BICUBIC)))
+    Image.fromarray(image).save(tmp_path / "a.png")
+    found = reference(tmp_path / "a.png", 4)
+    assert np.array_equal(found.truth, image[:20, :16])
+    assert np.array_equal(
+        found.source, np.asarray(Image.fromarray(found.truth).resize((4, 5), Image.Resampling.BICUBIC))
+    )
 
 
 def test_whole_image_is_enlarged_without_a_shift():
@@ -69,11 +74,11 @@ def test_gains_are_against_bicubic_on_the_same_images(folder):
     assert bicubic.gain["psnr_y"].mean == bicubic.gain["ssim_y"].mean == 0
     assert nearest.gains["psnr_y"][1] == nearest.values["psnr_y"][1] - bicubic.values["psnr_y"][1]
     assert nearest.gain["psnr_y"].mean < 0
-    assert f"| edges | 2 | nearest | {nearest.summary['psnr_y'].mean:.2f} |" in table({"edges": found})
+    assert f"| edges | 2 | none | nearest | {nearest.summary['psnr_y'].mean:.2f} |" in table({"edges": found})
 
 
 def test_two_runs_find_the_same_but_for_the_time(folder):
-    first, second = (as_json({"a": evaluate(MODELS, image_files(folder), 4)}, 4, "bicubic", 0.25) for _ in range(2))
+    first, second = (as_json({"a": evaluate(MODELS, image_files(folder), 4)}, MODELS, 4, 0.25) for _ in range(2))
     for result in (first, second):
         for model in result["sets"]["a"]["models"].values():
             for part in ("values", "summary", "gain", "panel"):
@@ -81,8 +86,29 @@ def test_two_runs_find_the_same_but_for_the_time(folder):
     assert first == second
 
 
+def test_a_compressed_source_is_measured_against_the_same_truth_and_said(folder):
+    source = SourceModel(quality=30)
+    clean, found = (evaluate(MODELS, image_files(folder), 4, source=one) for one in (CLEAN, source))
+    assert found.source == source
+    assert all(
+        a < b
+        for a, b in zip(found.models["bicubic"].values["psnr_y"], clean.models["bicubic"].values["psnr_y"], strict=True)
+    )
+    assert "| edges | 2 | Q30 | bicubic |" in table({"edges, Q30": found})
+    told = as_json({"edges, Q30": found}, MODELS, 4, 0.25)
+    assert told["sets"]["edges, Q30"]["source"]["quality"] == 30
+    assert told["computed_on"]["models"]["nearest"] == {"device": "cpu", "precision": "uint8"}
+    assert "JPEG by quality 30, 4:2:0" in image_report({"edges": found}, (), 4, 0.25, "Computed here.")
+
+
+def test_only_the_wanted_measures_are_computed(folder):
+    found = evaluate(MODELS, image_files(folder), 4, wanted=("psnr_y",)).models["nearest"]
+    assert set(found.values) == {"psnr_y", "seconds_per_megapixel"}
+    assert found.values["psnr_y"] == evaluate(MODELS, image_files(folder), 4).models["nearest"].values["psnr_y"]
+
+
 def test_json_holds_every_measure_and_no_nan(folder):
-    found = as_json({"edges": evaluate(MODELS, image_files(folder), 4)}, 4, "bicubic", 0.25)
+    found = as_json({"edges": evaluate(MODELS, image_files(folder), 4)}, MODELS, 4, 0.25)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     model = found["sets"]["edges"]["models"]["nearest"]
     assert set(model["values"]) == {one.name for one in MEASURES} - {"ssim_inside", "ssim_outside"}
@@ -104,7 +130,7 @@ def test_panel_takes_the_tail_of_consistency_and_the_greater_angle():
 
 def test_perfect_image_is_perfect_by_every_measure():
     truth = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-    found = measure(truth, Reference(truth, reduce(truth, 4)[1], np.eye(64, dtype=bool)))
+    found = measure(truth, Reference(truth, CLEAN(truth, 4), np.eye(64, dtype=bool)))
     assert found["psnr_y"] == found["psnr_rgb"] == found["consistency"] == math.inf
     assert found["mse"] == found["rrmse"] == found["stain_angle_h"] == found["stain_angle_e"] == 0
     for name in ("ssim_y", "ssim_rgb", "ms_ssim", "qilv", "ssim_inside", "ssim_outside"):
@@ -119,7 +145,7 @@ def test_tiny_image_has_fewer_figures_and_no_failure(tmp_path, side):
     found = evaluate(MODELS, image_files(tmp_path), 4, look=picker.look)
     assert math.isfinite(found.models["nearest"].summary["psnr_y"].mean)
     assert (found.models["nearest"].summary["ms_ssim"].images == 0) is (side < 15)
-    assert "<html" in image_report({"tiny": found}, picker.crops, 4, "bicubic", 0.25)
+    assert "<html" in image_report({"tiny": found}, picker.crops, 4, 0.25, "Computed here.")
 
 
 def test_image_smaller_than_the_scale_is_named(tmp_path):
@@ -187,13 +213,13 @@ def test_crops_are_where_the_gain_is_largest_and_smallest(tmp_path):
 def test_report_without_crops_shows_no_pixels(folder):
     picker = CropPicker("bicubic")
     found = {"edges": evaluate(MODELS, image_files(folder, 1), 4, look=picker.look)}
-    assert "data:image/png" in image_report(found, picker.crops, 4, "bicubic", 0.25)
-    assert "data:image" not in image_report(found, (), 4, "bicubic", 0.25)
+    assert "data:image/png" in image_report(found, picker.crops, 4, 0.25, "Computed here.")
+    assert "data:image" not in image_report(found, (), 4, 0.25, "Computed here.")
 
 
 def test_names_are_escaped_in_the_report(folder):
     found = {"<b>&": evaluate({**MODELS, "<script>": MODELS["nearest"]}, image_files(folder, 1), 4)}
-    report = image_report(found, (), 4, "bicubic", 0.25)
+    report = image_report(found, (), 4, 0.25, "Computed here.")
     assert "<script>" not in report
     assert "&lt;b&gt;&amp;" in report
 

@@ -142,12 +142,13 @@ class TestMemory:
 
 
 class TestNonFinite:
-    def test_overflow_in_bf16_is_computed_again_in_fp32_and_recorded(self, patches):
+    @pytest.mark.parametrize("precision", ["bf16", "fp16"])
+    def test_overflow_in_16_bits_is_computed_again_in_fp32_and_recorded(self, patches, precision):
         class Overflowing(Repeat):
             def misbehave(self, x):
                 return x * float("inf") if torch.is_autocast_enabled("cpu") else x
 
-        model = upscaler(Overflowing(), precision="bf16", batch=2)
+        model = upscaler(Overflowing(), precision=precision, batch=2)
         assert np.array_equal(model(patches), repeated(patches))
         assert len(model.incidents) == 2
         assert "computed in fp32" in model.incidents[0]
@@ -178,14 +179,21 @@ class TestPrecision:
     def test_auto_takes_bf16_only_where_the_cpu_computes_in_it(self, monkeypatch, avx512, amx, expected):
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
-        assert choose_precision("auto", CPU) == expected
+        assert choose_precision("auto", CPU, {"bf16": 0.0}) == expected
 
-    def test_cuda_takes_bf16_and_a_stored_plans_choice_wins(self):
-        assert choose_precision("auto", torch.device("cuda")) == "bf16"
-        assert choose_precision("fp32", torch.device("cuda")) == "fp32"
-        assert choose_precision("bf16", CPU) == "bf16"
-        with pytest.raises(ValueError, match="fp16"):
-            choose_precision("fp16", CPU)
+    @pytest.mark.parametrize(("loss", "expected"), [({"bf16": 0.02}, "bf16"), ({"bf16": 0.021}, "fp32"), ({}, "fp32")])
+    def test_auto_takes_bf16_on_a_cpu_only_where_it_was_measured_to_cost_nothing(self, monkeypatch, loss, expected):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+        assert choose_precision("auto", CPU, loss) == expected
+
+    def test_cuda_takes_fp16_unless_it_was_measured_to_cost_and_a_stored_plans_choice_wins(self):
+        cuda = torch.device("cuda")
+        assert choose_precision("auto", cuda) == "fp16"
+        assert choose_precision("auto", cuda, {"fp16": 0.03}) == "fp32"
+        assert choose_precision("fp32", cuda) == "fp32"
+        assert choose_precision("bf16", CPU, {"bf16": 1.0}) == "bf16"
+        with pytest.raises(ValueError, match="int8"):
+            choose_precision("int8", CPU)
 
     def test_skip_path_of_the_compact_network_stays_float32_in_bf16(self, tiny_network):
         levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=3)

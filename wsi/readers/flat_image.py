@@ -8,6 +8,7 @@ from PIL import Image
 
 from wsi.errors import SlideUnreadableError, TileReadError, UnsupportedPixelsError
 from wsi.geometry import Region, Size
+from wsi.readers.compression import read_compression
 from wsi.slide import Level, Pixels, SlideInfo
 
 _SIGNATURES = {b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"BM": "BMP"}
@@ -52,6 +53,7 @@ class FlatImageReader:
             vendor=None,
             icc_profile=profile,
             warnings=_warnings(path, mode),
+            compression=read_compression(path),
         )
 
     def read(self, level: int, region: Region) -> Pixels:

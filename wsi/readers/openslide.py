@@ -11,6 +11,7 @@ from PIL import Image
 
 from wsi.errors import SlideUnreadableError, TileReadError, UnsupportedPixelsError
 from wsi.geometry import Region, Size
+from wsi.readers.compression import read_compression
 from wsi.slide import Level, Pixels, SlideInfo, vendor_word
 
 # Sound TIFF compressions that libopenslide does not know: JPEG 2000, LZMA, Zstandard, WebP, JPEG XL.
@@ -113,6 +114,7 @@ class OpenSlideReader:
             vendor=vendor_word(vendor),
             bounds=_bounds(properties, Size(*slide.dimensions)),
             icc_profile=_icc_profile(slide),
+            compression=read_compression(self._path),
         )
 
     def _refuse_wide_samples(self) -> None:

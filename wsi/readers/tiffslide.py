@@ -11,6 +11,7 @@ import tifffile
 
 from wsi.errors import SlideUnreadableError, TileReadError, UnsupportedPixelsError
 from wsi.geometry import Region, Size
+from wsi.readers.compression import read_compression
 from wsi.slide import Level, Pixels, SlideInfo, vendor_word
 
 _SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -108,6 +109,7 @@ class TiffSlideReader:
             objective=float(objective) if objective else None,
             vendor=vendor_word(properties.get("tiffslide.vendor") or "tiff"),
             icc_profile=bytes(tag.value) if tag is not None else None,
+            compression=read_compression(self._path),
         )
 
     def _refuse_other_pixels(self) -> None:

@@ -1,0 +1,106 @@
+"""How a sharp image is made the source that a scanner would have written: defocus, reduction, noise, JPEG.
+
+The measuring convention is `SourceModel()` (Pillow's antialiased bicubic, nothing else) and, for a compressed source,
+`SourceModel(quality=Q)`: the reduced image encoded and decoded by Pillow at libjpeg's quality Q with 4:2:0 chroma.
+"""
+
+import io
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+
+from models.metrics.reduction import REDUCTIONS, Reduction
+
+Sampling = Literal["4:4:4", "4:2:2", "4:2:0", "RGB"]
+SAMPLINGS: tuple[Sampling, ...] = ("4:2:0", "4:2:2", "4:4:4", "RGB")
+"""Chroma samplings; "RGB" stores the channels without a colour transform, as many Aperio files do."""
+_NOISE_SEED = 0
+"""One field of noise for all images of a size, so that a measurement can be repeated."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceModel:
+    """One way of making a source of a sharp image.
+
+    Attributes
+    ----------
+    reduction
+        A name of `models.metrics.reduction.REDUCTIONS`.
+    defocus
+        Standard deviation in source pixels of a Gaussian that blurs the sharp image first; 0 for none.
+    noise
+        Standard deviation in grey levels of Gaussian noise on the source; 0 for none.
+    quality
+        libjpeg's quality, 1 to 100; None for a source that is not compressed.
+    sampling
+        Chroma sampling of the JPEG.
+    tables
+        Quantisation tables in place of those of `quality`, each 64 steps in the order of rows, luma first.
+    """
+
+    reduction: str = "bicubic"
+    defocus: float = 0.0
+    noise: float = 0.0
+    quality: int | None = None
+    sampling: Sampling = "4:2:0"
+    tables: tuple[tuple[int, ...], ...] | None = None
+
+    @property
+    def reduce(self) -> Reduction:
+        """The reduction alone, by which an enlarged image is held against its source."""
+        return REDUCTIONS[self.reduction]
+
+    @property
+    def label(self) -> str:
+        """What distinguishes measurements of one set: "none" or "Q" and the quality."""
+        if self.tables is not None:
+            return "own tables"
+        return "none" if self.quality is None else f"Q{self.quality}"
+
+    @property
+    def words(self) -> str:
+        """A sentence on how sources are made, for a report."""
+        parts = [f"reduced by {self.reduction}"]
+        if self.defocus:
+            parts.append(f"blurred by {self.defocus:g} source pixels")
+        if self.noise:
+            parts.append(f"noise of {self.noise:g} grey levels")
+        if self.tables is not None or self.quality is not None:
+            by = "the slide's own tables" if self.tables is not None else f"quality {self.quality}"
+            parts.append(f"JPEG by {by}, {self.sampling}")
+        else:
+            parts.append("not compressed")
+        return f"Sources: {'; '.join(parts)}."
+
+    def __call__(self, image: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
+        """uint8 (scale*h, scale*w, 3) -> (h, w, 3)."""
+        if self.defocus:
+            sigma = self.defocus * scale
+            blurred = gaussian_filter(image.astype(np.float32), (sigma, sigma, 0), mode="mirror")
+            image = np.rint(blurred).clip(0, 255).astype(np.uint8)
+        source = self.reduce(image, scale)
+        if self.noise:
+            field = np.random.default_rng(_NOISE_SEED).normal(0, self.noise, source.shape)
+            source = np.rint(source + field).clip(0, 255).astype(np.uint8)
+        return self.compress(source)
+
+    def compress(self, source: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The source as it comes out of a JPEG file; itself where it is not compressed."""
+        if self.quality is None and self.tables is None:
+            return source
+        options: dict[str, Any] = {"keep_rgb": True} if self.sampling == "RGB" else {"subsampling": self.sampling}
+        if self.tables is not None:
+            options["qtables"] = [list(table) for table in self.tables]
+        else:
+            options["quality"] = self.quality
+        stream = io.BytesIO()
+        Image.fromarray(source).save(stream, "JPEG", **options)
+        return np.asarray(Image.open(stream))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)

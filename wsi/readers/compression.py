@@ -1,0 +1,99 @@
+"""Reads how strongly a slide is compressed, from the tables in its own file.
+
+JPEG quality is no number in the file: it is the libjpeg quality whose luma table (ITU-T T.81, annex K, scaled) lies
+nearest to the file's own.
+"""
+
+import io
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import tifffile
+from PIL import Image, JpegImagePlugin
+
+from wsi.slide import Codec, Compression
+
+_LUMA_STEPS = (
+    16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29, 51,
+    87, 80, 62, 18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92, 49, 64, 78, 87, 103, 121, 120, 101,
+    72, 92, 95, 98, 112, 100, 103, 99,
+)  # fmt: skip
+_SAMPLINGS = {0: "4:4:4", 1: "4:2:2", 2: "4:2:0"}
+_YCC_IDS, _RGB_IDS = (1, 2, 3), (82, 71, 66)
+_HEADER_BYTES = 1 << 16
+_PAGES = 16
+"""Level 0 is among the first pages of every known format; an OME-TIFF may have thousands."""
+_DAMAGE = (
+    tifffile.TiffFileError, ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, SyntaxError, TypeError,
+    ValueError, struct.error,
+)  # fmt: skip
+
+
+_LOSSLESS = {"NONE", "LZW", "ADOBE_DEFLATE", "DEFLATE", "PACKBITS", "ZSTD", "LZMA"}
+_JPEG_2000 = {"APERIO_JP2000_YCBC", "APERIO_JP2000_RGB", "JPEG2000", "JPEG_2000_LOSSY", "OLYMPUS_JPEG2000"}
+
+
+def read_compression(path: Path) -> Compression | None:
+    """The compression of a TIFF's largest picture, or of a picture file; None where the file does not tell.
+
+    MRXS, VMS and DICOM slides are not looked into.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(4)
+        if head.startswith(b"\xff\xd8\xff"):
+            with path.open("rb") as file:
+                return _of_jpeg(file, is_rgb=False)
+        if head.startswith((b"\x89PNG", b"BM")):
+            return Compression(Codec.LOSSLESS)
+        return _of_tiff(path) if head[:2] in (b"II", b"MM") else None
+    except _DAMAGE:
+        return None  # a reader says what is wrong with a damaged file
+
+
+def nearest_quality(table: Sequence[int]) -> int:
+    """The libjpeg quality, 1 to 100, whose luma table differs least from this one of 64 steps in the order of rows."""
+    steps = np.asarray(table, np.float64)
+    errors = [float(np.abs(np.log(_scaled(quality) / steps.clip(1))).sum()) for quality in range(1, 101)]
+    return 1 + int(np.argmin(errors))
+
+
+def _scaled(quality: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    percent = 5000 // quality if quality < 50 else 200 - 2 * quality
+    return np.floor((np.asarray(_LUMA_STEPS, np.float64) * percent + 50) / 100).clip(1, 255)
+
+
+def _of_tiff(path: Path) -> Compression | None:
+    with tifffile.TiffFile(path) as tiff:
+        pages = [page for page in tiff.pages[:_PAGES] if isinstance(page, tifffile.TiffPage)]
+        page = max(pages, key=lambda one: one.imagewidth * one.imagelength)
+        name = tifffile.COMPRESSION(page.compression).name
+        if name not in ("JPEG", "OJPEG"):
+            codec = Codec.LOSSLESS if name in _LOSSLESS else Codec.JPEG_2000 if name in _JPEG_2000 else Codec.OTHER
+            return Compression(codec)
+        return _of_jpeg(io.BytesIO(_first_stream(tiff, page)), is_rgb=page.photometric == tifffile.PHOTOMETRIC.RGB)
+
+
+def _first_stream(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> bytes:
+    """The head of the first tile's JPEG, with the tables that the page keeps apart; NDPI keeps the whole head apart."""
+    if page.jpegheader:
+        return bytes(page.jpegheader)
+    first = next(number for number, count in enumerate(page.databytecounts) if count)
+    tiff.filehandle.seek(page.dataoffsets[first])
+    stream: bytes = tiff.filehandle.read(min(page.databytecounts[first], _HEADER_BYTES))
+    return stream if page.jpegtables is None else page.jpegtables[:-2] + stream[2:]
+
+
+def _of_jpeg(stream: BinaryIO, *, is_rgb: bool) -> Compression:
+    with Image.open(stream, formats=("JPEG",)) as image:
+        assert isinstance(image, JpegImagePlugin.JpegImageFile)  # noqa: S101 - the only format that was allowed
+        tables = tuple(tuple(image.quantization[key]) for key in sorted(image.quantization))
+        sampling = _SAMPLINGS.get(JpegImagePlugin.get_sampling(image))
+        ids = tuple(layer[0] for layer in image.layer)
+        untransformed = image.info.get("adobe_transform") == 0 or ids == _RGB_IDS or (is_rgb and ids != _YCC_IDS)
+    if sampling == "4:4:4" and untransformed:
+        sampling = "RGB"
+    return Compression(Codec.JPEG, nearest_quality(tables[0]), sampling, tables)
