@@ -14,7 +14,7 @@ from service.errors import EXIT_DONE, EXIT_FAILED, EXIT_USER, Cancelled, Service
 from service.interrupts import signals_cancel
 from service.pipeline.failures import describe
 from service.progress import CancelToken, Progress, Stage
-from service.request import BadTilePolicy, UpscaleRequest
+from service.request import BadTilePolicy, Effort, UpscaleRequest
 from service.runner import Runner, probe
 from service.terminal import say, tell
 from wsi.durable import write_whole
@@ -72,6 +72,7 @@ def _requests(options: argparse.Namespace) -> list[UpscaleRequest]:
             slide=slide,
             output=output.absolute(),
             model=options.model,
+            effort=Effort(options.effort),
             mpp=options.mpp,
             target_mpp=options.target_mpp,
             level=options.level,
@@ -122,13 +123,17 @@ def _write_report(output: Path, report: dict[str, Any]) -> None:
 
 def _summarise(request: UpscaleRequest, report: dict[str, Any]) -> None:
     out, tiles = report["output"], report["tiles"]
+    name = request.output.name
+    say(f"{name}: {'warning: ' if tiles['few_enhanced'] else ''}{report['summary']}")
+    if report["model"]["chosen_because"]:
+        say(f"{name}: {report['model']['chosen_because']}")
     for warning in report["warnings"]:
         say(f"warning: {warning}")
     if tiles["bad"]:
         say(f"warning: {len(tiles['bad'])} tiles could not be read as they should; the report lists them")
     say(
-        f"{request.output.name}: {out['width']}x{out['height']} px, {out['mpp'][0]:.6g} µm per pixel; "
-        f"{tiles['tissue']} of {tiles['total']} tiles through {report['model']['name']}, {report['seconds']:.1f} s"
+        f"{name}: {out['width']}x{out['height']} px, {out['mpp'][0]:.6g} µm per pixel; "
+        f"{report['model']['name']}, {report['seconds']:.1f} s"
     )
 
 

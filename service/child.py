@@ -15,14 +15,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+import numpy as np
+
 from service.pipeline.failures import describe
 from service.progress import CancelToken, Progress
-from service.request import BadTilePolicy, UpscaleRequest
+from service.request import BadTilePolicy, Effort, UpscaleRequest
 from wsi.errors import PixelSizeImplausibleError, PixelSizeMissingError, SlideUnreadableError, TileReadError
 from wsi.geometry import Region
 from wsi.readers.open_slide import open_slide
 from wsi.roi import Roi
-from wsi.slide import SlideReader
+from wsi.slide import Pixels, SlideReader
+from wsi.tissue import looks_dark
 
 if TYPE_CHECKING:
     from service.pipeline.looking import Looker
@@ -105,6 +108,7 @@ def _upscale(values: dict[str, Any], line: _Line, token: CancelToken) -> dict[st
             "output": Path(values["output"]),
             "region": tuple(values["region"]) if values["region"] else None,
             "on_bad_tile": BadTilePolicy(values["on_bad_tile"]),
+            "effort": Effort(values["effort"]),
             "roi": Roi.from_dict(values["roi"]) if values["roi"] else None,
         }
     )
@@ -125,13 +129,14 @@ def probe(path: Path) -> dict[str, Any]:
     """
     reader = open_slide(path)
     try:
-        failures = [error for region in _samples(reader) if (error := _failure(reader, region)) is not None]
-        if len(failures) == len(_samples(reader)):
+        regions = _samples(reader)
+        samples, failures = _decoded(reader, regions)
+        if not samples:
             raise SlideUnreadableError(
                 f"{path.name}: it opens, but none of {len(failures)} sample tiles can be decoded "
                 f"({failures[0].cause}); it is damaged: copy or export it again"
             )
-        facts = reader.info.as_dict()
+        facts = {**reader.info.as_dict(), "is_dark": looks_dark(np.concatenate(samples))}
         try:
             reader.info.trusted_mpp(None)
         except PixelSizeImplausibleError:
@@ -139,7 +144,7 @@ def probe(path: Path) -> dict[str, Any]:
         except PixelSizeMissingError:
             pass  # said by mpp itself
         if failures:
-            facts["warnings"].append(f"{len(failures)} of {len(_samples(reader))} sample tiles can't be decoded")
+            facts["warnings"].append(f"{len(failures)} of {len(regions)} sample tiles can't be decoded")
         return facts
     finally:
         reader.close()
@@ -155,12 +160,15 @@ def _samples(reader: SlideReader) -> list[Region]:
     ]
 
 
-def _failure(reader: SlideReader, region: Region) -> TileReadError | None:
-    try:
-        reader.read(0, region)
-    except TileReadError as error:
-        return error
-    return None
+def _decoded(reader: SlideReader, regions: list[Region]) -> tuple[list[Pixels], list[TileReadError]]:
+    """The samples that can be decoded, and why the others can't."""
+    samples, failures = [], []
+    for region in regions:
+        try:
+            samples.append(reader.read(0, region))
+        except TileReadError as error:
+            failures.append(error)
+    return samples, failures
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ CODES = {
     "request.level": Code(422, "The slide has no such level"),
     "request.range": Code(416, "The file does not have the range asked for"),
     "request.plan": Code(422, "What is asked can't be cut from this slide"),
+    "request.little-to-gain": Code(422, "No model would make this slide better"),
     "request.format": Code(422, "The output's name says no known format"),
     "request.output": Code(422, "The output can't be written there"),
     "request.in-progress": Code(409, "Another process is making this output"),

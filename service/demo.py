@@ -29,9 +29,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--slide", type=Path, help="your own slide (default: a picture from scikit-image)")
     parser.add_argument("--mpp", type=float, help="its µm per pixel, if it does not say")
-    parser.add_argument("--model", default="compact-x4")
+    parser.add_argument("--model", help="default: the recommended one for your slide, else compact-x4")
     parser.add_argument("--out", type=Path, default=Path("demo-output"))
     options = parser.parse_args()
+    options.model = options.model or ("auto" if options.slide else "compact-x4")
     if options.slide is not None and not options.slide.is_file():
         say(f"error: {options.slide}: no such file")
         return EXIT_USER

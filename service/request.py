@@ -6,6 +6,8 @@ from pathlib import Path
 
 from service.codes import problem
 from service.errors import ServiceError
+from service.pipeline.recommendation import AUTO
+from service.pipeline.recommendation import Effort as Effort  # part of the request's own words
 from wsi.roi import Roi as Roi  # part of the request's own words
 
 # Wider than any microscope, so that an odd value can be confirmed; beyond lies a slip of the pen.
@@ -28,7 +30,9 @@ class UpscaleRequest:
     slide, output
         Files of this machine; the output's suffix names its format (.ome.tiff, .ome.tif, .ome.zarr).
     model
-        A name of the catalog or a file of weights.
+        A name of the catalog, a file of weights, or "auto" for what `service.pipeline.recommendation` answers.
+    effort
+        What "auto" gives more weight to: time or the picture.
     mpp
         The source's µm per pixel at level 0: given where the slide does not say, or to confirm what it says.
     target_mpp
@@ -47,6 +51,8 @@ class UpscaleRequest:
         Address of a Dask scheduler whose workers make the stripes; None to make them here.
     slide_sha256
         The slide's content hash where the caller already has it.
+    chosen_because
+        The reason that came with a recommended model; None where the user named the model.
 
     Raises
     ------
@@ -56,7 +62,8 @@ class UpscaleRequest:
 
     slide: Path
     output: Path
-    model: str = "compact-x4"
+    model: str = AUTO
+    effort: Effort = Effort.BALANCED
     mpp: float | None = None
     target_mpp: float | None = None
     level: int | None = None
@@ -68,6 +75,7 @@ class UpscaleRequest:
     scheduler: str | None = None
     slide_sha256: str | None = None
     roi: Roi | None = None
+    chosen_because: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("mpp", "target_mpp"):

@@ -194,7 +194,10 @@ class Worker:
         report = self._report(attempt, request, slide)
         attempt.token.raise_if_cancelled()
         warnings = tuple(str(warning) for warning in report.get("warnings", ()))
-        return Outcome(JobState.SUCCEEDED, result=_seal(output, attempt), warnings=warnings)
+        result = _seal(output, attempt)
+        tiles = report.get("tiles", {})
+        result = replace(result, summary=report.get("summary"), few_enhanced=bool(tiles.get("few_enhanced")))
+        return Outcome(JobState.SUCCEEDED, result=result, warnings=warnings)
 
     def _report(self, attempt: _Attempt, request: UpscaleRequest, slide: Slide) -> Mapping[str, Any]:
         """Upscale, and keep the report; where an earlier attempt got as far as that, take up what it left.

@@ -3,7 +3,8 @@
 import hashlib
 import uuid
 from collections.abc import Sequence
-from typing import Annotated
+from dataclasses import replace
+from typing import Annotated, Protocol
 
 from fastapi import Header, Request
 from pydantic import BaseModel
@@ -18,10 +19,27 @@ from service.jobs.slide import Slide
 from service.jobs.store import IdempotencyKey, UnknownSlideError
 from service.limits import Limits, reserved_bytes
 from service.pipeline.failures import describe
+from service.pipeline.recommendation import AUTO, Effort, Recommendation, recommend
 from wsi.errors import WsiError
-from wsi.geometry import Region, Size
-from wsi.slide import Level, SlideInfo
+from wsi.geometry import Region
 from wsi.tiling import choose_level, source_region
+
+
+class Wanted(Protocol):
+    """What a recommendation depends on besides the slide."""
+
+    @property
+    def mpp(self) -> float | None: ...
+
+    @property
+    def target_mpp(self) -> float | None: ...
+
+    @property
+    def level(self) -> int | None: ...
+
+    @property
+    def effort(self) -> Effort: ...
+
 
 KeyHeader = Annotated[
     str | None,
@@ -49,15 +67,18 @@ def checked(context: Context, caller: Caller, order: JobOrder, batch: str | None
     Raises
     ------
     UnknownSlideError, ServiceError
-        model.unknown, slide.mpp-missing, slide.mpp-implausible, request.level, request.region, request.plan,
-        storage.full.
+        model.unknown, request.little-to-gain, slide.mpp-missing, slide.mpp-implausible, request.level,
+        request.region, request.plan, storage.full.
     """
     slide = context.store.slide(order.slide)
     if slide is None or not caller.sees(slide.owner):
         raise UnknownSlideError(order.slide)
-    if order.model not in (models := catalog()):
-        raise refusal("model.unknown", f"{order.model!r} is not on offer; on offer are {', '.join(models)}")
+    models = catalog()
+    if order.model != AUTO and order.model not in models:
+        raise refusal("model.unknown", f"{order.model!r} is not on offer; on offer are {AUTO}, {', '.join(models)}")
+    _require_level(slide, order.level)
     try:
+        order = _with_model(context, order, slide)
         pixels = _output_pixels(order, slide, models[order.model])
     except WsiError as error:
         raise ServiceError(describe(error)) from error
@@ -80,25 +101,54 @@ def queued(context: Context, caller: Caller, jobs: Sequence[Job], key: Idempoten
     return found
 
 
+def recommended(context: Context, slide: Slide, wanted: Wanted) -> Recommendation:
+    """What `service.pipeline.recommendation` answers for an uploaded slide.
+
+    Raises
+    ------
+    ServiceError
+        request.level, slide.mpp-missing, slide.mpp-implausible.
+    """
+    _require_level(slide, wanted.level)
+    try:
+        return recommend(
+            slide.facts.info(f"slide {slide.id}"),
+            mpp=wanted.mpp,
+            target_mpp=wanted.target_mpp,
+            level=wanted.level,
+            effort=wanted.effort,
+            device=context.settings.device,
+            is_dark=slide.facts.is_dark,
+        )
+    except WsiError as error:
+        raise ServiceError(describe(error)) from error
+
+
+def _with_model(context: Context, order: JobOrder, slide: Slide) -> JobOrder:
+    """The order with a model of the catalog in the place of "auto"."""
+    if order.model != AUTO:
+        return order
+    found = recommended(context, slide, order)
+    if found.model is None:
+        raise refusal("request.little-to-gain", f"{found.reason} Name a model to run it anyway")
+    return replace(order, model=found.model, level=found.level, chosen_because=found.reason)
+
+
+def _require_level(slide: Slide, level: int | None) -> None:
+    levels = len(slide.facts.levels)
+    if level is not None and level >= levels:
+        raise refusal("request.level", f"level {level} was asked for; the slide has {levels}, from 0")
+
+
 def _output_pixels(order: JobOrder, slide: Slide, card: ModelCard) -> int:
     """Pixels of the result; raises what the pipeline would raise for want of a pixel size, a level or a region."""
     facts = slide.facts
-    if order.level is not None and order.level >= len(facts.levels):
-        raise refusal("request.level", f"level {order.level} was asked for; the slide has {len(facts.levels)}, from 0")
     if order.region is not None:
         x, y, width, height = order.region
         if not (width and height) or x + width > facts.width or y + height > facts.height:
             detail = f"x {x}, y {y}, {width}x{height} px does not lie within {facts.width}x{facts.height} px (level 0)"
             raise refusal("request.region", detail)
-    info = SlideInfo(
-        name=f"slide {slide.id}",
-        reader="",
-        levels=tuple(Level(Size(level.width, level.height), level.downsample) for level in facts.levels),
-        mpp=facts.mpp,
-        objective=facts.objective,
-        vendor=facts.vendor,
-        bounds=Region(*facts.bounds) if facts.bounds else None,
-    )
+    info = facts.info(f"slide {slide.id}")
     mpp = info.trusted_mpp(order.mpp)
     level, scale = choose_level(info, mpp, card.scales, card.default_scale, order.target_mpp, order.level)
     if order.roi is not None:

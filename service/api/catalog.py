@@ -2,10 +2,11 @@
 
 from fastapi import APIRouter
 
-from models.zoo.catalog import DEFAULT_MODEL, catalog
+from models.zoo.catalog import catalog
 from service.api.problems import documented
 from service.api.reading import readable
 from service.api.schemas import ModelOut, ModelsOut
+from service.pipeline.recommendation import AUTO
 
 router = APIRouter(prefix="/v1/models", tags=["models"], responses=documented())
 
@@ -13,4 +14,4 @@ router = APIRouter(prefix="/v1/models", tags=["models"], responses=documented())
 @readable(router, "", summary="List models")
 def models() -> ModelsOut:
     """List the models on offer with the facts of each."""
-    return ModelsOut(default=DEFAULT_MODEL, models=[ModelOut.model_validate(card) for card in catalog().values()])
+    return ModelsOut(default=AUTO, models=[ModelOut.model_validate(card) for card in catalog().values()])

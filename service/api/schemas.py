@@ -8,16 +8,18 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, StrictInt
 
-from models.zoo.catalog import DEFAULT_MODEL, ModelKind, catalog
+from models.zoo.catalog import ModelKind, catalog
 from service.codes import refusal, title
 from service.errors import Problem
 from service.jobs.job import Job, JobOrder, JobState, ResultFormat
 from service.jobs.slide import Slide
 from service.jobs.token import Scope
+from service.pipeline.recommendation import AUTO
 from service.progress import Stage
-from service.request import BadTilePolicy, Roi
+from service.request import BadTilePolicy, Effort, Roi
 from service.uploads.inbox import Seen, UploadState
 from wsi.errors import RoiError
+from wsi.slide import Codec
 
 
 def _whole(value: Any) -> Any:
@@ -70,6 +72,16 @@ class LevelOut(BaseModel):
     downsample: float
 
 
+class CompressionOut(BaseModel):
+    """How a slide's finest level is compressed."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    codec: Codec
+    quality: int | None = Field(description="The libjpeg quality whose quantisation table is nearest to the file's.")
+    sampling: str | None = Field(description="Chroma sampling, or RGB for no colour transform.")
+
+
 class SlideOut(BaseModel):
     """A slide that was uploaded."""
 
@@ -83,6 +95,8 @@ class SlideOut(BaseModel):
     objective: float | None
     vendor: str | None
     levels: list[LevelOut]
+    compression: CompressionOut | None = Field(description="Null where the file does not tell.")
+    is_dark: bool = Field(description="Whether it is mostly black, as in fluorescence.")
     warnings: list[str]
     created: datetime
 
@@ -101,6 +115,8 @@ class SlideOut(BaseModel):
             objective=facts.objective,
             vendor=facts.vendor,
             levels=[LevelOut.model_validate(level) for level in facts.levels],
+            compression=CompressionOut.model_validate(facts.compression) if facts.compression else None,
+            is_dark=facts.is_dark,
             warnings=list(facts.warnings),
             created=moment(slide.created),
         )
@@ -161,11 +177,12 @@ class _Options(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     model: str = Field(
-        default=DEFAULT_MODEL,
+        default=AUTO,
         max_length=100,
-        description="A name of GET /v1/models.",
-        json_schema_extra={"enum": list(catalog())},
+        description="A name of GET /v1/models, or auto for the recommended one.",
+        json_schema_extra={"enum": [AUTO, *catalog()]},
     )
+    effort: Effort = Field(default=Effort.BALANCED, description="What auto gives more weight to: time or the picture.")
     mpp: Mpp | None = Field(default=None, description="The source's µm per pixel: gives or confirms it.")
     target_mpp: Mpp | None = Field(default=None, description="Wanted µm per pixel of the result.")
     level: Pixel | None = Field(default=None, description="Source level.")
@@ -238,6 +255,8 @@ class ResultOut(BaseModel):
     bytes: int
     sha256: str
     media_type: str
+    summary: str | None = Field(description="How much of the tissue the model enhanced, a sentence.")
+    few_enhanced: bool = Field(description="Whether that is less than nine tiles in ten.")
 
 
 class JobOut(BaseModel):
@@ -246,6 +265,7 @@ class JobOut(BaseModel):
     id: str
     slide: str
     model: str
+    chosen_because: str | None = Field(description="The reason that came with a recommended model.")
     mpp: float | None
     target_mpp: float | None
     level: int | None
@@ -283,6 +303,7 @@ class JobOut(BaseModel):
             id=job.id,
             slide=order.slide,
             model=order.model,
+            chosen_because=order.chosen_because,
             mpp=order.mpp,
             target_mpp=order.target_mpp,
             level=order.level,
@@ -362,7 +383,7 @@ class MapOut(BaseModel):
     mpp: tuple[float, float] | None = Field(description="µm per pixel (x, y) of the result.")
     map: list[str] = Field(
         description="A string a row of tiles, a letter a tile: t tissue, r rejected by its entropy, g glass, o outside "
-        "of the region of interest, b bad, . not yet."
+        "of the region of interest, s where the model strayed from its source and was not believed, b bad, . not yet."
     )
     consistency: list[list[float | None]] = Field(
         description="Of each tile that the model made, RMSE in grey levels between its source and itself reduced."
@@ -387,7 +408,13 @@ class ModelOut(BaseModel):
     exact: bool = Field(description="True where the seams of tiles can't be told from the rest.")
     seam: str | None
     back_projection: bool = Field(description="True where a step after the network holds it to the source.")
+    effort: str | None = Field(description="fast, balanced or best for a model that may be recommended.")
     metrics: dict[str, dict[str, float]]
+    gains: dict[str, dict[str, float]] = Field(
+        description="Evaluation set -> source (none, or Q and the JPEG quality) -> dB of PSNR above bicubic."
+    )
+    precision_loss: dict[str, float] = Field(description="Precision -> dB of PSNR below fp32.")
+    computed_on: str | None = Field(description="Processor and precision of the measurements.")
     recipe: str | None
     iterations: int | None
     degradation: str | None
@@ -399,10 +426,23 @@ class ModelOut(BaseModel):
     sha256: str | None
 
 
+class RecommendationOut(BaseModel):
+    """Which model suits a slide, and why; without a model where none is worth its time."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    model: str | None
+    level: int | None = Field(description="Source level.")
+    scale: int | None
+    mpp: float | None = Field(description="µm per pixel of the result.")
+    reason: str
+    warnings: list[str]
+
+
 class ModelsOut(BaseModel):
     """The models on offer."""
 
-    default: str
+    default: str = Field(description="What a job takes that names none: auto.")
     models: list[ModelOut]
 
 
@@ -470,4 +510,6 @@ def _result(job: Job, here: str) -> ResultOut | None:
         bytes=job.result.bytes,
         sha256=job.result.sha256,
         media_type=job.order.format.media_type,
+        summary=job.result.summary,
+        few_enhanced=job.result.few_enhanced,
     )

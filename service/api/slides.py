@@ -2,22 +2,24 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.convertors import StringConvertor, register_url_convertor
 
 from service.api.access import Caller, InCaller
+from service.api.asking import recommended
 from service.api.context import Context, InContext
 from service.api.problems import documented
 from service.api.reading import Before, Limit, address, next_page, readable
 from service.api.receiving import announced_bytes, finished, letting_go, pump, require_arrived
-from service.api.schemas import SlideOut, SlidesOut, UploadOut, UriIn
+from service.api.schemas import Mpp, RecommendationOut, SlideOut, SlidesOut, UploadOut, UriIn
 from service.api.waiting import Prefer, seen_after, wait_seconds
 from service.codes import refusal
 from service.jobs.slide import Slide
 from service.jobs.store import UnknownSlideError
+from service.request import Effort
 from service.uploads import sources
 from service.uploads.digests import as_field, expected_digests
 from service.uploads.fetch import fetch
@@ -160,6 +162,30 @@ def slides(
 def slide_facts(slide: SlideId, context: InContext, caller: InCaller) -> SlideOut:
     """Tell what the probe found."""
     return SlideOut.of(known(context, caller, slide))
+
+
+class _Wanted(BaseModel):
+    """What a recommendation is asked for."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    mpp: Mpp | None = Field(default=None, description="The source's µm per pixel: gives or confirms it.")
+    target_mpp: Mpp | None = Field(default=None, description="Wanted µm per pixel of the result.")
+    level: Annotated[int, Field(ge=0, lt=2**31)] | None = Field(default=None, description="Source level.")
+    effort: Effort = Field(default=Effort.BALANCED, description="What matters more: time or the picture.")
+
+
+@readable(
+    router, "/{slide:slide_id}/recommendation", operation_id="recommendation", summary="Which model suits a slide"
+)
+def recommendation(
+    slide: SlideId, wanted: Annotated[_Wanted, Query()], context: InContext, caller: InCaller
+) -> RecommendationOut:
+    """Tell which model, from which level, would make the slide better, and why; or why none would.
+
+    A job with the model `auto` takes the same answer.
+    """
+    return RecommendationOut.model_validate(recommended(context, known(context, caller, slide), wanted))
 
 
 @router.delete("/{slide:slide_id}", operation_id="delete_slide", status_code=204, summary="Delete a slide")

@@ -9,7 +9,7 @@ from service.client.errors import (
     UnreachableError,
     UnusableError,
 )
-from service.client.values import Job, JobOptions, JobProgress, JobResult, Level, Model, Slide
+from service.client.values import Job, JobOptions, JobProgress, JobResult, Level, Model, Recommendation, Slide
 
 __all__ = [
     "Client",
@@ -21,6 +21,7 @@ __all__ = [
     "JobResult",
     "Level",
     "Model",
+    "Recommendation",
     "ServiceRefusedError",
     "Slide",
     "UnexpectedAnswerError",

@@ -6,7 +6,7 @@ from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, Unpack
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from service.client import downloading, following, journal
 from service.client.connection import Connection, member
@@ -14,7 +14,7 @@ from service.client.errors import ServiceRefusedError, UnexpectedAnswerError
 from service.client.following import OnChange
 from service.client.parcel import parcel_of
 from service.client.uploading import OnBytes, Upload
-from service.client.values import Job, JobOptions, Model, Slide, built
+from service.client.values import Job, JobOptions, Model, Recommendation, RecommendationOptions, Slide, built
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8000"
 
@@ -114,6 +114,18 @@ class Client:
         """The models on offer."""
         found = self._connection.json("GET", self._connection.path("/v1/models"))
         return [built(Model, one) for one in member(found, "models")]
+
+    def recommendation(self, slide_id: str, **wanted: Unpack[RecommendationOptions]) -> Recommendation:
+        """Which model suits a slide, and why; a job with the model "auto" takes the same answer.
+
+        Parameters
+        ----------
+        wanted
+            See `RecommendationOptions`.
+        """
+        query = {name: value for name, value in wanted.items() if value is not None}
+        address = f"{self._path('slides', slide_id)}/recommendation"
+        return built(Recommendation, self._connection.json("GET", f"{address}?{urlencode(query)}"))
 
     def submit(self, slide_id: str, *, idempotency_key: str | None = None, **options: Unpack[JobOptions]) -> Job:
         """Ask for an upscale.

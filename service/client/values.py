@@ -20,6 +20,7 @@ class JobOptions(TypedDict, total=False):
     """What to make of a slide; what is left out is the service's to choose. See `JobIn` in docs/reference.md."""
 
     model: str
+    effort: Literal["fast", "balanced", "best"]
     mpp: float
     target_mpp: float
     level: int
@@ -29,6 +30,15 @@ class JobOptions(TypedDict, total=False):
     on_bad_tile: Literal["fail", "mark"]
     entropy: float
     quality: int
+
+
+class RecommendationOptions(TypedDict, total=False):
+    """What a recommendation is asked for: a part of `JobOptions`."""
+
+    mpp: float
+    target_mpp: float
+    level: int
+    effort: Literal["fast", "balanced", "best"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +69,26 @@ class Slide:
 
 
 @dataclass(frozen=True, slots=True)
+class Recommendation:
+    """Which model suits a slide, and why; `model` is None where none is worth its time.
+
+    Attributes
+    ----------
+    level, scale
+        The source level, and the enlargement.
+    mpp
+        µm per pixel of the result.
+    """
+
+    model: str | None
+    level: int | None
+    scale: int | None
+    mpp: float | None
+    reason: str
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class JobProgress:
     """How far a job is; `eta_seconds` is of the upscaling, None while unknown."""
 
@@ -71,13 +101,15 @@ class JobProgress:
 
 @dataclass(frozen=True, slots=True)
 class JobResult:
-    """Where a result lies, and what proves a download whole."""
+    """Where a result lies, what proves a download whole, and how much of the tissue the model enhanced."""
 
     href: str
     format: str
     bytes: int
     sha256: str
     media_type: str
+    summary: str | None
+    few_enhanced: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +131,7 @@ class Job:
     id: str
     slide: str
     model: str
+    chosen_because: str | None
     mpp: float | None
     target_mpp: float | None
     level: int | None

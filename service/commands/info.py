@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,27 @@ def add(commands: Any) -> None:
     info.set_defaults(command=_run)
 
 
+def _compression(told: Mapping[str, Any] | None) -> str:
+    if told is None:
+        return "not known"
+    if told["quality"] is None:
+        return str(told["codec"])
+    return f"{told['codec']}, quality about {told['quality']}, {told['sampling'] or 'unusual sampling'}"
+
+
+def _recommendation(facts: Mapping[str, Any], name: str) -> str:
+    from service.jobs.slide import SlideFacts
+    from service.pipeline.recommendation import recommend
+    from wsi.errors import PixelSizeImplausibleError, PixelSizeMissingError
+
+    known = SlideFacts.from_probe(facts)
+    try:
+        found = recommend(known.info(name), is_dark=known.is_dark)
+    except (PixelSizeMissingError, PixelSizeImplausibleError):
+        return "no recommendation without the µm per pixel: give it to `upscale` as --mpp"
+    return f"recommended: {found.reason}" if found.model else f"not recommended to upscale: {found.reason}"
+
+
 def _run(options: argparse.Namespace) -> int:
     from service.runner import probe
 
@@ -30,6 +52,8 @@ def _run(options: argparse.Namespace) -> int:
     tell(f"  vendor {facts['vendor'] or 'unknown'}, read by {facts['reader']}")
     for number, level in enumerate(facts["levels"]):
         tell(f"  level {number}: {level['width']}x{level['height']}, downsample {level['downsample']:.4g}")
+    tell(f"  compression: {_compression(facts['compression'])}")
     for warning in facts["warnings"]:
         tell(f"  warning: {warning}")
+    tell(f"  {_recommendation(facts, options.slide.name)}")
     return EXIT_DONE

@@ -14,7 +14,19 @@ from service.terminal import say, tell
 if TYPE_CHECKING:
     from service.client import Client, Job
 
-_OPTIONS = ("model", "mpp", "target_mpp", "level", "region", "roi", "format", "quality", "entropy", "on_bad_tile")
+_OPTIONS = (
+    "model",
+    "effort",
+    "mpp",
+    "target_mpp",
+    "level",
+    "region",
+    "roi",
+    "format",
+    "quality",
+    "entropy",
+    "on_bad_tile",
+)
 _SUFFIXES = {None: ".ome.tiff", "ome-tiff": ".ome.tiff", "ome-zarr": ".ome.zarr.zip"}
 
 
@@ -31,7 +43,12 @@ def add(commands: Any) -> None:
     submit.add_argument(
         "slides", type=Path, nargs="+", metavar="SLIDE", help="a slide's file, or a folder of one DICOM slide"
     )
-    submit.add_argument("--model", metavar="NAME", help="a model that the service has")
+    submit.add_argument(
+        "--model", metavar="NAME", help="a model that the service has (default auto: the recommended one)"
+    )
+    submit.add_argument(
+        "--effort", choices=("fast", "balanced", "best"), help="what auto gives more weight to: time or the picture"
+    )
     submit.add_argument(
         "--mpp", type=arguments.positive, metavar="MPP", help="the source's µm per pixel, given or confirmed"
     )

@@ -18,7 +18,15 @@ def add(commands: Any) -> None:
     )
     upscale.add_argument("slides", type=Path, nargs="+", metavar="SLIDE")
     upscale.add_argument("out", type=Path, metavar="OUT")
-    upscale.add_argument("--model", default="compact-x4", metavar="NAME|FILE", help="see `slidelift models`")
+    upscale.add_argument(
+        "--model", default="auto", metavar="NAME|FILE", help="see `slidelift models`; auto takes the recommended one"
+    )
+    upscale.add_argument(
+        "--effort",
+        default="balanced",
+        choices=("fast", "balanced", "best"),
+        help="what auto gives more weight to: time or the picture (default balanced)",
+    )
     upscale.add_argument(
         "--mpp", type=arguments.positive, metavar="MPP", help="the source's µm per pixel, given or confirmed"
     )

@@ -20,7 +20,7 @@ from typing import Any, Self
 from service.codes import problem
 from service.errors import Problem
 from service.progress import Progress
-from service.request import BadTilePolicy, Roi, UpscaleRequest
+from service.request import BadTilePolicy, Effort, Roi, UpscaleRequest
 
 MAX_CRASHES = 3
 """Crashes after which a job is the culprit: two may be bad luck; more would only keep the worker from others."""
@@ -91,6 +91,8 @@ class JobOrder:
 
     slide: str
     model: str
+    effort: Effort = Effort.BALANCED
+    chosen_because: str | None = None
     mpp: float | None = None
     target_mpp: float | None = None
     level: int | None = None
@@ -110,6 +112,8 @@ class JobOrder:
             slide=slide,
             output=output,
             model=self.model,
+            effort=self.effort,
+            chosen_because=self.chosen_because,
             mpp=self.mpp,
             target_mpp=self.target_mpp,
             level=self.level,
@@ -126,11 +130,19 @@ class JobOrder:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The file that a job made: its name within the job's folder, and what proves a download whole."""
+    """The file that a job made: its name within the job's folder, what proves a download whole, and what is in it.
+
+    Attributes
+    ----------
+    summary, few_enhanced
+        The report's first line, and whether the model enhanced few of the tissue tiles.
+    """
 
     file: str
     bytes: int
     sha256: str
+    summary: str | None = None
+    few_enhanced: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+from wsi.geometry import Region, Size
+from wsi.slide import Codec, Compression, Level, SlideInfo
+
 
 @dataclass(frozen=True, slots=True)
 class SlideLevel:
@@ -22,6 +25,10 @@ class SlideFacts:
     ----------
     mpp
         (x, y) in µm per pixel of level 0 as the slide says, None if it does not.
+    compression
+        Of level 0; None where the file does not tell.
+    is_dark
+        Whether its samples are mostly black, as in fluorescence.
     bounds
         x, y, width, height in level-0 pixels of what was scanned, where the slide frames it in emptiness.
     """
@@ -34,6 +41,8 @@ class SlideFacts:
     levels: tuple[SlideLevel, ...]
     warnings: tuple[str, ...] = ()
     bounds: tuple[int, int, int, int] | None = None
+    compression: Compression | None = None
+    is_dark: bool = False
 
     @classmethod
     def from_probe(cls, facts: Mapping[str, Any]) -> Self:
@@ -47,7 +56,26 @@ class SlideFacts:
             levels=tuple(SlideLevel(level["width"], level["height"], level["downsample"]) for level in facts["levels"]),
             warnings=tuple(facts["warnings"]),
             bounds=tuple(facts["bounds"]) if facts.get("bounds") else None,
+            compression=_compression(facts.get("compression")),
+            is_dark=bool(facts.get("is_dark")),
         )
+
+    def info(self, name: str) -> SlideInfo:
+        """The same as the packages below know it."""
+        return SlideInfo(
+            name=name,
+            reader="",
+            levels=tuple(Level(Size(level.width, level.height), level.downsample) for level in self.levels),
+            mpp=self.mpp,
+            objective=self.objective,
+            vendor=self.vendor,
+            bounds=Region(*self.bounds) if self.bounds else None,
+            compression=self.compression,
+        )
+
+
+def _compression(told: Mapping[str, Any] | None) -> Compression | None:
+    return Compression(Codec(told["codec"]), told["quality"], told["sampling"]) if told else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from models.zoo.catalog import ModelKind
 from service.pipeline.prepare import Prepared
-from service.pipeline.stripe import STRAYED_MODEL, Mark
+from service.pipeline.recommendation import expectation
+from service.pipeline.stripe import COMPUTED, STRAYED_MODEL, Mark
 from service.progress import Stage
 from wsi.geometry import Region
 from wsi.provenance import NOT_FOR_DIAGNOSIS, software
@@ -30,6 +31,9 @@ CONSISTENCY_EXPLAINED = (
     "interpolation gives a few grey levels too; what counts is a tile that is far above the others."
 )
 
+
+FEW = 0.9
+"""Share of the tissue tiles below which a result is told to be enhanced in few."""
 
 STRAY = 8.0
 """Grey levels of RMSE: bicubic enlargement of H&E has 4 at most, and a model is there to be nearer to its source."""
@@ -102,15 +106,30 @@ class Account:
     def tiles(self) -> dict[str, Any]:
         """What became of the tiles."""
         counts = {mark: sum(row.count(mark) for row in self.map) for mark in Mark}
+        tissue = sum(counts[mark] for mark in COMPUTED)
         return {
             "total": self.job.plan.rows * self.job.plan.columns,
-            "tissue": sum(stripe["tissue"] for stripe in self.stripes),
-            "rejected": sum(stripe["rejected"] for stripe in self.stripes),
+            "tissue": tissue,
+            "enhanced": counts[Mark.TISSUE],
+            "strayed": counts[Mark.STRAYED],
+            "failed": counts[Mark.BAD],
+            "rejected": counts[Mark.REJECTED],
+            "glass": counts[Mark.GLASS],
             "outside": counts[Mark.OUTSIDE],
+            "few_enhanced": counts[Mark.TISSUE] < FEW * tissue,
             "map": list(self.map),
             "consistency": self._consistency(),
             "bad": [bad for stripe in self.stripes for bad in stripe["bad_tiles"]],
         }
+
+    @property
+    def summary(self) -> str:
+        """The first line of every report: how much of the tissue the model made."""
+        tissue, enhanced = self.tiles["tissue"], self.tiles["enhanced"]
+        if not tissue:
+            return "No tissue was found: the model enhanced nothing."
+        who = "The model" if self.job.card.kind is ModelKind.NETWORK else "The interpolation"
+        return f"{who} enhanced {enhanced:,} of {tissue:,} tissue tiles."
 
     @property
     def median_and_worst(self) -> tuple[tuple[int, int, float], ...]:
@@ -140,6 +159,7 @@ class Account:
         seam = Seam.of([stripe["seam"] for stripe in self.stripes])
         sha256 = _sha256(result) if result.is_file() else None
         return {
+            "summary": self.summary,
             "software": software(),
             "statement": NOT_FOR_DIAGNOSIS,
             "slide": {
@@ -190,6 +210,8 @@ class Account:
             "parameters": card.parameters,
             "scale": upscaler.scale,
             "source_mpp": list(card.source_mpp) if card.source_mpp else None,
+            "chosen_because": self.job.chosen_because,
+            "expectation": found.words if (found := expectation(card, self.job.reader.info)) else None,
             "brightfield_only": card.brightfield_only,
             "back_projection": card.back_projection,
             "trained_on": card.trained_on,

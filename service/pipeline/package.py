@@ -22,13 +22,17 @@ from wsi.verify import ReadResult, result_reader
 
 _CROP = 80
 """Source pixels of a crop's side: nuclei can be seen, and four such pictures keep the page under 2 MB."""
-_TISSUE, _BAD = (68, 119, 170), (204, 51, 17)
+_TISSUE, _STRAYED, _BAD = (68, 119, 170), (221, 136, 34), (204, 51, 17)
 
 
 def write_package(workspace: Workspace, account: Account, report: dict[str, Any]) -> None:
     """Write both into the workspace, to be published with the result that lies there."""
     plan = account.job.plan
-    classes = {"Tissue": (account.cells(Mark.TISSUE), _TISSUE), "Unreadable": (account.cells(Mark.BAD), _BAD)}
+    classes = {
+        "Tissue": (account.cells(Mark.TISSUE), _TISSUE),
+        "Not believed": (account.cells(Mark.STRAYED), _STRAYED),
+        "Unreadable": (account.cells(Mark.BAD), _BAD),
+    }
     workspace.write_companion("tissue.geojson", json.dumps(geojson(classes, plan.core * plan.scale, plan.output)))
     with result_reader(workspace.result, account.job.format.name) as read:
         shown = _shown(account, read)

@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,8 +16,9 @@ from models.zoo.catalog import ModelCard, ModelKind
 from service.codes import problem
 from service.errors import ServiceError
 from service.pipeline.local import StripeMaker
+from service.pipeline.recommendation import compression_warnings
 from service.pipeline.workspace import Workspace
-from service.request import BadTilePolicy, UpscaleRequest
+from service.request import BadTilePolicy, Effort, UpscaleRequest
 from wsi.errors import TileReadError
 from wsi.geometry import Region
 from wsi.icc import neutral_profile
@@ -28,8 +30,20 @@ from wsi.tiling import TilePlan, choose_level, source_region
 from wsi.tissue import DEFAULT_ENTROPY, looks_dark, survey
 from wsi.writers.table import OutputFormat
 
-SEGMENTS = 2
+SEGMENTS = 3
 """What a stripe's report holds; an interrupted run of a program that told less is not continued."""
+
+_NOT_IN_PIXELS: dict[str, Any] = {
+    "slide": Path(),
+    "output": Path(),
+    "model": "",
+    "effort": Effort.BALANCED,
+    "chosen_because": None,
+    "device": "",
+    "scheduler": None,
+    "slide_sha256": None,
+}
+"""Of a request, what its pixels don't depend on, or what stands in the key in another form."""
 
 # Their versions may show in the bytes.
 _LIBRARIES = ("imagecodecs", "numcodecs", "numpy", "openslide-bin", "pillow", "tiffslide", "torch")
@@ -47,6 +61,7 @@ class Prepared:
     facts: ImageFacts
     card: ModelCard
     warnings: tuple[str, ...]
+    chosen_because: str | None
 
     @property
     def plan(self) -> TilePlan:
@@ -79,12 +94,20 @@ def prepare(
     if stored and stored["key"] == key:
         workspace.adopt()
         plan, warnings = TilePlan.from_dict(stored["plan"]), tuple(stored["warnings"])
+        chosen_because = stored["chosen_because"]
         if stored["precision"] != upscaler.precision:
             precision = stored["precision"]
             upscaler = maker.load(request.model, scale=scale, device=request.device, precision=precision)
     else:
         plan, warnings = _plan(request, reader, card, upscaler, level, region, mpp)
-        state = {"key": key, "precision": upscaler.precision, "plan": plan.as_dict(), "warnings": list(warnings)}
+        chosen_because = request.chosen_because
+        state = {
+            "key": key,
+            "precision": upscaler.precision,
+            "plan": plan.as_dict(),
+            "warnings": list(warnings),
+            "chosen_because": chosen_because,
+        }
         workspace.begin(state)
     provenance = Provenance(
         source_sha256=source_sha256,
@@ -97,7 +120,17 @@ def prepare(
         plan=plan,
         mark_bad=request.on_bad_tile is BadTilePolicy.MARK,
     )
-    return Prepared(request, reader, output_format, upscaler, provenance, _facts(reader, provenance), card, warnings)
+    return Prepared(
+        request,
+        reader,
+        output_format,
+        upscaler,
+        provenance,
+        _facts(reader, provenance),
+        card,
+        warnings,
+        chosen_because,
+    )
 
 
 def versions() -> tuple[str, ...]:
@@ -108,7 +141,7 @@ def versions() -> tuple[str, ...]:
 def _key(request: UpscaleRequest, output_format: OutputFormat, source_sha256: str, upscaler: UpscalerFacts) -> str:
     """What must be the same for finished stripes to be continued: all that their bytes could depend on."""
     asked = {
-        **asdict(replace(request, slide=Path(), output=Path(), model="", device="", scheduler=None, slide_sha256=None)),
+        **asdict(replace(request, **_NOT_IN_PIXELS)),
         "format": output_format.name,
         "source": source_sha256,
         "model": [upscaler.name, upscaler.fingerprint, upscaler.scale],
@@ -130,13 +163,13 @@ def _plan(
 ) -> tuple[TilePlan, tuple[str, ...]]:
     entropy = DEFAULT_ENTROPY if request.entropy is None else request.entropy
     look = survey(reader, level, region)
-    dark = look.is_dark() if look.pixels is not None else _samples_dark(reader, level, region)
+    dark = look.is_dark() if look.pixels is not None else samples_dark(reader, level, region)
     if dark and card.brightfield_only:
         raise ServiceError(
             problem(
                 "slide.not-brightfield",
                 f"{reader.info.name}: most of it is black, as in fluorescence, and {card.name} is made for "
-                "brightfield stains; use an interpolating model such as bicubic",
+                "brightfield stains; an interpolating model, such as bicubic, enlarges it without enhancing it",
             )
         )
     plan = TilePlan(
@@ -165,8 +198,8 @@ def _plan(
     return replace(plan, mask=mask), warnings
 
 
-def _samples_dark(reader: SlideReader, level: int, region: Region) -> bool:
-    """Judge a slide that has no small level by nine patches."""
+def samples_dark(reader: SlideReader, level: int, region: Region) -> bool:
+    """Whether a slide is mostly black, as in fluorescence, by nine patches of a region of a level."""
     side = min(256, region.width), min(256, region.height)
     seen = []
     for step in range(9):
@@ -193,7 +226,8 @@ def _warnings(
             f"the source has {source:.3g} µm per pixel and {card.name} was trained for {low:g} to {high:g}: expect "
             "less than its published gain"
         )
-    return tuple(found)
+    found += compression_warnings(card, reader.info)
+    return *found, *card.warnings
 
 
 def _facts(reader: SlideReader, provenance: Provenance) -> ImageFacts:

@@ -22,6 +22,7 @@ _MARKS: dict[Mark, tuple[str, tuple[int, int, int]]] = {
     Mark.REJECTED: ("too plain for tissue (entropy), resampled", (170, 203, 230)),
     Mark.GLASS: ("glass (mask), resampled", (236, 236, 236)),
     Mark.OUTSIDE: ("outside the region of interest, resampled", (255, 255, 255)),
+    Mark.STRAYED: ("the model was not believed, resampled: see the table", (221, 136, 34)),
     Mark.BAD: ("unreadable in part, or not computed: see the table", (204, 51, 17)),
 }
 
@@ -69,11 +70,12 @@ def result_page(report: Mapping[str, Any], shown: Shown) -> str:
     """The report as an HTML document."""
     output, tiles, model = report["output"], report["tiles"], report["model"]
     parts = [
+        _summary(report["summary"], few=tiles["few_enhanced"]),
         f'<p class="notice"><strong>Computed image — not for primary diagnosis.</strong> '
         f"{escape(report['statement'])}</p>",
         f"<p>{output['width']:,} x {output['height']:,} px, {output['mpp'][0]:.5g} µm per pixel, made by "
         f"<b>{escape(model['name'])}</b> (x{model['scale']}) from level {report['plan']['level']} of the source. "
-        f"{tiles['tissue']:,} of {tiles['total']:,} tiles have tissue and went through the model.</p>",
+        f"{tiles['tissue']:,} of {tiles['total']:,} tiles have tissue. {escape(_chosen(model))}</p>",
         *(f'<p class="warning"><b>Warning:</b> {escape(warning)}</p>' for warning in report["warnings"]),
         _overview(shown),
         _crops(shown.crops, model["name"]),
@@ -86,6 +88,17 @@ def result_page(report: Mapping[str, Any], shown: Shown) -> str:
         _facts(report),
     ]
     return page("Super-resolution report", "\n".join(parts))
+
+
+def _summary(words: str, *, few: bool) -> str:
+    return f'<p class="{"warning" if few else "summary"}"><strong>{escape(words)}</strong></p>'
+
+
+def _chosen(model: Mapping[str, Any]) -> str:
+    """Why this model, and what it may be expected to gain."""
+    if model["chosen_because"]:
+        return f"Recommended: {model['chosen_because']}"
+    return f"On such sources: {model['expectation']}." if model["expectation"] else ""
 
 
 def _overview(shown: Shown) -> str:

@@ -55,7 +55,12 @@ class Mark(StrEnum):
     REJECTED = "r"
     GLASS = "g"
     OUTSIDE = "o"
+    STRAYED = "s"
     BAD = "b"
+
+
+COMPUTED = (Mark.TISSUE, Mark.STRAYED, Mark.BAD)
+"""Tissue tiles. A tile that could not be read counts as one, since nothing says that it has no tissue."""
 
 
 STRAYED_MODEL = "the model drew what its source does not hold"
@@ -76,8 +81,6 @@ class StripeReport:
         See `wsi.seam.SeamGauge`.
     """
 
-    tissue: int = 0
-    rejected: int = 0
     map: list[str] = field(default_factory=list)
     consistency: list[tuple[int, int, float]] = field(default_factory=list)
     seam: dict[str, Any] = field(default_factory=dict)
@@ -87,8 +90,8 @@ class StripeReport:
 
 def tally(report: Mapping[str, Any]) -> Tally:
     """The tiles of a finished stripe's report."""
-    tiles = sum(len(row) for row in report["map"])
-    return Tally(tiles, tiles - sum(row.count(Mark.GLASS) for row in report["map"]), report["tissue"])
+    letters = "".join(report["map"])
+    return Tally(len(letters), len(letters) - letters.count(Mark.GLASS), sum(letters.count(mark) for mark in COMPUTED))
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,8 +255,6 @@ class StripeWork:
             ]
             for tile, patch, tissue in zip(batch.tiles, batch.pixels, batch.tissue.tolist(), strict=True):
                 if tile.row <= last_row:
-                    report.tissue += tissue
-                    report.rejected += not tissue
                     mark = Mark.TISSUE if tissue else Mark.REJECTED if tile.maybe_tissue else Mark.GLASS
                     if tile.column == 0:
                         report.map.append("")
@@ -343,7 +344,7 @@ def _marked(report: StripeReport, first_row: int) -> list[str]:
     """The map with its bad tiles."""
     rows = [list(row) for row in report.map]
     for bad in report.bad_tiles:
-        rows[bad["row"] - first_row][bad["column"]] = Mark.BAD
+        rows[bad["row"] - first_row][bad["column"]] = Mark.STRAYED if bad["cause"] == STRAYED_MODEL else Mark.BAD
     return ["".join(row) for row in rows]
 
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from models.errors import ModelError, OutOfMemoryError
@@ -12,7 +12,8 @@ from service.errors import Cancelled, ServiceError
 from service.pipeline.account import Account, Stopwatch
 from service.pipeline.local import Local, StripeMaker
 from service.pipeline.package import write_package
-from service.pipeline.prepare import Prepared, prepare
+from service.pipeline.prepare import Prepared, prepare, samples_dark
+from service.pipeline.recommendation import AUTO, recommend
 from service.pipeline.stripe import StripeOrder, tally
 from service.pipeline.workspace import Workspace
 from service.progress import CancelToken, Progress, Stage, Tally, TileClock
@@ -21,6 +22,7 @@ from wsi.errors import SegmentDamagedError, WsiError
 from wsi.geometry import Region
 from wsi.pyramid import levels_in_stripe
 from wsi.readers.open_slide import open_slide
+from wsi.slide import SlideReader
 from wsi.verify import Source, verify
 from wsi.writers import ome_zarr
 from wsi.writers.join import build_crown, joined_levels
@@ -79,6 +81,7 @@ def upscale(
     with ExitStack() as stack:
         reader = open_slide(request.slide)
         stack.callback(reader.close)
+        request = with_model(request, reader)
         maker = _maker(request, stack, cancel)
         workspace = stack.enter_context(Workspace(request.output))
         with _kept_if_continuable(workspace):
@@ -93,6 +96,38 @@ def upscale(
             cancel.raise_if_cancelled()
             workspace.publish()
     return {**report, "seconds": round(time.monotonic() - started, 3)}
+
+
+def with_model(request: UpscaleRequest, reader: SlideReader) -> UpscaleRequest:
+    """The request with the recommended model and level in the place of "auto".
+
+    Raises
+    ------
+    ServiceError
+        request.little-to-gain: no model is worth its time on this slide.
+    PixelSizeMissingError, PixelSizeImplausibleError
+        The slide's µm per pixel is not known, and the request does not give it.
+    """
+    if request.model != AUTO:
+        return request
+    from models.inference import choose_device
+
+    info = reader.info
+    device = request.device if request.scheduler else choose_device(request.device).type
+    found = recommend(
+        info,
+        mpp=request.mpp,
+        target_mpp=request.target_mpp,
+        level=request.level,
+        effort=request.effort,
+        device=device,
+        is_dark=samples_dark(reader, 0, Region(0, 0, info.size.width, info.size.height)),
+    )
+    if found.model is None:
+        raise ServiceError(
+            problem("request.little-to-gain", f"{info.name}: {found.reason} Name a model to run it anyway")
+        )
+    return replace(request, model=found.model, level=found.level, chosen_because=found.reason)
 
 
 def _maker(request: UpscaleRequest, stack: ExitStack, cancel: CancelToken) -> StripeMaker:

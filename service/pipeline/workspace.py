@@ -21,7 +21,7 @@ from wsi.writers.segment import Segment
 COMPANIONS = ("report.html", "tissue.geojson")
 """What is published beside the result: its name without the format's suffix, a dot, and this."""
 
-_STATE = {"key", "precision", "plan", "warnings"}
+_STATE = {"key", "precision", "plan", "warnings", "chosen_because"}
 
 
 class Workspace:

@@ -21,6 +21,7 @@ export const actions = {
   slides: (next) => get(next ?? "v1/slides?limit=20"),
   slide: (id) => get(`v1/slides/${id}`),
   addSlide: (file) => ({ ...get(`v1/slides/${file}`, `-T ${file}`), method: "PUT" }),
+  recommendation: (id, mpp) => get(`v1/slides/${id}/recommendation${mpp ? `?mpp=${mpp}` : ""}`),
   deleteSlide: (id) => send("DELETE", `v1/slides/${id}`),
   upload: (id) => get(`v1/uploads/${id}`),
   landing: (id) => ({ ...get(`v1/uploads/${id}`), headers: { Prefer: "wait=30" } }),

@@ -6,12 +6,14 @@ import { command } from "./offer.js";
 import { needsMpp, showSlide } from "./slides.js";
 import { micrometres, objective, pixels, plural } from "./words.js";
 
+const AUTO = "auto";
 const TILE = 256;
 const NUMBERS = ["mpp", "quality", "entropy"];
 
 export async function askView(id, query) {
-  const [slide, { models, default: usual }] = await Promise.all([slideOf(id), catalog()]);
-  const { root, form, mpp, says, model, card, wait, targets, more, corner, shell, problem, submit, ...about } = cut("ask");
+  const [slide, { models }] = await Promise.all([slideOf(id), catalog()]);
+  let advice = {};
+  const { root, form, mpp, says, model, card, reason, wait, targets, more, corner, shell, problem, submit, ...about } = cut("ask");
   const corners = [...corner.querySelectorAll("input")];
   const region = () => (corners.every((one) => one.value) ? corners.map((one) => Number(one.value)) : undefined);
   const finest = () => (needsMpp(slide) ? Number(form.elements.mpp.value) : slide.mpp[0]);
@@ -40,16 +42,34 @@ export async function askView(id, query) {
     return label;
   }
 
+  /** The model that would be used: what the service recommends, or the chosen one. */
+  const chosen = () => models.find((one) => one.name === (model.value === AUTO ? advice.model : model.value));
+
+  async function advise() {
+    const given = needsMpp(slide) && form.elements.mpp.value;
+    const found = needsMpp(slide) && !(given > 0) ? {} : await call(actions.recommendation(id, given));
+    if (needsMpp(slide) && given !== form.elements.mpp.value) return; // another value was typed meanwhile
+    advice = found;
+    const before = model.value;
+    reason.textContent = [advice.reason, ...(advice.warnings ?? [])].filter(Boolean).join(" ");
+    reason.className = advice.model ? "hint" : "warning";
+    fill(model, advice.model && el("option", { value: AUTO }, `Recommended: ${advice.model}`), models.map(({ name, scales, source_mpp: range }) => el(
+      "option", { value: name }, `${name}: ×${scales.join(", ×")}${range ? `, for sources of ${range.join(" to ")} µm/px` : ""}`,
+    )));
+    model.value = [...model.options].some((one) => one.value === before) ? before : model.options[0].value;
+    showTargets();
+  }
+
   function showTargets() {
-    const chosen = models.find((one) => one.name === model.value);
-    const gains = Object.entries(chosen.metrics).map(([set, { psnr_y_gain: gain }]) => `${gain} dB on ${set}`);
-    card.textContent = `${chosen.description} ${chosen.brightfield_only ? "For brightfield slides alone." : ""} PSNR over bicubic: ${gains.join(", ")}.`;
+    card.textContent = chosen().description;
     const before = form.elements.target?.value;
-    const list = offers(chosen);
+    const list = offers(chosen());
     wait.hidden = list.length > 0;
     fill(targets, list.map(option));
-    const best = list.find((one) => one.fits && one.usual) ?? list.find((one) => one.usual);
     const radios = [...targets.querySelectorAll("input")];
+    const best = model.value === AUTO
+      ? list.find((one) => Math.abs(one.target / advice.mpp - 1) < 0.01)
+      : list.find((one) => one.fits && one.usual) ?? list.find((one) => one.usual);
     const pick = radios.find((one) => one.value === before) ?? radios[list.indexOf(best)];
     if (pick) pick.checked = true;
     showCommand();
@@ -67,7 +87,11 @@ export async function askView(id, query) {
     fill(shell, command(curl(actions.ask(order()))));
   }
 
-  form.addEventListener("input", (event) => (event.target.name === "target" ? showCommand() : showTargets()));
+  form.addEventListener("input", (event) => {
+    if (event.target.name === "mpp") attempt(problem, advise);
+    else if (event.target.name === "target") showCommand();
+    else showTargets();
+  });
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     submit.disabled = true;
@@ -85,11 +109,6 @@ export async function askView(id, query) {
     one.value = query.get("region")?.split(",")[place] ?? "";
   });
   more.open = Boolean(region());
-  const suited = [models.find((one) => one.name === usual), ...models].find((one) => offers(one).some(({ fits }) => fits));
-  fill(model, models.map(({ name, scales, source_mpp: range }) => el(
-    "option", { value: name, selected: name === (suited?.name ?? usual) },
-    `${name}: ×${scales.join(", ×")}${range ? `, for sources of ${range.join(" to ")} µm/px` : ""}`,
-  )));
-  showTargets();
+  await advise();
   return root;
 }

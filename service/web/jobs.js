@@ -33,6 +33,8 @@ function makeRow(job) {
     bar.max = now.progress.tiles_total || 1;
     if (now.progress.tiles_total) bar.value = now.progress.tiles_done;
     told.textContent = (now.finished ? ending : standing)(now, told.dataset);
+    parts.summary.textContent = now.result?.summary ?? "";
+    parts.summary.className = now.result?.few_enhanced ? "warning" : "facts";
     fill(parts.warnings, now.error && trouble(now.error), warnings(now.warnings));
     for (const one of root.querySelectorAll("[data-when]")) {
       one.hidden = !one.dataset.when.split(" ").some((word) => words.includes(word));

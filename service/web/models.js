@@ -11,36 +11,40 @@ const WORDS = {
   parameters: count,
   iterations: count,
 };
+const signed = (gain) => `${gain > 0 ? "+" : ""}${gain.toFixed(2)}`;
 
 export async function modelsView() {
-  const { models, default: usual } = await catalog();
-  const { root, tables, cards, fold } = cut("models");
-  const sets = new Set(models.flatMap((one) => Object.keys(one.metrics)));
-  tables.append(...[...sets].map((set) => evaluation(set, models.filter((one) => one.metrics[set]))));
-  cards.append(...models.map((one) => card(one, one.name === usual)));
+  const { models } = await catalog();
+  const { root, gains, tables, cards, fold } = cut("models");
+  gains.append(...evaluations("gains", models, signed));
+  tables.append(...evaluations("metrics", models, String));
+  cards.append(...models.map(card));
   printWhenOpened(fold, () => [["All of it as JSON", actions.models()]]);
   return root;
 }
 
-function evaluation(set, models) {
-  const { root, caption, body } = cut("evaluation");
-  const measures = [...root.querySelectorAll("[data-measure]")].map((one) => one.dataset.measure);
-  caption.textContent = `Evaluation on ${set}`;
-  root.setAttribute("aria-label", caption.textContent);
-  for (const { name, default_scale: scale, metrics } of models) {
-    const baseline = name === "bicubic";
-    const cells = [`×${scale}`, ...measures.map((one) => metrics[set][one] ?? "–")].map((value) => el("td", {}, value));
-    const row = el("tr", { class: baseline && "baseline" }, el("th", { scope: "row" }, name), cells);
-    body.insertBefore(row, baseline ? body.firstChild : null);
-  }
-  return root;
+/** A table for each set: a row a model, a column a figure; the template names the columns, or the figures do. */
+function evaluations(kind, models, shown) {
+  return [...new Set(models.flatMap((one) => Object.keys(one[kind])))].map((set) => {
+    const { root, caption, head, body } = cut(kind);
+    const rows = models.filter((one) => one[kind][set]);
+    caption.textContent = `${root.dataset.title} ${set}`;
+    root.setAttribute("aria-label", caption.textContent);
+    if (head.children.length < 3) head.append(...[...new Set(rows.flatMap((one) => Object.keys(one[kind][set])))].map((one) => el("th", { scope: "col", "data-figure": one }, one)));
+    const figures = [...head.querySelectorAll("[data-figure]")].map((one) => one.dataset.figure);
+    for (const { name, default_scale: scale, [kind]: { [set]: found } } of rows) {
+      const cells = figures.map((one) => el("td", { class: kind === "gains" && found[one] <= 0 && "worse" }, found[one] == null ? "–" : shown(found[one])));
+      const row = el("tr", { class: name === "bicubic" && "baseline" }, el("th", { scope: "row" }, name), el("td", {}, `×${scale}`), cells);
+      body.insertBefore(row, name === "bicubic" ? body.firstChild : null);
+    }
+    return root;
+  });
 }
 
-function card(model, usual) {
-  const { root, name, description, usual: mark } = cut("card");
+function card(model) {
+  const { root, name, description } = cut("card");
   name.textContent = model.name;
   description.textContent = model.description;
-  mark.hidden = !usual;
   for (const one of root.querySelectorAll("[data-fact]")) {
     const value = model[one.dataset.fact];
     if (value == null) one.parentElement.remove();

@@ -34,7 +34,10 @@ def test_info_says_what_the_slide_is(slidelift, cmu) -> None:
     done = slidelift("info", cmu)
     assert done.code == 0
     assert "2220x2967 px, 0.499 x 0.499 µm per pixel, objective 20x" in done.out
-    assert json.loads(slidelift("info", cmu, "--json").out)["vendor"] == "aperio"
+    assert "compression: jpeg, quality about 30, RGB" in done.out
+    assert "recommended: compact-x2 makes 0.249 µm per pixel" in done.out
+    facts = json.loads(slidelift("info", cmu, "--json").out)
+    assert (facts["vendor"], facts["is_dark"]) == ("aperio", False)
 
 
 def test_upscale_writes_the_file_and_its_report(slidelift, cmu, tmp_path) -> None:
@@ -44,10 +47,12 @@ def test_upscale_writes_the_file_and_its_report(slidelift, cmu, tmp_path) -> Non
     report = json.loads(done.out)
     assert report == json.loads((tmp_path / "out.report.json").read_text("utf-8"))
     assert report["slide"]["path"] == str(cmu.absolute())
-    assert report["model"]["name"] == "compact-x4"
-    assert "warning: the source has 0.499 µm per pixel" in done.err
+    assert report["model"]["name"] == "compact-x2"
+    assert f"out.ome.tiff: {report['summary']}" in done.err
+    assert report["summary"].startswith("The model enhanced ")
+    assert f"out.ome.tiff: {report['model']['chosen_because']}" in done.err
     with tifffile.TiffFile(output) as tiff:
-        assert tiff.series[0].shape == (640, 1200, 3)
+        assert tiff.series[0].shape == (320, 600, 3)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "out.ome.tiff",
         "out.report.html",
@@ -96,7 +101,8 @@ def test_several_slides_make_a_batch_that_outlives_a_bad_one(slidelift, data, cm
         (["slides/cmu-0-small.tiff", "o.ome.tiff", "--model", "none"], "compact-x4"),
         (["slides/cmu-0-small.tiff", "o.ome.tiff", "--level", "9"], "levels 0 to 2"),
         (["slides/cmu-0-small.tiff", "o.ome.tiff", "--region", "700,0,100,100"], "inside"),
-        (["slides/cmu-0-small.tiff", "o.ome.tiff", "--target-mpp", "9"], "it can give"),
+        (["slides/cmu-0-small.tiff", "o.ome.tiff", "--target-mpp", "9"], "as fine as the 9 that"),
+        (["slides/cmu-0-small.tiff", "o.ome.tiff", "--target-mpp", "9", "--model", "bicubic"], "it can give"),
         (["slides/cmu-0-small.tiff", "o.ome.tiff", "--model", "slides/boxes.tiff"], "boxes.tiff"),
         (["slides/dapi (387).ndpi", "o.ome.tiff"], "fluorescence"),
     ],
@@ -274,7 +280,7 @@ def test_a_large_slide_stays_under_one_and_a_half_gigabytes(slidelift, tmp_path,
 
 
 def test_models_and_doctor_answer(slidelift) -> None:
-    assert "compact-x4 (default)" in slidelift("models").out
+    assert "compact-x4 (auto, balanced)" in slidelift("models").out
     done = slidelift("doctor")
     assert done.code == 0, done.out
     assert "passes its self-test" in done.out

@@ -69,7 +69,7 @@ def test_a_damaged_card_is_named_and_the_others_are_listed(slidelift, folder) ->
     (folder / "broken.json").write_text("{")
     done = slidelift("models")
     assert done.code == 1
-    assert "compact-x4 (default)" in done.out
+    assert "compact-x4 (auto, balanced)" in done.out
     assert str(folder / "broken.json") in done.err
     assert "Traceback" not in done.err
 

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from models.zoo.catalog import DEFAULT_MODEL, catalog
+from models.zoo.catalog import catalog
 from service.codes import problem
 from service.jobs.job import JobState, Outcome, Result
 from service.progress import Progress, Stage
@@ -42,7 +42,8 @@ def finished(app: FastAPI, ask: Call, settings: Settings) -> str:
     (folder / "report.json").write_text('{"tiles": 4}')
     (folder / "result.report.html").write_text("<!DOCTYPE html>")
     (folder / "result.tissue.geojson").write_text("{}")
-    done = Outcome(JobState.SUCCEEDED, result=Result("result.ome.tiff", len(PIXELS), "5ha"), warnings=("pale",))
+    result = Result("result.ome.tiff", len(PIXELS), "5ha", "The model enhanced 14 of 62 tissue tiles.", True)
+    done = Outcome(JobState.SUCCEEDED, result=result, warnings=("pale",))
     store.settle(job_id, claimed.attempt, done)
     return job_id
 
@@ -63,8 +64,60 @@ def test_job_is_queued_with_what_was_asked(ask: Call, call: Call, slide_id: str)
     assert call("GET", answer.headers["location"]).json() == said
 
 
-def test_model_has_a_default(ask: Call) -> None:
-    assert ask().json()["model"] == DEFAULT_MODEL
+def test_a_job_that_names_no_model_takes_the_recommended_one_and_says_why(ask: Call, call: Call, slide_id: str) -> None:
+    said, advice = ask().json(), call("GET", f"/v1/slides/{slide_id}/recommendation").json()
+    assert (said["model"], said["level"]) == (advice["model"], advice["level"]) == ("compact-x2", 0)
+    assert said["chosen_because"] == advice["reason"]
+    assert "0.249 µm per pixel" in advice["reason"]
+    assert ask(model="compact-x2").json()["chosen_because"] is None
+
+
+def test_effort_and_resolution_lead_the_recommendation(
+    call: Call, ask: Call, tiff: bytes, facts: dict[str, Any]
+) -> None:
+    facts["mpp"] = [1.0, 1.0]
+    slide = call("PUT", "/v1/slides/b.tif", content=tiff).json()["id"]
+    chosen = {effort: ask(slide=slide, effort=effort).json()["model"] for effort in ("fast", "balanced", "best")}
+    assert chosen == {"fast": "compact-x4-fast", "balanced": "compact-x4", "best": "realesrgan-x4"}
+    assert ask(slide=slide, target_mpp=0.5).json()["model"] == "compact-x2"
+    asked = call("GET", f"/v1/slides/{slide}/recommendation?target_mpp=0.5&effort=best").json()
+    assert (asked["model"], asked["scale"], asked["mpp"]) == ("compact-x2", 2, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [({"mpp": [0.25, 0.25]}, "little to gain"), ({"is_dark": True}, "fluorescence")],
+)
+def test_a_slide_that_no_model_would_make_better_is_refused_with_the_reason(
+    call: Call, ask: Call, tiff: bytes, facts: dict[str, Any], changed: dict[str, Any], says: str
+) -> None:
+    facts |= changed
+    slide = call("PUT", "/v1/slides/b.tif", content=tiff).json()["id"]
+    advice = call("GET", f"/v1/slides/{slide}/recommendation").json()
+    assert advice["model"] is None
+    assert says in advice["reason"]
+    answer = ask(slide=slide)
+    assert is_problem(answer, 422, "request.little-to-gain")
+    assert says in answer.json()["detail"]
+    assert ask(slide=slide, model="compact-x4").status_code == 202
+
+
+def test_a_slide_tells_how_it_is_compressed(call: Call, tiff: bytes, facts: dict[str, Any]) -> None:
+    facts["compression"] = {"codec": "jpeg", "quality": 30, "sampling": "RGB"}
+    slide = call("PUT", "/v1/slides/b.tif", content=tiff).json()
+    assert slide["compression"] == facts["compression"]
+    assert call("GET", f"/v1/slides/{slide['id']}").json() == slide
+
+
+def test_a_recommendation_without_a_pixel_size_or_for_no_level_is_refused(
+    call: Call, tiff: bytes, facts: dict[str, Any], slide_id: str
+) -> None:
+    assert is_problem(call("GET", f"/v1/slides/{slide_id}/recommendation?level=9"), 422, "request.level")
+    assert is_problem(call("GET", "/v1/slides/nope/recommendation"), 404, "slide.unknown")
+    facts["mpp"] = None
+    slide = call("PUT", "/v1/slides/b.tif", content=tiff).json()["id"]
+    assert is_problem(call("GET", f"/v1/slides/{slide}/recommendation"), 422, "slide.mpp-missing")
+    assert call("GET", f"/v1/slides/{slide}/recommendation?mpp=1.0").json()["model"] == "compact-x4"
 
 
 def test_unknown_slide_is_refused(call: Call) -> None:
@@ -106,9 +159,12 @@ def test_implausible_pixel_size_must_be_confirmed(
 
 
 def test_a_resolution_that_no_level_can_reach_is_refused_at_once(ask: Call) -> None:
-    answer = ask(target_mpp=0.3)
+    answer = ask(model="compact-x4", target_mpp=0.3)
     assert is_problem(answer, 422, "request.plan")
     assert "0.1247" in answer.json()["detail"]
+    answer = ask(target_mpp=0.3)
+    assert is_problem(answer, 422, "request.little-to-gain")
+    assert "within reach: 0.125, 0.249" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("region", [[2219, 0, 2, 1], [0, 2966, 1, 2], [5000, 0, 1, 1], [0, 0, 0, 1], [0, 0, 1, 0]])
@@ -225,6 +281,8 @@ def test_result_is_downloaded_whole_or_in_ranges(call: Call, finished: str) -> N
         "bytes": len(PIXELS),
         "sha256": "5ha",
         "media_type": "image/tiff",
+        "summary": "The model enhanced 14 of 62 tissue tiles.",
+        "few_enhanced": True,
     }
     whole = call("GET", said["result"]["href"])
     assert whole.content == PIXELS
@@ -329,7 +387,8 @@ def test_jobs_are_listed_in_pages_and_by_state(ask: Call, call: Call) -> None:
 
 def test_models_are_listed_with_their_facts(call: Call) -> None:
     said = call("GET", "/v1/models").json()
-    assert said["default"] == DEFAULT_MODEL
+    assert said["default"] == "auto"
+    assert {model["effort"] for model in said["models"]} == {"fast", "balanced", "best", None}
     bicubic = next(model for model in said["models"] if model["name"] == "bicubic")
     assert 4 in bicubic["scales"]
     assert "/" not in str(bicubic["scales"])

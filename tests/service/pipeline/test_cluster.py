@@ -165,7 +165,8 @@ def test_a_worker_killed_in_mid_stripe_and_one_that_joins_late(machines, tall, u
     report = upscale(request, at(1, strike))
     assert partials
     assert digest(output) == undisturbed
-    assert report["tiles"]["total"] == report["tiles"]["tissue"] + report["tiles"]["rejected"]
+    tiles = report["tiles"]
+    assert tiles["total"] == tiles["tissue"] + tiles["rejected"] + tiles["glass"]
     assert leftovers(tmp_path) == []
 
 

@@ -77,11 +77,25 @@ def made(cmu, tmp_path_factory) -> tuple[Path, dict]:
 
 def test_every_tile_of_the_map_is_told_and_counted(made) -> None:
     _, report = made
-    letters = "".join(report["tiles"]["map"])
-    assert [len(row) for row in report["tiles"]["map"]] == [3] * 4
-    assert letters.count("t") == report["tiles"]["tissue"] == report["tiles"]["consistency"]["measured"] > 3
-    assert letters.count("r") + letters.count("g") == report["tiles"]["rejected"] > 0
-    assert len(letters) == report["tiles"]["total"]
+    tiles = report["tiles"]
+    letters = "".join(tiles["map"])
+    assert [len(row) for row in tiles["map"]] == [3] * 4
+    assert letters.count("t") == tiles["enhanced"] == tiles["tissue"] == tiles["consistency"]["measured"] > 3
+    assert (letters.count("r"), letters.count("g")) == (tiles["rejected"], tiles["glass"])
+    assert tiles["rejected"] + tiles["glass"] > 0
+    assert len(letters) == tiles["total"]
+
+
+def test_the_first_line_says_how_much_was_enhanced(made) -> None:
+    output, report = made
+    assert (
+        report["summary"]
+        == f"The model enhanced {report['tiles']['enhanced']} of {report['tiles']['tissue']} tissue tiles."
+    )
+    assert not report["tiles"]["few_enhanced"]
+    page = output.with_name("made.report.html").read_text("utf-8")
+    assert page.index(report["summary"]) < page.index("Computed image")
+    assert f'<p class="summary"><strong>{report["summary"]}' in page
 
 
 def test_figures_stand_in_their_order_and_name_their_place(made) -> None:
@@ -163,7 +177,11 @@ def test_a_model_that_draws_something_else_is_not_believed(tmp_path, cmu, monkey
     report = upscale(request)
     assert [(bad["row"], bad["column"]) for bad in report["tiles"]["bad"]] == [(0, 0), (0, 1)]
     assert {bad["remedy"] for bad in report["tiles"]["bad"]} == {"tile resampled plainly"}
-    assert report["tiles"]["map"] == ["bb"]
+    assert report["tiles"]["map"] == ["ss"]
+    assert (report["tiles"]["enhanced"], report["tiles"]["strayed"], report["tiles"]["tissue"]) == (0, 2, 2)
+    assert report["summary"] == "The model enhanced 0 of 2 tissue tiles."
+    assert report["tiles"]["few_enhanced"]
+    assert f'<p class="warning"><strong>{report["summary"]}' in (tmp_path / "o.report.html").read_text("utf-8")
     assert any(warning.startswith("2 tiles were resampled plainly") for warning in report["warnings"])
     plain = replace(request, output=tmp_path / "plain.ome.tiff", model="bicubic")
     assert upscale(plain)["tiles"]["bad"] == []

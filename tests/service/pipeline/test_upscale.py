@@ -70,7 +70,8 @@ def test_rejected_background_of_an_identity_is_the_slides_own_too(tmp_path, writ
     glass = np.random.default_rng(0).integers(240, 246, (600, 800, 3), dtype=np.uint8)
     slide, output = write_png(800, 600, pixels=glass), tmp_path / "out.ome.zarr"
     report = upscale(UpscaleRequest(slide, output, model="nearest", mpp=1.0, target_mpp=1.0))
-    assert report["tiles"]["rejected"] == report["tiles"]["total"]
+    assert report["tiles"]["rejected"] + report["tiles"]["glass"] == report["tiles"]["total"]
+    assert report["summary"] == "No tissue was found: the model enhanced nothing."
     assert (pixels_of(output) == glass).all()
 
 
@@ -402,15 +403,48 @@ def test_a_network_that_answers_no_number_fails_with_the_tiles_place(tmp_path, w
 
 
 def test_a_source_outside_the_models_range_is_warned_of(tmp_path, cmu) -> None:
-    report = upscale(UpscaleRequest(cmu, tmp_path / "o.ome.tiff", region=(900, 1200, 256, 256)))
-    assert any("0.499" in warning for warning in report["warnings"])
+    request = UpscaleRequest(cmu, tmp_path / "o.ome.tiff", model="compact-x4", region=(900, 1200, 256, 256))
+    assert any("0.499" in warning for warning in upscale(request)["warnings"])
+
+
+def test_without_a_model_the_recommended_one_is_taken_and_the_report_says_why(tmp_path, cmu) -> None:
+    request = UpscaleRequest(cmu, tmp_path / "o.ome.tiff", region=(900, 1200, 256, 256))
+    report = upscale(request)
+    assert (report["model"]["name"], report["plan"]["level"], report["plan"]["scale"]) == ("compact-x2", 0, 2)
+    assert report["model"]["chosen_because"].startswith("compact-x2 makes 0.249 µm per pixel")
+    assert report["model"]["chosen_because"] in (tmp_path / "o.report.html").read_text("utf-8")
+    named = upscale(replace(request, model="compact-x2", output=tmp_path / "named.ome.tiff"))
+    assert named["model"]["chosen_because"] is None
+    assert named["output"]["sha256"] == report["output"]["sha256"]
+
+
+def test_a_stored_plan_keeps_what_was_recommended(tmp_path, cmu) -> None:
+    """A run that goes on tells the reason that it began with."""
+    request = UpscaleRequest(cmu, tmp_path / "o.ome.tiff", region=(0, 0, 300, 2500))
+    token = CancelToken()
+    with pytest.raises(Cancelled):
+        upscale(request, lambda progress: token.cancel() if progress.tiles_done else None, token)
+    [state] = tmp_path.glob(".slidelift-*/plan.json")
+    stored = json.loads(state.read_text("utf-8"))
+    assert stored["chosen_because"].startswith("compact-x2")
+    state.write_text(json.dumps(stored | {"chosen_because": "as it was said then"}))
+    assert upscale(request)["model"]["chosen_because"] == "as it was said then"
+
+
+def test_a_slide_that_no_model_would_make_better_is_refused_with_the_reason(tmp_path, cmu) -> None:
+    with pytest.raises(ServiceError, match="little to gain") as caught:
+        upscale(UpscaleRequest(cmu, tmp_path / "o.ome.tiff", mpp=0.25))
+    assert caught.value.problem.code == "request.little-to-gain"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_fluorescence_is_refused_by_networks_and_taken_by_interpolation(tmp_path, data) -> None:
     slide = data / "slides" / "dapi (387).ndpi"
     with pytest.raises(ServiceError) as caught:
-        upscale(UpscaleRequest(slide, tmp_path / "o.ome.tiff"))
+        upscale(UpscaleRequest(slide, tmp_path / "o.ome.tiff", model="compact-x4"))
     assert caught.value.problem.code == "slide.not-brightfield"
+    with pytest.raises(ServiceError, match="fluorescence"):
+        upscale(UpscaleRequest(slide, tmp_path / "o.ome.tiff"))
     upscale(UpscaleRequest(slide, tmp_path / "o.ome.tiff", model="bicubic", region=(0, 0, 500, 500)))
 
 
@@ -421,7 +455,7 @@ def test_an_unknown_pixel_size_is_never_guessed(tmp_path, write_png) -> None:
 
 def test_what_the_model_cannot_reach_is_refused(tmp_path, cmu) -> None:
     with pytest.raises(PlanError, match=r"0\.1247"):
-        upscale(UpscaleRequest(cmu, tmp_path / "o.ome.tiff", target_mpp=0.3))
+        upscale(UpscaleRequest(cmu, tmp_path / "o.ome.tiff", model="compact-x4", target_mpp=0.3))
 
 
 def test_the_slide_itself_is_never_overwritten(write_pyramid, tmp_path, formula_pixels) -> None:
