@@ -6,12 +6,22 @@ from pathlib import Path
 
 from service.codes import problem
 from service.errors import ServiceError
-from service.pipeline.recommendation import AUTO
-from service.pipeline.recommendation import Effort as Effort  # part of the request's own words
 from wsi.roi import Roi as Roi  # part of the request's own words
 
 # Wider than any microscope, so that an odd value can be confirmed; beyond lies a slip of the pen.
 _LEAST_MPP, _GREATEST_MPP = 0.001, 1000.0
+
+
+AUTO = "auto"
+"""In a model's place: the recommended one (`service.pipeline.recommendation`)."""
+
+
+class Effort(StrEnum):
+    """What matters more where a model is recommended, time or the picture."""
+
+    FAST = "fast"
+    BALANCED = "balanced"
+    BEST = "best"
 
 
 class BadTilePolicy(StrEnum):

@@ -1,11 +1,11 @@
 """What a slide is: its levels, its µm per pixel, and the protocol that every reader keeps."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -125,6 +125,30 @@ class SlideInfo:
                 "scanner has; pass the true value, or this one to confirm it, as mpp (--mpp on the command line)"
             )
         return self.mpp
+
+    @classmethod
+    def from_dict(cls, told: Mapping[str, Any], name: str) -> Self:
+        """The inverse of `as_dict`, but for the colour profile and the quantisation tables, which it does not hold.
+
+        Parameters
+        ----------
+        name
+            What messages call the slide.
+        """
+        compression = told.get("compression")
+        return cls(
+            name=name,
+            reader=str(told.get("reader", "")),
+            levels=tuple(Level(Size(level["width"], level["height"]), level["downsample"]) for level in told["levels"]),
+            mpp=(told["mpp"][0], told["mpp"][1]) if told["mpp"] else None,
+            objective=told["objective"],
+            vendor=told["vendor"],
+            bounds=Region(*told["bounds"]) if told.get("bounds") else None,
+            warnings=tuple(told["warnings"]),
+            compression=Compression(Codec(compression["codec"]), compression["quality"], compression["sampling"])
+            if compression
+            else None,
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON; the profile is told by its size."""

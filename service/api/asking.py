@@ -3,7 +3,7 @@
 import hashlib
 import uuid
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Annotated, Protocol
 
 from fastapi import Header, Request
@@ -19,9 +19,11 @@ from service.jobs.slide import Slide
 from service.jobs.store import IdempotencyKey, UnknownSlideError
 from service.limits import Limits, reserved_bytes
 from service.pipeline.failures import describe
-from service.pipeline.recommendation import AUTO, Effort, Recommendation, recommend
+from service.pipeline.recommendation import Recommendation, recommend
+from service.request import AUTO, Effort
 from wsi.errors import WsiError
 from wsi.geometry import Region
+from wsi.slide import SlideInfo
 from wsi.tiling import choose_level, source_region
 
 
@@ -112,7 +114,7 @@ def recommended(context: Context, slide: Slide, wanted: Wanted) -> Recommendatio
     _require_level(slide, wanted.level)
     try:
         return recommend(
-            slide.facts.info(f"slide {slide.id}"),
+            _info(slide),
             mpp=wanted.mpp,
             target_mpp=wanted.target_mpp,
             level=wanted.level,
@@ -134,6 +136,10 @@ def _with_model(context: Context, order: JobOrder, slide: Slide) -> JobOrder:
     return replace(order, model=found.model, level=found.level, chosen_because=found.reason)
 
 
+def _info(slide: Slide) -> SlideInfo:
+    return SlideInfo.from_dict(asdict(slide.facts), f"slide {slide.id}")
+
+
 def _require_level(slide: Slide, level: int | None) -> None:
     levels = len(slide.facts.levels)
     if level is not None and level >= levels:
@@ -148,7 +154,7 @@ def _output_pixels(order: JobOrder, slide: Slide, card: ModelCard) -> int:
         if not (width and height) or x + width > facts.width or y + height > facts.height:
             detail = f"x {x}, y {y}, {width}x{height} px does not lie within {facts.width}x{facts.height} px (level 0)"
             raise refusal("request.region", detail)
-    info = facts.info(f"slide {slide.id}")
+    info = _info(slide)
     mpp = info.trusted_mpp(order.mpp)
     level, scale = choose_level(info, mpp, card.scales, card.default_scale, order.target_mpp, order.level)
     if order.roi is not None:

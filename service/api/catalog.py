@@ -6,7 +6,7 @@ from models.zoo.catalog import catalog
 from service.api.problems import documented
 from service.api.reading import readable
 from service.api.schemas import ModelOut, ModelsOut
-from service.pipeline.recommendation import AUTO
+from service.request import AUTO
 
 router = APIRouter(prefix="/v1/models", tags=["models"], responses=documented())
 

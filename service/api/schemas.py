@@ -14,9 +14,8 @@ from service.errors import Problem
 from service.jobs.job import Job, JobOrder, JobState, ResultFormat
 from service.jobs.slide import Slide
 from service.jobs.token import Scope
-from service.pipeline.recommendation import AUTO
 from service.progress import Stage
-from service.request import BadTilePolicy, Effort, Roi
+from service.request import AUTO, BadTilePolicy, Effort, Roi
 from service.uploads.inbox import Seen, UploadState
 from wsi.errors import RoiError
 from wsi.slide import Codec

@@ -27,13 +27,12 @@ def _compression(told: Mapping[str, Any] | None) -> str:
 
 
 def _recommendation(facts: Mapping[str, Any], name: str) -> str:
-    from service.jobs.slide import SlideFacts
     from service.pipeline.recommendation import recommend
     from wsi.errors import PixelSizeImplausibleError, PixelSizeMissingError
+    from wsi.slide import SlideInfo
 
-    known = SlideFacts.from_probe(facts)
     try:
-        found = recommend(known.info(name), is_dark=known.is_dark)
+        found = recommend(SlideInfo.from_dict(facts, name), is_dark=facts["is_dark"])
     except (PixelSizeMissingError, PixelSizeImplausibleError):
         return "no recommendation without the µm per pixel: give it to `upscale` as --mpp"
     return f"recommended: {found.reason}" if found.model else f"not recommended to upscale: {found.reason}"

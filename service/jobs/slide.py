@@ -4,9 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from wsi.geometry import Region, Size
-from wsi.slide import Codec, Compression, Level, SlideInfo
-
 
 @dataclass(frozen=True, slots=True)
 class SlideLevel:
@@ -15,6 +12,15 @@ class SlideLevel:
     width: int
     height: int
     downsample: float
+
+
+@dataclass(frozen=True, slots=True)
+class SlideCompression:
+    """How a slide's finest level is compressed; see `wsi.slide.Compression`."""
+
+    codec: str
+    quality: int | None
+    sampling: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +47,7 @@ class SlideFacts:
     levels: tuple[SlideLevel, ...]
     warnings: tuple[str, ...] = ()
     bounds: tuple[int, int, int, int] | None = None
-    compression: Compression | None = None
+    compression: SlideCompression | None = None
     is_dark: bool = False
 
     @classmethod
@@ -56,26 +62,9 @@ class SlideFacts:
             levels=tuple(SlideLevel(level["width"], level["height"], level["downsample"]) for level in facts["levels"]),
             warnings=tuple(facts["warnings"]),
             bounds=tuple(facts["bounds"]) if facts.get("bounds") else None,
-            compression=_compression(facts.get("compression")),
+            compression=SlideCompression(**told) if (told := facts.get("compression")) else None,
             is_dark=bool(facts.get("is_dark")),
         )
-
-    def info(self, name: str) -> SlideInfo:
-        """The same as the packages below know it."""
-        return SlideInfo(
-            name=name,
-            reader="",
-            levels=tuple(Level(Size(level.width, level.height), level.downsample) for level in self.levels),
-            mpp=self.mpp,
-            objective=self.objective,
-            vendor=self.vendor,
-            bounds=Region(*self.bounds) if self.bounds else None,
-            compression=self.compression,
-        )
-
-
-def _compression(told: Mapping[str, Any] | None) -> Compression | None:
-    return Compression(Codec(told["codec"]), told["quality"], told["sampling"]) if told else None
 
 
 @dataclass(frozen=True, slots=True)

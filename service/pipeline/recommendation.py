@@ -6,27 +6,17 @@ Needs neither torch nor a decoder, only what the slide says of itself and the mo
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 
 from models.zoo.catalog import ModelCard, ModelKind, catalog
 from models.zoo.expectation import Expectation, expected_gain
+from service.request import Effort
 from wsi.slide import Codec, SlideInfo
 from wsi.tiling import require_level
 
-AUTO = "auto"
-"""In a model's place: the recommended one."""
 _FINE_MPP = 0.25
 """µm per pixel of a 40x scan: what a result should come nearest to where nothing else is asked for."""
 _TOLERANCE = 0.05
 """A slide's µm per pixel is written with about three digits."""
-
-
-class Effort(StrEnum):
-    """What matters more, time or the picture."""
-
-    FAST = "fast"
-    BALANCED = "balanced"
-    BEST = "best"
 
 
 _LADDER: Mapping[Effort, tuple[Effort, ...]] = {

@@ -13,11 +13,11 @@ from service.pipeline.account import Account, Stopwatch
 from service.pipeline.local import Local, StripeMaker
 from service.pipeline.package import write_package
 from service.pipeline.prepare import Prepared, prepare, samples_dark
-from service.pipeline.recommendation import AUTO, recommend
+from service.pipeline.recommendation import recommend
 from service.pipeline.stripe import StripeOrder, tally
 from service.pipeline.workspace import Workspace
 from service.progress import CancelToken, Progress, Stage, Tally, TileClock
-from service.request import BadTilePolicy, UpscaleRequest
+from service.request import AUTO, BadTilePolicy, UpscaleRequest
 from wsi.errors import SegmentDamagedError, WsiError
 from wsi.geometry import Region
 from wsi.pyramid import levels_in_stripe

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from models.zoo.catalog import ModelKind, catalog
 from models.zoo.expectation import expected_gain, measured_qualities
-from service.pipeline.recommendation import Effort, recommend
+from service.pipeline.recommendation import recommend
+from service.request import Effort
 from wsi.errors import PixelSizeImplausibleError, PixelSizeMissingError
 from wsi.geometry import Size
 from wsi.slide import Codec, Compression, Level, SlideInfo
