@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from models.zoo import sheet
+from models.zoo.catalog import catalog
 from service import cli, errors
 from service.app import create_app
 from service.codes import CODES
@@ -76,6 +77,14 @@ def test_every_flag_of_a_command_is_documented_with_its_default(command: str) ->
 def test_the_table_of_systems_is_what_recipes_and_cards_say() -> None:
     """After a change: python -m models.zoo.sheet."""
     assert sheet.render() in (ROOT / "docs" / "models.md").read_text("utf-8")
+
+
+def test_the_tables_of_gains_are_what_the_cards_say() -> None:
+    """After a measurement: python -m models.zoo.sheet."""
+    shipped = [card for card in catalog().values() if not card.imported and card.gains]
+    assert sheet.gains_table(shipped) in (ROOT / "docs" / "models.md").read_text("utf-8")
+    recommended = [card for card in shipped if card.effort]
+    assert sheet.gains_table(recommended) in (ROOT / "README.md").read_text("utf-8")
 
 
 def test_every_exit_code_is_documented() -> None:

@@ -54,7 +54,7 @@ def test_real_images_give_table_json_and_report(slidelift, data, tmp_path) -> No
     models = found["sets"]["tnbc"]["models"]
     assert list(models) == ["bicubic", "lanczos"]
     lanczos = models["lanczos"]
-    assert f"| tnbc | 2 | lanczos | {lanczos['summary']['psnr_y']['mean']:.2f} |" in done.out
+    assert f"| tnbc | 2 | none | lanczos | {lanczos['summary']['psnr_y']['mean']:.2f} |" in done.out
     assert lanczos["gain"]["psnr_y"]["mean"] > 0.1
     assert 0.8 < lanczos["panel"]["nuclei_f1"] <= 1
     assert 0 < lanczos["panel"]["qilv"] < lanczos["panel"]["ms_ssim"] < 1
@@ -72,6 +72,23 @@ def test_real_images_give_table_json_and_report(slidelift, data, tmp_path) -> No
     assert {"table", "caption", "h1", "h2"} <= set(page.tags)
 
 
+def test_each_source_quality_is_measured_for_itself(slidelift, data, tmp_path) -> None:
+    out = tmp_path / "scores.json"
+    done = slidelift(
+        *("evaluate", "--images", data / "eval" / "tnbc", "--model", "lanczos", "--count", "1", "--json", out),
+        *("--source-quality", "none,80,30", "--source-sampling", "4:2:2", "--defocus", "0.3", "--precision", "fp32"),
+    )
+    assert done.code == 0, done.err
+    sets = json.loads(out.read_text("utf-8"))["sets"]
+    assert list(sets) == ["tnbc, none", "tnbc, Q80", "tnbc, Q30"]
+    assert [one["source"]["quality"] for one in sets.values()] == [None, 80, 30]
+    assert {(one["source"]["sampling"], one["source"]["defocus"]) for one in sets.values()} == {("4:2:2", 0.3)}
+    psnr = [one["models"]["bicubic"]["summary"]["psnr_y"]["mean"] for one in sets.values()]
+    assert psnr[0] > psnr[1] > psnr[2]
+    assert "| tnbc | 1 | Q30 | lanczos |" in done.out
+    assert "cores, torch" in done.out
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -80,6 +97,8 @@ def test_real_images_give_table_json_and_report(slidelift, data, tmp_path) -> No
         (["--images", ".", "--tiles", "3"], "--tiles has no meaning with --images"),
         (["--slide", "nowhere.svs", "--count", "3"], "--count has no meaning with --slide"),
         (["--slide", "nowhere.svs", "--degradation", "area"], "--degradation has no meaning with --slide"),
+        (["--slide", "nowhere.svs", "--source-quality", "30,50"], "one --source-quality"),
+        (["--slide", "nowhere.svs", "--source-sampling", "4:2:0"], "needs a --source-quality"),
         (["--slide", "nowhere.svs"], "nowhere.svs"),
         (["--images", "images", "--models", "no-such-model"], "no-such-model"),
         (["--images", "images", "--models", "compact-x4", "--scale", "2"], "by 4, not by 2"),

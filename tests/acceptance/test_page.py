@@ -184,13 +184,17 @@ def test_from_an_empty_page_to_a_result_on_disk(
     page.wait_for_function("image => image.complete && image.naturalWidth > 100", arg=thumbnail.element_handle())
 
     row.get_by_role("link", name="Upscale").click()
+    expect(page.locator("select[name=model] option:checked")).to_have_text("Recommended: compact-x2")
+    expect(page.locator("form")).to_contain_text("compact-x2 makes 0.249 µm per pixel of the 0.499 of level 0")
     page.locator("select[name=model]").select_option("compact-x4")
+    expect(page.locator(".targets")).to_contain_text("0.125")
+    page.locator("select[name=model]").select_option("auto")
     page.get_by_text("More choices").click()
     for name, value in zip(("x", "y", "width", "height"), REGION, strict=True):
         page.locator(f"input[name={name}]").fill(str(value))
-    expect(page.locator(".targets")).to_contain_text("0.125")
+    expect(page.locator(".targets")).to_contain_text("0.249")
     command = page.locator("form pre").inner_text()
-    assert '"model":"compact-x4"' in command.replace(" ", "")
+    assert '"model":"auto"' in command.replace(" ", "")
     assert "[600,900,768,512]" in command.replace(" ", "")
     accessible(page)
     page.get_by_role("button", name="Start").click()
@@ -201,6 +205,8 @@ def test_from_an_empty_page_to_a_result_on_disk(
     expect(job).to_contain_text(re.compile(r"[1-9] of 6 tiles"))
     keep(page, "page-work")
     expect(job.locator(".state")).to_contain_text("succeeded")
+    expect(job).to_contain_text("The model enhanced 6 of 6 tissue tiles.")
+    expect(job).to_contain_text("compact-x2")
     accessible(page)
 
     job.get_by_role("link", name="Look").click()
@@ -237,13 +243,16 @@ def test_from_an_empty_page_to_a_result_on_disk(
     fetched.value.save_as(target)
     (told,) = json.loads(service.curl("{service}/v1/jobs"))["jobs"]
     assert hashlib.sha256(target.read_bytes()).hexdigest() == told["result"]["sha256"]
-    assert tifffile.imread(target, series=0, level=0).shape == (4 * 512, 4 * 768, 3)
+    assert tifffile.imread(target, series=0, level=0).shape == (2 * 512, 2 * 768, 3)
 
     job.get_by_role("link", name="Report").click()
     inside = page.frame_locator("iframe")
     expect(inside.get_by_text("Before and after")).to_be_visible()
     go(page, "/models")
     expect(page.get_by_role("heading", name="compact-x4", exact=False).first).to_be_visible()
+    gains = page.get_by_role("region", name="Gain on kumar")
+    row = gains.get_by_role("row", name="compact-x4,").or_(gains.locator("tr", has_text=re.compile(r"^compact-x4×4")))
+    assert len(re.findall(r"[+-]\d\.\d\d", row.first.inner_text())) >= 6
     accessible(page)
 
 

@@ -224,6 +224,20 @@ def test_names_are_escaped_in_the_report(folder):
     assert "&lt;b&gt;&amp;" in report
 
 
+@pytest.mark.parametrize(("quality", "least"), [(92, 0.4), (70, 0.15), (30, 0.05)])
+def test_shipped_default_beats_bicubic_on_compressed_sources(eval_sets, quality, least):
+    upscalers = {name: load_upscaler(name, device="cpu") for name in (DEFAULT_MODEL, "bicubic")}
+    for name, count in (("tnbc", 3), ("kumar", 1)):
+        found = evaluate(
+            upscalers,
+            image_files(eval_sets / name, count),
+            4,
+            source=SourceModel(quality=quality),
+            wanted=("psnr_y",),
+        )
+        assert found.models[DEFAULT_MODEL].gain["psnr_y"].mean > least, name
+
+
 def test_shipped_default_beats_bicubic_on_both_eval_sets(eval_sets):
     upscalers = {name: load_upscaler(name, device="cpu") for name in (DEFAULT_MODEL, "bicubic")}
     for name, count in (("tnbc", 3), ("kumar", 1)):

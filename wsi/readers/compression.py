@@ -1,26 +1,22 @@
 """Reads how strongly a slide is compressed, from the tables in its own file.
 
-JPEG quality is no number in the file: it is the libjpeg quality whose luma table (ITU-T T.81, annex K, scaled) lies
-nearest to the file's own.
+JPEG quality is no number in the file: it is the libjpeg quality whose luma table lies nearest to the file's own.
 """
 
 import io
 import struct
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import tifffile
+from numpy.typing import NDArray
 from PIL import Image, JpegImagePlugin
 
 from wsi.slide import Codec, Compression
 
-_LUMA_STEPS = (
-    16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29, 51,
-    87, 80, 62, 18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92, 49, 64, 78, 87, 103, 121, 120, 101,
-    72, 92, 95, 98, 112, 100, 103, 99,
-)  # fmt: skip
 _SAMPLINGS = {0: "4:4:4", 1: "4:2:2", 2: "4:2:0"}
 _YCC_IDS, _RGB_IDS = (1, 2, 3), (82, 71, 66)
 _HEADER_BYTES = 1 << 16
@@ -57,13 +53,21 @@ def read_compression(path: Path) -> Compression | None:
 def nearest_quality(table: Sequence[int]) -> int:
     """The libjpeg quality, 1 to 100, whose luma table differs least from this one of 64 steps in the order of rows."""
     steps = np.asarray(table, np.float64)
-    errors = [float(np.abs(np.log(_scaled(quality) / steps.clip(1))).sum()) for quality in range(1, 101)]
-    return 1 + int(np.argmin(errors))
+    errors = np.abs(np.log(_luma_tables() / steps.clip(1))).sum(axis=1)
+    return 1 + int(errors.argmin())
 
 
-def _scaled(quality: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-    percent = 5000 // quality if quality < 50 else 200 - 2 * quality
-    return np.floor((np.asarray(_LUMA_STEPS, np.float64) * percent + 50) / 100).clip(1, 255)
+@cache
+def _luma_tables() -> NDArray[np.float64]:
+    """(100, 64): libjpeg's luma table of each quality, as the library itself writes it."""
+    tables = []
+    for quality in range(1, 101):
+        stream = io.BytesIO()
+        Image.new("L", (8, 8)).save(stream, "JPEG", quality=quality)
+        with Image.open(stream, formats=("JPEG",)) as image:
+            assert isinstance(image, JpegImagePlugin.JpegImageFile)  # noqa: S101 - the only format that was allowed
+            tables.append(image.quantization[0])
+    return np.array(tables, np.float64)
 
 
 def _of_tiff(path: Path) -> Compression | None:

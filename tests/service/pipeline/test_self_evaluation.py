@@ -54,6 +54,20 @@ def test_tiles_measure_what_the_whole_picture_does(write_png, picture) -> None:
         assert tile.luma_mse[name] == pytest.approx(error)
 
 
+def test_a_slide_is_recompressed_with_its_own_tables_and_sampling(cmu) -> None:
+    region = Region(900, 1200, 512, 512)
+    own = evaluate_slide(cmu, MODELS, 4, region=region)
+    clean = evaluate_slide(cmu, MODELS, 4, region=region, as_compressed=False)
+    assert (own.source.label, own.source.sampling) == ("own tables", "RGB")
+    assert own.source.tables[0][:8] == (27, 18, 17, 27, 40, 66, 85, 101)  # libjpeg's of quality 30
+    assert clean.source.tables is None
+    assert own.tiles[0].values["bicubic"]["psnr_y"] < clean.tiles[0].values["bicubic"]["psnr_y"]
+    told = as_json(own)
+    assert told["source"]["sampling"] == "RGB"
+    assert told["computed_on"]["models"]["bicubic"]["precision"] == "uint8"
+    assert "the slide&#x27;s own tables, RGB" in slide_report(own)
+
+
 def test_consistency_of_a_tile_is_not_that_of_its_cut_edges(write_png, picture) -> None:
     found = evaluate_slide(write_png(0, 0, pixels=picture), MODELS, 4, region=Region(0, 0, 1024, 1024))
     whole = np.asarray(Image.fromarray(picture).resize((384, 275), Image.Resampling.BICUBIC))
@@ -131,7 +145,7 @@ def test_command_writes_table_and_json_of_a_real_slide(cmu, tmp_path, capsys) ->
     arguments = ["--model", "lanczos", "--tiles", "2", "--json", str(out), "--html", str(tmp_path / "slide.html")]
     assert main(["evaluate", "--slide", str(cmu), *arguments]) == 0
     found = json.loads(out.read_text("utf-8"))
-    assert found["schema"] == "slidelift-self-evaluation/1"
+    assert found["schema"] == "slidelift-self-evaluation/2"
     assert found["slide"]["mpp"] == [0.499, 0.499]
     assert len(found["tiles"]) == 2
     assert found["models"]["lanczos"]["gain"]["psnr_y"]["mean"] > 0
