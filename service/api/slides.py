@@ -28,9 +28,9 @@ from service.uploads.inbox import Way, Writer
 
 
 class _Name(StringConvertor):
-    """Any name of a file, but for addresses of `service.api.deepzoom`."""
+    """Any name of a file, but for addresses of `service.api.deepzoom` and of a slide's recommendation."""
 
-    regex = r"(?!.*\.dzi$)(?!.*_files/[^/]+/[^/]+$).*"
+    regex = r"(?!.*\.dzi$)(?!.*_files/[^/]+/[^/]+$)(?![^/]+/recommendation$).*"
 
 
 class _Id(_Name):

@@ -227,7 +227,7 @@ def test_a_job_that_would_not_fit_beside_the_others_is_refused_before_it_starts(
 ) -> None:
     first = ask()
     (job,) = store.jobs(9).entries
-    assert job.reserved_bytes > 2220 * 2967 * 16 * 0.5
+    assert job.reserved_bytes > 2220 * 2967 * 4 * 0.5
     small_disk[0] = round(job.reserved_bytes * 1.5)
     refused = ask()
     assert (refused.status_code, refused.json()["code"]) == (507, "storage.full")
