@@ -33,6 +33,45 @@ class Charbonnier:
 
 
 @dataclass(frozen=True, slots=True)
+class NegativePsnr:
+    """Minus the PSNR in dB, the mean over the batch (HINet, Chen et al., CVPRW 2021).
+
+    Each crop counts by its relative error. In a mean of squares strongly compressed crops outweigh clean ones, whose
+    error is a tenth of theirs.
+
+    Parameters
+    ----------
+    luma_share
+        Share of the PSNR of BT.601 luma, by which models are measured; the rest is that of RGB. 0 to 1.
+    epsilon
+        Added to the mean squared error; 1e-7 is 70 dB.
+
+    Raises
+    ------
+    ValueError
+        If `luma_share` or `epsilon` is out of range.
+    """
+
+    luma_share: float = 0.5
+    epsilon: float = 1e-7
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.luma_share <= 1 or self.epsilon <= 0:
+            raise ValueError(
+                f"luma_share must lie in 0 to 1 and epsilon above 0, not {self.luma_share}, {self.epsilon}"
+            )
+
+    def __call__(self, prediction: Tensor, target: Tensor, _low: Tensor) -> Tensor:
+        difference = prediction.float() - target
+        red, green, blue = difference.unbind(1)
+        luma = (65.481 * red + 128.553 * green + 24.966 * blue) / 255
+        return self.luma_share * self._decibels(luma) + (1 - self.luma_share) * self._decibels(difference)
+
+    def _decibels(self, difference: Tensor) -> Tensor:
+        return 10 * (difference.square().flatten(1).mean(1) + self.epsilon).log10().mean()
+
+
+@dataclass(frozen=True, slots=True)
 class QuasiNorm:
     """The robust fidelity of SRGAN_QE: mean of (r^2 + epsilon)^(q/2), Upadhyay and Awate, ISBI 2019, section 2.2.
 

@@ -6,13 +6,14 @@ from models.losses.consistency import Consistency
 from models.losses.loss import Loss
 from models.losses.manifold import Manifold
 from models.losses.perceptual import Perceptual
-from models.losses.pixel import L1, MSE, Charbonnier, QuasiNorm, Spectrum
+from models.losses.pixel import L1, MSE, Charbonnier, NegativePsnr, QuasiNorm, Spectrum
 from models.losses.structural import MultiScaleStructure, Structure
 
 LOSSES: dict[str, Callable[..., Loss]] = {
     "l1": L1,
     "mse": MSE,
     "charbonnier": Charbonnier,
+    "psnr": NegativePsnr,
     "quasi_norm": QuasiNorm,
     "fft": Spectrum,
     "ssim": Structure,

@@ -88,7 +88,7 @@ def recommend(
     level
         The source level, where the user chose one.
     effort
-        "fast", "balanced" or "best".
+        "fast", "balanced" or "best", which is what measured best on sources compressed as the slide is.
     device
         "cuda" or "cpu". On CUDA the small network saves no time, so that "fast" is "balanced" there.
     is_dark
@@ -155,11 +155,12 @@ def _nearest_level(offers: list[_Offer]) -> list[_Offer]:
 
 
 def _rank(offer: _Offer, target_mpp: float | None, effort: Effort) -> tuple[float, ...]:
-    """The finest source first, then the wanted resolution, then the effort."""
+    """The finest source first, then the wanted resolution, then the effort; the best is what measured best."""
     off = abs(math.log(offer.mpp / (target_mpp or _FINE_MPP)))
-    ladder = _LADDER[effort]
+    found = offer.expectation
+    gain = found.least if found and effort is Effort.BEST else 0.0
     assert offer.card.effort is not None  # noqa: S101 - networks without one are no candidates
-    return offer.level, round(off, 1), ladder.index(Effort(offer.card.effort))
+    return offer.level, round(off, 1), -gain, _LADDER[effort].index(Effort(offer.card.effort))
 
 
 def _reason(offer: _Offer) -> str:

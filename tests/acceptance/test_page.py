@@ -205,7 +205,7 @@ def test_from_an_empty_page_to_a_result_on_disk(
     expect(job).to_contain_text(re.compile(r"[1-9] of 6 tiles"))
     keep(page, "page-work")
     expect(job.locator(".state")).to_contain_text("succeeded")
-    expect(job).to_contain_text("The model enhanced 6 of 6 tissue tiles.")
+    expect(job).to_contain_text("The model enhanced 5 of 5 tissue tiles.")
     expect(job).to_contain_text("compact-x2")
     accessible(page)
 

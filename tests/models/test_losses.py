@@ -69,6 +69,8 @@ def apart(residual: float) -> tuple[Tensor, Tensor]:
         ("l1", {}, 0.5),
         ("mse", {}, 0.25),
         ("charbonnier", {"epsilon": 1.2}, 1.3),  # 5, 12, 13
+        ("psnr", {"luma_share": 0.0}, 10 * math.log10(0.25)),
+        ("psnr", {"luma_share": 1.0}, 20 * math.log10(0.5 * 219 / 255)),  # luma has 219 levels
         ("quasi_norm", {"q": 0.5, "epsilon": 0.0925}, 0.3425**0.25),
         ("quasi_norm", {"q": 2.0, "epsilon": 1e-9}, 0.25),
         ("quasi_norm", {"q": 1.0, "epsilon": 1.44}, 1.3),

@@ -126,6 +126,18 @@ def test_a_model_that_is_no_better_than_bicubic_at_the_slides_quality_is_not_off
     assert "+0.30 dB" in at[95].reason  # by the next lower quality that was measured
 
 
+def test_the_best_is_what_measured_best_on_sources_compressed_as_the_slide_is():
+    large = replace(catalog()["realesrgan-x4"], gains={"a": {"none": 1.6, "Q80": 0.28}})
+    usual = replace(catalog()["compact-x4"], gains={"a": {"none": 1.4, "Q80": 0.32}})
+    clean, compressed = slide(1.0), slide(1.0, compression=Compression(Codec.JPEG, 80, "4:2:0"))
+    best = {
+        name: recommend(info, effort=Effort.BEST, cards=[large, usual]).model
+        for name, info in (("clean", clean), ("compressed", compressed))
+    }
+    assert best == {"clean": "realesrgan-x4", "compressed": "compact-x4"}
+    assert recommend(clean, cards=[large, usual]).model == "compact-x4"
+
+
 def test_the_expectation_spans_the_sets():
     card = replace(catalog()["compact-x4"], gains={"a": {"none": 2.0, "Q80": 1.0}, "b": {"none": 1.5, "Q80": 0.3}})
     found = expected_gain(card, 85)
