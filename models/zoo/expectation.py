@@ -39,8 +39,8 @@ class Expectation:
 
 
 def measured_qualities(gains: Mapping[str, Mapping[str, float]]) -> list[int]:
-    """The JPEG qualities at which every set was measured, from the lowest."""
-    labels = set.intersection(*(set(by_source) for by_source in gains.values())) if gains else set()
+    """The JPEG qualities at which any set was measured, from the lowest."""
+    labels = {label for by_source in gains.values() for label in by_source}
     return sorted(int(label.removeprefix("Q")) for label in labels if label != NOT_COMPRESSED)
 
 
@@ -65,7 +65,9 @@ def expected_gain(card: ModelCard, quality: int | None) -> Expectation | None:
         return None
     below = [one for one in qualities if one <= quality]
     nearest = max(below, default=qualities[0])
-    return _over(nearest, (by_source[f"Q{nearest}"] for by_source in card.gains.values()), beyond=not below)
+    label = f"Q{nearest}"
+    found = [by_source[label] for by_source in card.gains.values() if label in by_source]
+    return _over(nearest, found, beyond=not below)
 
 
 def _over(quality: int | None, gains: Iterable[float], *, beyond: bool = False) -> Expectation | None:
