@@ -79,7 +79,7 @@ def test_the_sweep_over_corruption_and_q_is_one_command(slidelift, patches, tmp_
         (["compact-x5", "--images", "{patches}"], "did you mean"),
         (["compact-x4"], "--images"),
         (["compact-x4", "--images", "nowhere"], "nowhere"),
-        (["compact-x4", "--images", "{patches}", "--set", "stages.0.crop=512"], "512"),
+        (["compact-x4", "--images", "{patches}", "--set", "stages.0.crop=512"], "each side needs 576"),
         (["compact-x4", "--images", "{patches}", "--set", "init=none.pth", "--smoke"], "none.pth"),
         (
             ["srgan", "--images", "{patches}", "--set", "vgg=none.pth", "--smoke", "--set", "stages.0.iterations=1"],
