@@ -113,8 +113,8 @@ def compress(low: Tensor, share: float, qualities: Range, rng: torch.Generator) 
     """JPEG of random quality and chroma sampling on a share of the crops; (N, 3, h, w) in [0, 1].
 
     The quantisation steps are drawn evenly by their root, which puts 12 % of the qualities 25 to 95 above 90 and 38 %
-    below 50: drawn evenly by quality (7 and 36 %) a network gained 0.18 dB less at 92, drawn evenly by the step's
-    logarithm (23 and 23 %) 0.09 dB less at 30.
+    below 50; drawn evenly by quality these are 7 and 36 %, by the step's logarithm 23 and 23 %. What led to it:
+    docs/decisions/compression.md.
     """
     if share <= 0:
         return low
