@@ -1,12 +1,17 @@
 """Slides and results on disk: what is kept, what is swept away.
 
-    <data_dir>/uploads/<upload id>/               what is arriving; see `service.uploads.inbox`
-               slides/<slide id>/slide.svs        arrived whole, synced, probed, then committed to the database
-               jobs/<job id>/result.ome.tiff      or result.ome.zarr.zip, made from the folder result.ome.zarr
-               jobs/<job id>/report.json
+    <data_dir>/uploads/<upload id>/                   what is arriving; see `service.uploads.inbox`
+               slides/<slide id>/slide.svs            arrived whole, synced, probed, then committed to the database
+               jobs/<job id>/attempt-3/               everything that the job's third attempt wrote
+               jobs/<job id>/attempt-3/result.ome.tiff      or result.ome.zarr.zip, packed from result.ome.zarr
+               jobs/<job id>/attempt-3/report.json
 
-A file appears by write → fsync → rename → commit: what the database knows is whole on disk, and what only the disk
-knows is a leftover of a crash, which `Storage.sweep` removes. No path contains a word of a user's.
+A file appears by write → fsync → rename → commit: what the database knows is whole on disk. No path contains a word of
+a user's.
+
+An attempt writes into the folder of its own number alone. The next attempt takes the work of the one before over by
+renaming its folder. A process of an earlier attempt that wakes up late finds its paths gone, so that it can neither
+change nor remove what a later attempt made.
 """
 
 import contextlib
@@ -21,13 +26,18 @@ from pathlib import Path
 from typing import Any
 
 from service.codes import refusal
-from service.jobs.job import Job, JobState, ResultFormat
+from service.jobs.job import Job, JobState
 from service.jobs.slide import Slide
 from service.jobs.store import Store, admit_any_bytes
 from wsi.durable import sync_folder, write_whole
 
 CHUNK_BYTES = 2**20
 REPORT_FILE = "report.json"
+WORKSPACE = ".slidelift-"
+"""How the folder begins in which `service.pipeline.workspace` keeps finished stripes."""
+ARRIVING = ".arriving"
+"""How a file ends that takes its name when it is whole."""
+_ATTEMPT = "attempt-"
 BESIDE = {"html": ".report.html", "geojson": ".tissue.geojson"}
 """What `service.pipeline.package` puts beside a result, by its suffix."""
 
@@ -102,59 +112,99 @@ class Storage:
         """Delete a slide's files, after the database has forgotten it."""
         shutil.rmtree(self._slides / slide_id, ignore_errors=True)
 
-    def planned_output(self, job_id: str, result_format: ResultFormat) -> Path:
-        """Where the pipeline writes, or would."""
-        return self._jobs / job_id / f"result{result_format.suffix}"
+    def attempt_folder(self, job: Job) -> Path:
+        """Where the job's last attempt writes, or wrote."""
+        return self._jobs / job.id / f"{_ATTEMPT}{job.attempt}"
 
-    def output_path(self, job_id: str, result_format: ResultFormat) -> Path:
-        """Where the pipeline writes; its folder is made."""
-        output = self.planned_output(job_id, result_format)
-        output.parent.mkdir(parents=True, exist_ok=True)
-        return output
+    def begin_attempt(self, job: Job) -> Path:
+        """Make the attempt's folder durably, with what the attempt before has left, and return the output's path.
+
+        What that attempt had not finished is removed, and so is the lock of its process, which may only be stopped.
+        """
+        home, folder = self._jobs / job.id, self.attempt_folder(job)
+        with full_disk_said():
+            home.mkdir(mode=0o700, exist_ok=True)
+            while (earlier := [one for one in self._attempts(job.id) if one < job.attempt]) and not folder.exists():
+                with contextlib.suppress(FileNotFoundError):  # an attempt in between was quicker, and is looked for
+                    (home / f"{_ATTEMPT}{max(earlier)}").rename(folder)
+            folder.mkdir(exist_ok=True)
+            for path in (*folder.glob(f"*{ARRIVING}"), *folder.glob(f"{WORKSPACE}*/lock")):
+                path.unlink(missing_ok=True)
+            self._remove_attempts(job, lambda number: number < job.attempt)
+            sync_folder(home)
+            sync_folder(self._jobs)
+        return self.output_path(job)
+
+    def output_path(self, job: Job) -> Path:
+        """Where the pipeline writes in the last attempt, or would."""
+        return self.attempt_folder(job) / f"result{job.order.format.suffix}"
 
     def result_path(self, job: Job) -> Path | None:
         """The file to download, None where there is none."""
         if job.result is None or job.result_deleted is not None:
             return None
-        return self._jobs / job.id / job.result.file
+        return self.attempt_folder(job) / job.result.file
 
     def beside_result(self, job: Job, kind: str) -> Path | None:
         """What the pipeline wrote beside a result; None where that is gone."""
         if job.result is None or job.result_deleted is not None:
             return None
-        return self._jobs / job.id / f"result{BESIDE[kind]}"
+        return self.attempt_folder(job) / f"result{BESIDE[kind]}"
 
-    def report_path(self, job_id: str) -> Path:
+    def report_path(self, job: Job) -> Path:
         """Where a job's report lies, or would."""
-        return self._jobs / job_id / REPORT_FILE
+        return self.attempt_folder(job) / REPORT_FILE
 
-    def write_report(self, job_id: str, report: dict[str, Any]) -> None:
+    def write_report(self, job: Job, report: dict[str, Any]) -> None:
         """Put a report durably in place."""
         with full_disk_said():
-            write_whole(self.report_path(job_id), json.dumps(report, ensure_ascii=False, indent=2).encode())
+            write_whole(self.report_path(job), json.dumps(report, ensure_ascii=False, indent=2).encode())
 
-    def read_report(self, job_id: str) -> dict[str, Any] | None:
-        """The report of a job, None where there is none."""
+    def read_report(self, job: Job) -> dict[str, Any] | None:
+        """The report of a job, None where there is none or it is damaged."""
         try:
-            report: dict[str, Any] = json.loads(self.report_path(job_id).read_bytes())
-        except FileNotFoundError:
+            report = json.loads(self.report_path(job).read_bytes())
+        except (FileNotFoundError, ValueError):
             return None
-        return report
+        return report if isinstance(report, dict) else None
 
     def tidy_job(self, job: Job) -> None:
-        """Remove of an ended job what is of no use: all but a success's result and report, and a failure's stripes."""
+        """Remove of an ended job what is of no use.
+
+        A success keeps its result and report. A failure keeps what a retry can go on with: its stripes, and the result
+        that only had to be packed.
+        """
         if not job.state.is_ended:
             return
-        folder = self._jobs / job.id
+        folder = self.attempt_folder(job)
+        kept: set[Path] = set()
         if job.state is JobState.FAILED and job.result_deleted is None:
-            kept = set(folder.glob(".slidelift-*"))
-        else:
-            report = self.report_path(job.id) if job.state is JobState.SUCCEEDED else None
-            files = (report, self.result_path(job), *(self.beside_result(job, kind) for kind in BESIDE))
-            kept = {path for path in files if path is not None}
+            kept |= set(folder.glob(f"{WORKSPACE}*"))
+            if self.read_report(job) is not None:
+                kept |= {self.report_path(job), self.output_path(job), *self._beside(folder)}
+        elif job.state is JobState.SUCCEEDED:
+            kept.add(self.report_path(job))
+            if (result := self.result_path(job)) is not None:
+                kept |= {result, *self._beside(folder)}
         for path in self._entries(folder):
-            if path not in kept and not _is_worked_in(path):
+            if path not in kept:
                 remove(path)
+        with contextlib.suppress(OSError):  # it holds something
+            folder.rmdir()
+        self._remove_attempts(job, lambda number: number < job.attempt)
+
+    @staticmethod
+    def _beside(folder: Path) -> set[Path]:
+        return {folder / f"result{suffix}" for suffix in BESIDE.values()}
+
+    def _attempts(self, job_id: str) -> list[int]:
+        """The numbers of the attempts that have left something."""
+        names = (path.name.removeprefix(_ATTEMPT) for path in self._entries(self._jobs / job_id) if path.is_dir())
+        return [int(name) for name in names if name.isdecimal()]
+
+    def _remove_attempts(self, job: Job, chosen: Callable[[int], bool]) -> None:
+        for number in filter(chosen, self._attempts(job.id)):
+            remove(self._jobs / job.id / f"{_ATTEMPT}{number}")
 
     def sweep(self, store: Store) -> None:
         """Remove what crashes have left: files of slides and jobs that are no more.
@@ -226,21 +276,6 @@ def full_disk_said() -> Iterator[None]:
         if is_full(error):
             raise refusal("storage.full", "the disk is full; delete results or slides no longer needed") from error
         raise
-
-
-def _is_worked_in(workspace: Path) -> bool:
-    """Whether a process holds the lock of `service.pipeline.workspace`: somebody has just asked for the job again."""
-    try:
-        lock = os.open(workspace / "lock", os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(lock)
-    return False
 
 
 def remove(path: Path) -> None:

@@ -179,43 +179,54 @@ class Worker:
             return self._failed(attempt.job, error)
 
     def _run(self, attempt: _Attempt) -> Outcome:
-        job = attempt.job
-        slide = self._store.slide(job.order.slide)
+        slide = self._store.slide(attempt.job.order.slide)
         if slide is None:
-            return Outcome(
-                JobState.FAILED, problem("slide.unknown", f"{job.order.slide}: the slide is no longer there")
-            )
-        source = self._storage.slide_path(slide)
-        output = self._storage.output_path(job.id, job.order.format)
-        settings = self._settings
-        request = job.order.request(
-            source, output, device=settings.device, scheduler=settings.scheduler, slide_sha256=slide.sha256
-        )
-        report = self._report(attempt, request, slide)
-        attempt.token.raise_if_cancelled()
+            detail = f"{attempt.job.order.slide}: the slide is no longer there"
+            return Outcome(JobState.FAILED, problem("slide.unknown", detail))
+        output = self._storage.begin_attempt(attempt.job)
+        sealed = self._left_by_another(attempt, output)
+        if sealed is None:
+            report = self._report(attempt, output, slide)
+            attempt.token.raise_if_cancelled()
+            sealed = report, _seal(output, report, attempt)
+        report, result = sealed
         warnings = tuple(str(warning) for warning in report.get("warnings", ()))
-        result = _seal(output, attempt)
         tiles = report.get("tiles", {})
         result = replace(result, summary=report.get("summary"), few_enhanced=bool(tiles.get("few_enhanced")))
         return Outcome(JobState.SUCCEEDED, result=result, warnings=warnings)
 
-    def _report(self, attempt: _Attempt, request: UpscaleRequest, slide: Slide) -> Mapping[str, Any]:
-        """Upscale, and keep the report; where an earlier attempt got as far as that, take up what it left.
+    def _left_by_another(self, attempt: _Attempt, output: Path) -> tuple[Mapping[str, Any], Result] | None:
+        """The report and the result that an earlier attempt had finished and not packed; None where there is none.
 
         The pipeline's output appears whole, the report after it: a lone output is one whose report was lost with its
-        process, and is made again.
+        process. Neither that nor an output that has changed since (a power cut can do that) is used.
         """
-        job_id, output = attempt.job.id, request.output
-        kept = self._storage.read_report(job_id)
-        if kept is not None and output.exists():
-            return kept
+        report = self._storage.read_report(attempt.job)
+        if report is not None and output.exists():
+            try:
+                return report, _seal(output, report, attempt)
+            except ResultChangedError as error:
+                log.warning("job %s: %s; it is made again", attempt.job.id, error)
+        self._storage.report_path(attempt.job).unlink(missing_ok=True)
         remove(output)
+        return None
+
+    def _report(self, attempt: _Attempt, output: Path, slide: Slide) -> Mapping[str, Any]:
+        """Upscale, and keep the report."""
+        settings = self._settings
+        request = attempt.job.order.request(
+            self._storage.slide_path(slide),
+            output,
+            device=settings.device,
+            scheduler=settings.scheduler,
+            slide_sha256=slide.sha256,
+        )
         if self._runner is None:
             self._runner = self._runner_factory()
         ran = self._runner.run(request, self._teller(attempt), attempt.token)
         report: dict[str, Any] = _without_paths(ran, request.slide, output, slide)
         self._sign = replace(self._sign, device=report.get("model", {}).get("device"))
-        self._storage.write_report(job_id, report)
+        self._storage.write_report(attempt.job, report)
         return report
 
     def _failed(self, job: Job, error: Exception) -> Outcome:
@@ -234,6 +245,8 @@ class Worker:
             return Outcome(JobState.FAILED, self._pathless(job, found))
         if isinstance(error, OSError) and is_full(error):
             return Outcome(JobState.FAILED, _FULL)
+        if isinstance(error, ResultChangedError):
+            return Outcome(JobState.FAILED, problem("result.verification", f"{error}; check the disk, then retry"))
         log.error("job %s failed", job.id, exc_info=error)
         return Outcome(JobState.FAILED, problem("internal", "the worker failed unexpectedly; its log says more"))
 
@@ -241,7 +254,7 @@ class Worker:
         slide = self._store.slide(job.order.slide)
         if slide is None:
             return found
-        output = self._storage.output_path(job.id, job.order.format)
+        output = self._storage.output_path(job)
         detail = _without_paths(found.detail, self._storage.slide_path(slide), output, slide)
         return Problem(found.code, detail, found.status, found.by_user)
 
@@ -350,15 +363,31 @@ def main(settings: Settings | None = None, runner_factory: Callable[[], Pipeline
     return EXIT_DONE
 
 
-def _seal(output: Path, attempt: _Attempt) -> Result:
-    """Make of the pipeline's output the file that is downloaded, durable and hashed."""
+class ResultChangedError(Exception):
+    """The result on disk is not the one that was verified."""
+
+
+def _seal(output: Path, report: Mapping[str, Any], attempt: _Attempt) -> Result:
+    """Make of the pipeline's output the file that is downloaded, durable and hashed.
+
+    Raises
+    ------
+    ResultChangedError
+        The output has another hash than the report says.
+    """
     if not output.exists():
         raise FileNotFoundError(f"the pipeline reported success and wrote no {output.name}")
-    file = output
+    file, check = output, attempt.token.raise_if_cancelled
     if attempt.job.order.format is ResultFormat.OME_ZARR:
         file = output.with_name(output.name + ".zip")
-        archive(output, file, attempt.token.raise_if_cancelled)
-    size, sha256 = digest(file, attempt.token.raise_if_cancelled)
+        found = archive(output, file, check)
+        size, sha256 = digest(file, check)
+    else:
+        size, sha256 = digest(file, check)
+        found = sha256
+    if found != report["output"]["sha256"]:
+        remove(file)
+        raise ResultChangedError(f"{output.name} is not what was written: the disk or another program changed it")
     return Result(file.name, size, sha256)
 
 

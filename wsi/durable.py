@@ -1,14 +1,15 @@
 """Files that appear whole or not at all, and stay after a power cut: write, flush, rename, flush the folder."""
 
 import os
+import uuid
 from pathlib import Path
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Put `data` at `path`, in the place of what was there."""
-    partial = path.with_name(path.name + ".part")
+    """Put `data` at `path`, in the place of what was there; several processes may do so at once."""
+    partial = path.with_name(f"{path.name[:200]}.{uuid.uuid4().hex[:8]}.part")
     try:
-        with partial.open("wb") as file:
+        with partial.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

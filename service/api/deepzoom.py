@@ -175,7 +175,7 @@ def _result(context: Context, caller: Caller, job_id: str) -> tuple[Sight, Job]:
         path = storage.result_path(found)
         if path is None or not path.exists():
             raise refusal("result.deleted", f"the result of job {found.id} was deleted; post the job again to see it")
-        report = str(storage.report_path(found.id))
+        report = str(storage.report_path(found))
         return Sight("result", str(path), order.format, report=report), found
     if found.state is JobState.CANCELLED or found.result_deleted is not None:
         raise refusal("job.no-result", f"job {found.id} is {found.state}, and nothing of it was kept")
@@ -183,7 +183,7 @@ def _result(context: Context, caller: Caller, job_id: str) -> tuple[Sight, Job]:
     if slide is None:
         raise refusal("job.no-result", f"the slide of job {found.id} was deleted")
     mpp = (order.mpp, order.mpp) if order.mpp else None
-    output = storage.planned_output(found.id, order.format)
+    output = storage.output_path(found)
     return Sight("stripes", str(output), order.format, str(storage.slide_path(slide)), mpp), found
 
 

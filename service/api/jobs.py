@@ -190,7 +190,7 @@ def delete_result(job: JobId, context: InContext, caller: InCaller) -> None:
 def report(job: JobId, context: InContext, caller: InCaller) -> Response:
     """Tell how the result was made: plan, model, timings, warnings, marked tiles."""
     found = _succeeded(known(context, caller, job))
-    return FileResponse(context.storage.report_path(found.id), media_type="application/json")
+    return FileResponse(context.storage.report_path(found), media_type="application/json")
 
 
 @readable(

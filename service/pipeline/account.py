@@ -1,6 +1,5 @@
 """The account of a job: what was made from what, tile by tile, as the JSON report tells it."""
 
-import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from service.pipeline.stripe import COMPUTED, STRAYED_MODEL, Mark
 from service.progress import Stage
 from wsi.geometry import Region
 from wsi.provenance import NOT_FOR_DIAGNOSIS, software
+from wsi.result_hash import result_hash
 from wsi.seam import Seam
 
 SEAM_EXPLAINED = (
@@ -152,12 +152,11 @@ class Account:
         Parameters
         ----------
         result
-            The finished file, which is hashed.
+            The finished file or folder, which is hashed.
         """
         job = self.job
         plan, facts, info = job.plan, job.facts, job.reader.info
         seam = Seam.of([stripe["seam"] for stripe in self.stripes])
-        sha256 = _sha256(result) if result.is_file() else None
         return {
             "summary": self.summary,
             "software": software(),
@@ -172,7 +171,7 @@ class Account:
                 "format": job.format.name,
                 "quality": job.request.quality,
                 "uuid": facts.uuid,
-                "sha256": sha256,
+                "sha256": result_hash(result),
                 "width": facts.sizes[0].width,
                 "height": facts.sizes[0].height,
                 "levels": [[size.width, size.height] for size in facts.sizes],
@@ -277,8 +276,3 @@ class Account:
 
 def _rounded(value: float | None, digits: int) -> float | None:
     return None if value is None else round(value, digits)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

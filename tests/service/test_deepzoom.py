@@ -42,10 +42,10 @@ def finished(shown: tuple[FastAPI, Call, str]) -> str:
     job_id = str(call("POST", "/v1/jobs", json=asked).json()["id"])
     context = app.state.context
     job = context.store.claim("w")
-    output = context.storage.output_path(job_id, job.order.format)
+    output = context.storage.begin_attempt(job)
     path = context.storage.slide_path(context.store.slide(slide))
     report = upscale(UpscaleRequest(path, output, model="bicubic", region=(256, 512, 300, 200)))
-    context.storage.write_report(job_id, report)
+    context.storage.write_report(job, report)
     result = Result(output.name, output.stat().st_size, report["output"]["sha256"])
     context.store.settle(job_id, job.attempt, Outcome(JobState.SUCCEEDED, result=result))
     return job_id
@@ -181,7 +181,7 @@ def test_what_has_gone_from_the_disk_is_a_problem_without_paths(
     app, call, slide = shown
     folder = app.state.context.settings.data_dir
     (folder / "slides" / slide).rename(folder / "gone")
-    (folder / "jobs" / finished / "report.json").unlink()
+    (folder / "jobs" / finished / "attempt-1" / "report.json").unlink()
     (folder / "jobs" / finished / "result.ome.tiff").write_bytes(b"II+")
     for address in (f"slides/{slide}_files/12/1_0.png", f"jobs/{finished}/map", f"jobs/{finished}/result.dzi"):
         answer = call("GET", f"/v1/{address}")

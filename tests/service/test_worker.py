@@ -1,6 +1,7 @@
 """The worker with pipelines that behave, misbehave and die."""
 
 import hashlib
+import json
 import logging
 import os
 import signal
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 
 from service.codes import refusal
-from service.jobs.job import Job, JobOrder, JobState, ResultFormat
+from service.jobs.job import Job, JobOrder, JobState, Outcome, ResultFormat
 from service.jobs.open_store import open_store
 from service.jobs.slide import Slide, SlideFacts
 from service.jobs.sql_store import SqlStore
@@ -25,6 +26,7 @@ from service.progress import CancelToken, Progress, Stage
 from service.request import UpscaleRequest
 from service.settings import Settings
 from service.worker import work
+from wsi.result_hash import result_hash
 
 Run = Callable[[UpscaleRequest, Callable[[Progress], None], CancelToken], Mapping[str, Any]]
 
@@ -62,7 +64,8 @@ def honest(request: UpscaleRequest, on_progress: Callable[[Progress], None], can
     else:
         request.output.write_bytes(b"pixels")
     (request.output.parent / "stripes").mkdir(exist_ok=True)
-    return {"slide": str(request.slide), "output": [f"{request.output}"], "warnings": ["pale"]}
+    output = {"sha256": result_hash(request.output), "was": [f"{request.output}"]}
+    return {"slide": str(request.slide), "output": output, "warnings": ["pale"]}
 
 
 def patient(request: UpscaleRequest, on_progress: Callable[[Progress], None], cancel: CancelToken) -> dict[str, Any]:
@@ -137,7 +140,7 @@ def test_job_succeeds_with_a_sealed_result_and_a_report(settings: Settings, stor
     asked = pipeline.requests[0]
     assert (asked.device, asked.scheduler) == (settings.device, "tls://there:8786")
     assert (asked.model, asked.mpp, asked.region, asked.slide_sha256) == ("bicubic", 0.5, (0, 0, 4, 4), "ab" * 32)
-    folder = settings.data_dir / "jobs" / "j"
+    folder = settings.data_dir / "jobs" / "j" / "attempt-1"
     assert sorted(path.name for path in folder.iterdir()) == ["report.json", "result.ome.tiff"]
     assert str(settings.data_dir) not in (folder / "report.json").read_text()
     assert store.workers()
@@ -151,7 +154,7 @@ def test_zarr_result_is_one_stored_zip_of_the_same_bytes_each_time(settings: Set
         first, second = until(store, "a", ended), until(store, "b", ended)
     assert first.result is not None
     assert first.result == second.result
-    folder = settings.data_dir / "jobs" / "a"
+    folder = settings.data_dir / "jobs" / "a" / "attempt-1"
     assert sorted(path.name for path in folder.iterdir()) == ["report.json", "result.ome.zarr.zip"]
     with zipfile.ZipFile(folder / "result.ome.zarr.zip") as archived:
         assert archived.testzip() is None
@@ -176,7 +179,7 @@ def test_paused_job_keeps_what_is_finished_and_goes_on_when_resumed(settings: Se
         until(store, "j", lambda job: job.progress is not None)
         assert store.pause("j").pause_requested
         paused = until(store, "j", lambda job: job.state is JobState.PAUSED)
-        assert (settings.data_dir / "jobs" / "j" / "stripes").exists()
+        assert (settings.data_dir / "jobs" / "j" / "attempt-1" / "stripes").exists()
         assert paused.crashes == 0
         store.resume("j")
         again = until(store, "j", lambda job: job.state is JobState.RUNNING)
@@ -196,7 +199,7 @@ def test_failed_jobs_stripes_wait_for_a_retry_and_nothing_else_does(settings: Se
         failed = until(store, "j", ended)
     assert failed.problem is not None
     assert failed.problem.code == "storage.full"
-    folder = settings.data_dir / "jobs" / "j"
+    folder = settings.data_dir / "jobs" / "j" / "attempt-1"
     assert [path.name for path in folder.iterdir()] == [".slidelift-0"]
     store.retry("j")
     with working(settings, Pipeline(honest)):
@@ -209,7 +212,7 @@ def test_stopped_worker_hands_its_job_back_for_another(settings: Settings, store
         until(store, "j", lambda job: job.progress is not None)
     job = until(store, "j", lambda job: True)
     assert (job.state, job.crashes, job.lease_until) == (JobState.QUEUED, 0, None)
-    assert (settings.data_dir / "jobs" / "j" / "stripes").exists()
+    assert (settings.data_dir / "jobs" / "j" / "attempt-1" / "stripes").exists()
     with working(settings, Pipeline(honest)):
         job = until(store, "j", ended)
     assert (job.state, job.attempt) == (JobState.SUCCEEDED, 2)
@@ -257,7 +260,7 @@ def test_unexpected_failure_is_logged_and_the_worker_goes_on(
     settings: Settings, store: SqlStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     def surprise(request: UpscaleRequest, *rest: Any) -> dict[str, Any]:
-        if request.output.parent.name == "j":
+        if request.output.parent.parent.name == "j":
             raise KeyError("secret words")
         return honest(request, *rest)
 
@@ -301,12 +304,24 @@ def test_worker_that_lost_its_lease_touches_nothing(tmp_path: Path, settings: Se
     assert (job.state, job.worker, job.attempt, job.progress) == (JobState.RUNNING, "other", 2, None)
 
 
+def left_by(store: SqlStore, settings: Settings, name: str, content: bytes, sha256: str | None) -> Path:
+    """What attempt 1 of a job, killed since, has left: an output, perhaps a report. Returns attempt 2's folder."""
+    add(store, "j", JobOrder("s", "bicubic", format=ResultFormat("ome-zarr" if "zarr" in name else "ome-tiff")))
+    claimed = store.claim("dead")
+    assert claimed is not None
+    store.settle("j", 1, Outcome(JobState.QUEUED))
+    folder = settings.data_dir / "jobs" / "j" / "attempt-1"
+    output = folder / name
+    output.parent.mkdir(parents=True)
+    output.write_bytes(content)
+    if sha256 is not None:
+        (folder / "report.json").write_text(json.dumps({"warnings": ["kept"], "output": {"sha256": sha256}}))
+    return folder.with_name("attempt-2")
+
+
 def test_finished_output_of_a_dead_attempt_is_sealed_and_not_made_again(settings: Settings, store: SqlStore) -> None:
-    folder = settings.data_dir / "jobs" / "j"
-    add(store, "j", JobOrder("s", "bicubic"))
-    folder.mkdir(parents=True)
-    (folder / "result.ome.tiff").write_bytes(b"finished")
-    (folder / "report.json").write_text('{"warnings": ["kept"]}')
+    sha256 = hashlib.sha256(b"finished").hexdigest()
+    folder = left_by(store, settings, "result.ome.tiff", b"finished", sha256)
     pipeline = Pipeline(honest)
     with working(settings, pipeline):
         job = until(store, "j", ended)
@@ -314,14 +329,37 @@ def test_finished_output_of_a_dead_attempt_is_sealed_and_not_made_again(settings
     assert (folder / "result.ome.tiff").read_bytes() == b"finished"
 
 
+@pytest.mark.parametrize("name", ["result.ome.tiff", "result.ome.zarr/0/0/0"])
+def test_finished_output_that_a_power_cut_has_emptied_is_made_again(
+    settings: Settings, store: SqlStore, name: str
+) -> None:
+    file = hashlib.sha256(b"finished").hexdigest()
+    listing = hashlib.sha256(f"{file}  0/0/0\n".encode()).hexdigest()
+    left_by(store, settings, name, b"", file if name.endswith("tiff") else listing)
+    pipeline = Pipeline(honest)
+    with working(settings, pipeline):
+        job = until(store, "j", ended)
+    assert (job.state, job.warnings, len(pipeline.requests)) == (JobState.SUCCEEDED, ("pale",), 1)
+
+
 def test_output_without_a_report_is_made_again(settings: Settings, store: SqlStore) -> None:
-    folder = settings.data_dir / "jobs" / "j"
-    add(store, "j", JobOrder("s", "bicubic"))
-    folder.mkdir(parents=True)
-    (folder / "result.ome.tiff").write_bytes(b"of unknown origin")
+    folder = left_by(store, settings, "result.ome.tiff", b"of unknown origin", None)
     with working(settings, Pipeline(honest)):
         until(store, "j", ended)
     assert (folder / "result.ome.tiff").read_bytes() == b"pixels"
+
+
+def test_output_that_changes_after_it_was_verified_is_no_success(settings: Settings, store: SqlStore) -> None:
+    def altered(request: UpscaleRequest, *rest: Any) -> dict[str, Any]:
+        report = honest(request, *rest)
+        request.output.write_bytes(b"pixelz")
+        return report
+
+    add(store, "j", JobOrder("s", "bicubic"))
+    with working(settings, Pipeline(altered)):
+        job = until(store, "j", ended)
+    assert job.problem is not None
+    assert (job.state, job.problem.code, job.result) == (JobState.FAILED, "result.verification", None)
 
 
 def test_pipeline_that_does_not_listen_is_killed(
@@ -358,6 +396,7 @@ from pathlib import Path
 from service.progress import Progress, Stage
 from service.settings import Settings
 from service.worker import main
+from wsi.result_hash import result_hash
 
 class Slow:
     def run(self, request, on_progress, cancel):
@@ -368,7 +407,7 @@ class Slow:
             time.sleep(float(sys.argv[2]))
             done.write_text(str(tile))
         request.output.write_bytes(b"pixels")
-        return {}
+        return {"output": {"sha256": result_hash(request.output)}}
     def close(self):
         pass
 

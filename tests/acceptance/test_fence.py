@@ -1,0 +1,169 @@
+"""A worker that is stopped at any moment, and wakes up after another has done its job, changes nothing."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from service.jobs.job import Job, JobOrder, JobState, ResultFormat
+from service.jobs.open_store import open_store
+from service.jobs.slide import Slide, SlideFacts
+from service.jobs.sql_store import SqlStore
+from service.jobs.store import StoreUnavailableError
+from service.progress import Stage
+from service.settings import Settings
+
+REGION = (300, 700, 700, 1500)  # two stripes
+
+
+@dataclass
+class Workers:
+    """Two real workers over one data folder."""
+
+    settings: Settings
+    store: SqlStore
+    processes: "list[subprocess.Popen[bytes]]"
+
+    def ask(self, name: str) -> None:
+        order = JobOrder("s", "bicubic", region=REGION, mpp=0.5, format=ResultFormat.OME_ZARR)
+        self.store.add_jobs([Job(name, order, time.time())])
+
+    def until(self, name: str, is_so: Callable[[Job], bool], seconds: float = 60) -> Job:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            job = self.store.job(name)
+            assert job is not None
+            if is_so(job):
+                return job
+            time.sleep(0.001)
+        raise AssertionError(f"still {job}")
+
+    def can_write(self) -> bool:
+        """False where a worker was stopped in the middle of a write to the database, which then is nobody's."""
+        try:
+            self.store.check()
+        except StoreUnavailableError:
+            return False
+        return True
+
+    def folder(self, name: str, attempt: int) -> Path:
+        return self.settings.data_dir / "jobs" / name / f"attempt-{attempt}"
+
+    @contextmanager
+    def stopped(self, job: Job) -> Iterator[None]:
+        """The worker that holds a job, and its child, stopped."""
+        assert job.worker is not None
+        holder = next(one for one in self.processes if f"-{one.pid}-" in job.worker)
+        family = [psutil.Process(holder.pid), *psutil.Process(holder.pid).children(recursive=True)]
+        for one in family:
+            one.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for one in family:
+                one.send_signal(signal.SIGCONT)
+
+
+@pytest.fixture(scope="module")
+def workers(tmp_path_factory: pytest.TempPathFactory, cmu: Path) -> Iterator[Workers]:
+    settings = Settings(
+        data_dir=tmp_path_factory.mktemp("fence") / "data",
+        disk_reserve_bytes=0,
+        lease_seconds=1.5,
+        heartbeat_seconds=0.2,
+        poll_seconds=0.05,
+    )
+    store = open_store(settings)
+    home = settings.data_dir / "slides" / "s"
+    home.mkdir(parents=True)
+    (home / "slide.svs").write_bytes(cmu.read_bytes())
+    facts = SlideFacts(2220, 2967, (0.5, 0.5), 20, "aperio", ())
+    sha256 = hashlib.sha256(cmu.read_bytes()).hexdigest()
+    store.add_slide(Slide("s", "cmu.svs", "slide.svs", cmu.stat().st_size, sha256, 0, facts))
+    with ExitStack() as stack:
+        log = stack.enter_context((settings.data_dir.parent / "workers.log").open("ab"))
+        command = [sys.executable, "-m", "service.cli", "worker"]
+        started = [
+            subprocess.Popen(command, env={**os.environ, **settings.as_environment()}, stderr=log) for _ in range(2)
+        ]
+        yield Workers(settings, store, started)
+        for one in started:
+            one.terminate()
+        for one in started:
+            assert one.wait(60) == 0
+    store.close()
+
+
+@pytest.fixture(scope="module")
+def truth(workers: Workers) -> str:
+    """The hash of the result that nobody disturbs."""
+    for name in ("warm", "truth"):  # each worker loads what it needs, most likely
+        workers.ask(name)
+    hashes = {
+        job.result.sha256
+        for name in ("warm", "truth")
+        if (job := workers.until(name, lambda job: job.state.is_ended)).result
+    }
+    assert len(hashes) == 1
+    return hashes.pop()
+
+
+def in_stage(stage: Stage) -> Callable[[Workers, Job], bool]:
+    return lambda _workers, job: job.progress is not None and job.progress.stage is stage
+
+
+def has_file(pattern: str) -> Callable[[Workers, Job], bool]:
+    return lambda workers, job: any(workers.folder(job.id, 1).glob(pattern))
+
+
+PHASES: dict[str, Callable[[Workers, Job], bool]] = {
+    "claimed": lambda _workers, job: job.attempt == 1,
+    "upscaling": in_stage(Stage.UPSCALING),
+    "joining": in_stage(Stage.JOINING),
+    "verifying": in_stage(Stage.VERIFYING),
+    "published": has_file("result.ome.zarr"),
+    "packing": has_file("*.arriving"),
+    "packed": has_file("result.ome.zarr.zip"),
+}
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_worker_that_wakes_after_its_lease_changes_no_byte_of_the_winners_result(
+    workers: Workers, truth: str, phase: str
+) -> None:
+    for turn in range(5):  # a phase may be over before it is seen
+        name = f"stopped-when-{phase}-{turn}"
+        workers.ask(name)
+        held = workers.until(name, lambda job: job.state.is_ended or PHASES[phase](workers, job))
+        if held.state.is_ended:
+            continue
+        with workers.stopped(held):
+            if (now := workers.store.job(name)) is None or now.state.is_ended or not workers.can_write():
+                continue
+            won = workers.until(name, lambda job: job.state.is_ended)
+            assert (won.state, won.attempt) == (JobState.SUCCEEDED, 2), won
+            assert_published(workers, won, truth)
+        time.sleep(2)  # the other finds out that it has lost the job
+        assert workers.store.job(name) == won
+        assert_published(workers, won, truth)
+        assert [one.poll() for one in workers.processes] == [None, None]
+        return
+    pytest.fail(f"no job could be stopped while {phase}")
+
+
+def assert_published(workers: Workers, job: Job, truth: str) -> None:
+    assert job.result is not None
+    path = workers.folder(job.id, job.attempt) / job.result.file
+    found: Any = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert found == job.result.sha256 == truth
+    assert path.stat().st_size == job.result.bytes
