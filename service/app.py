@@ -40,10 +40,12 @@ from service.api.metrics import Metrics
 from service.api.requests import Requests
 from service.api.watching import Watch
 from service.codes import refusal
+from service.data_identity import require_same_identity
 from service.errors import EXIT_FAILED
 from service.jobs.open_store import open_store
 from service.logs import log_config
 from service.looking import Lookers
+from service.retention_clock import RetentionClock
 from service.settings import Settings
 from service.storage import Storage
 from service.sweeper import sweep
@@ -90,13 +92,19 @@ def create_app(settings: Settings, probe: Probe = probe) -> FastAPI:
     """
     storage = Storage(settings.data_dir, disk_reserve_bytes=settings.disk_reserve_bytes)
     store = open_store(settings)
+    try:
+        require_same_identity(storage, store)
+    except BaseException:
+        store.close()
+        raise
+    clock = RetentionClock(store)
     counted = Metrics(store, storage)
     reception = Reception(settings, store, storage, probe, counted.count_slide)
     context = Context(settings, store, storage, reception, Watch(store), counted, Lookers(), deepzoom.Shelf())
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        sweeping = asyncio.create_task(_keep_sweeping(context))
+        sweeping = asyncio.create_task(_keep_sweeping(context, clock))
         yield
         sweeping.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -137,11 +145,11 @@ def create_app(settings: Settings, probe: Probe = probe) -> FastAPI:
     return app
 
 
-async def _keep_sweeping(context: Context) -> None:
+async def _keep_sweeping(context: Context, clock: RetentionClock) -> None:
     """Now and every while, in a thread; whatever goes wrong is logged and tried again."""
     while True:
         try:
-            await run_in_threadpool(sweep, context.settings, context.store, context.storage)
+            await run_in_threadpool(sweep, context.settings, context.store, context.storage, clock)
             await run_in_threadpool(sweep_uploads, context.reception)
         except Exception:
             log.exception("the sweep failed and is tried again in %g s", context.settings.sweep_seconds)

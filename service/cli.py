@@ -10,6 +10,7 @@ from typing import Any
 
 from models.errors import ModelError
 from service.commands import (
+    adopt,
     doctor,
     entropy,
     evaluate,
@@ -41,6 +42,7 @@ _COMMANDS = (
     sweep,
     doctor,
     serve,
+    adopt,
     token,
     submit,
     status,

@@ -45,6 +45,7 @@ CODES = {
     "queue.full": Code(429, "The queue is full"),
     "token.unknown": Code(404, "There is no such token"),
     "database.url": Code(422, "The database can't be opened"),
+    "data.identity": Code(422, "The data folder and the database do not belong together"),
     "store.unavailable": Code(503, "The database does not answer"),
     "slide.unknown": Code(404, "There is no such slide"),
     "slide.unreadable": Code(422, "The file can't be read as a slide"),

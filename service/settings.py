@@ -62,6 +62,10 @@ class Settings(BaseSettings):
     keep_stripes_seconds: float = Field(default=7 * 86400, gt=0)
     """How long a failed job's finished stripes wait for a retry."""
 
+    keep_set_aside_seconds: float = Field(default=7 * 86400, ge=86400)
+    """How long files stay that the database does not know: a restored database is noticed within a week. A day at
+    least."""
+
     sweep_seconds: float = Field(default=300, gt=0)
     """How often what is over its time is looked for; a look reads one index."""
     upload_expiry_seconds: float = Field(default=86400, gt=0)

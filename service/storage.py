@@ -5,6 +5,8 @@
                jobs/<job id>/attempt-3/               everything that the job's third attempt wrote
                jobs/<job id>/attempt-3/result.ome.tiff      or result.ome.zarr.zip, packed from result.ome.zarr
                jobs/<job id>/attempt-3/report.json
+               set-aside/<seconds>-slide-<slide id>/  what the database does not know, until it is deleted
+               identity                               what the database has, too; see `service.data_identity`
 
 A file appears by write → fsync → rename → commit: what the database knows is whole on disk. No path contains a word of
 a user's.
@@ -19,6 +21,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -30,6 +33,8 @@ from service.jobs.job import Job, JobState
 from service.jobs.slide import Slide
 from service.jobs.store import Store, admit_any_bytes
 from wsi.durable import sync_folder, write_whole
+
+log = logging.getLogger(__name__)
 
 CHUNK_BYTES = 2**20
 REPORT_FILE = "report.json"
@@ -46,7 +51,9 @@ class Storage:
     """The folders below `data_dir`; callable from any thread and by several processes."""
 
     def __init__(self, data_dir: Path, *, disk_reserve_bytes: int) -> None:
-        self._slides, self._jobs = data_dir / "slides", data_dir / "jobs"
+        self.data_dir = data_dir
+        self._slides, self._jobs, self._aside = data_dir / "slides", data_dir / "jobs", data_dir / "set-aside"
+        self._identity = data_dir / "identity"
         self.disk_reserve_bytes = disk_reserve_bytes
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._slides.mkdir(exist_ok=True)
@@ -206,25 +213,80 @@ class Storage:
         for number in filter(chosen, self._attempts(job.id)):
             remove(self._jobs / job.id / f"{_ATTEMPT}{number}")
 
-    def sweep(self, store: Store) -> None:
-        """Remove what crashes have left: files of slides and jobs that are no more.
+    def sweep(self, store: Store, now: float) -> None:
+        """Tidy up ended jobs, and set aside what the database does not know.
 
-        Does nothing to slides while any process adds one: the next sweep will do.
+        That may be a leftover of a crash, but also somebody's work after an older database was restored: so it is
+        moved, and told in the log, and `delete_set_aside` deletes it later. Does nothing to slides while any process
+        adds one: the next sweep will do.
+
+        Parameters
+        ----------
+        now
+            Seconds since 1970; kept in the name.
         """
         with contextlib.suppress(BlockingIOError):
             lock = self._lock_slides(fcntl.LOCK_EX | fcntl.LOCK_NB)
             try:
                 for folder in self._entries(self._slides):
-                    if folder.is_dir() and store.slide(folder.name) is None:
-                        remove(folder)
+                    if folder.is_dir() and not store.slide_is_known(folder.name):
+                        self._set_aside(folder, "slide", folder.name, now)
             finally:
                 os.close(lock)
         for folder in self._entries(self._jobs):
-            job = store.job(folder.name)
-            if job is None:
-                remove(folder)
-            else:
+            if not store.job_is_known(folder.name):
+                self._set_aside(folder, "job", folder.name, now)
+            elif (job := store.job(folder.name)) is not None and job.state.is_ended:
                 self.tidy_job(job)
+                for number in self._attempts(job.id):
+                    if number > job.attempt:  # the database was restored from before that attempt
+                        self._set_aside(folder / f"{_ATTEMPT}{number}", "job", f"{job.id}-{number}", now)
+
+    def delete_set_aside(self, before: float) -> None:
+        """Delete for good what was set aside before that moment."""
+        for path in self._entries(self._aside):
+            moment = path.name.partition("-")[0]
+            if moment.isdecimal() and int(moment) < before:
+                log.warning("%s is deleted: nobody has asked for it since it was set aside", path.name)
+                remove(path)
+
+    def _set_aside(self, path: Path, kind: str, name: str, now: float) -> None:
+        target = self._aside / f"{int(now)}-{kind}-{name}"
+        try:
+            self._aside.mkdir(mode=0o700, exist_ok=True)
+            path.rename(target)
+        except FileNotFoundError:  # another process was quicker
+            return
+        except OSError as error:
+            log.warning("%s: the database does not know it, and it can't be set aside (%s)", path, error.strerror)
+            return
+        log.warning("%s: the database does not know it; it was moved to %s, to be deleted later", path, target)
+
+    def stored_ids(self) -> list[str]:
+        """The ids of the slides and jobs of which there are files."""
+        folders = (*self._entries(self._slides), *self._entries(self._jobs))
+        return [folder.name for folder in folders if folder.is_dir()]
+
+    def identity(self) -> str | None:
+        """What the database of this folder has, too; None before the first start."""
+        try:
+            return self._identity.read_text("utf-8").strip() or None
+        except FileNotFoundError:
+            return None
+
+    def keep_identity(self, identity: str) -> None:
+        """Replace the identity, durably."""
+        write_whole(self._identity, f"{identity}\n".encode())
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """While inside, no other process is inside; for the start of a service."""
+        descriptor = os.open(self.data_dir / ".lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
 
     def _lock_slides(self, mode: int) -> int:
         descriptor = os.open(self._slides / ".lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)

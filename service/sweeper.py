@@ -4,6 +4,7 @@ import logging
 
 from service.jobs.job import ForbiddenMoveError, JobState
 from service.jobs.store import SlideInUseError, Store, UnknownSlideError
+from service.retention_clock import RetentionClock
 from service.settings import Settings
 from service.storage import Storage
 
@@ -14,10 +15,11 @@ _AT_ONCE = 500
 log = logging.getLogger(__name__)
 
 
-def sweep(settings: Settings, store: Store, storage: Storage) -> None:
+def sweep(settings: Settings, store: Store, storage: Storage, clock: RetentionClock) -> None:
     """Sweep once; safe beside running APIs and workers, whose own work is younger or locked."""
-    storage.sweep(store)
-    now = store.now()
+    now = clock.keep()
+    storage.sweep(store, now)
+    storage.delete_set_aside(now - settings.keep_set_aside_seconds)
     store.forget_keys(now - KEYS_SECONDS)
     if settings.keep_results_seconds is not None:
         _delete_files(store, storage, JobState.SUCCEEDED, now - settings.keep_results_seconds)

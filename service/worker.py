@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 from service.archive import archive
 from service.codes import problem
+from service.data_identity import require_same_identity
 from service.errors import EXIT_DONE, EXIT_FAILED, Cancelled, Problem, ServiceError
 from service.jobs.job import Job, JobState, Outcome, Result, ResultFormat
 from service.jobs.open_store import open_store
@@ -336,8 +337,8 @@ def work(settings: Settings, stop: threading.Event, runner_factory: Callable[[],
         runner_factory = Runner
     storage = Storage(settings.data_dir, disk_reserve_bytes=settings.disk_reserve_bytes)
     store = open_store(settings)
-    storage.sweep(store)
     try:
+        require_same_identity(storage, store)
         Worker(settings, store, storage, runner_factory, stop).work()
     finally:
         store.close()

@@ -191,9 +191,10 @@ def recommendation(
 @router.delete("/{slide:slide_id}", operation_id="delete_slide", status_code=204, summary="Delete a slide")
 def delete_slide(slide: SlideId, context: InContext, caller: InCaller) -> None:
     """Delete a slide; results made of it stay. Refused while an unfinished job needs it."""
-    found = known(context, caller, slide)
-    context.store.remove_slide(found.id)
-    context.storage.remove_slide(found.id)
+    if not caller.sees(context.store.owner_of_slide(slide)):
+        raise UnknownSlideError(slide)
+    context.store.remove_slide(slide)
+    context.storage.remove_slide(slide)
 
 
 def known(context: Context, caller: Caller, slide_id: str) -> Slide:

@@ -221,6 +221,15 @@ class Job:
         """True where the worker that holds the job has let its lease run out."""
         return self.state is JobState.RUNNING and self.lease_until is not None and self.lease_until <= now
 
+    def with_bounded_lease(self, now: float, lease_seconds: float) -> Self:
+        """Shorten a lease that ends later than any lease given now would: its worker's clock was ahead of this one.
+
+        A living worker extends it at its next heartbeat; a dead one's job is abandoned when it runs out.
+        """
+        if self.lease_until is None or self.lease_until <= now + lease_seconds:
+            return self
+        return replace(self, lease_until=now + lease_seconds)
+
     def is_held(self, attempt: int) -> bool:
         """True where that attempt may still write."""
         return self.state is JobState.RUNNING and self.attempt == attempt

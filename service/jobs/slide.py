@@ -1,8 +1,16 @@
 """An uploaded slide as the database knows it."""
 
+import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
+
+from pydantic import TypeAdapter, ValidationError
+
+from service.codes import refusal
+
+_MOST_PIXELS = 2**31
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,21 +58,33 @@ class SlideFacts:
     compression: SlideCompression | None = None
     is_dark: bool = False
 
+    def __post_init__(self) -> None:
+        sizes = (self.width, self.height, *(side for level in self.levels for side in (level.width, level.height)))
+        scales = (*(self.mpp or ()), self.objective, *(level.downsample for level in self.levels))
+        if not all(0 < side < _MOST_PIXELS for side in sizes):
+            raise ValueError(f"a width or height is not between 1 and {_MOST_PIXELS}")
+        if not all(scale is None or (math.isfinite(scale) and scale > 0) for scale in scales):
+            raise ValueError("a µm per pixel, an objective or a downsampling is no positive number")
+
     @classmethod
     def from_probe(cls, facts: Mapping[str, Any]) -> Self:
-        """Take the plain values that a probe's process printed."""
-        return cls(
-            width=facts["width"],
-            height=facts["height"],
-            mpp=tuple(facts["mpp"]) if facts["mpp"] else None,
-            objective=facts["objective"],
-            vendor=facts["vendor"],
-            levels=tuple(SlideLevel(level["width"], level["height"], level["downsample"]) for level in facts["levels"]),
-            warnings=tuple(facts["warnings"]),
-            bounds=tuple(facts["bounds"]) if facts.get("bounds") else None,
-            compression=SlideCompression(**told) if (told := facts.get("compression")) else None,
-            is_dark=bool(facts.get("is_dark")),
-        )
+        """Take the plain values that a probe's process printed.
+
+        Raises
+        ------
+        ServiceError
+            slide.unreadable: they are not what a slide can say of itself, and are not stored.
+        """
+        try:
+            found: Self = TypeAdapter(cls).validate_json(json.dumps(facts), strict=True)
+        except ValidationError as error:
+            wrong = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(map(str, wrong["loc"])) or "facts"
+            raise refusal(
+                "slide.unreadable",
+                f"what the slide says of itself can't be used ({where}: {wrong['msg']}); export the slide again",
+            ) from error
+        return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,13 @@ write. The database behind it is a SQLite file or PostgreSQL (`service.jobs.data
 """
 
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from service.jobs.database import Connection, Database
 from service.jobs.job import UNFINISHED, Job, JobState, Outcome
@@ -21,6 +22,7 @@ from service.jobs.store import (
     Admit,
     Beat,
     Change,
+    Entry,
     IdempotencyKey,
     JobFilter,
     KeyReusedError,
@@ -41,6 +43,8 @@ from service.request import Roi
 WORKER_MEMORY_SECONDS = 24 * 3600
 """How long the sign of life of a worker that is gone is kept."""
 
+log = logging.getLogger(__name__)
+
 _JOB = TypeAdapter(Job)
 _SLIDE = TypeAdapter(Slide)
 _TOKEN = TypeAdapter(Token)
@@ -54,6 +58,7 @@ class SqlStore:
 
     def __init__(self, database: Database, *, lease_seconds: float = 15) -> None:
         self._database, self._lease_seconds = database, lease_seconds
+        self._unreadable: set[str] = set()
 
     def add_slide(self, slide: Slide, admit_bytes: Callable[[int], None] = admit_any_bytes) -> None:
         with self._database.writing() as db:
@@ -64,7 +69,18 @@ class SqlStore:
     def slide(self, slide_id: str) -> Slide | None:
         with self._database.reading() as db:
             row = db.execute("SELECT document FROM slides WHERE id = ?", (slide_id,)).fetchone()
-        return _SLIDE.validate_json(row[0]) if row else None
+        return self._read(_SLIDE, slide_id, row[0]) if row else None
+
+    def owner_of_slide(self, slide_id: str) -> str | None:
+        with self._database.reading() as db:
+            row = db.execute("SELECT document FROM slides WHERE id = ?", (slide_id,)).fetchone()
+        if row is None:
+            raise UnknownSlideError(slide_id)
+        return _owner(row[0])
+
+    def slide_is_known(self, slide_id: str) -> bool:
+        with self._database.reading() as db:
+            return db.execute("SELECT 1 FROM slides WHERE id = ?", (slide_id,)).fetchone() is not None
 
     def slides(self, limit: int, before: int | None = None, owner: str | None = None) -> Page[Slide]:
         return self._page("slides", {"owner": owner}, limit, before, _SLIDE)
@@ -72,21 +88,20 @@ class SqlStore:
     def idle_slides(self, limit: int) -> list[Slide]:
         with self._database.reading() as db:
             rows = db.execute(
-                "SELECT document FROM slides WHERE NOT EXISTS (SELECT 1 FROM jobs "
+                "SELECT id, document FROM slides WHERE NOT EXISTS (SELECT 1 FROM jobs "
                 f"WHERE jobs.slide = slides.id AND jobs.state IN {_OPEN}) ORDER BY seq LIMIT ?",
                 (limit,),
             ).fetchall()
-        return [_SLIDE.validate_json(document) for (document,) in rows]
+        return self._read_all(_SLIDE, rows)
 
     def remove_slide(self, slide_id: str) -> None:
         with self._database.writing() as db:
             self._database.alone(db)
-            user = db.execute(
-                f"SELECT id, state FROM jobs WHERE slide = ? AND state IN {_OPEN} LIMIT 1",
-                (slide_id,),
-            ).fetchone()
-            if user:
-                raise SlideInUseError(f"job {user[0]} is {user[1]} and needs the slide")
+            rows = db.execute(
+                f"SELECT id, document FROM jobs WHERE slide = ? AND state IN {_OPEN}", (slide_id,)
+            ).fetchall()
+            if users := self._read_all(_JOB, rows):
+                raise SlideInUseError(f"job {users[0].id} is {users[0].state} and needs the slide")
             if not db.execute("DELETE FROM slides WHERE id = ?", (slide_id,)).rowcount:
                 raise UnknownSlideError(slide_id)
 
@@ -99,9 +114,9 @@ class SqlStore:
     ) -> tuple[list[Job], bool]:
         with self._database.writing() as db:
             self._database.alone(db)
-            if key is not None and (made := _made_before(db, key)) is not None:
+            if key is not None and (made := self._made_before(db, key)) is not None:
                 return made, False
-            admit(_unfinished(db))
+            admit(self._unfinished(db))
             for job, number in zip(jobs, _numbers(db, len(jobs)), strict=True):
                 _require_slide(db, job.order.slide)
                 roi = None if job.order.roi is None else _ROI.dump_json(job.order.roi).decode()
@@ -119,11 +134,15 @@ class SqlStore:
 
     def made_before(self, key: IdempotencyKey) -> list[Job] | None:
         with self._database.reading() as db:
-            return _made_before(db, key)
+            return self._made_before(db, key)
 
     def job(self, job_id: str) -> Job | None:
         with self._database.reading() as db:
-            return _find(db, job_id)
+            return self._find(db, job_id)
+
+    def job_is_known(self, job_id: str) -> bool:
+        with self._database.reading() as db:
+            return db.execute("SELECT 1 FROM jobs WHERE id = ?", (job_id,)).fetchone() is not None
 
     def jobs(self, limit: int, before: int | None = None, wanted: JobFilter = JobFilter()) -> Page[Job]:  # noqa: B008
         asked = {name: getattr(wanted, name) for name in ("state", "slide", "batch", "owner")}
@@ -145,23 +164,27 @@ class SqlStore:
     def changes(self, after: int, limit: int) -> list[Change]:
         with self._database.reading() as db:
             rows = db.execute(
-                "SELECT changed, document FROM jobs WHERE changed > ? ORDER BY changed LIMIT ?", (after, limit)
+                "SELECT changed, id, document FROM jobs WHERE changed > ? ORDER BY changed LIMIT ?", (after, limit)
             ).fetchall()
-        return [Change(number, _JOB.validate_json(document)) for number, document in rows]
+        return self._changes(rows)
 
     def unfinished(self) -> list[Change]:
         with self._database.reading() as db:
-            rows = db.execute(f"SELECT changed, document FROM jobs WHERE state IN {_OPEN}").fetchall()
-        return [Change(number, _JOB.validate_json(document)) for number, document in sorted(rows)]
+            rows = db.execute(f"SELECT changed, id, document FROM jobs WHERE state IN {_OPEN}").fetchall()
+        return self._changes(sorted(rows))
+
+    def _changes(self, rows: Iterable[tuple[int, str, str]]) -> list[Change]:
+        found = ((number, self._read(_JOB, job_id, document)) for number, job_id, document in rows)
+        return [Change(number, job) for number, job in found if job is not None]
 
     def ended(self, state: JobState, before: float, limit: int) -> list[Job]:
         with self._database.reading() as db:
             rows = db.execute(
-                "SELECT document FROM jobs WHERE state = ? AND finished < ? AND result_deleted IS NULL "
+                "SELECT id, document FROM jobs WHERE state = ? AND finished < ? AND result_deleted IS NULL "
                 "ORDER BY finished LIMIT ?",
                 (state.value, before, limit),
             ).fetchall()
-        return [_JOB.validate_json(document) for (document,) in rows]
+        return self._read_all(_JOB, rows)
 
     def cancel(self, job_id: str) -> Job:
         return self._move(job_id, lambda job, now: job.cancelled(now))
@@ -177,7 +200,7 @@ class SqlStore:
             self._database.alone(db)
             job = self._known(db, job_id)
             retried = job.retried()
-            admit(_unfinished(db))
+            admit(self._unfinished(db))
             _require_slide(db, retried.order.slide)
             return _keep(db, job, retried)
 
@@ -187,16 +210,31 @@ class SqlStore:
     def claim(self, worker: str) -> Job | None:
         now = self._database.now()
         with self._database.writing() as db:
+            self._bound_leases(db, now)
+            passed_over = [""]  # no job's id; an empty list of SQL would be NULL, which is like nothing
             while row := db.execute(
-                "SELECT document FROM jobs WHERE state = 'queued' OR (state = 'running' AND lease_until <= ?) "
+                "SELECT id, document FROM jobs WHERE (state = 'queued' OR (state = 'running' AND lease_until <= ?)) "
+                f"AND id NOT IN ({', '.join(['?'] * len(passed_over))}) "
                 f"ORDER BY seq LIMIT 1{self._database.skip_locked}",
-                (now,),
+                (now, *passed_over),
             ).fetchone():
-                found = _JOB.validate_json(row[0])
+                found = self._read(_JOB, *row)
+                if found is None:
+                    passed_over.append(row[0])
+                    continue
                 job = _keep(db, found, found.claimed(worker, now, self._lease_seconds))
                 if job.state is JobState.RUNNING:
                     return _with_roi(db, job)
         return None
+
+    def _bound_leases(self, db: Connection, now: float) -> None:
+        """Leave no job to a worker that died while its clock was ahead of this one."""
+        rows = db.execute(
+            "SELECT id, document FROM jobs WHERE state = 'running' AND lease_until > ?" + self._database.skip_locked,
+            (now + self._lease_seconds,),
+        ).fetchall()
+        for job in self._read_all(_JOB, rows):
+            _keep(db, job, job.with_bounded_lease(now, self._lease_seconds))
 
     def heartbeat(self, job_id: str, attempt: int) -> Beat:
         now = self._database.now()
@@ -238,8 +276,8 @@ class SqlStore:
 
     def workers(self) -> list[WorkerSign]:
         with self._database.reading() as db:
-            rows = db.execute("SELECT document FROM workers ORDER BY seen DESC").fetchall()
-        return [_SIGN.validate_json(document) for (document,) in rows]
+            rows = db.execute("SELECT id, document FROM workers ORDER BY seen DESC").fetchall()
+        return self._read_all(_SIGN, rows)
 
     def now(self) -> float:
         return self._database.now()
@@ -253,13 +291,13 @@ class SqlStore:
 
     def tokens(self) -> list[Token]:
         with self._database.reading() as db:
-            rows = db.execute("SELECT document FROM tokens ORDER BY seq").fetchall()
-        return [_TOKEN.validate_json(document) for (document,) in rows]
+            rows = db.execute("SELECT id, document FROM tokens ORDER BY seq").fetchall()
+        return self._read_all(_TOKEN, rows)
 
     def token(self, sha256: str) -> Token | None:
         with self._database.reading() as db:
-            row = db.execute("SELECT document FROM tokens WHERE sha256 = ?", (sha256,)).fetchone()
-        return _TOKEN.validate_json(row[0]) if row else None
+            row = db.execute("SELECT id, document FROM tokens WHERE sha256 = ?", (sha256,)).fetchone()
+        return self._read(_TOKEN, *row) if row else None
 
     def revoke_token(self, token_id: str) -> None:
         with self._database.writing() as db:
@@ -269,6 +307,37 @@ class SqlStore:
     def forget_keys(self, before: float) -> None:
         with self._database.writing() as db:
             db.execute("DELETE FROM keys WHERE created < ?", (before,))
+
+    def identity(self) -> str | None:
+        return self._fact("identity")
+
+    def keep_identity(self, identity: str) -> None:
+        with self._database.writing() as db:
+            _keep_fact(db, "identity", identity)
+
+    def has_entries(self) -> bool:
+        with self._database.reading() as db:
+            row = db.execute("SELECT 1 FROM slides UNION ALL SELECT 1 FROM jobs LIMIT 1").fetchone()
+        return row is not None
+
+    def retention_time(self) -> float:
+        kept = self._fact("retention_time")
+        if kept is None:
+            self.keep_retention_time(self._database.now())
+            kept = self._fact("retention_time")
+        return float(kept or 0)
+
+    def keep_retention_time(self, moment: float) -> None:
+        with self._database.writing() as db:
+            self._database.alone(db)
+            row = db.execute("SELECT value FROM service_facts WHERE name = 'retention_time'").fetchone()
+            if row is None or float(row[0]) < moment:
+                _keep_fact(db, "retention_time", repr(moment))
+
+    def _fact(self, name: str) -> str | None:
+        with self._database.reading() as db:
+            row = db.execute("SELECT value FROM service_facts WHERE name = ?", (name,)).fetchone()
+        return str(row[0]) if row else None
 
     def check(self) -> None:
         self._database.check()
@@ -285,38 +354,65 @@ class SqlStore:
         where = f"WHERE {' AND '.join(given)} " if given else ""
         with self._database.reading() as db:
             rows = db.execute(
-                f"SELECT seq, document FROM {table} {where}ORDER BY seq DESC LIMIT ?",
+                f"SELECT seq, id, document FROM {table} {where}ORDER BY seq DESC LIMIT ?",
                 (*given.values(), limit + 1),
             ).fetchall()
         shown = rows[:limit]
         cursor = shown[-1][0] if len(rows) > limit else None
-        return Page(tuple(kind.validate_json(document) for _, document in shown), cursor)
+        return Page(tuple(self._read_all(kind, [row[1:] for row in shown])), cursor)
 
     def _move(self, job_id: str, moved: Callable[[Job, float], Job]) -> Job:
         now = self._database.now()
         with self._database.writing() as db:
-            job = self._known(db, job_id)
+            job = self._known(db, job_id).with_bounded_lease(now, self._lease_seconds)
             return _keep(db, job, moved(job, now))
 
     def _known(self, db: Connection, job_id: str) -> Job:
-        job = _find(db, job_id, self._database.for_update)
+        job = self._find(db, job_id, self._database.for_update)
         if job is None:
             raise UnknownJobError(job_id)
         return job
+
+    def _find(self, db: Connection, job_id: str, lock: str = "") -> Job | None:
+        row = db.execute(f"SELECT document FROM jobs WHERE id = ?{lock}", (job_id,)).fetchone()
+        return self._read(_JOB, job_id, row[0]) if row else None
+
+    def _unfinished(self, db: Connection) -> list[Job]:
+        return self._read_all(_JOB, db.execute(f"SELECT id, document FROM jobs WHERE state IN {_OPEN}").fetchall())
+
+    def _made_before(self, db: Connection, key: IdempotencyKey) -> list[Job] | None:
+        row = db.execute(
+            "SELECT fingerprint, jobs FROM keys WHERE owner = ? AND key = ?", (key.owner, key.key)
+        ).fetchone()
+        if row is None:
+            return None
+        if row[0] != key.fingerprint:
+            raise KeyReusedError("the key came before with another request; take a new one for each")
+        return [job for job_id in json.loads(row[1]) if (job := self._find(db, job_id)) is not None]
+
+    def _read_all(self, kind: TypeAdapter[Entry], rows: Iterable[Any]) -> list[Entry]:
+        """What can be read of rows of id and document."""
+        return [entry for row_id, document in rows if (entry := self._read(kind, row_id, document)) is not None]
+
+    def _read(self, kind: TypeAdapter[Entry], row_id: str, document: str) -> Entry | None:
+        """A row's entry; None where it can't be read, which is logged once. One bad row must not break a list."""
+        try:
+            return kind.validate_json(document)
+        except ValidationError as error:
+            if row_id not in self._unreadable:
+                self._unreadable.add(row_id)
+                wrong = error.errors(include_url=False, include_input=False)[0]
+                log.error("the row of %s in the database can't be read and is passed over: %s", row_id, wrong["msg"])
+            return None
 
     @contextmanager
     def _holding(self, job_id: str, attempt: int) -> Iterator[tuple[Connection, Job]]:
         """A transaction on a job that the attempt holds."""
         with self._database.writing() as db:
-            job = _find(db, job_id, self._database.for_update)
+            job = self._find(db, job_id, self._database.for_update)
             if job is None or not job.is_held(attempt):
                 raise LeaseLostError(f"attempt {attempt} holds job {job_id} no longer")
             yield db, job
-
-
-def _find(db: Connection, job_id: str, lock: str = "") -> Job | None:
-    row = db.execute(f"SELECT document FROM jobs WHERE id = ?{lock}", (job_id,)).fetchone()
-    return _JOB.validate_json(row[0]) if row else None
 
 
 def _keep(db: Connection, before: Job, job: Job) -> Job:
@@ -336,6 +432,23 @@ def _numbers(db: Connection, count: int) -> range:
     return range(last - count + 1, last + 1)
 
 
+def _keep_fact(db: Connection, name: str, value: str) -> None:
+    db.execute(
+        "INSERT INTO service_facts (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+        (name, value),
+    )
+
+
+def _owner(document: str) -> str | None:
+    """Whose a row is, of which nothing else needs to be readable."""
+    try:
+        found = json.loads(document)
+    except ValueError:
+        return None
+    owner = found.get("owner") if isinstance(found, dict) else None
+    return owner if isinstance(owner, str) else None
+
+
 def _document(job: Job) -> str:
     return _JOB.dump_json(job, exclude={"order": {"roi"}}).decode()
 
@@ -347,11 +460,6 @@ def _with_roi(db: Connection, job: Job) -> Job:
     return replace(job, order=replace(job.order, roi=_ROI.validate_json(roi)))
 
 
-def _unfinished(db: Connection) -> list[Job]:
-    rows = db.execute(f"SELECT document FROM jobs WHERE state IN {_OPEN}").fetchall()
-    return [_JOB.validate_json(document) for (document,) in rows]
-
-
 def _kept_bytes(db: Connection, owner: str | None) -> int:
     where, values = ("WHERE owner = ?", (owner,)) if owner is not None else ("", ())
     row = db.execute(f"SELECT coalesce(sum(bytes), 0) FROM slides {where}", values).fetchone()
@@ -361,12 +469,3 @@ def _kept_bytes(db: Connection, owner: str | None) -> int:
 def _require_slide(db: Connection, slide_id: str) -> None:
     if not db.execute("SELECT 1 FROM slides WHERE id = ?", (slide_id,)).fetchone():
         raise UnknownSlideError(slide_id)
-
-
-def _made_before(db: Connection, key: IdempotencyKey) -> list[Job] | None:
-    row = db.execute("SELECT fingerprint, jobs FROM keys WHERE owner = ? AND key = ?", (key.owner, key.key)).fetchone()
-    if row is None:
-        return None
-    if row[0] != key.fingerprint:
-        raise KeyReusedError("the key came before with another request; take a new one for each")
-    return [job for job_id in json.loads(row[1]) if (job := _find(db, job_id)) is not None]

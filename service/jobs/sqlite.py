@@ -63,6 +63,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE TABLE changes (number INTEGER NOT NULL)",
         "INSERT INTO changes (number) SELECT coalesce(max(seq), 0) FROM jobs",
     ),
+    ("CREATE TABLE service_facts (name TEXT PRIMARY KEY, value TEXT NOT NULL)",),
 )
 """Step n brings a database from `user_version` n to n + 1. Steps are added, never changed."""
 

@@ -137,6 +137,9 @@ Admit = Callable[[Sequence[Job]], None]
 class Store(Protocol):
     """Slides, jobs, tokens and the workers' signs of life. Synchronous; callable from any thread and process.
 
+    An entry that can't be read (another program wrote it, or an older one a value that it should not have) is left out
+    of every answer, as if it were not there, and told in the log. It can still be removed.
+
     What a method has returned is durable. Ids are made by the caller. A worker's writes name job and attempt, and raise
     LeaseLostError once another attempt, or an end, has come in between. Any method raises StoreUnavailableError, a
     writing one StoreFullError too.
@@ -147,6 +150,12 @@ class Store(Protocol):
 
     def slide(self, slide_id: str) -> Slide | None:
         """The slide of an id."""
+
+    def owner_of_slide(self, slide_id: str) -> str | None:
+        """Whose a slide is, readable or not; raises UnknownSlideError."""
+
+    def slide_is_known(self, slide_id: str) -> bool:
+        """Whether there is a slide of that id, readable or not."""
 
     def slides(self, limit: int, before: int | None = None, owner: str | None = None) -> Page[Slide]:
         """Slides, the newest first; `before` the cursor of an earlier page."""
@@ -183,6 +192,9 @@ class Store(Protocol):
 
     def job(self, job_id: str) -> Job | None:
         """The job of an id, without its region of interest, which only `claim` brings."""
+
+    def job_is_known(self, job_id: str) -> bool:
+        """Whether there is a job of that id, readable or not."""
 
     def jobs(self, limit: int, before: int | None = None, wanted: JobFilter = ...) -> Page[Job]:
         """Jobs, the newest first; `before` the cursor of an earlier page."""
@@ -258,6 +270,21 @@ class Store(Protocol):
 
     def forget_keys(self, before: float) -> None:
         """Forget the idempotency keys that came before that moment."""
+
+    def identity(self) -> str | None:
+        """What the data folder of this database has, too; None before the first start."""
+
+    def keep_identity(self, identity: str) -> None:
+        """Replace the identity."""
+
+    def has_entries(self) -> bool:
+        """Whether there is any slide or job."""
+
+    def retention_time(self) -> float:
+        """What `keep_retention_time` has kept, in seconds since 1970; at first the store's clock."""
+
+    def keep_retention_time(self, moment: float) -> None:
+        """Keep how far retention has come; an earlier moment than the kept one changes nothing."""
 
     def check(self) -> None:
         """Write something; raises whatever keeps the store from it."""

@@ -233,8 +233,53 @@ def test_slides_are_listed_in_pages(call: Call, tiff: bytes) -> None:
     assert rest["next"] is None
 
 
-def test_start_sweeps_what_a_crash_left_and_keeps_what_counts(
-    app: FastAPI, settings: Settings, slide_id: str, tmp_path: Path
+def test_a_slide_whose_row_can_not_be_read_hides_no_other_and_is_deleted_on_request(
+    app: FastAPI, call: Call, settings: Settings, slide_id: str, tiff: bytes
+) -> None:
+    bad = call("PUT", "/v1/slides/bad.svs", content=tiff).json()["id"]
+    with app.state.context.store._database.writing() as db:
+        (document,) = db.execute("SELECT document FROM slides WHERE id = ?", (bad,)).fetchone()
+        spoilt = document.replace("[0.499,0.499]", "[NaN,null]")
+        assert spoilt != document
+        db.execute("UPDATE slides SET document = ? WHERE id = ?", (spoilt.replace("NaN", "null"), bad))
+    assert [one["id"] for one in call("GET", "/v1/slides").json()["slides"]] == [slide_id]
+    assert call("GET", f"/v1/slides/{bad}").status_code == 404
+    assert call("DELETE", f"/v1/slides/{bad}").status_code == 204
+    assert [path.name for path in leftovers(settings)] == [slide_id]
+    assert call("DELETE", f"/v1/slides/{bad}").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"mpp": [float("nan"), 0.5]},
+        {"mpp": [float("inf"), 0.5]},
+        {"mpp": [0, 0.5]},
+        {"mpp": [-1, 0.5]},
+        {"mpp": [True, True]},
+        {"mpp": ["0,5", "0,5"]},
+        {"objective": float("nan")},
+        {"objective": "20x"},
+        {"width": 0},
+        {"height": 2**40},
+        {"levels": [{"width": 1, "height": 1, "downsample": float("inf")}]},
+        {"levels": None},
+        {"warnings": [7]},
+        {"vendor": ["aperio"]},
+    ],
+    ids=str,
+)
+def test_what_no_slide_can_say_of_itself_is_never_stored(
+    call: Call, tiff: bytes, facts: dict[str, Any], wrong: dict[str, Any]
+) -> None:
+    facts.update(wrong)
+    answer = call("PUT", "/v1/slides/a.svs", content=tiff)
+    assert (answer.status_code, answer.json()["code"]) == (422, "slide.unreadable"), answer.text
+    assert call("GET", "/v1/slides").json()["slides"] == []
+
+
+def test_sweep_sets_aside_what_a_crash_left_and_keeps_what_counts(
+    app: FastAPI, settings: Settings, slide_id: str
 ) -> None:
     context = app.state.context
     half = settings.data_dir / "slides" / "half"
@@ -242,9 +287,11 @@ def test_start_sweeps_what_a_crash_left_and_keeps_what_counts(
     (half / "arriving").write_bytes(b"ha")
     lost = settings.data_dir / "jobs" / "lost"
     lost.mkdir()
-    context.storage.sweep(context.store)
+    context.storage.sweep(context.store, 1000)
     assert (half.exists(), lost.exists()) == (False, False)
     assert [path.name for path in leftovers(settings)] == [slide_id]
+    aside = sorted(path.name for path in (settings.data_dir / "set-aside").iterdir())
+    assert aside == ["1000-job-lost", "1000-slide-half"]
 
 
 def test_sweep_spares_an_upload_under_way(app: FastAPI, settings: Settings) -> None:

@@ -18,6 +18,7 @@ from service.codes import problem
 from service.jobs.job import JobState, Outcome, Result
 from service.jobs.store import WorkerSign
 from service.logs import JsonFormatter, about_job
+from service.retention_clock import RetentionClock
 from service.settings import Settings
 from service.sweeper import sweep
 
@@ -166,7 +167,7 @@ def test_a_database_that_does_not_answer_is_503(call: Call, monkeypatch: pytest.
 def test_the_sweep_deletes_what_is_over_its_time_and_nothing_else(
     app: FastAPI, call: Call, settings: Settings, slide_id: str, tiff: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    context = app.state.context
+    context, passed = app.state.context, 0.0
     store, folder = context.store, settings.data_dir / "jobs"
     idle = call("PUT", "/v1/slides/idle.svs", content=tiff).json()["id"]
     done, failed, waiting = (call("POST", "/v1/jobs", json={"slide": slide_id}).json()["id"] for _ in range(3))
@@ -175,28 +176,32 @@ def test_the_sweep_deletes_what_is_over_its_time_and_nothing_else(
         (failed, Outcome(JobState.FAILED, problem("storage.full", "no"))),
     ):
         store.claim("w")
-        (folder / job_id / ".slidelift-0").mkdir(parents=True)
-        (folder / job_id / "result.ome.tiff").write_bytes(b"x")
-        (folder / job_id / "report.json").write_text("{}")
+        attempt = folder / job_id / "attempt-1"
+        (attempt / ".slidelift-0").mkdir(parents=True)
+        (attempt / ("result.ome.tiff" if job_id == done else "scrap")).write_bytes(b"x")
+        if job_id == done:
+            (attempt / "report.json").write_text("{}")
         store.settle(job_id, 1, outcome)
 
     def files() -> set[str]:
-        return {f"{path.parent.name}/{path.name}" for path in folder.glob("*/*")}
+        return {f"{path.parent.parent.name}/{path.name}" for path in folder.glob("*/*/*")}
 
-    sweep(settings, store, context.storage)
+    clock = RetentionClock(store, lambda: passed)
+    sweep(settings, store, context.storage, clock)
     assert files() == {f"{done}/result.ome.tiff", f"{done}/report.json", f"{failed}/.slidelift-0"}
     short = settings.model_copy(
         update={"keep_results_seconds": 100.0, "keep_slides_seconds": 100.0, "keep_stripes_seconds": 200.0}
     )
-    monkeypatch.setattr(store._database, "now", lambda: time.time() + 150)
-    sweep(short, store, context.storage)
+    monkeypatch.setattr(store._database, "now", lambda: time.time() + passed)
+    passed = 150
+    sweep(short, store, context.storage, clock)
     assert files() == {f"{done}/report.json", f"{failed}/.slidelift-0"}
     assert call("GET", f"/v1/jobs/{done}/result").json()["code"] == "result.deleted"
     assert call("GET", f"/v1/jobs/{done}/report").status_code == 200
     assert call("GET", f"/v1/slides/{idle}").status_code == 404
     assert call("GET", f"/v1/slides/{slide_id}").status_code == 200, "an unfinished job needs it"
-    monkeypatch.setattr(store._database, "now", lambda: time.time() + 250)
-    sweep(short, store, context.storage)
+    passed = 250
+    sweep(short, store, context.storage, clock)
     assert files() == {f"{done}/report.json"}
     assert call("GET", f"/v1/jobs/{waiting}").json()["state"] == "queued"
 
@@ -204,12 +209,12 @@ def test_the_sweep_deletes_what_is_over_its_time_and_nothing_else(
 def test_a_job_that_is_asked_for_again_at_that_moment_does_not_end_the_sweep(
     app: FastAPI, call: Call, settings: Settings, slide_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    context = app.state.context
+    context, passed = app.state.context, 0.0
     store = context.store
     retried, other = (call("POST", "/v1/jobs", json={"slide": slide_id}).json()["id"] for _ in range(2))
     for job_id in (retried, other):
         store.claim("w")
-        (settings.data_dir / "jobs" / job_id / ".slidelift-0").mkdir(parents=True)
+        (settings.data_dir / "jobs" / job_id / "attempt-1" / ".slidelift-0").mkdir(parents=True)
         store.settle(job_id, 1, Outcome(JobState.FAILED, problem("storage.full", "no")))
     find = store.ended
 
@@ -220,10 +225,31 @@ def test_a_job_that_is_asked_for_again_at_that_moment_does_not_end_the_sweep(
         return found
 
     monkeypatch.setattr(store, "ended", ended)
-    monkeypatch.setattr(store._database, "now", lambda: time.time() + 1000)
-    sweep(settings.model_copy(update={"keep_stripes_seconds": 100.0}), store, context.storage)
-    assert [path.parent.name for path in (settings.data_dir / "jobs").glob("*/.slidelift-0")] == [retried]
+    clock = RetentionClock(store, lambda: passed)
+    passed = 1000
+    monkeypatch.setattr(store._database, "now", lambda: time.time() + passed)
+    sweep(settings.model_copy(update={"keep_stripes_seconds": 100.0}), store, context.storage, clock)
+    assert [path.parent.parent.name for path in (settings.data_dir / "jobs").glob("*/*/.slidelift-0")] == [retried]
     assert store.job(retried).state is JobState.QUEUED
+
+
+def test_a_clock_that_jumps_a_day_ahead_deletes_nothing_that_is_younger_than_its_time(
+    app: FastAPI, call: Call, settings: Settings, slide_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = app.state.context
+    store, passed, ahead = context.store, 0.0, 0.0
+    monkeypatch.setattr(store._database, "now", lambda: time.time() + passed + ahead)
+    clock = RetentionClock(store, lambda: passed)
+    kept = settings.model_copy(update={"keep_slides_seconds": 3600.0})
+    ahead, passed = 86400.0, 300.0
+    sweep(kept, store, context.storage, clock)
+    assert store.slide(slide_id) is not None
+    restarted = RetentionClock(store, lambda: passed)
+    sweep(kept, store, context.storage, restarted)
+    assert store.slide(slide_id) is not None, "a restart does not let the clock jump either"
+    ahead, passed = 0.0, 3900.0
+    sweep(kept, store, context.storage, restarted)
+    assert store.slide(slide_id) is None, "its hour is over, by any clock"
 
 
 def test_vendored_scripts_are_those_that_the_notice_names() -> None:

@@ -66,6 +66,14 @@ def ids(page: Page[Any]) -> list[str]:
     return [one.id for one in page.entries]
 
 
+def spoil(store: SqlStore, table: str, row_id: str, was: str, now: str) -> None:
+    """Write into a row what no slidelift would."""
+    with store._database.writing() as db:
+        (document,) = db.execute(f"SELECT document FROM {table} WHERE id = ?", (row_id,)).fetchone()
+        assert was in document
+        db.execute(f"UPDATE {table} SET document = ? WHERE id = ?", (document.replace(was, now), row_id))
+
+
 def add(store: Store, job_id: str, order: JobOrder = ORDER, **facts: Any) -> Job:
     """Queue one job."""
     (job,), new = store.add_jobs([Job(job_id, order, 1000.0, **facts)])
@@ -461,6 +469,72 @@ class StoreContract:
             claimed = [job.id for job in pool.map(store.claim, [f"w{n}" for n in range(40)]) if job]
         assert sorted(claimed) == sorted(f"j{number}" for number in range(24))
 
+    def test_a_row_that_can_not_be_read_breaks_nothing_else_and_can_be_removed(self, store: SqlStore) -> None:
+        for name in "abc":
+            store.add_slide(replace(slide(name), owner="x"))
+        for name in "jk":
+            add(store, name, JobOrder("a", "bicubic"))
+        token, _ = new_token("t", frozenset({Scope.READ}), 1000.0)
+        store.add_token(token)
+        spoil(store, "slides", "b", '"mpp":[0.5,0.25]', '"mpp":[null,null]')
+        spoil(store, "jobs", "j", '"model":"bicubic"', '"model":7')
+        spoil(store, "tokens", token.id, '"created":1000.0', '"created":"long ago"')
+        assert (ids(store.slides(9)), store.slide("b"), store.slide_is_known("b")) == (["c", "a"], None, True)
+        assert (ids(store.jobs(9)), store.job("j"), store.job_is_known("j")) == (["k"], None, True)
+        assert [change.job.id for change in (*store.changes(0, 9), *store.unfinished())] == ["k", "k"]
+        assert [one.id for one in store.idle_slides(9)] == ["c"]
+        assert (store.tokens(), store.token(token.sha256)) == ([], None)
+        claimed = store.claim("w")
+        assert claimed is not None
+        assert claimed.id == "k"
+        assert store.claim("w") is None
+        assert store.owner_of_slide("b") == "x"
+        store.remove_slide("b")
+        assert not store.slide_is_known("b")
+        store.settle("k", 1, DONE)
+        store.remove_slide("a")  # an unreadable job does not hold it
+        with pytest.raises(UnknownSlideError):
+            store.owner_of_slide("a")
+
+    def test_a_lease_of_a_clock_a_day_ahead_ends_within_a_lease(self, store: Store, clock: Clock) -> None:
+        store.add_slide(slide())
+        for name in "jkl":
+            add(store, name)
+        clock.now += 86400
+        for _ in "jkl":
+            store.claim("of a wrong clock")
+        clock.now -= 86400
+        assert store.claim("w") is None, "its holder may live"
+        store.heartbeat("j", 1)
+        clock.now += 0.9 * LEASE
+        store.heartbeat("j", 1)
+        clock.now += 0.2 * LEASE
+        taken = store.claim("w")
+        assert taken is not None
+        assert (taken.id, taken.attempt) == ("k", 2)
+        assert store.cancel("l").state is JobState.CANCELLED
+
+    def test_a_job_of_a_clock_ahead_is_cancelled_without_a_worker(self, store: Store, clock: Clock) -> None:
+        store.add_slide(slide())
+        add(store, "j")
+        clock.now += 86400
+        store.claim("of a wrong clock")
+        clock.now -= 86400
+        assert store.cancel("j").state is JobState.RUNNING
+        clock.now += LEASE
+        assert store.cancel("j").state is JobState.CANCELLED
+
+    def test_identity_and_retention_are_kept(self, store: Store, clock: Clock) -> None:
+        assert (store.identity(), store.has_entries()) == (None, False)
+        store.keep_identity("one")
+        store.keep_identity("other")
+        store.add_slide(slide())
+        assert (store.identity(), store.has_entries()) == ("other", True)
+        assert store.retention_time() == clock.now
+        store.keep_retention_time(clock.now + 5.25)
+        store.keep_retention_time(clock.now + 1)
+        assert store.retention_time() == clock.now + 5.25
+
     def test_slide_is_not_lost_to_a_job_asked_for_at_the_same_moment(self, store: Store) -> None:
         for round_ in range(12):
             name = f"s{round_}"
@@ -496,7 +570,7 @@ class TestPostgres(StoreContract):
     def store(self, clock: Clock, postgres: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
         database = Postgres(postgres)
         with database.writing() as db:
-            db.execute("TRUNCATE slides, jobs, workers, tokens, keys")
+            db.execute("TRUNCATE slides, jobs, workers, tokens, keys, service_facts")
         monkeypatch.setattr(database, "now", clock)
         made = SqlStore(database, lease_seconds=LEASE)
         yield made

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from service.codes import refusal
+from service.data_identity import require_same_identity
 from service.jobs.job import Job, JobOrder, JobState, Outcome, ResultFormat
 from service.jobs.open_store import open_store
 from service.jobs.slide import Slide, SlideFacts
@@ -25,6 +26,7 @@ from service.jobs.sql_store import SqlStore
 from service.progress import CancelToken, Progress, Stage
 from service.request import UpscaleRequest
 from service.settings import Settings
+from service.storage import Storage
 from service.worker import work
 from wsi.result_hash import result_hash
 
@@ -91,6 +93,7 @@ def store(settings: Settings) -> Iterator[SqlStore]:
     folder = settings.data_dir / "slides" / "s"
     folder.mkdir(parents=True)
     (folder / "slide.svs").write_bytes(b"abc")
+    require_same_identity(Storage(settings.data_dir, disk_reserve_bytes=0), made)
     yield made
     made.close()
 

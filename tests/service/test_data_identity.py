@@ -1,0 +1,141 @@
+"""A data folder and a database that do not belong together: refused, and nothing of either is lost."""
+
+import hashlib
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from service import worker
+from service.app import create_app
+from service.cli import main
+from service.errors import ServiceError
+from service.retention_clock import RetentionClock
+from service.settings import Settings
+from service.sweeper import sweep
+
+Call = Callable[..., httpx.Response]
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Every file of the slides and jobs, with its hash."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file() and path.relative_to(folder).parts[0] in ("slides", "jobs") and path.name != ".lock"
+    }
+
+
+@pytest.fixture
+def used(app: FastAPI, call: Call, settings: Settings, slide_id: str) -> dict[str, str]:
+    """What lies in a folder with a slide and a job's file."""
+    job = call("POST", "/v1/jobs", json={"slide": slide_id}).json()["id"]
+    attempt = settings.data_dir / "jobs" / job / "attempt-1"
+    attempt.mkdir(parents=True)
+    (attempt / "result.ome.tiff").write_bytes(b"somebody's tissue")
+    app.state.context.store.close()
+    return contents(settings.data_dir)
+
+
+def empty_database(settings: Settings) -> None:
+    for path in settings.data_dir.glob("slidelift.sqlite3*"):
+        path.unlink()
+
+
+def refused(start: Callable[[], Any]) -> str:
+    with pytest.raises(ServiceError) as error:
+        start()
+    assert error.value.problem.code == "data.identity"
+    return error.value.problem.detail
+
+
+@pytest.mark.parametrize("identity_kept", [True, False])
+def test_api_and_worker_refuse_a_folder_whose_database_is_missing(
+    settings: Settings, used: dict[str, str], identity_kept: bool
+) -> None:
+    empty_database(settings)
+    if not identity_kept:
+        (settings.data_dir / "identity").unlink()
+    for start in (lambda: create_app(settings), lambda: worker.work(settings, threading.Event())):
+        words = refused(start)
+        assert "slidelift adopt" in words
+        assert "SLIDELIFT_DATABASE_URL" in words
+    assert contents(settings.data_dir) == used
+
+
+def test_a_folder_of_another_database_is_refused(settings: Settings, used: dict[str, str], tmp_path: Path) -> None:
+    other = settings.model_copy(update={"data_dir": tmp_path / "other"})
+    create_app(other).state.context.store.close()
+    for path in settings.data_dir.glob("slidelift.sqlite3*"):
+        path.unlink()
+    shutil.copy(other.database, settings.database)
+    assert "another database" in refused(lambda: create_app(settings))
+    assert contents(settings.data_dir) == used
+
+
+def test_a_database_whose_disk_is_not_mounted_is_refused(settings: Settings, used: dict[str, str]) -> None:
+    for name in ("slides", "jobs"):
+        shutil.rmtree(settings.data_dir / name)
+    (settings.data_dir / "identity").unlink()
+    assert "the folder holds none" in refused(lambda: create_app(settings))
+
+
+def test_adopted_folders_files_are_set_aside_and_deleted_after_their_time(
+    settings: Settings, used: dict[str, str], slide_id: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty_database(settings)
+    assert main(["adopt", "--data-dir", str(settings.data_dir)]) == 0
+    assert "2 of 2 slides and jobs in the folder are unknown" in capsys.readouterr().err
+    context = create_app(settings).state.context
+    passed = 0.0
+    clock = RetentionClock(context.store, lambda: passed)
+    sweep(settings, context.store, context.storage, clock)
+    assert contents(settings.data_dir) == {}
+    aside = settings.data_dir / "set-aside"
+    (slide,) = aside.glob(f"*-slide-{slide_id}")
+    assert {f"{path.name}" for path in aside.rglob("*") if path.is_file()} == {"slide.svs", "result.ome.tiff"}
+    now = context.store.now()
+    context.store._database.now = lambda: now + passed
+    passed = settings.keep_set_aside_seconds - 100
+    sweep(settings, context.store, context.storage, clock)
+    assert slide.is_dir()
+    passed += 200
+    sweep(settings, context.store, context.storage, clock)
+    assert list(aside.iterdir()) == []
+    context.store.close()
+
+
+def test_results_younger_than_a_restored_database_are_set_aside(
+    app: FastAPI, call: Call, settings: Settings, slide_id: str
+) -> None:
+    context = app.state.context
+    job = call("POST", "/v1/jobs", json={"slide": slide_id}).json()["id"]
+    call("DELETE", f"/v1/jobs/{job}")
+    younger = settings.data_dir / "jobs" / job / "attempt-2"
+    younger.mkdir(parents=True)
+    (younger / "result.ome.tiff").write_bytes(b"of a retry that the older database does not know")
+    sweep(settings, context.store, context.storage, RetentionClock(context.store))
+    (kept,) = (settings.data_dir / "set-aside").rglob("result.ome.tiff")
+    assert kept.read_bytes().startswith(b"of a retry")
+
+
+def test_starts_at_once_on_a_new_folder_agree(settings: Settings) -> None:
+    found: list[Any] = []
+
+    def start() -> None:
+        context = create_app(settings).state.context
+        found.append((context.storage.identity(), context.store.identity()))
+        context.store.close()
+
+    threads = [threading.Thread(target=start) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(found)) == 1
+    assert len(set(found[0])) == 1
