@@ -58,7 +58,7 @@ class Child:
             pass  # it died: the listener will say so
 
     def close(self) -> None:
-        """Let it end; kill it if it does not."""
+        """Let it end; kill it if it does not within 5 seconds."""
         if self.process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):  # it died, and closing sends what is left once more
                 self.process.stdin.close()

@@ -87,6 +87,10 @@ class Settings(BaseSettings):
     heartbeat_seconds: float = Field(default=2, gt=0)
     """How often a worker says that it lives and hears of cancellations; a beat costs one commit of 0.3 ms."""
 
+    stall_seconds: float = Field(default=900, gt=0)
+    """How long a job may tell no progress before its process is ended and the job tried again: many times what the
+    slowest network takes for a batch on one CPU core, so that only what hangs meets it."""
+
     poll_seconds: float = Field(default=1, gt=0)
     """How often an idle worker looks for a job: the longest that a job waits for nothing."""
 

@@ -74,12 +74,20 @@ class _End(StrEnum):
 
 @dataclass(slots=True)
 class _Attempt:
-    """One taking of one job, shared by the two threads."""
+    """One taking of one job, shared by the two threads.
+
+    Attributes
+    ----------
+    heard_at
+        When the pipeline last told its progress; None while it does not run.
+    """
 
     job: Job
     token: CancelToken = field(default_factory=CancelToken)
     end: _End | None = None
     ended_at: float = 0
+    heard_at: float | None = None
+    is_stalled: bool = False
 
     def finish_early(self, end: _End) -> None:
         """Ask the pipeline to stop; a lost lease overrides any other reason."""
@@ -177,7 +185,13 @@ class Worker:
             if attempt.end is not None:
                 cancelled = attempt.end is _End.CANCELLED
                 return Outcome(JobState.CANCELLED if cancelled else JobState.QUEUED)
+            if attempt.is_stalled:
+                return Outcome(JobState.QUEUED, self._stalled(), crashed=True)
             return self._failed(attempt.job, error)
+
+    def _stalled(self) -> Problem:
+        seconds = self._settings.stall_seconds
+        return problem("runner.stalled", f"the process that decodes and computes made no progress for {seconds:g} s")
 
     def _run(self, attempt: _Attempt) -> Outcome:
         slide = self._store.slide(attempt.job.order.slide)
@@ -224,7 +238,11 @@ class Worker:
         )
         if self._runner is None:
             self._runner = self._runner_factory()
-        ran = self._runner.run(request, self._teller(attempt), attempt.token)
+        attempt.heard_at = time.monotonic()
+        try:
+            ran = self._runner.run(request, self._teller(attempt), attempt.token)
+        finally:
+            attempt.heard_at = None
         report: dict[str, Any] = _without_paths(ran, request.slide, output, slide)
         self._sign = replace(self._sign, device=report.get("model", {}).get("device"))
         self._storage.write_report(attempt.job, report)
@@ -265,7 +283,7 @@ class Worker:
 
         def tell(progress: Progress) -> None:
             nonlocal told
-            now = time.monotonic()
+            now = attempt.heard_at = time.monotonic()
             if told and told[0] == progress.stage and now - told[1] < PROGRESS_SECONDS:
                 return
             told = (progress.stage, now)
@@ -319,6 +337,11 @@ class Worker:
         """Stop the attempt if the worker stops; kill a pipeline that does not listen."""
         if self._stop.is_set():
             attempt.finish_early(_End.STOPPED)
+        heard_at = attempt.heard_at
+        if heard_at is not None and time.monotonic() - heard_at > self._settings.stall_seconds:
+            log.warning("job %s: %s, and is ended", attempt.job.id, self._stalled().detail)
+            attempt.heard_at, attempt.is_stalled = None, True
+            self._drop_runner()
         if attempt.end is not None and time.monotonic() - attempt.ended_at > GRACE_SECONDS:
             log.warning("job %s: its process does not stop and is ended", attempt.job.id)
             self._drop_runner()

@@ -27,7 +27,7 @@ from service.pipeline.errand import Errand, Model, load_there, make_there, stamp
 from service.pipeline.prepare import versions
 from service.pipeline.stripe import Advance, StripeOrder, tally
 from service.pipeline.workspace import Workspace
-from service.progress import CancelToken
+from service.progress import CancelToken, Tally
 from service.request import UpscaleRequest
 from wsi.slide import SlideReader
 from wsi.tiling import Stripe, TilePlan
@@ -37,6 +37,7 @@ PATIENCE_SECONDS = 120.0
 """How long a cluster may be without a scheduler or a worker before a job gives up."""
 
 _POLL_SECONDS = 0.2
+_SIGN_SECONDS = 15.0
 _ANSWER_SECONDS = 10.0
 _LOST = (CommClosedError, ConnectionError, CancelledError, TimeoutError)
 """What calls to a scheduler raise when it is gone; TimeoutError: a result that its worker took along."""
@@ -158,6 +159,7 @@ class Cluster:
     ) -> None:
         """Make what is waiting; what is made no longer waits, also where the connection is lost in between."""
         running: dict[int, Future] = {}
+        told = time.monotonic()
         while waiting:
             threads = sum(int(worker["nthreads"]) for worker in self._require_workers(client))
             ahead = 2 * threads  # not all, so that a worker that joins late finds some left
@@ -165,6 +167,9 @@ class Cluster:
                 if number not in running and len(running) < ahead:
                     running[number] = client.submit(make_there, errand, number, pure=False, resources=self._needs)
             self._pause()
+            if time.monotonic() - told > _SIGN_SECONDS:  # a stripe may take long, and this process does not hang
+                told = time.monotonic()
+                advance(Tally(), None)
             for number, future in list(running.items()):
                 if future.status == "pending":
                     continue

@@ -26,7 +26,8 @@ from wsi.slide import SlideReader
 from wsi.verify import Source, verify
 from wsi.writers import ome_zarr
 from wsi.writers.join import build_crown, joined_levels
-from wsi.writers.segment import Segment
+from wsi.writers.read_back import read_back
+from wsi.writers.segment import Entry, Segment
 from wsi.writers.table import OutputFormat, format_of
 
 Tell = Callable[[Progress], None]
@@ -221,10 +222,18 @@ def _finish(
         if len(facts.sizes) > in_stripe
         else None
     )
-    levels = joined_levels(made.segments, crown, plan.stripe_height, facts.sizes, in_stripe, cancel.raise_if_cancelled)
+
+    def levels(stage: Stage) -> Iterator[Iterator[Entry]]:
+        def between() -> None:
+            cancel.raise_if_cancelled()
+            on_progress(made.clock.snapshot(stage))
+
+        return joined_levels(made.segments, crown, plan.stripe_height, facts.sizes, in_stripe, between)
+
     workspace.clear_result()
-    job.format.join(workspace.result, levels, facts, quality)
+    job.format.join(workspace.result, levels(Stage.JOINING), facts, quality)
     on_progress(made.clock.snapshot(Stage.VERIFYING))
+    read_back(workspace.result, job.format, levels(Stage.VERIFYING), quality)
     skip = tuple(Region(*one["region"]) for one in bad)
     seed = int(job.provenance.identity[:8], 16)
     verify(workspace.result, job.format.name, facts, quality, Source(job.reader, plan, skip), seed)

@@ -82,6 +82,7 @@ def workers(tmp_path_factory: pytest.TempPathFactory, cmu: Path) -> Iterator[Wor
         lease_seconds=1.5,
         heartbeat_seconds=0.2,
         poll_seconds=0.05,
+        stall_seconds=15,
     )
     store = open_store(settings)
     home = settings.data_dir / "slides" / "s"
@@ -159,6 +160,22 @@ def test_worker_that_wakes_after_its_lease_changes_no_byte_of_the_winners_result
         assert [one.poll() for one in workers.processes] == [None, None]
         return
     pytest.fail(f"no job could be stopped while {phase}")
+
+
+def test_decoding_process_that_is_stopped_holds_up_no_queue(workers: Workers, truth: str) -> None:
+    """The worker lives and beats; its child is stopped and tells nothing."""
+    for turn in range(5):
+        name = f"child-stopped-{turn}"
+        workers.ask(name)
+        held = workers.until(name, lambda job: job.state.is_ended or PHASES["upscaling"](workers, job))
+        holder = next(one for one in workers.processes if f"-{one.pid}-" in (held.worker or ""))
+        for child in psutil.Process(holder.pid).children(recursive=True):
+            child.send_signal(signal.SIGSTOP)
+        done = workers.until(name, lambda job: job.state.is_ended)
+        assert_published(workers, done, truth)
+        if done.attempt == 2:
+            return
+    pytest.fail("no child could be stopped while it computed")
 
 
 def assert_published(workers: Workers, job: Job, truth: str) -> None:

@@ -1,5 +1,6 @@
 """The worker with pipelines that behave, misbehave and die."""
 
+import errno
 import hashlib
 import json
 import logging
@@ -381,6 +382,66 @@ def test_pipeline_that_does_not_listen_is_killed(
         store.cancel("j")
         job = until(store, "j", ended)
     assert (job.state, job.crashes) == (JobState.CANCELLED, 0)
+
+
+def test_pipeline_that_makes_no_progress_is_ended_and_the_job_tried_again(settings: Settings, store: SqlStore) -> None:
+    hung = iter(range(1))
+
+    def hangs(request: UpscaleRequest, on_progress: Callable[[Progress], None], cancel: CancelToken) -> Any:
+        for _ in hung:
+            on_progress(Progress(Stage.UPSCALING, 1, 2))
+            assert pipeline.closed.wait(20)
+            raise refusal("runner.crashed", "killed")
+        return honest(request, on_progress, cancel)
+
+    pipeline = Pipeline(hangs)
+    add(store, "j", JobOrder("s", "bicubic"))
+    with working(settings.model_copy(update={"stall_seconds": 0.3}), pipeline):
+        job = until(store, "j", ended)
+    assert (job.state, job.attempt, job.crashes) == (JobState.SUCCEEDED, 2, 1)
+
+
+def test_pipeline_that_never_makes_progress_fails_the_job_and_frees_the_queue(
+    settings: Settings, store: SqlStore
+) -> None:
+    def hangs(request: UpscaleRequest, *rest: Any) -> Any:
+        if request.output.parent.parent.name == "k":
+            return honest(request, *rest)
+        assert pipeline.closed.wait(20)
+        raise refusal("runner.crashed", "killed")
+
+    pipeline = Pipeline(hangs)
+    for name in "jk":
+        add(store, name, JobOrder("s", "bicubic"))
+    with working(settings.model_copy(update={"stall_seconds": 0.2}), pipeline):
+        job = until(store, "j", ended)
+        assert until(store, "k", ended).state is JobState.SUCCEEDED
+    assert job.problem is not None
+    assert (job.state, job.problem.code) == (JobState.FAILED, "job.crashed-repeatedly")
+    assert "made no progress for 0.2 s" in job.problem.detail
+
+
+def test_disk_full_while_packing_keeps_the_result_and_a_retry_only_packs(
+    settings: Settings, store: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> str:
+        raise OSError(errno.ENOSPC, "no space")
+
+    add(store, "j", JobOrder("s", "bicubic", format=ResultFormat.OME_ZARR))
+    pipeline = Pipeline(honest)
+    with monkeypatch.context() as patched:
+        patched.setattr("service.worker.archive", full)
+        with working(settings, pipeline):
+            failed = until(store, "j", ended)
+    assert failed.problem is not None
+    assert failed.problem.code == "storage.full"
+    assert result_hash(settings.data_dir / "jobs" / "j" / "attempt-1" / "result.ome.zarr")
+    store.retry("j")
+    with working(settings, pipeline):
+        job = until(store, "j", ended)
+    assert (job.state, job.attempt, len(pipeline.requests)) == (JobState.SUCCEEDED, 2, 1)
+    folder = settings.data_dir / "jobs" / "j" / "attempt-2"
+    until(store, "j", lambda _: sorted(one.name for one in folder.iterdir()) == ["report.json", "result.ome.zarr.zip"])
 
 
 def test_slide_that_vanished_fails_the_job(settings: Settings, store: SqlStore) -> None:

@@ -1,10 +1,14 @@
 """Stripes -> pyramidal OME-TIFF: JPEG 4:2:0 in 512-px tiles, as QuPath and OpenSlide read it best."""
 
-from collections.abc import Callable, Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 import imagecodecs
 import numpy as np
+import tifffile
 
 from wsi.ome_xml import ImageFacts, interleaved_xml
 from wsi.pyramid import TILE
@@ -42,17 +46,41 @@ def join(target: Path, levels: Iterable[Iterable[Entry]], facts: ImageFacts, qua
     levels
         For each level, finest first, its tiles in the order of rows and columns.
     """
-    encode = encoder(quality)
     writer = BigTiffWriter(target, facts.sizes, TILE)
     try:
         for level, entries in enumerate(levels):
             for entry in entries:
-                if isinstance(entry.payload, Blank):
-                    tile = np.full((TILE, TILE, 3), entry.payload.colour, np.uint8)
-                    writer.put(level, entry.row, entry.column, encode(tile)[0], shared=True)
-                else:
-                    writer.put(level, entry.row, entry.column, entry.payload)
+                for _, data in parts(entry, quality):
+                    writer.put(level, entry.row, entry.column, data, shared=isinstance(entry.payload, Blank))
         density = (1e4 / facts.mpp[0], 1e4 / facts.mpp[1])
         writer.close(interleaved_xml(facts), facts.software, density, facts.icc_profile)
     finally:
         writer.abandon()
+
+
+def parts(entry: Entry, quality: int) -> list[tuple[int, bytes]]:
+    """What is stored of a tile: one JPEG."""
+    if isinstance(entry.payload, Blank):
+        return [(0, _encoded_blank(entry.payload.colour, quality))]
+    return [(0, entry.payload)]
+
+
+@lru_cache(256)
+def _encoded_blank(colour: tuple[int, int, int], quality: int) -> bytes:
+    return encoder(quality)(np.full((TILE, TILE, 3), colour, np.uint8))[0]
+
+
+@contextmanager
+def stored(path: Path) -> Iterator[Callable[[int, int, int, int], bytes]]:
+    """What reads a tile of the finished file as it is stored, by level, row, column and part."""
+    with tifffile.TiffFile(path) as tiff, path.open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # ask the disk
+        pages = [level.pages[0] for level in tiff.series[0].levels]
+        places = [(page.dataoffsets, page.databytecounts, -(-page.imagewidth // TILE)) for page in pages]
+
+        def read(level: int, row: int, column: int, _part: int) -> bytes:
+            offsets, sizes, columns = places[level]
+            file.seek(offsets[row * columns + column])
+            return file.read(sizes[row * columns + column])
+
+        yield read

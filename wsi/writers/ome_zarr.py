@@ -5,8 +5,8 @@ the fill value is white. ``OME/METADATA.ome.xml`` tells QuPath pixel size, magni
 take from the Zarr attributes.
 """
 
-import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import numcodecs
 import numpy as np
 from numcodecs import blosc
 
+from wsi.durable import sync_folder, sync_tree
 from wsi.ome_xml import ImageFacts, planar_xml
 from wsi.pyramid import TILE
 from wsi.slide import Pixels
@@ -77,8 +78,8 @@ def join(target: Path, levels: Iterable[Iterable[Entry]], facts: ImageFacts, _qu
         )
     for level, entries in enumerate(levels):
         for entry in entries:
-            for channel, data in _planes(entry):
-                chunk = target / str(level) / str(channel) / str(entry.row) / str(entry.column)
+            for channel, data in parts(entry, _quality):
+                chunk = _chunk(target, level, channel, entry.row, entry.column)
                 chunk.parent.mkdir(parents=True, exist_ok=True)
                 chunk.write_bytes(data)
     folder = target / "OME"
@@ -86,10 +87,22 @@ def join(target: Path, levels: Iterable[Iterable[Entry]], facts: ImageFacts, _qu
     (folder / "METADATA.ome.xml").write_text(planar_xml(facts), encoding="utf-8")
     if facts.icc_profile is not None:
         (folder / "profile.icc").write_bytes(facts.icc_profile)
-    os.sync()  # one call for tens of thousands of chunks
+    sync_tree(target)
+    sync_folder(target.parent)
 
 
-def _planes(entry: Entry) -> list[tuple[int, bytes]]:
+def _chunk(target: Path, level: int, channel: int, row: int, column: int) -> Path:
+    return target / str(level) / str(channel) / str(row) / str(column)
+
+
+@contextmanager
+def stored(path: Path) -> Iterator[Callable[[int, int, int, int], bytes]]:
+    """What reads a part of the finished folder as it is stored, by level, row, column and part."""
+    yield lambda level, row, column, part: _chunk(path, level, part, row, column).read_bytes()
+
+
+def parts(entry: Entry, _quality: int) -> list[tuple[int, bytes]]:
+    """What is stored of a tile: its planes by number, none for a plane of white."""
     if isinstance(entry.payload, Blank):
         colours = enumerate(entry.payload.colour)
         return [(channel, _encoded_blank(value)) for channel, value in colours if value != FILL]

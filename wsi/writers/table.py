@@ -1,6 +1,7 @@
 """The one table of output formats."""
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,10 @@ class OutputFormat:
         Its inverse.
     join
         ``join(target, levels, facts, quality)`` writes the file and flushes it to disk.
+    parts
+        ``parts(entry, quality)`` is what `join` stores of an entry: numbers of parts with their bytes.
+    stored
+        ``stored(path)`` lends a function of level, row, column and part that reads those bytes back.
     """
 
     name: str
@@ -30,11 +35,29 @@ class OutputFormat:
     encoder: Callable[[int], Callable[[Pixels], Sequence[bytes]]]
     decode: Callable[[Sequence[bytes]], Pixels]
     join: Callable[[Path, Iterable[Iterable[Entry]], ImageFacts, int], None]
+    parts: Callable[[Entry, int], list[tuple[int, bytes]]]
+    stored: Callable[[Path], AbstractContextManager[Callable[[int, int, int, int], bytes]]]
 
 
 FORMATS = (
-    OutputFormat(ome_tiff.NAME, ome_tiff.SUFFIXES, ome_tiff.encoder, ome_tiff.decode, ome_tiff.join),
-    OutputFormat(ome_zarr.NAME, ome_zarr.SUFFIXES, ome_zarr.encoder, ome_zarr.decode, ome_zarr.join),
+    OutputFormat(
+        ome_tiff.NAME,
+        ome_tiff.SUFFIXES,
+        ome_tiff.encoder,
+        ome_tiff.decode,
+        ome_tiff.join,
+        ome_tiff.parts,
+        ome_tiff.stored,
+    ),
+    OutputFormat(
+        ome_zarr.NAME,
+        ome_zarr.SUFFIXES,
+        ome_zarr.encoder,
+        ome_zarr.decode,
+        ome_zarr.join,
+        ome_zarr.parts,
+        ome_zarr.stored,
+    ),
 )
 
 

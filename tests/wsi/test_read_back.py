@@ -1,0 +1,94 @@
+"""Every tile of a joined result is read back: one altered, missing or misplaced byte is noticed."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from wsi.errors import VerificationError
+from wsi.geometry import Size
+from wsi.ome_xml import ImageFacts
+from wsi.pyramid import TILE
+from wsi.writers.join import joined_levels
+from wsi.writers.read_back import read_back
+from wsi.writers.segment import Blank, Entry, Segment, SegmentWriter
+from wsi.writers.table import FORMATS, OutputFormat
+
+QUALITY = 90
+SIZES = (Size(2 * TILE, TILE), Size(TILE, TILE // 2))
+
+
+@pytest.fixture(params=FORMATS, ids=lambda one: one.name)
+def output_format(request: pytest.FixtureRequest) -> OutputFormat:
+    return request.param
+
+
+@pytest.fixture
+def segment(tmp_path: Path, output_format: OutputFormat) -> Segment:
+    """Two tiles of noise, and one that is blank."""
+    encode, draw = output_format.encoder(QUALITY), np.random.default_rng(0)
+    with SegmentWriter(tmp_path / "s.segment") as writer:
+        for column in range(2):
+            writer.put(0, 0, column, encode(draw.integers(0, 256, (TILE, TILE, 3), dtype=np.uint8)))
+        writer.put(1, 0, 0, Blank((255, 255, 250)))
+        writer.finish(None, {})
+    return Segment(tmp_path / "s.segment")
+
+
+@pytest.fixture
+def joined(tmp_path: Path, output_format: OutputFormat, segment: Segment) -> Path:
+    target = tmp_path / f"joined{output_format.suffixes[0]}"
+    facts = ImageFacts(
+        uuid="urn:uuid:12345678-1234-4234-8234-123456789012",
+        name="n",
+        software="s",
+        description="d",
+        sizes=SIZES,
+        mpp=(0.25, 0.25),
+        objective=40.0,
+        annotations=(),
+        icc_profile=None,
+    )
+    output_format.join(target, levels(segment), facts, QUALITY)
+    return target
+
+
+def levels(segment: Segment) -> Iterator[Iterator[Entry]]:
+    return joined_levels([segment], None, 2 * TILE, SIZES, 2, lambda: None)
+
+
+def files(path: Path) -> list[Path]:
+    return [path] if path.is_file() else sorted(one for one in path.rglob("*") if one.is_file() and one.name.isdigit())
+
+
+def test_what_was_joined_reads_back(joined: Path, output_format: OutputFormat, segment: Segment) -> None:
+    read_back(joined, output_format, levels(segment), QUALITY)
+
+
+def test_one_altered_byte_of_any_tile_is_noticed(joined: Path, output_format: OutputFormat, segment: Segment) -> None:
+    for entries in levels(segment):
+        for entry in entries:
+            for _, data in output_format.parts(entry, QUALITY):
+                (file,) = (one for one in files(joined) if data in one.read_bytes())
+                whole = file.read_bytes()
+                place = whole.index(data) + len(data) // 2
+                file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+                with pytest.raises(VerificationError, match=rf"level {entry.level}, tile \(0, {entry.column}\)"):
+                    read_back(joined, output_format, levels(segment), QUALITY)
+                file.write_bytes(whole)
+    read_back(joined, output_format, levels(segment), QUALITY)
+
+
+def test_a_result_cut_short_is_noticed(joined: Path, output_format: OutputFormat, segment: Segment) -> None:
+    if joined.is_dir():
+        for chunk in files(joined):
+            chunk.write_bytes(b"")
+    else:
+        whole = joined.read_bytes()
+        first = next(next(levels(segment))).payload
+        assert isinstance(first, bytes)
+        place = whole.index(first)
+        joined.write_bytes(whole[:place] + bytes(len(first)) + whole[place + len(first) :])
+    with pytest.raises(VerificationError, match="level 0, tile"):
+        read_back(joined, output_format, levels(segment), QUALITY)
