@@ -154,7 +154,7 @@ def retry(job: JobId, request: Request, response: Response, context: InContext, 
     """
     found = known(context, caller, job)
     limits = Limits.of(context.settings, caller.token)
-    admit = limits.admit_jobs([found], context.storage.room_bytes, context.storage.written_bytes)
+    admit = limits.admit_jobs([found.retried()], context.storage.room_bytes)
     return _told(request, response, context.store.retry(found.id, admit))
 
 
