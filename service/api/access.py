@@ -83,7 +83,7 @@ class Caller:
 EVERYBODY = Caller()
 
 
-def _of_request(request: Request) -> Caller:
+async def _of_request(request: Request) -> Caller:  # async: it would take a thread otherwise
     return cast(Caller, request.scope["slidelift.caller"])
 
 

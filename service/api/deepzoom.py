@@ -14,7 +14,7 @@ from service.api import jobs, slides
 from service.api.access import Caller, InCaller
 from service.api.context import Context, InContext
 from service.api.problems import documented
-from service.api.reading import Documented, is_known, readable
+from service.api.reading import Documented, is_known, readable, written
 from service.api.schemas import MapOut
 from service.codes import refusal
 from service.jobs.job import Job, JobState
@@ -158,14 +158,15 @@ async def result_tile(
     return await _tile(request, context, sight, kept, place)
 
 
-@readable(router, "/jobs/{job}/map", summary="What became of each tile")
-async def job_map(job: jobs.JobId, context: InContext, caller: InCaller) -> MapOut:
+@readable(router, "/jobs/{job}/map", response_model=MapOut, summary="What became of each tile")
+async def job_map(job: jobs.JobId, context: InContext, caller: InCaller) -> Response:
     """Tell where the result lies on the slide, and of each finished tile what became of it and how near its source is.
 
     Answered while the job runs, too.
     """
     sight, _ = await run_in_threadpool(_result, context, caller, job)
-    return MapOut.model_validate(await context.lookers.map(sight))
+    found = await context.lookers.map(sight)
+    return await run_in_threadpool(lambda: written(MapOut.model_validate(found)))  # of 100,000 tiles and more
 
 
 def _result(context: Context, caller: Caller, job_id: str) -> tuple[Sight, Job]:

@@ -11,7 +11,7 @@ from service.api.access import Caller, InCaller
 from service.api.asking import KeyHeader, checked, keyed_by, queued
 from service.api.context import Context, InContext
 from service.api.problems import BODY_MAX_BYTES, documented
-from service.api.reading import Before, Documented, Limit, address, conditional, is_known, next_page, readable
+from service.api.reading import Before, Documented, Limit, address, conditional, is_known, next_page, readable, written
 from service.api.schemas import JobIn, JobOut, JobsOut, ProblemOut
 from service.api.waiting import Prefer, wait_seconds
 from service.codes import refusal
@@ -73,7 +73,7 @@ async def ask(
     return _told(request, response, job)
 
 
-@readable(router, "", operation_id="jobs", summary="List jobs")
+@readable(router, "", operation_id="jobs", response_model=JobsOut, summary="List jobs")
 def jobs(
     request: Request,
     context: InContext,
@@ -83,10 +83,10 @@ def jobs(
     state: Annotated[JobState | None, Query(description="Only jobs of this state.")] = None,
     slide: Annotated[str | None, Query(max_length=100, description="Only jobs of this slide.")] = None,
     batch: Annotated[str | None, Query(max_length=100, description="Only jobs of this batch.")] = None,
-) -> JobsOut:
+) -> Response:
     """List jobs, the newest first."""
     page = context.store.jobs(limit, before, JobFilter(state, slide, batch, caller.only))
-    return JobsOut(jobs=[shown(request, job) for job in page.entries], next=next_page(request, page.cursor))
+    return written(JobsOut(jobs=[shown(request, job) for job in page.entries], next=next_page(request, page.cursor)))
 
 
 @readable(
@@ -241,7 +241,12 @@ def known(context: Context, caller: Caller, job_id: str) -> Job:
 
 def shown(request: Request, job: Job) -> JobOut:
     """What a client sees of a job."""
-    here = address(request, f"/v1/jobs/{job.id}")
+    return shown_under(address(request, ""), job)
+
+
+def shown_under(prefix: str, job: Job) -> JobOut:
+    """The same, for a client that knows the service under that path."""
+    here = f"{prefix}/v1/jobs/{job.id}"
     error = ProblemOut.of(job.problem, here) if job.problem else None
     return JobOut.of(job, here, error)
 
