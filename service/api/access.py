@@ -3,7 +3,8 @@
 Without tokens (a service that only this machine can reach) every caller may do everything, and nothing has an owner.
 
 What a browser sends by itself, a page of another site can make it send. So a request that changes something is refused
-where the browser says that another site's page has made it; and with the cookie it must carry a header that such a page
+where the browser says that another site's page has made it: by Sec-Fetch-Site, or by Origin where it does not send
+that, as to a plain http address; and with the cookie it must carry a header that such a page
 can't send without asking the service first (CORS), which says no. And a service without tokens answers to this
 machine's own names alone: a site may let its name lead here (DNS rebinding), and its pages are then no other site's.
 """
@@ -35,6 +36,8 @@ FROM_THE_PAGE = ("X-Slidelift", "page")
 CHALLENGE = {"WWW-Authenticate": 'Bearer realm="slidelift"'}
 _READING = ("GET", "HEAD", "OPTIONS")
 _FROM_HERE = ("same-origin", "none")
+_ORIGIN = re.compile(r"(https?)://([^/?#@]+)", re.IGNORECASE)
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 _THIS_MACHINE = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]*)?", re.IGNORECASE)
 
 
@@ -141,7 +144,11 @@ class Access:
         scope, context = connection.scope, connection.app.state.context
         is_reading, by_browser = scope["method"] in _READING, "authorization" not in connection.headers
         if by_browser and not is_reading and _says_another_site(connection, context.settings.cors_origins):
-            return problem("access.cross-site", "a page of another site may not do that")
+            detail = (
+                "a page of another site may not do that; where a proxy calls the service by another name than browsers "
+                "do, let it send X-Forwarded-Host"
+            )
+            return problem("access.cross-site", detail)
         if not context.settings.asks_for_tokens and not _THIS_MACHINE.fullmatch(
             connection.headers.get("host", "localhost")
         ):
@@ -170,8 +177,26 @@ class Access:
 
 def _says_another_site(connection: HTTPConnection, welcome: tuple[str, ...]) -> bool:
     """What a browser says of the page that makes it ask; another port of this machine is another site too."""
-    site, origin = connection.headers.get("sec-fetch-site", "none"), connection.headers.get("origin")
-    return site not in _FROM_HERE and origin not in welcome
+    site, origin = connection.headers.get("sec-fetch-site"), connection.headers.get("origin")
+    if origin in welcome:
+        return False
+    if site is not None:
+        return site not in _FROM_HERE
+    return origin is not None and not _is_own(origin, connection)
+
+
+def _is_own(origin: str, connection: HTTPConnection) -> bool:
+    """Whether an origin has the name by which the service was called, or a proxy before it; "null" has none.
+
+    A page can set neither Host nor X-Forwarded-Host in a request that its browser sends without asking first.
+    """
+    found = _ORIGIN.fullmatch(origin)
+    if found is None:
+        return False
+    scheme, place = found[1].lower(), found[2].lower()
+    names = [connection.headers.get("host", ""), connection.headers.get("x-forwarded-host", "").partition(",")[0]]
+    port = _DEFAULT_PORTS[scheme]
+    return place.removesuffix(port) in {name.strip().lower().removesuffix(port) for name in names} - {""}
 
 
 def _is_open(path: str) -> bool:

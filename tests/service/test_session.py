@@ -200,6 +200,63 @@ def test_a_page_of_another_site_changes_nothing_in_a_service_without_tokens(
     assert put("same-origin", "http://localhost") == put("none", "null") == put(None, "http://localhost") == 201
 
 
+FOREIGN = (
+    "http://evil.example",
+    "https://localhost.evil.example",
+    "http://localhost:8080",
+    "http://localhost@evil.example",
+    "http://evil.example/localhost",
+    "file://",
+    "null",
+    "",
+)
+
+
+def test_an_origin_of_another_site_is_refused_where_the_browser_sends_nothing_else(
+    open_app: Callable[..., FastAPI], client: Client, browser: Browser, tiff: bytes
+) -> None:
+    """Browsers send no Sec-Fetch-Site to a plain http address."""
+    call = client(open_app())
+    browser.sign_in(token(browser.app))
+    for origin in FOREIGN:
+        said = {"Origin": origin}
+        assert code(call("PUT", "/v1/slides/a.svs", headers=said, content=tiff)) == (403, "access.cross-site"), origin
+        for method, url in (("PUT", "/v1/slides/a.svs"), ("POST", "/v1/jobs"), ("POST", "/v1/session")):
+            refused = browser(method, url, headers=PAGE | said, content=tiff)
+            assert code(refused) == (403, "access.cross-site"), (origin, url)
+        assert code(browser("DELETE", "/v1/session", headers=said)) == (403, "access.cross-site")
+        assert browser("GET", "/v1/jobs", headers=said).status_code == 200
+    by_header = {"Authorization": f"Bearer {token(browser.app)}", "Origin": FOREIGN[0]}
+    assert browser("PUT", "/v1/slides/a.svs", headers=by_header, content=tiff).status_code == 201
+
+
+@pytest.mark.parametrize(
+    ("origin", "headers"),
+    [
+        ("http://localhost", {}),
+        ("http://LOCALHOST:80", {}),
+        ("https://slides.example", {"Host": "slides.example"}),
+        ("https://slides.example:443", {"Host": "slides.example"}),
+        ("https://slides.example", {"Host": "slides.example:443"}),
+        ("http://slides.example:8000", {"Host": "slides.example:8000"}),
+        ("https://slides.example", {"Host": "127.0.0.1:8000", "X-Forwarded-Host": "slides.example"}),
+        ("https://slides.example", {"Host": "10.0.0.7", "X-Forwarded-Host": "slides.example, inner.example"}),
+        ("http://[::1]:8000", {"Host": "[::1]:8000"}),
+    ],
+)
+def test_the_services_own_origin_is_that_of_its_name_also_behind_a_proxy(
+    browser: Browser, tiff: bytes, origin: str, headers: dict[str, str]
+) -> None:
+    browser.sign_in(token(browser.app))
+    said = PAGE | headers | {"Origin": origin}
+    assert browser("PUT", "/v1/slides/a.svs", headers=said, content=tiff).status_code == 201
+    other = {"Host": "slides.example:8001"}
+    assert code(browser("PUT", "/v1/slides/a.svs", headers=PAGE | {"Origin": origin} | other)) == (
+        403,
+        "access.cross-site",
+    )
+
+
 @pytest.mark.parametrize(
     "host", ["evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.evil.example"]
 )
