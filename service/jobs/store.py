@@ -233,7 +233,7 @@ class Store(Protocol):
         """How many jobs are in each state."""
 
     def failures(self) -> dict[str, int]:
-        """How many jobs have failed with each code."""
+        """How often jobs have failed with each code, those that were tried again since too; it never goes down."""
 
     def sign_of_life(self, sign: WorkerSign) -> None:
         """Note that a worker lives, with or without a job; its `seen` is set here."""
