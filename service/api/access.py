@@ -26,7 +26,7 @@ from service.errors import Problem
 from service.jobs import token as tokens
 from service.jobs.store import StoreUnavailableError
 from service.jobs.token import Token
-from service.session import key_of, opened
+from service.session import claimed, key_of, opened
 
 OPEN = ("/health", "/docs", "/openapi.json", "/page", "/v1/session")
 """For anybody: a balancer asks for health, how to call the service is no secret, the page holds nothing but the means
@@ -51,11 +51,14 @@ class Caller:
         None where none is asked for.
     expires
         When the token ends, or the session before it, in seconds since 1970; None for never.
+    by_cookie
+        Whether a session was shown in the place of the token.
     """
 
     token: Token | None = None
     scopes: frozenset[tokens.Scope] = field(default_factory=lambda: frozenset(tokens.Scope))
     expires: float | None = None
+    by_cookie: bool = False
 
     @property
     def owner(self) -> str | None:
@@ -80,7 +83,8 @@ class Caller:
         if self.token is None:
             return True
         in_time = self.expires is None or context.clock() < self.expires
-        return in_time and context.store.token(self.token.sha256) is not None
+        found = context.store.token(self.token.sha256)
+        return in_time and found is not None and (not self.by_cookie or found.generation == self.token.generation)
 
 
 EVERYBODY = Caller()
@@ -101,25 +105,25 @@ def require_admin(caller: Caller) -> None:
 
 def identified(connection: HTTPConnection, context: Context) -> Caller | Problem:
     """Find whose token or cookie a request brings; the cookie counts where there is no Authorization header."""
-    now, authorization = context.clock(), connection.headers.get("authorization")
-    ends = None
+    authorization = connection.headers.get("authorization")
     if authorization is None and (cookie := connection.cookies.get(COOKIE)):
-        key = key_of(context.settings.data_dir)
-        session = opened(cookie, key) if key else None
-        if session is None or not session.is_valid(now):
-            return problem("access.token-invalid", "the session is not one of this service, or is over: sign in again")
-        sha256, ends = session.sha256, float(session.expires)
-    else:
-        kind, _, secret = (authorization or "").partition(" ")
-        if kind.lower() != "bearer" or not secret.strip():
-            return problem(
-                "access.token-missing", "send the header Authorization: Bearer <token>; see `slidelift token`"
-            )
-        sha256 = tokens.hash_of(secret.strip())
-    token = context.store.token(sha256)
-    if token is None or not token.is_valid(now):
+        return _by_cookie(cookie, context)
+    kind, _, secret = (authorization or "").partition(" ")
+    if kind.lower() != "bearer" or not secret.strip():
+        return problem("access.token-missing", "send the header Authorization: Bearer <token>; see `slidelift token`")
+    token = context.store.token(tokens.hash_of(secret.strip()))
+    if token is None or not token.is_valid(context.clock()):
         return problem("access.token-invalid", "the token is not known here, was revoked or has expired")
-    return Caller(token, token.scopes, token.expires if ends is None else ends)
+    return Caller(token, token.scopes, token.expires)
+
+
+def _by_cookie(cookie: str, context: Context) -> Caller | Problem:
+    now, key, sha256 = context.clock(), key_of(context.settings.data_dir), claimed(cookie)
+    token = context.store.token(sha256) if key and sha256 else None
+    session = opened(cookie, key, token.generation) if key and token else None
+    if token is None or session is None or not (session.is_valid(now) and token.is_valid(now)):
+        return problem("access.token-invalid", "the session is not one of this service, or is over: sign in again")
+    return Caller(token, token.scopes, float(session.expires), by_cookie=True)
 
 
 class Access:

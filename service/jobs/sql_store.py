@@ -266,6 +266,17 @@ class SqlStore:
             if not db.execute("DELETE FROM tokens WHERE id = ?", (token_id,)).rowcount:
                 raise UnknownTokenError(token_id)
 
+    def end_sessions(self, token_id: str) -> None:
+        with self._database.writing() as db:
+            row = db.execute(
+                f"SELECT document FROM tokens WHERE id = ?{self._database.for_update}", (token_id,)
+            ).fetchone()
+            if row is None:
+                raise UnknownTokenError(token_id)
+            token = _TOKEN.validate_json(row[0])
+            ended = _TOKEN.dump_json(replace(token, generation=token.generation + 1)).decode()
+            db.execute("UPDATE tokens SET document = ? WHERE id = ?", (ended, token_id))
+
     def forget_keys(self, before: float) -> None:
         with self._database.writing() as db:
             db.execute("DELETE FROM keys WHERE created < ?", (before,))

@@ -256,6 +256,9 @@ class Store(Protocol):
     def revoke_token(self, token_id: str) -> None:
         """Forget a token; raises UnknownTokenError."""
 
+    def end_sessions(self, token_id: str) -> None:
+        """Count the token's generation up; raises UnknownTokenError."""
+
     def forget_keys(self, before: float) -> None:
         """Forget the idempotency keys that came before that moment."""
 

@@ -12,7 +12,9 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
+from starlette.requests import HTTPConnection
 
+from service.api.access import Caller, identified
 from service.errors import ServiceError
 from service.jobs.token import Scope, new_token
 from service.session import KEY_FILE, SESSION_SECONDS, begun, key_of, made_key_of, opened
@@ -170,6 +172,38 @@ def test_signing_out_removes_the_cookie_and_may_be_done_twice(browser: Browser) 
         answer = browser("DELETE", "/v1/session")
         assert (answer.status_code, morsel(answer)["max-age"], morsel(answer)["path"]) == (204, "0", "/")
     assert code(browser("GET", "/v1/jobs")) == (401, "access.token-missing")
+
+
+def test_a_copied_cookie_is_refused_after_its_owner_has_signed_out(guarded: FastAPI, client: Client) -> None:
+    """And so are the token's other sessions; the token itself, and other tokens' sessions, go on."""
+    secret, others = token(guarded), token(guarded)
+    first, second, stranger, thief = (Browser(guarded, client) for _ in range(4))
+    for browser, shown in ((first, secret), (second, secret), (stranger, others)):
+        browser.sign_in(shown)
+    thief.cookie = first.cookie
+    assert thief("GET", "/v1/jobs").status_code == 200
+    caller = identified(HTTPConnection(_asked(thief.cookie)), guarded.state.context)
+    assert isinstance(caller, Caller)
+    assert caller.is_still_known(guarded.state.context)
+    assert first("DELETE", "/v1/session").status_code == 204
+    for ended in (thief, second):
+        assert code(ended("GET", "/v1/jobs")) == (401, "access.token-invalid")
+        assert ended("GET", "/v1/session").json()["signed_in"] is False
+    assert not caller.is_still_known(guarded.state.context)  # its streams end
+    assert stranger("GET", "/v1/jobs").status_code == 200
+    by_header = {"Authorization": f"Bearer {secret}"}
+    assert client(guarded)("GET", "/v1/jobs", headers=by_header).status_code == 200
+    first.sign_in(secret)
+    assert first("GET", "/v1/jobs").status_code == 200
+    stale = thief.cookie
+    assert thief("DELETE", "/v1/session").status_code == 204  # with a session that is over nobody else's ends
+    assert first("GET", "/v1/jobs").status_code == 200
+    thief.cookie = stale
+    assert code(thief("GET", "/v1/jobs")) == (401, "access.token-invalid")
+
+
+def _asked(cookie: str) -> dict[str, Any]:
+    return {"type": "http", "headers": [(b"cookie", f"slidelift_session={cookie}".encode())]}
 
 
 def test_what_changes_something_takes_a_header_that_other_sites_can_not_send(browser: Browser, tiff: bytes) -> None:

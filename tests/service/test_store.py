@@ -304,6 +304,18 @@ class StoreContract:
         assert store.heartbeat("a", 1) is Beat.PAUSE
         assert store.settle("a", 1, Outcome(JobState.QUEUED)).state is JobState.PAUSED
 
+    def test_ending_a_tokens_sessions_counts_its_generation_up_and_nobody_elses(self, store: Store) -> None:
+        (first, _), (second, _) = (new_token("lab", frozenset({Scope.READ}), 1.0) for _ in range(2))
+        store.add_token(first)
+        store.add_token(second)
+        for generation in (1, 2):
+            store.end_sessions(first.id)
+            assert store.token(first.sha256) == replace(first, generation=generation)
+        assert store.token(second.sha256) == second
+        assert store.tokens() == [replace(first, generation=2), second]
+        with pytest.raises(UnknownTokenError):
+            store.end_sessions("none")
+
     def test_failures_are_counted_for_good_whichever_way_a_job_fails(self, store: Store, clock: Clock) -> None:
         store.add_slide(slide("s"))
         full = Outcome(JobState.FAILED, problem("storage.full", "no room"))
