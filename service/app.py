@@ -100,7 +100,9 @@ def create_app(settings: Settings, probe: Probe = probe) -> FastAPI:
     clock = RetentionClock(store)
     counted = Metrics(store, storage)
     reception = Reception(settings, store, storage, probe, counted.count_slide)
-    context = Context(settings, store, storage, reception, Watch(store), counted, Lookers(), deepzoom.Shelf())
+    watch = Watch(store, events.writer(settings.root_path))
+    readiness = health.Readiness(settings, store, storage)
+    context = Context(settings, store, storage, reception, watch, counted, Lookers(), deepzoom.Shelf(), readiness)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

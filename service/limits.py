@@ -51,17 +51,13 @@ class Limits:
                 f"your slides would take {kept_bytes + wanted_bytes} bytes of {self.max_bytes}; delete some first",
             )
 
-    def admit_jobs(
-        self, new: Sequence[Job], room_bytes: Callable[[], int], written_bytes: Callable[[Job], int]
-    ) -> Admit:
+    def admit_jobs(self, new: Sequence[Job], room_bytes: Callable[[], int]) -> Admit:
         """Make the rule that a store applies before it adds `new`.
 
         Parameters
         ----------
         room_bytes
             Free on disk less the reserve.
-        written_bytes
-            What a job's files take already; the rest of its reservation is still to come.
 
         Raises
         ------
@@ -78,8 +74,8 @@ class Limits:
             if own + len(new) > self.max_jobs:
                 detail = f"{own} of your jobs are unfinished, {self.max_jobs} are the most; ask again when some ended"
                 raise refusal("quota.jobs", detail)
-            wanted = sum(job.reserved_bytes for job in new)
-            promised = sum(max(0, job.reserved_bytes - written_bytes(job)) for job in unfinished)
+            wanted = sum(job.bytes_to_come for job in new)
+            promised = sum(job.bytes_to_come for job in unfinished)
             if wanted > (free := room_bytes()) - promised:
                 detail = (
                     f"about {wanted} bytes are needed, {free} are free and {promised} of them are promised to other "

@@ -37,6 +37,8 @@ class Progress:
     device_busy
         Share of this process's upscaling in which the model computed, 0 to 1; None before the first tile, and where
         others make the stripes.
+    bytes_written
+        What finished stripes and the joined result take on disk; None before the stripes were counted.
     """
 
     stage: Stage
@@ -46,6 +48,7 @@ class Progress:
     eta_seconds: float | None = None
     resumed_tiles: int = 0
     device_busy: float | None = None
+    bytes_written: int | None = None
 
 
 class CancelToken:
@@ -81,14 +84,22 @@ class Tally:
         Those that the plan's mask leaves to the entropy: of the others it is known beforehand that they are cheap.
     computed
         Those that went through the model.
+    bytes_written
+        What was written of them.
     """
 
     tiles: int = 0
     passed: int = 0
     computed: int = 0
+    bytes_written: int = 0
 
     def __add__(self, other: "Tally") -> "Tally":
-        return Tally(self.tiles + other.tiles, self.passed + other.passed, self.computed + other.computed)
+        return Tally(
+            self.tiles + other.tiles,
+            self.passed + other.passed,
+            self.computed + other.computed,
+            self.bytes_written + other.bytes_written,
+        )
 
 
 # Where nobody has timed the model: a tile of it costs about this many plain ones (compact-x4 on a CPU).
@@ -155,6 +166,7 @@ class TileClock:
             self._seconds_left(elapsed) if stage is Stage.UPSCALING and begun else None,
             self.resumed.tiles,
             min(1.0, self.busy_seconds / elapsed) if begun and self.busy_seconds is not None else None,
+            self.resumed.bytes_written + self.done.bytes_written,
         )
 
     def _seconds_left(self, elapsed: float) -> float | None:

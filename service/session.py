@@ -1,10 +1,11 @@
 """Sessions of a browser: a signed cookie stands for an access token, which no page has to keep.
 
-The cookie holds the token's SHA-256, the end of the session and an HMAC-SHA256 over both. Who steals the database has
-the hashes of all tokens and can still make no cookie; who steals the key file has no hash, and who has both can sign in
-as anybody. A cookie that was stolen opens what its token opens until the session ends, but no longer than the token is
-known: it is looked up at each request. Nothing is stored for a session, so signing out makes the browser forget the
-cookie and does not make a copy of it invalid; revoking the token does, and deleting the key file does for all.
+The cookie holds the token's SHA-256, the end of the session and an HMAC-SHA256 over both and the token's generation.
+Who steals the database has the hashes of all tokens and can still make no cookie; who steals the key file has no hash,
+and who has both can sign in as anybody. A cookie that was stolen opens what its token opens until the session ends, but
+no longer than the token is known and of that generation: it is looked up at each request. Nothing is stored for a
+single session. Signing out counts the generation up, which ends all sessions of the token, in every browser, and copies
+of their cookies; revoking the token does too, and deleting the key file ends everybody's.
 """
 
 import hashlib
@@ -31,10 +32,17 @@ _FORM = re.compile(r"([0-9a-f]{64})\.([0-9]{1,12})\.([0-9a-f]{64})")
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """Who a cookie says is there: the hash of the token, and until when in seconds since 1970."""
+    """Who a cookie says is there: the hash of the token, and until when in seconds since 1970.
+
+    Attributes
+    ----------
+    generation
+        That of the token when the session began (`service.jobs.token.Token`); sealed with the rest, and not told.
+    """
 
     sha256: str
     expires: int
+    generation: int = 0
 
     def is_valid(self, now: float) -> bool:
         """Whether it has not ended."""
@@ -45,18 +53,24 @@ class Session:
         return f"{self.sha256}.{self.expires}.{_seal(key, self)}"
 
 
-def begun(sha256: str, now: float, token_expires: float | None) -> Session:
+def begun(sha256: str, now: float, token_expires: float | None, generation: int = 0) -> Session:
     """Begin the session of a token; it ends no later than that."""
     ends = now + SESSION_SECONDS
-    return Session(sha256, int(ends if token_expires is None else min(ends, token_expires)))
+    return Session(sha256, int(ends if token_expires is None else min(ends, token_expires)), generation)
 
 
-def opened(value: str, key: bytes) -> Session | None:
-    """The session that a cookie holds, over or not; None where the key has not sealed it."""
+def claimed(value: str) -> str | None:
+    """The hash of the token that a cookie is said to stand for, which `opened` proves; None where it is no cookie."""
+    parts = _FORM.fullmatch(value)
+    return parts[1] if parts else None
+
+
+def opened(value: str, key: bytes, generation: int = 0) -> Session | None:
+    """The session that a cookie holds, over or not; None where it was not sealed by the key for that generation."""
     parts = _FORM.fullmatch(value)
     if parts is None:
         return None
-    session = Session(parts[1], int(parts[2]))
+    session = Session(parts[1], int(parts[2]), generation)
     return session if hmac.compare_digest(parts[3], _seal(key, session)) else None
 
 
@@ -96,4 +110,5 @@ def made_key_of(folder: Path) -> bytes:
 
 
 def _seal(key: bytes, session: Session) -> str:
-    return hmac.new(key, _PURPOSE + f"{session.sha256}.{session.expires}".encode(), hashlib.sha256).hexdigest()
+    sealed = f"{session.sha256}.{session.expires}.{session.generation}"
+    return hmac.new(key, _PURPOSE + sealed.encode(), hashlib.sha256).hexdigest()

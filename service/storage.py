@@ -95,14 +95,6 @@ class Storage:
         """Free on disk less the reserve; negative where that is eaten into."""
         return self.free_bytes() - self.disk_reserve_bytes
 
-    def written_bytes(self, job: Job) -> int:
-        """What a job's files take now."""
-        total = 0
-        for path in (self._jobs / job.id).rglob("*"):
-            with contextlib.suppress(FileNotFoundError):  # renamed or removed while we look
-                total += path.lstat().st_blocks * 512
-        return total
-
     def free_bytes(self) -> int:
         """Room left on the disk of the slides."""
         return shutil.disk_usage(self._slides).free

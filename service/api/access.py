@@ -3,7 +3,8 @@
 Without tokens (a service that only this machine can reach) every caller may do everything, and nothing has an owner.
 
 What a browser sends by itself, a page of another site can make it send. So a request that changes something is refused
-where the browser says that another site's page has made it; and with the cookie it must carry a header that such a page
+where the browser says that another site's page has made it: by Sec-Fetch-Site, or by Origin where it does not send
+that, as to a plain http address; and with the cookie it must carry a header that such a page
 can't send without asking the service first (CORS), which says no. And a service without tokens answers to this
 machine's own names alone: a site may let its name lead here (DNS rebinding), and its pages are then no other site's.
 """
@@ -25,7 +26,7 @@ from service.errors import Problem
 from service.jobs import token as tokens
 from service.jobs.store import StoreUnavailableError
 from service.jobs.token import Token
-from service.session import key_of, opened
+from service.session import claimed, key_of, opened
 
 OPEN = ("/health", "/docs", "/openapi.json", "/page", "/v1/session")
 """For anybody: a balancer asks for health, how to call the service is no secret, the page holds nothing but the means
@@ -35,6 +36,8 @@ FROM_THE_PAGE = ("X-Slidelift", "page")
 CHALLENGE = {"WWW-Authenticate": 'Bearer realm="slidelift"'}
 _READING = ("GET", "HEAD", "OPTIONS")
 _FROM_HERE = ("same-origin", "none")
+_ORIGIN = re.compile(r"(https?)://([^/?#@]+)", re.IGNORECASE)
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 _THIS_MACHINE = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]*)?", re.IGNORECASE)
 
 
@@ -48,11 +51,14 @@ class Caller:
         None where none is asked for.
     expires
         When the token ends, or the session before it, in seconds since 1970; None for never.
+    by_cookie
+        Whether a session was shown in the place of the token.
     """
 
     token: Token | None = None
     scopes: frozenset[tokens.Scope] = field(default_factory=lambda: frozenset(tokens.Scope))
     expires: float | None = None
+    by_cookie: bool = False
 
     @property
     def owner(self) -> str | None:
@@ -77,13 +83,14 @@ class Caller:
         if self.token is None:
             return True
         in_time = self.expires is None or context.clock() < self.expires
-        return in_time and context.store.token(self.token.sha256) is not None
+        found = context.store.token(self.token.sha256)
+        return in_time and found is not None and (not self.by_cookie or found.generation == self.token.generation)
 
 
 EVERYBODY = Caller()
 
 
-def _of_request(request: Request) -> Caller:
+async def _of_request(request: Request) -> Caller:  # async: it would take a thread otherwise
     return cast(Caller, request.scope["slidelift.caller"])
 
 
@@ -98,25 +105,25 @@ def require_admin(caller: Caller) -> None:
 
 def identified(connection: HTTPConnection, context: Context) -> Caller | Problem:
     """Find whose token or cookie a request brings; the cookie counts where there is no Authorization header."""
-    now, authorization = context.clock(), connection.headers.get("authorization")
-    ends = None
+    authorization = connection.headers.get("authorization")
     if authorization is None and (cookie := connection.cookies.get(COOKIE)):
-        key = key_of(context.settings.data_dir)
-        session = opened(cookie, key) if key else None
-        if session is None or not session.is_valid(now):
-            return problem("access.token-invalid", "the session is not one of this service, or is over: sign in again")
-        sha256, ends = session.sha256, float(session.expires)
-    else:
-        kind, _, secret = (authorization or "").partition(" ")
-        if kind.lower() != "bearer" or not secret.strip():
-            return problem(
-                "access.token-missing", "send the header Authorization: Bearer <token>; see `slidelift token`"
-            )
-        sha256 = tokens.hash_of(secret.strip())
-    token = context.store.token(sha256)
-    if token is None or not token.is_valid(now):
+        return _by_cookie(cookie, context)
+    kind, _, secret = (authorization or "").partition(" ")
+    if kind.lower() != "bearer" or not secret.strip():
+        return problem("access.token-missing", "send the header Authorization: Bearer <token>; see `slidelift token`")
+    token = context.store.token(tokens.hash_of(secret.strip()))
+    if token is None or not token.is_valid(context.clock()):
         return problem("access.token-invalid", "the token is not known here, was revoked or has expired")
-    return Caller(token, token.scopes, token.expires if ends is None else ends)
+    return Caller(token, token.scopes, token.expires)
+
+
+def _by_cookie(cookie: str, context: Context) -> Caller | Problem:
+    now, key, sha256 = context.clock(), key_of(context.settings.data_dir), claimed(cookie)
+    token = context.store.token(sha256) if key and sha256 else None
+    session = opened(cookie, key, token.generation) if key and token else None
+    if token is None or session is None or not (session.is_valid(now) and token.is_valid(now)):
+        return problem("access.token-invalid", "the session is not one of this service, or is over: sign in again")
+    return Caller(token, token.scopes, float(session.expires), by_cookie=True)
 
 
 class Access:
@@ -141,7 +148,11 @@ class Access:
         scope, context = connection.scope, connection.app.state.context
         is_reading, by_browser = scope["method"] in _READING, "authorization" not in connection.headers
         if by_browser and not is_reading and _says_another_site(connection, context.settings.cors_origins):
-            return problem("access.cross-site", "a page of another site may not do that")
+            detail = (
+                "a page of another site may not do that; where a proxy calls the service by another name than browsers "
+                "do, let it send X-Forwarded-Host"
+            )
+            return problem("access.cross-site", detail)
         if not context.settings.asks_for_tokens and not _THIS_MACHINE.fullmatch(
             connection.headers.get("host", "localhost")
         ):
@@ -170,8 +181,26 @@ class Access:
 
 def _says_another_site(connection: HTTPConnection, welcome: tuple[str, ...]) -> bool:
     """What a browser says of the page that makes it ask; another port of this machine is another site too."""
-    site, origin = connection.headers.get("sec-fetch-site", "none"), connection.headers.get("origin")
-    return site not in _FROM_HERE and origin not in welcome
+    site, origin = connection.headers.get("sec-fetch-site"), connection.headers.get("origin")
+    if origin in welcome:
+        return False
+    if site is not None:
+        return site not in _FROM_HERE
+    return origin is not None and not _is_own(origin, connection)
+
+
+def _is_own(origin: str, connection: HTTPConnection) -> bool:
+    """Whether an origin has the name by which the service was called, or a proxy before it; "null" has none.
+
+    A page can set neither Host nor X-Forwarded-Host in a request that its browser sends without asking first.
+    """
+    found = _ORIGIN.fullmatch(origin)
+    if found is None:
+        return False
+    scheme, place = found[1].lower(), found[2].lower()
+    names = [connection.headers.get("host", ""), connection.headers.get("x-forwarded-host", "").partition(",")[0]]
+    port = _DEFAULT_PORTS[scheme]
+    return place.removesuffix(port) in {name.strip().lower().removesuffix(port) for name in names} - {""}
 
 
 def _is_open(path: str) -> bool:

@@ -98,7 +98,7 @@ def checked(context: Context, caller: Caller, order: JobOrder, batch: str | None
 def queued(context: Context, caller: Caller, jobs: Sequence[Job], key: IdempotencyKey | None) -> list[Job]:
     """Queue jobs, all or none, or find those that the same request made before."""
     limits = Limits.of(context.settings, caller.token)
-    admit = limits.admit_jobs(jobs, context.storage.room_bytes, context.storage.written_bytes)
+    admit = limits.admit_jobs(jobs, context.storage.room_bytes)
     found, _ = context.store.add_jobs(jobs, admit, key)
     return found
 

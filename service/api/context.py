@@ -1,5 +1,5 @@
 """What every room of routes is given: settings, store, storage, where uploads come in, who waits, what is counted,
-who looks at slides.
+who looks at slides, what is ready.
 """
 
 import time
@@ -18,6 +18,7 @@ from service.uploads.reception import Reception
 
 if TYPE_CHECKING:
     from service.api.deepzoom import Shelf
+    from service.api.health import Readiness
     from service.api.metrics import Metrics
 
 
@@ -33,10 +34,11 @@ class Context:
     metrics: "Metrics"
     lookers: Lookers
     shelf: "Shelf"
+    readiness: "Readiness"
     clock: Callable[[], float] = time.time
 
 
-def _of_request(request: Request) -> Context:
+async def _of_request(request: Request) -> Context:  # async: it would take a thread otherwise
     return cast(Context, request.app.state.context)
 
 

@@ -2,9 +2,10 @@
 
 import hashlib
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from dataclasses import astuple, dataclass
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Path, Request, Response
 from starlette.concurrency import run_in_threadpool
@@ -14,10 +15,11 @@ from service.api import jobs, slides
 from service.api.access import Caller, InCaller
 from service.api.context import Context, InContext
 from service.api.problems import documented
-from service.api.reading import Documented, is_known, readable
+from service.api.reading import Documented, is_known, readable, written
 from service.api.schemas import MapOut
 from service.codes import refusal
-from service.jobs.job import Job, JobState
+from service.errors import ServiceError
+from service.jobs.job import JobState
 from service.jobs.slide import Slide
 from service.looking import Sight
 from wsi.deepzoom import DeepZoom
@@ -31,6 +33,8 @@ _FOREVER = "private, max-age=604800, immutable"
 _GROWING = "no-store"
 _SAFE = {"X-Content-Type-Options": "nosniff"}
 _CACHE_BYTES = 32 * 2**20
+
+Seen = TypeVar("Seen")
 
 
 class TileFormat(StrEnum):
@@ -52,6 +56,14 @@ class _Place:
     column: _Number
     row: _Number
     tile_format: TileFormat
+
+
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """What is looked at, and the hash of what its tiles are taken from; None where that still grows."""
+
+    sight: Sight
+    content: str | None
 
 
 InPlace = Annotated[_Place, Depends()]
@@ -115,9 +127,12 @@ async def slide_tile(
     caller: InCaller,
 ) -> Response:
     """Send 512 x 512 pixels of the slide, fewer at its right and lower edge."""
-    found = await run_in_threadpool(slides.known, context, caller, slide)
-    sight = Sight("slide", str(context.storage.slide_path(found)))
-    return await _tile(request, context, sight, found.sha256, place)
+
+    def find() -> _Subject:
+        found = slides.known(context, caller, slide)
+        return _Subject(Sight("slide", str(context.storage.slide_path(found))), found.sha256)
+
+    return await _seen(find, lambda subject: _tile(request, context, subject, place))
 
 
 @readable(
@@ -133,9 +148,12 @@ async def result_descriptor(job: jobs.JobId, context: InContext, caller: InCalle
     Tiles of a result in the making are PNG, transparent where no stripe is finished yet. A viewer that wants to see
     more of it later asks for result.dzi?n=1, ?n=2 and so on, which it takes for other pictures.
     """
-    sight, found = await run_in_threadpool(_result, context, caller, job)
-    zoom = DeepZoom(Size(*await context.lookers.size(sight)))
-    return _described(zoom, TileFormat.JPEG if _is_finished(found) else TileFormat.PNG, "private, no-cache")
+
+    async def described(subject: _Subject) -> Response:
+        zoom = DeepZoom(Size(*await context.lookers.size(subject.sight)))
+        return _described(zoom, TileFormat.JPEG if subject.content else TileFormat.PNG, "private, no-cache")
+
+    return await _seen(lambda: _result(context, caller, job), described)
 
 
 @readable(
@@ -153,30 +171,43 @@ async def result_tile(
     caller: InCaller,
 ) -> Response:
     """Send 512 x 512 pixels of the result, fewer at its right and lower edge."""
-    sight, found = await run_in_threadpool(_result, context, caller, job)
-    kept = found.result.sha256 if found.result else None
-    return await _tile(request, context, sight, kept, place)
+    return await _seen(lambda: _result(context, caller, job), lambda subject: _tile(request, context, subject, place))
 
 
-@readable(router, "/jobs/{job}/map", summary="What became of each tile")
-async def job_map(job: jobs.JobId, context: InContext, caller: InCaller) -> MapOut:
+@readable(router, "/jobs/{job}/map", response_model=MapOut, summary="What became of each tile")
+async def job_map(job: jobs.JobId, context: InContext, caller: InCaller) -> Response:
     """Tell where the result lies on the slide, and of each finished tile what became of it and how near its source is.
 
     Answered while the job runs, too.
     """
-    sight, _ = await run_in_threadpool(_result, context, caller, job)
-    return MapOut.model_validate(await context.lookers.map(sight))
+    found = await _seen(lambda: _result(context, caller, job), lambda subject: context.lookers.map(subject.sight))
+    return await run_in_threadpool(lambda: written(MapOut.model_validate(found)))  # of 100,000 tiles and more
 
 
-def _result(context: Context, caller: Caller, job_id: str) -> tuple[Sight, Job]:
+async def _seen(find: Callable[[], _Subject], look: Callable[[_Subject], Awaitable[Seen]]) -> Seen:
+    """What a look finds. Where it fails, its subject may have gone since it was found: then that is what is told.
+
+    A result in the making that was finished meanwhile is looked at once more.
+    """
+    subject = await run_in_threadpool(find)
+    try:
+        return await look(subject)
+    except ServiceError:
+        now = await run_in_threadpool(find)
+        if now.sight == subject.sight:
+            raise
+    return await look(now)
+
+
+def _result(context: Context, caller: Caller, job_id: str) -> _Subject:
     found = jobs.known(context, caller, job_id)
     order, storage = found.order, context.storage
-    if _is_finished(found):
+    if found.state is JobState.SUCCEEDED:
         path = storage.result_path(found)
-        if path is None or not path.exists():
+        if found.result is None or path is None or not path.exists():
             raise refusal("result.deleted", f"the result of job {found.id} was deleted; post the job again to see it")
         report = str(storage.report_path(found))
-        return Sight("result", str(path), order.format, report=report), found
+        return _Subject(Sight("result", str(path), order.format, report=report), found.result.sha256)
     if found.state is JobState.CANCELLED or found.result_deleted is not None:
         raise refusal("job.no-result", f"job {found.id} is {found.state}, and nothing of it was kept")
     slide: Slide | None = context.store.slide(order.slide)
@@ -184,11 +215,7 @@ def _result(context: Context, caller: Caller, job_id: str) -> tuple[Sight, Job]:
         raise refusal("job.no-result", f"the slide of job {found.id} was deleted")
     mpp = (order.mpp, order.mpp) if order.mpp else None
     output = storage.output_path(found)
-    return Sight("stripes", str(output), order.format, str(storage.slide_path(slide)), mpp), found
-
-
-def _is_finished(job: Job) -> bool:
-    return job.state is JobState.SUCCEEDED
+    return _Subject(Sight("stripes", str(output), order.format, str(storage.slide_path(slide)), mpp), None)
 
 
 def _described(zoom: DeepZoom, tile_format: TileFormat, cached: str) -> Response:
@@ -197,9 +224,8 @@ def _described(zoom: DeepZoom, tile_format: TileFormat, cached: str) -> Response
     )
 
 
-async def _tile(request: Request, context: Context, sight: Sight, content: str | None, place: _Place) -> Response:
-    """One tile; `content` is the hash of what it is taken from, None where that still grows."""
-    tag = _tag(content, place) if content else None
+async def _tile(request: Request, context: Context, subject: _Subject, place: _Place) -> Response:
+    tag = _tag(subject.content, place) if subject.content else None
     headers: dict[str, Any] = {**_SAFE, "Cache-Control": _FOREVER if tag else _GROWING}
     if tag:
         headers["ETag"] = tag
@@ -208,7 +234,7 @@ async def _tile(request: Request, context: Context, sight: Sight, content: str |
     tile = context.shelf.get(tag) if tag else None
     if tile is None:
         tile = await context.lookers.tile(
-            sight, place.level, place.column, place.row, place.tile_format, request.is_disconnected
+            subject.sight, place.level, place.column, place.row, place.tile_format, request.is_disconnected
         )
         if tag:
             context.shelf.put(tag, tile)

@@ -5,7 +5,7 @@ A browser opens six connections to a service, so that a page of many jobs has ro
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Request, Response
@@ -15,9 +15,10 @@ from starlette.concurrency import run_in_threadpool
 
 from service.api.access import Caller, InCaller
 from service.api.context import Context, InContext
-from service.api.jobs import JobId, known, shown
+from service.api.jobs import JobId, known, shown_under
 from service.api.problems import documented
-from service.api.reading import Documented
+from service.api.reading import Documented, address
+from service.api.watching import News
 from service.jobs.job import Job
 from service.jobs.store import Change, StoreError
 
@@ -28,6 +29,8 @@ KEEP_ALIVE_SECONDS = 15.0
 RESUMED_CHANGES = 10_000
 """Of all jobs: who was away for longer begins anew, instead of being told half the history."""
 _RETRY_MILLISECONDS = 2000
+_SLICE_BYTES = 2**16
+"""Sent at a time, before others get their turn."""
 _NUMBER = re.compile(r"[0-9]{1,18}")
 
 LastEventId = Annotated[str | None, Header(description="Id of the last event seen.")]
@@ -58,9 +61,11 @@ async def job_events(
     job: JobId, request: Request, context: InContext, caller: InCaller, last_event_id: LastEventId = None
 ) -> Response:
     """Stream the job's changes as server-sent events, until it has ended; the id of an event is the job's revision."""
+    after = await run_in_threadpool(context.store.last_change)
     found = await run_in_threadpool(known, context, caller, job)
     seen = _number(last_event_id)
-    return _stream(_of_job(request, context, caller, found, -1 if seen is None else seen))
+    prefix = address(request, "")
+    return _stream(_of_job(prefix, context, caller, found, after, -1 if seen is None else seen))
 
 
 @router.get(
@@ -70,14 +75,17 @@ async def job_events(
     responses=_documented("Events `job`: at once each job that has not ended, and then each that changes, as JSON."),
     summary="Follow all jobs",
 )
-async def events(request: Request, context: InContext, caller: InCaller, last_event_id: LastEventId = None) -> Response:
+async def events(context: InContext, caller: InCaller, last_event_id: LastEventId = None) -> Response:
     """Stream the changes of all jobs that the caller may see, new ones too, without an end.
 
     The id of an event is the number of the change. With the last one seen only what has changed since is told, jobs
     that have ended meanwhile among it; a browser's EventSource sends it by itself.
     """
-    unfinished, after = await run_in_threadpool(_beginning, context, caller, _number(last_event_id))
-    return _stream(_of_all(request, context, caller, unfinished, after))
+    seen = _number(last_event_id)
+    if seen is not None and await run_in_threadpool(_is_usable, context, seen):
+        return _stream(_of_all(context, caller, [], seen))
+    found = await context.watch.unfinished()
+    return _stream(_of_all(context, caller, [one for one in found.news if caller.sees(one.job.owner)], found.number))
 
 
 def _stream(told: AsyncIterator[bytes]) -> Response:
@@ -89,8 +97,26 @@ def _number(event_id: str | None) -> int | None:
     return int(event_id) if event_id and _NUMBER.fullmatch(event_id) else None
 
 
-def _event(request: Request, number: int, job: Job) -> bytes:
-    return format_sse_event(event="job", id=str(number), data_str=shown(request, job).model_dump_json())
+def writer(prefix: str) -> Callable[[Change], bytes]:
+    """Makes events of changes for clients that know the service under that path."""
+    return lambda change: _event(prefix, change.number, change.job)
+
+
+def _event(prefix: str, number: int, job: Job) -> bytes:
+    return format_sse_event(event="job", id=str(number), data_str=shown_under(prefix, job).model_dump_json())
+
+
+async def _in_slices(news: Sequence[News]) -> AsyncIterator[bytes]:
+    """Events of many changes, a few at a time; what takes them need never wait, and others shall."""
+    held = bytearray()
+    for one in news:
+        held += one.event
+        if len(held) >= _SLICE_BYTES:
+            yield bytes(held)
+            held.clear()
+            await asyncio.sleep(0)
+    if held:
+        yield bytes(held)
 
 
 class _Pass:
@@ -111,52 +137,47 @@ class _Pass:
             return True
 
 
-async def _of_job(request: Request, context: Context, caller: Caller, job: Job, seen: int) -> AsyncIterator[bytes]:
+async def _of_job(
+    prefix: str, context: Context, caller: Caller, job: Job, after: int, seen: int
+) -> AsyncIterator[bytes]:
     """The job as it is, unless the client knows it, then each change, to the end of the job or of the service."""
     yield format_sse_event(retry=_RETRY_MILLISECONDS, comment="slidelift")
     if job.revision < seen:  # an id of another life
         seen = -1
     admission = _Pass(context, caller)
-    while True:
-        if job.revision != seen:
-            seen = job.revision
-            yield _event(request, seen, job)
-        if job.state.is_ended or not await admission.holds():
-            return
-        if not await context.watch.change(job.id, seen, KEEP_ALIVE_SECONDS):
+    with context.watch.listening(after, lambda changed: changed.id == job.id) as listener:
+        while True:
+            if job.revision != seen:
+                seen = job.revision
+                yield _event(prefix, seen, job)
+            if job.state.is_ended or not await admission.holds():
+                return
+            told = await context.watch.news(listener, KEEP_ALIVE_SECONDS)
             if context.watch.is_closed:
                 return
-            yield format_sse_event(comment="still here")
-            continue
-        found = await run_in_threadpool(context.store.job, job.id)
-        if found is None:
-            return
-        job = found
+            if not told:
+                yield format_sse_event(comment="still here")
+            job = max([job, *(one.job for one in told)], key=lambda one: one.revision)
 
 
-def _beginning(context: Context, caller: Caller, seen: int | None) -> tuple[list[Change], int]:
-    """What a stream begins with, and the number after which it goes on: the client's own, where that is usable."""
+def _is_usable(context: Context, seen: int) -> bool:
+    """Whether a stream may go on after the last change that a client says it has seen."""
     last = context.store.last_change()
-    if seen is not None and last - RESUMED_CHANGES <= seen <= last:
-        return [], seen
-    unfinished = [change for change in context.store.unfinished() if caller.sees(change.job.owner)]
-    return unfinished, max([last, *(change.number for change in unfinished)])
+    return last - RESUMED_CHANGES <= seen <= last
 
 
-async def _of_all(
-    request: Request, context: Context, caller: Caller, unfinished: list[Change], after: int
-) -> AsyncIterator[bytes]:
+async def _of_all(context: Context, caller: Caller, unfinished: list[News], after: int) -> AsyncIterator[bytes]:
     """Those jobs, then each change after that number, to the end of the token or of the service."""
     yield format_sse_event(retry=_RETRY_MILLISECONDS, comment="slidelift")
     admission = _Pass(context, caller)
     with context.watch.listening(after, lambda job: caller.sees(job.owner)) as listener:
-        for change in unfinished:
-            yield _event(request, change.number, change.job)
+        async for some in _in_slices(unfinished):
+            yield some
         yield format_sse_event(comment="changes from here on", id=str(after))
         while await admission.holds():
             told = await context.watch.news(listener, KEEP_ALIVE_SECONDS)
-            for change in told:
-                yield _event(request, change.number, change.job)
+            async for some in _in_slices(told):
+                yield some
             if context.watch.is_closed:
                 return
             if not told:

@@ -1,27 +1,38 @@
-"""Health: whether the process answers, and whether it can take work."""
+"""Health: whether the process answers, and whether it can take work.
+
+Neither answer waits for one of the threads that requests share: with a locked database all of them may be waiting.
+"""
+
+import asyncio
 
 from fastapi import APIRouter, Request, Response
 
-from service.api.context import Context, InContext
+from service.api.context import InContext
 from service.api.problems import documented, response
 from service.api.reading import readable
 from service.api.schemas import CheckOut, LiveOut, ReadyOut
+from service.api.together import Together, in_own_thread
 from service.codes import problem
+from service.jobs.store import Store
+from service.settings import Settings
+from service.storage import Storage
+
+ANSWER_SECONDS = 2.0
+"""How long database and disk get to answer; a balancer asks every few seconds, and gives up after as many."""
 
 router = APIRouter(prefix="/health", tags=["health"], responses=documented())
 
 
 @readable(router, "/live", summary="Is the process there?")
-def live() -> LiveOut:
+async def live() -> LiveOut:
     """Answer; nothing is looked at."""
     return LiveOut()
 
 
 @readable(router, "/ready", response_model=ReadyOut, summary="Can the service take work?")
-def ready(request: Request, context: InContext) -> Response:
-    """Look at database, disk, worker and its device; 503 names what is missing."""
-    checks = {"database": _database(context), "disk": _disk(context)}
-    checks |= {"worker": _worker(context)} if checks["database"].ok else {}
+async def ready(request: Request, context: InContext) -> Response:
+    """Look at database, disk, worker and its device; 503 names what is missing, or does not answer in two seconds."""
+    checks = await context.readiness.checks()
     missing = [f"{name}: {check.detail}" for name, check in checks.items() if not check.ok]
     if missing:
         found = problem("service.not-ready", "; ".join(missing))
@@ -30,7 +41,35 @@ def ready(request: Request, context: InContext) -> Response:
     return Response(ReadyOut(checks=checks).model_dump_json(), media_type="application/json")
 
 
-def _database(context: Context) -> CheckOut:
+class Readiness:
+    """Looks at what the service needs: those who ask at the same time share one look, whose thread may hang."""
+
+    def __init__(self, settings: Settings, store: Store, storage: Storage) -> None:
+        self.settings, self.store, self.storage = settings, store, storage
+        self._looks = {
+            "database": Together(lambda: _database_and_worker(self), in_own_thread),
+            "disk": Together(lambda: {"disk": _disk(self)}, in_own_thread),
+        }
+
+    async def checks(self) -> dict[str, CheckOut]:
+        """What was found by name; what is not found in time is not there."""
+        found = await asyncio.gather(*(self._in_time(name) for name in self._looks))
+        return {name: check for checks in found for name, check in checks.items()}
+
+    async def _in_time(self, name: str) -> dict[str, CheckOut]:
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                return await self._looks[name].look()
+        except TimeoutError:
+            return {name: CheckOut(ok=False, detail=f"no answer within {ANSWER_SECONDS:g} s")}
+
+
+def _database_and_worker(context: Readiness) -> dict[str, CheckOut]:
+    database = _database(context)
+    return {"database": database, "worker": _worker(context)} if database.ok else {"database": database}
+
+
+def _database(context: Readiness) -> CheckOut:
     try:
         context.store.check()
     except Exception as error:  # noqa: BLE001 - whatever keeps a store from writing is the answer
@@ -38,12 +77,12 @@ def _database(context: Context) -> CheckOut:
     return CheckOut(ok=True, detail="written")
 
 
-def _disk(context: Context) -> CheckOut:
+def _disk(context: Readiness) -> CheckOut:
     free, ok = context.storage.free_bytes(), context.storage.has_reserve()
     return CheckOut(ok=ok, detail=f"{free} bytes free" + ("" if ok else ", less than the reserve; delete results"))
 
 
-def _worker(context: Context) -> CheckOut:
+def _worker(context: Readiness) -> CheckOut:
     found = context.store.workers()
     if not found:
         return CheckOut(ok=False, detail="none has ever been seen; start one with `slidelift worker`")

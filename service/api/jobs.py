@@ -11,8 +11,9 @@ from service.api.access import Caller, InCaller
 from service.api.asking import KeyHeader, checked, keyed_by, queued
 from service.api.context import Context, InContext
 from service.api.problems import BODY_MAX_BYTES, documented
-from service.api.reading import Before, Documented, Limit, address, conditional, is_known, next_page, readable
+from service.api.reading import Before, Documented, Limit, address, conditional, is_known, next_page, readable, written
 from service.api.schemas import JobIn, JobOut, JobsOut, ProblemOut
+from service.api.sending import OpenedFile
 from service.api.waiting import Prefer, wait_seconds
 from service.codes import refusal
 from service.jobs.job import Job, JobState
@@ -73,7 +74,7 @@ async def ask(
     return _told(request, response, job)
 
 
-@readable(router, "", operation_id="jobs", summary="List jobs")
+@readable(router, "", operation_id="jobs", response_model=JobsOut, summary="List jobs")
 def jobs(
     request: Request,
     context: InContext,
@@ -83,10 +84,10 @@ def jobs(
     state: Annotated[JobState | None, Query(description="Only jobs of this state.")] = None,
     slide: Annotated[str | None, Query(max_length=100, description="Only jobs of this slide.")] = None,
     batch: Annotated[str | None, Query(max_length=100, description="Only jobs of this batch.")] = None,
-) -> JobsOut:
+) -> Response:
     """List jobs, the newest first."""
     page = context.store.jobs(limit, before, JobFilter(state, slide, batch, caller.only))
-    return JobsOut(jobs=[shown(request, job) for job in page.entries], next=next_page(request, page.cursor))
+    return written(JobsOut(jobs=[shown(request, job) for job in page.entries], next=next_page(request, page.cursor)))
 
 
 @readable(
@@ -154,7 +155,7 @@ def retry(job: JobId, request: Request, response: Response, context: InContext, 
     """
     found = known(context, caller, job)
     limits = Limits.of(context.settings, caller.token)
-    admit = limits.admit_jobs([found], context.storage.room_bytes, context.storage.written_bytes)
+    admit = limits.admit_jobs([found.retried()], context.storage.room_bytes)
     return _told(request, response, context.store.retry(found.id, admit))
 
 
@@ -170,14 +171,15 @@ def result(job: JobId, request: Request, context: InContext, caller: InCaller) -
     """Send the file: an OME-TIFF, or an OME-Zarr as one stored zip. Its ETag is its SHA-256."""
     found = _succeeded(known(context, caller, job))
     path = context.storage.result_path(found)
-    if found.result is None or path is None or not path.is_file():
-        raise refusal("result.deleted", f"the result of job {found.id} was deleted; post the job again to have it anew")
+    gone = refusal("result.deleted", f"the result of job {found.id} was deleted; post the job again to have it anew")
+    if found.result is None or path is None:
+        raise gone
     etag = f'"{found.result.sha256}"'
     headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
     if is_known(request, etag):
         return Response(status_code=304, headers=headers)
     filename = f"{found.id}{found.order.format.suffix}{path.suffix if path.suffix == '.zip' else ''}"
-    return FileResponse(path, headers=headers, media_type=found.order.format.media_type, filename=filename)
+    return OpenedFile(path, gone, headers=headers, media_type=found.order.format.media_type, filename=filename)
 
 
 @router.delete("/{job}/result", operation_id="delete_result", status_code=204, summary="Delete what a job made")
@@ -190,7 +192,8 @@ def delete_result(job: JobId, context: InContext, caller: InCaller) -> None:
 def report(job: JobId, context: InContext, caller: InCaller) -> Response:
     """Tell how the result was made: plan, model, timings, warnings, marked tiles."""
     found = _succeeded(known(context, caller, job))
-    return FileResponse(context.storage.report_path(found), media_type="application/json")
+    gone = refusal("result.deleted", f"the report of job {found.id} is no longer there; post the job again")
+    return OpenedFile(context.storage.report_path(found), gone, headers={}, media_type="application/json")
 
 
 @readable(
@@ -224,11 +227,10 @@ def _beside(
 ) -> Response:
     found = _succeeded(known(context, caller, job))
     path = context.storage.beside_result(found, kind)
-    if path is None or not path.is_file():
-        raise refusal(
-            "result.deleted", f"it went with the result of job {found.id}; post the job again to have it anew"
-        )
-    return FileResponse(path, media_type=media_type, headers={"Cache-Control": "private, no-cache", **headers})
+    gone = refusal("result.deleted", f"it went with the result of job {found.id}; post the job again to have it anew")
+    if path is None:
+        raise gone
+    return OpenedFile(path, gone, media_type=media_type, headers={"Cache-Control": "private, no-cache", **headers})
 
 
 def known(context: Context, caller: Caller, job_id: str) -> Job:
@@ -241,7 +243,12 @@ def known(context: Context, caller: Caller, job_id: str) -> Job:
 
 def shown(request: Request, job: Job) -> JobOut:
     """What a client sees of a job."""
-    here = address(request, f"/v1/jobs/{job.id}")
+    return shown_under(address(request, ""), job)
+
+
+def shown_under(prefix: str, job: Job) -> JobOut:
+    """The same, for a client that knows the service under that path."""
+    here = f"{prefix}/v1/jobs/{job.id}"
     error = ProblemOut.of(job.problem, here) if job.problem else None
     return JobOut.of(job, here, error)
 

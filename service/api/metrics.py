@@ -60,7 +60,7 @@ class _Shared(Collector):
         jobs = GaugeMetricFamily("slidelift_jobs", "Jobs by state", labels=["state"])
         for state in JobState:
             jobs.add_metric([state], counts.get(state, 0))
-        failures = CounterMetricFamily("slidelift_job_failures", "Jobs that failed, by code", labels=["code"])
+        failures = CounterMetricFamily("slidelift_job_failures", "Times that jobs failed, by code", labels=["code"])
         for code, number in self._store.failures().items():
             failures.add_metric([code], number)
         seen = GaugeMetricFamily(

@@ -1,8 +1,10 @@
 """Signing in: a page shows a token once, and from then on its browser sends a cookie that no script can read."""
 
+from contextlib import suppress
+
 from fastapi import APIRouter, Request, Response
 
-from service.api.access import CHALLENGE, COOKIE, EVERYBODY, identified
+from service.api.access import CHALLENGE, COOKIE, EVERYBODY, Caller, identified
 from service.api.context import InContext
 from service.api.problems import documented, response
 from service.api.reading import Documented, address, readable
@@ -10,6 +12,7 @@ from service.api.schemas import SessionIn, SessionOut, moment
 from service.codes import problem
 from service.errors import Problem
 from service.jobs import token as tokens
+from service.jobs.store import UnknownTokenError
 from service.session import begun, made_key_of
 from service.storage import full_disk_said
 
@@ -56,7 +59,7 @@ def sign_in(shown: SessionIn, request: Request, context: InContext) -> Response:
     if token is None or not token.is_valid(now):
         refused = problem("access.token-invalid", "the token is not known here, was revoked or has expired")
         return response(refused, request, CHALLENGE | _PRIVATE)
-    started = begun(sha256, now, token.expires)
+    started = begun(sha256, now, token.expires, token.generation)
     with full_disk_said():
         sealed = started.sealed(made_key_of(context.settings.data_dir))
     answer = Response(status_code=204, headers=_PRIVATE)
@@ -65,8 +68,15 @@ def sign_in(shown: SessionIn, request: Request, context: InContext) -> Response:
 
 
 @router.delete("", operation_id="sign_out", status_code=204, response_class=Response, summary="Sign out")
-def sign_out(request: Request) -> Response:
-    """End the session in this browser; there need not be one."""
+def sign_out(request: Request, context: InContext) -> Response:
+    """End the session, and with it all sessions of its token, in other browsers too; there need not be one.
+
+    The token itself stays: revoke it where it may be in other hands.
+    """
+    found = identified(request, context) if context.settings.asks_for_tokens else EVERYBODY
+    if isinstance(found, Caller) and found.token is not None and found.by_cookie:
+        with suppress(UnknownTokenError):  # it was revoked in between
+            context.store.end_sessions(found.token.id)
     cached = {"Clear-Site-Data": '"cache"'}  # who comes next to this browser must not find tiles there
     answer = Response(status_code=204, headers=_PRIVATE | cached)
     _send_cookie(answer, request, "", 0)

@@ -12,7 +12,7 @@ from service.api.access import Caller, InCaller
 from service.api.asking import recommended
 from service.api.context import Context, InContext
 from service.api.problems import documented
-from service.api.reading import Before, Limit, address, next_page, readable
+from service.api.reading import Before, Limit, address, next_page, readable, written
 from service.api.receiving import announced_bytes, finished, letting_go, pump, require_arrived
 from service.api.schemas import Mpp, RecommendationOut, SlideOut, SlidesOut, UploadOut, UriIn
 from service.api.waiting import Prefer, seen_after, wait_seconds
@@ -149,13 +149,13 @@ async def add(
     )
 
 
-@readable(router, "", operation_id="slides", summary="List slides")
+@readable(router, "", operation_id="slides", response_model=SlidesOut, summary="List slides")
 def slides(
     request: Request, context: InContext, caller: InCaller, limit: Limit = 100, before: Before = None
-) -> SlidesOut:
+) -> Response:
     """List what was uploaded, the newest first."""
     page = context.store.slides(limit, before, caller.only)
-    return SlidesOut(slides=[SlideOut.of(one) for one in page.entries], next=next_page(request, page.cursor))
+    return written(SlidesOut(slides=[SlideOut.of(one) for one in page.entries], next=next_page(request, page.cursor)))
 
 
 @readable(router, "/{slide:slide_id}", operation_id="slide_facts", summary="Facts of a slide")

@@ -180,6 +180,8 @@ class Job:
         Id of the batch that it was asked in, if any.
     reserved_bytes
         What its files may take on disk until it has ended.
+    written_bytes
+        What they take already, as its worker last said.
     revision
         Counts what a client could see change; the id of an event.
     attempt
@@ -200,6 +202,7 @@ class Job:
     owner: str | None = None
     batch: str | None = None
     reserved_bytes: int = 0
+    written_bytes: int = 0
     revision: int = 0
     state: JobState = JobState.QUEUED
     started: float | None = None
@@ -216,6 +219,11 @@ class Job:
     problem: Problem | None = None
     result: Result | None = None
     result_deleted: float | None = None
+
+    @property
+    def bytes_to_come(self) -> int:
+        """What its files may still take on disk."""
+        return max(0, self.reserved_bytes - self.written_bytes)
 
     def is_abandoned(self, now: float) -> bool:
         """True where the worker that holds the job has let its lease run out."""
@@ -265,7 +273,8 @@ class Job:
         """Note how far the running job is."""
         if self.state is not JobState.RUNNING:
             raise ForbiddenMoveError(f"job {self.id} is {self.state}: it can't advance")
-        return self._changed(progress=progress)
+        written = self.written_bytes if progress.bytes_written is None else progress.bytes_written
+        return self._changed(progress=progress, written_bytes=written)
 
     def cancelled(self, now: float) -> Self:
         """Cancel the job at once where no living worker holds it; else leave word for that worker."""
@@ -299,6 +308,7 @@ class Job:
             raise ForbiddenMoveError(f"job {self.id} is {self.state}: only a failed or cancelled job can be retried")
         return self._moved(
             JobState.QUEUED,
+            written_bytes=self.written_bytes if self._keeps_stripes else 0,
             finished=None,
             crashes=0,
             crashed_at=0,
@@ -308,6 +318,11 @@ class Job:
             progress=None,
             result_deleted=None,
         )
+
+    @property
+    def _keeps_stripes(self) -> bool:
+        """Whether its ended attempt has left finished stripes; those of a cancelled job are removed."""
+        return self.state is JobState.FAILED and self.result_deleted is None
 
     def settled(self, outcome: Outcome, now: float) -> Self:
         """End the attempt of the worker that holds the job."""

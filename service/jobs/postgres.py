@@ -58,6 +58,11 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "INSERT INTO changes (number) SELECT coalesce(max(seq), 0) FROM jobs",
     ),
     ("CREATE TABLE service_facts (name TEXT PRIMARY KEY, value TEXT NOT NULL)",),
+    (
+        "CREATE TABLE failures (code TEXT PRIMARY KEY, number BIGINT NOT NULL)",
+        "INSERT INTO failures (code, number) SELECT coalesce(code, 'internal'), count(*) FROM jobs "
+        "WHERE state = 'failed' GROUP BY coalesce(code, 'internal')",
+    ),
 )
 """Step n brings a database from version n to n + 1. Steps are added, never changed."""
 

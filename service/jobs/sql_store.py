@@ -260,8 +260,8 @@ class SqlStore:
 
     def failures(self) -> dict[str, int]:
         with self._database.reading() as db:
-            rows = db.execute("SELECT code, count(*) FROM jobs WHERE state = 'failed' GROUP BY code").fetchall()
-        return {code or "internal": number for code, number in rows}
+            rows = db.execute("SELECT code, number FROM failures").fetchall()
+        return dict(rows)
 
     def sign_of_life(self, sign: WorkerSign) -> None:
         now = self._database.now()
@@ -303,6 +303,17 @@ class SqlStore:
         with self._database.writing() as db:
             if not db.execute("DELETE FROM tokens WHERE id = ?", (token_id,)).rowcount:
                 raise UnknownTokenError(token_id)
+
+    def end_sessions(self, token_id: str) -> None:
+        with self._database.writing() as db:
+            row = db.execute(
+                f"SELECT document FROM tokens WHERE id = ?{self._database.for_update}", (token_id,)
+            ).fetchone()
+            if row is None:
+                raise UnknownTokenError(token_id)
+            token = _TOKEN.validate_json(row[0])
+            ended = _TOKEN.dump_json(replace(token, generation=token.generation + 1)).decode()
+            db.execute("UPDATE tokens SET document = ? WHERE id = ?", (ended, token_id))
 
     def forget_keys(self, before: float) -> None:
         with self._database.writing() as db:
@@ -422,7 +433,18 @@ def _keep(db: Connection, before: Job, job: Job) -> Job:
     else:
         (number,) = _numbers(db, 1)
         db.execute("UPDATE jobs SET document = ?, changed = ? WHERE id = ?", (_document(job), number, job.id))
+    if job.state is JobState.FAILED and before.state is not JobState.FAILED:
+        _count_failure(db, job)
     return job
+
+
+def _count_failure(db: Connection, job: Job) -> None:
+    """Count it for good: a retry, a success after it and a deletion take nothing back."""
+    db.execute(
+        "INSERT INTO failures (code, number) VALUES (?, 1) "
+        "ON CONFLICT (code) DO UPDATE SET number = failures.number + 1",
+        (job.problem.code if job.problem else "internal",),
+    )
 
 
 def _numbers(db: Connection, count: int) -> range:

@@ -64,6 +64,11 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "INSERT INTO changes (number) SELECT coalesce(max(seq), 0) FROM jobs",
     ),
     ("CREATE TABLE service_facts (name TEXT PRIMARY KEY, value TEXT NOT NULL)",),
+    (
+        "CREATE TABLE failures (code TEXT PRIMARY KEY, number INTEGER NOT NULL)",
+        "INSERT INTO failures (code, number) SELECT coalesce(code, 'internal'), count(*) FROM jobs "
+        "WHERE state = 'failed' GROUP BY coalesce(code, 'internal')",
+    ),
 )
 """Step n brings a database from `user_version` n to n + 1. Steps are added, never changed."""
 

@@ -245,7 +245,7 @@ class Store(Protocol):
         """How many jobs are in each state."""
 
     def failures(self) -> dict[str, int]:
-        """How many jobs have failed with each code."""
+        """How often jobs have failed with each code, those that were tried again since too; it never goes down."""
 
     def sign_of_life(self, sign: WorkerSign) -> None:
         """Note that a worker lives, with or without a job; its `seen` is set here."""
@@ -267,6 +267,9 @@ class Store(Protocol):
 
     def revoke_token(self, token_id: str) -> None:
         """Forget a token; raises UnknownTokenError."""
+
+    def end_sessions(self, token_id: str) -> None:
+        """Count the token's generation up; raises UnknownTokenError."""
 
     def forget_keys(self, before: float) -> None:
         """Forget the idempotency keys that came before that moment."""

@@ -41,6 +41,8 @@ class Token:
         Unfinished jobs at a time; None for the service's own limit.
     max_bytes
         Bytes of slides kept; None for the service's own limit.
+    generation
+        How often its sessions were ended by signing out; a session of an earlier one opens nothing.
     """
 
     id: str
@@ -51,6 +53,7 @@ class Token:
     expires: float | None = None
     max_jobs: int | None = None
     max_bytes: int | None = None
+    generation: int = 0
 
     def is_valid(self, now: float) -> bool:
         """Whether it has not expired."""

@@ -178,7 +178,7 @@ class Cluster:
                     raise _failure(future.exception(timeout=_ANSWER_SECONDS), f"stripe {number}")
                 segment = self._accepted(future.result(timeout=_ANSWER_SECONDS), number, workspace)
                 del waiting[number]
-                advance(tally(segment.report), None)
+                advance(tally(segment), None)
 
     def _accepted(self, answer: Mapping[str, Any] | None, number: int, workspace: Workspace) -> Segment:
         if answer is not None:

@@ -7,6 +7,7 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ import numpy as np
 from PIL import Image
 
 from service.codes import refusal
+from service.errors import ServiceError
 from service.pipeline.workspace import Workspace
 from wsi.deepzoom import DeepZoom
+from wsi.errors import SegmentDamagedError, TileReadError
 from wsi.geometry import Size
 from wsi.pyramid import level_sizes, levels_in_stripe
 from wsi.readers.open_slide import open_slide
@@ -33,6 +36,8 @@ JPEG_QUALITY = 90
 # on disk until it is closed.
 _OPEN = 6
 _IDLE_SECONDS = 30.0
+# A folder's stamp says of two changes that follow one another this closely only the first, on the coarsest clocks.
+_SETTLED_NS = 2 * 10**9
 _NOT_YET = "."
 
 
@@ -42,12 +47,32 @@ class _Opened:
     used: float
 
 
+@dataclass(slots=True)
+class _Making:
+    """The plan and the finished stripes of a job, as they were last read from its folder.
+
+    Attributes
+    ----------
+    stamp
+        Of the plan's file.
+    segments
+        By number and time of writing.
+    scanned
+        The time of the folder's last change when it was looked through, None where it may have changed since.
+    """
+
+    stamp: tuple[int, ...]
+    plan: TilePlan
+    segments: dict[tuple[int, int], Segment]
+    scanned: int | None = None
+
+
 class Looker:
     """Keeps what is looked at open; memory is bounded by the readers of `_OPEN` slides. For one thread."""
 
     def __init__(self) -> None:
         self._opened: OrderedDict[tuple[Any, ...], _Opened] = OrderedDict()
-        self._segments: OrderedDict[Path, dict[tuple[int, int], Segment]] = OrderedDict()
+        self._makings: OrderedDict[Path, _Making] = OrderedDict()
 
     def answer(self, question: dict[str, Any]) -> dict[str, Any]:
         """Answer one question of the parent's side, `service.looking`.
@@ -70,7 +95,14 @@ class Looker:
         if question["what"] == "size":
             size = reader.info.size
             return {"size": [size.width, size.height]}
-        tile = self._tile(reader, question["level"], question["column"], question["row"])
+        place = question["level"], question["column"], question["row"]
+        try:
+            tile = self._tile(reader, *place)
+        except TileReadError:
+            now = self._reader(sight)  # refuses where stripes have gone since: the job was finished, or began anew
+            if now is reader:
+                raise
+            tile = self._tile(now, *place)
         return {"tile": base64.b64encode(_encoded(tile, question["format"])).decode("ascii")}
 
     def close(self) -> None:
@@ -113,31 +145,29 @@ class Looker:
         for key in [key for key, one in self._opened.items() if one.used < moment]:
             self._opened.pop(key).reader.close()
         if not self._opened:
-            self._segments.clear()
+            self._makings.clear()
 
     def _stripes(self, sight: dict[str, Any]) -> tuple[TilePlan, dict[tuple[int, int], Segment]]:
         """The plan of a job and its finished stripes by number and time of writing; refuses while there is no plan.
 
-        A job that was cancelled and is tried again writes them anew: the same tiles, in another order.
+        They are read once, and again when the folder has changed. A job that was cancelled and is tried again writes
+        them anew: the same tiles, in another order.
         """
         output = Path(sight["path"])
-        workspace = Workspace(output)
-        state = workspace.state()
-        if state is None:
-            raise refusal("job.not-finished", "nothing of the job can be looked at before its tiles are planned")
-        plan = TilePlan.from_dict(state["plan"])
-        known, found = self._segments.pop(output, {}), {}
-        for stripe in plan.stripes():
-            path = workspace.segment_path(stripe.number)
-            try:
-                key = stripe.number, path.stat().st_mtime_ns
-                found[key] = known.get(key) or Segment(path)
-            except FileNotFoundError:
-                continue
-        self._segments[output] = found
-        while len(self._segments) > _OPEN:
-            self._segments.popitem(last=False)
-        return plan, found
+        workspace, known = Workspace(output), self._makings.pop(output, None)
+        try:
+            stamp = _stamp(workspace.folder / "plan.json")
+            making = known if known and known.stamp == stamp else _planned(workspace, stamp)
+            changed = workspace.folder.stat().st_mtime_ns
+        except FileNotFoundError:
+            raise _not_planned() from None
+        if making.scanned != changed:
+            making.segments = _finished(workspace, making)
+            making.scanned = changed if time.time_ns() - changed > _SETTLED_NS else None
+        self._makings[output] = making
+        while len(self._makings) > _OPEN:
+            self._makings.popitem(last=False)
+        return making.plan, making.segments
 
     def _growing_map(self, sight: dict[str, Any]) -> dict[str, Any]:
         plan, stripes = self._stripes(sight)
@@ -175,6 +205,34 @@ class Looker:
             "consistency": measured or [[None] * len(row) for row in tiles["map"]],
             "bad": _bad(tiles["bad"]),
         }
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """What is another where a file was replaced."""
+    found = path.stat()
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def _planned(workspace: Workspace, stamp: tuple[int, ...]) -> _Making:
+    state = workspace.state()
+    if state is None:
+        raise _not_planned()
+    return _Making(stamp, TilePlan.from_dict(state["plan"]), {})
+
+
+def _not_planned() -> ServiceError:
+    return refusal("job.not-finished", "nothing of the job can be looked at before its tiles are planned")
+
+
+def _finished(workspace: Workspace, making: _Making) -> dict[tuple[int, int], Segment]:
+    """The stripes that are there and whole; of those that were known nothing is read again."""
+    found = {}
+    for stripe in making.plan.stripes():
+        path = workspace.segment_path(stripe.number)
+        with suppress(FileNotFoundError, SegmentDamagedError):
+            key = stripe.number, path.stat().st_mtime_ns
+            found[key] = making.segments.get(key) or Segment(path)
+    return found
 
 
 def _numbered(stripes: dict[tuple[int, int], Segment]) -> dict[int, Segment]:

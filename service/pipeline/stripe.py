@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
@@ -29,7 +29,7 @@ from wsi.seam import SeamGauge
 from wsi.slide import Pixels, SlideReader
 from wsi.tiler import BadTile, PatchBatch, Tiler
 from wsi.tiling import Stripe, Tile, TilePlan
-from wsi.writers.segment import SegmentWriter, blank_colour
+from wsi.writers.segment import Segment, SegmentWriter, blank_colour
 from wsi.writers.table import format_named
 
 Encode = Callable[[Pixels], Sequence[bytes]]
@@ -88,10 +88,11 @@ class StripeReport:
     incidents: list[str] = field(default_factory=list)
 
 
-def tally(report: Mapping[str, Any]) -> Tally:
-    """The tiles of a finished stripe's report."""
-    letters = "".join(report["map"])
-    return Tally(len(letters), len(letters) - letters.count(Mark.GLASS), sum(letters.count(mark) for mark in COMPUTED))
+def tally(segment: Segment) -> Tally:
+    """The tiles of a finished stripe, and the bytes of its file."""
+    letters = "".join(segment.report["map"])
+    computed = sum(letters.count(mark) for mark in COMPUTED)
+    return Tally(len(letters), len(letters) - letters.count(Mark.GLASS), computed, segment.path.stat().st_size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +233,7 @@ class StripeWork:
             report.incidents += self.upscaler.incidents
             self.upscaler.incidents.clear()
             writer.finish(builder.rest, asdict(report))
+        self.advance(Tally(bytes_written=path.stat().st_size), 0.0)
 
     def _upscaled(self, batches: Iterable[PatchBatch], last_row: int, report: StripeReport) -> Iterator[_Finished]:
         """Tiles in the plan's order; the network is one group ahead of what is yielded, in its own thread."""

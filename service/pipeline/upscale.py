@@ -1,7 +1,7 @@
 """One slide, from the request to the verified file: what the command line, the worker and Python all call."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -190,7 +190,7 @@ def _make_stripes(job: Prepared, workspace: Workspace, maker: StripeMaker, on_pr
     plan = job.plan
     found = {stripe.number: workspace.finished_segment(stripe.number) for stripe in plan.stripes()}
     whole = Tally(plan.rows * plan.columns, sum(row.count("1") for row in plan.mask))
-    resumed = sum((tally(segment.report) for segment in found.values() if segment), Tally())
+    resumed = sum((tally(segment) for segment in found.values() if segment), Tally())
     on_progress(TileClock(whole, resumed).snapshot(Stage.UPSCALING))
     clock = TileClock(whole, resumed, maker.trial(plan, whole.passed - resumed.passed))
 
@@ -232,9 +232,15 @@ def _finish(
 
     workspace.clear_result()
     job.format.join(workspace.result, levels(Stage.JOINING), facts, quality)
+    made.clock.advance(Tally(bytes_written=_tile_bytes([*made.segments, *([crown] if crown else [])])), 0.0)
     on_progress(made.clock.snapshot(Stage.VERIFYING))
     read_back(workspace.result, job.format, levels(Stage.VERIFYING), quality)
     skip = tuple(Region(*one["region"]) for one in bad)
     seed = int(job.provenance.identity[:8], 16)
     verify(workspace.result, job.format.name, facts, quality, Source(job.reader, plan, skip), seed)
     cancel.raise_if_cancelled()
+
+
+def _tile_bytes(segments: Iterable[Segment]) -> int:
+    """What the tiles take that a join copies into the result."""
+    return sum(int(segment.index["size"].sum()) for segment in segments)

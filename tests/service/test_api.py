@@ -1,16 +1,20 @@
 """What holds for the whole REST surface: health, errors, HEAD, the OpenAPI document, what is not imported."""
 
+import asyncio
 import logging
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
+import anyio
 import httpx
 import pytest
 from fastapi import FastAPI
 
+from service.api import health
 from service.codes import CODES
 from service.jobs.store import WorkerSign
 from service.settings import Settings
@@ -46,6 +50,45 @@ def test_service_is_ready_only_with_a_living_worker(
     late = time.time() + settings.lease_seconds + 1
     monkeypatch.setattr("service.jobs.sql_store.SqlStore.now", lambda _: late)
     assert is_problem(call("GET", "/health/ready"), 503, "service.not-ready")
+
+
+def test_a_process_whose_threads_all_wait_for_a_lock_is_live_and_tells_within_seconds_that_it_is_not_ready(
+    app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a locked database, or the uploads' lock held, each request holds a thread of the pool for ten seconds."""
+    unlocked, checks = threading.Event(), []
+
+    def locked(_: Any) -> None:
+        checks.append(1)
+        assert unlocked.wait(60)
+
+    monkeypatch.setattr("service.jobs.sql_store.SqlStore.check", locked)
+    monkeypatch.setattr(health, "ANSWER_SECONDS", 0.2)
+
+    async def test() -> None:
+        pool = anyio.to_thread.current_default_thread_limiter()
+        waiting = [object() for _ in range(int(pool.available_tokens))]
+        for one in waiting:
+            pool.acquire_on_behalf_of_nowait(one)
+        transport = httpx.ASGITransport(app)
+        async with (
+            asyncio.timeout(20),
+            httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
+        ):
+            assert (await client.get("/health/live")).status_code == 200
+            answers = await asyncio.gather(*(client.get("/health/ready") for _ in range(5)))
+            assert all(is_problem(answer, 503, "service.not-ready") for answer in answers)
+            assert "database: no answer within 0.2 s" in answers[0].json()["detail"]
+            assert answers[0].json()["checks"]["disk"]["ok"]
+            assert len(checks) == 1
+            unlocked.set()
+            while "database" in (answer := await client.get("/health/ready")).json()["detail"]:
+                pass
+            assert "worker: none" in answer.json()["detail"]
+        for one in waiting:
+            pool.release_on_behalf_of(one)
+
+    asyncio.run(test())
 
 
 def test_full_disk_and_broken_database_are_named(app: FastAPI, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:

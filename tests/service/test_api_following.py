@@ -15,6 +15,7 @@ from service.codes import problem
 from service.jobs.job import JobState, Outcome
 from service.jobs.sql_store import SqlStore
 from service.progress import Progress, Stage
+from service.settings import Settings
 
 Call = Callable[..., httpx.Response]
 FAILED = Outcome(JobState.FAILED, problem("slide.unreadable", "no"))
@@ -234,3 +235,24 @@ def test_a_job_that_would_not_fit_beside_the_others_is_refused_before_it_starts(
     assert ask(region=[0, 0, 256, 256]).status_code == 202
     call("DELETE", first.headers["location"])
     assert ask().status_code == 202
+
+
+def test_what_a_job_has_written_is_the_number_that_its_worker_told_and_no_file_is_looked_at(
+    small_disk: list[int], store: SqlStore, ask: Call, call: Call, settings: Settings
+) -> None:
+    """A tree of 80,000 chunks would be walked within the transaction, and folders vanish while that is done."""
+    address = ask().headers["location"]
+    job = store.claim("w")
+    assert job is not None
+    small_disk[0] = job.reserved_bytes
+    folder = settings.data_dir / "jobs" / job.id
+    folder.mkdir()
+    (folder / "stripe").write_bytes(bytes(job.reserved_bytes))
+    assert ask().status_code == 507
+    store.advance(job.id, 1, Progress(Stage.UPSCALING, 1, 2, bytes_written=job.reserved_bytes))
+    assert ask().status_code == 202
+    store.settle(job.id, 1, Outcome(JobState.FAILED, problem("storage.full", "no")))
+    small_disk[0] = job.reserved_bytes - 1
+    assert call("POST", f"{address}/retry").status_code == 507  # the second job's are promised to it
+    small_disk[0] = job.reserved_bytes
+    assert call("POST", f"{address}/retry").status_code == 202

@@ -1,5 +1,7 @@
 """Asking for jobs, watching and cancelling them, and fetching what came of them."""
 
+import asyncio
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
+from fastapi.responses import FileResponse
 
 from models.zoo.catalog import catalog
 from service.codes import problem
@@ -392,3 +395,66 @@ def test_models_are_listed_with_their_facts(call: Call) -> None:
     bicubic = next(model for model in said["models"] if model["name"] == "bicubic")
     assert 4 in bicubic["scales"]
     assert "/" not in str(bicubic["scales"])
+
+
+FILES = [
+    ("result", PIXELS),
+    ("report", b'{"tiles": 4}'),
+    ("report.html", b"<!DOCTYPE html>"),
+    ("tissue.geojson", b"{}"),
+]
+
+
+@pytest.mark.parametrize(("name", "_content"), FILES)
+@pytest.mark.parametrize("headers", [{}, {"Range": "bytes=1-3"}])
+def test_a_file_that_goes_before_its_answer_begins_is_gone(
+    call: Call,
+    finished: str,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    _content: bytes,
+    headers: dict[str, str],
+) -> None:
+    make = FileResponse.__init__
+
+    def deleting(self: FileResponse, *given: Any, **options: Any) -> None:
+        make(self, *given, **options)
+        shutil.rmtree(settings.data_dir / "jobs" / finished)
+
+    for method in ("HEAD", "GET"):
+        with monkeypatch.context() as patched:
+            patched.setattr(FileResponse, "__init__", deleting)
+            answer = call(method, f"/v1/jobs/{finished}/{name}", headers=headers)
+        assert answer.status_code == 410
+        (settings.data_dir / "jobs" / finished).mkdir()
+    assert is_problem(answer, 410, "result.deleted")
+
+
+@pytest.mark.parametrize(("name", "content"), FILES)
+@pytest.mark.parametrize("part", [None, slice(1, 12)])
+def test_a_file_that_goes_once_its_answer_has_begun_is_sent_whole(
+    app: FastAPI, finished: str, settings: Settings, name: str, content: bytes, part: slice | None
+) -> None:
+    part = part and slice(1, min(12, len(content)))
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            shutil.rmtree(settings.data_dir / "jobs" / finished)
+        sent.append(message)
+
+    path = f"/v1/jobs/{finished}/{name}"
+    scope = {"type": "http", "method": "GET", "path": path, "raw_path": path.encode(), "root_path": ""}
+    scope |= {"scheme": "http", "query_string": b"", "server": ("test", 80), "http_version": "1.1"}
+    said = [(b"range", f"bytes={part.start}-{part.stop - 1}".encode())] if part else []
+    scope |= {"asgi": {"version": "3.0", "spec_version": "2.3"}, "headers": [(b"host", b"localhost"), *said]}
+    asyncio.run(app(scope, receive, send))
+    assert sent[0]["status"] == (206 if part else 200)
+    assert b"".join(message.get("body", b"") for message in sent) == content[part or slice(None)]
+    opened = [one.readlink() for one in Path("/proc/self/fd").iterdir() if one.is_symlink()]
+    assert not [one for one in opened if finished in str(one)]

@@ -16,10 +16,12 @@ import pytest
 from fastapi import FastAPI
 from PIL import Image
 
+from service.errors import Cancelled
 from service.jobs.job import JobState, Outcome, Result
 from service.jobs.token import Scope, new_token
 from service.looking import Lookers, Sight
 from service.pipeline.upscale import upscale
+from service.progress import CancelToken
 from service.request import UpscaleRequest
 
 Call = Callable[..., httpx.Response]
@@ -182,11 +184,82 @@ def test_what_has_gone_from_the_disk_is_a_problem_without_paths(
     folder = app.state.context.settings.data_dir
     (folder / "slides" / slide).rename(folder / "gone")
     (folder / "jobs" / finished / "attempt-1" / "report.json").unlink()
-    (folder / "jobs" / finished / "result.ome.tiff").write_bytes(b"II+")
+    (folder / "jobs" / finished / "attempt-1" / "result.ome.tiff").write_bytes(b"II+")
     for address in (f"slides/{slide}_files/12/1_0.png", f"jobs/{finished}/map", f"jobs/{finished}/result.dzi"):
         answer = call("GET", f"/v1/{address}")
         assert answer.json()["code"] in ("slide.unreadable", "storage.unusable"), answer.text
         assert str(folder) not in answer.text
+
+
+@pytest.fixture
+def meanwhile(shown: tuple[FastAPI, Call, str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., httpx.Response]:
+    """Ask for something, and let something else happen between its look-up and the look."""
+    app, call, _ = shown
+    ask = app.state.context.lookers._ask
+
+    def asked(url: str, happens: Callable[[], Any]) -> httpx.Response:
+        waits = [happens]
+
+        async def late(*given: Any) -> Any:
+            if waits:
+                await asyncio.to_thread(waits.pop())
+            return await ask(*given)
+
+        monkeypatch.setattr(app.state.context.lookers, "_ask", late)
+        return call("GET", url)
+
+    return asked
+
+
+def test_what_goes_between_look_up_and_look_is_told_as_gone(
+    shown: tuple[FastAPI, Call, str], finished: str, meanwhile: Callable[..., httpx.Response], cmu: Path
+) -> None:
+    app, call, slide = shown
+    context, folder = app.state.context, app.state.context.settings.data_dir
+    deleted = meanwhile(f"/v1/jobs/{finished}/result.dzi", lambda: call("DELETE", f"/v1/jobs/{finished}/result"))
+    assert code(deleted) == (410, "result.deleted")
+
+    other = call("PUT", "/v1/slides/b.svs", content=cmu.read_bytes()).json()["id"]
+    gone = meanwhile(f"/v1/slides/{other}_files/12/0_0.jpeg", lambda: call("DELETE", f"/v1/slides/{other}"))
+    assert code(gone) == (404, "slide.unknown")
+
+    job = call("POST", "/v1/jobs", json={"slide": slide, "model": "bicubic"}).json()["id"]
+    claimed = context.store.claim("w")
+    path = context.storage.slide_path(context.store.slide(slide))
+    output = context.storage.begin_attempt(claimed)
+    stopped = CancelToken()
+    stopped.cancel()
+    with pytest.raises(Cancelled):
+        upscale(UpscaleRequest(path, output, model="bicubic"), cancel=stopped)
+
+    def cancel() -> None:
+        call("DELETE", f"/v1/jobs/{job}")
+        context.storage.tidy_job(context.store.settle(job, 1, Outcome(JobState.CANCELLED)))
+
+    assert code(meanwhile(f"/v1/jobs/{job}/map", cancel)) == (409, "job.no-result")
+    assert str(folder) not in deleted.text + gone.text
+
+
+def test_a_result_in_the_making_that_is_finished_between_look_up_and_look_is_shown(
+    shown: tuple[FastAPI, Call, str], meanwhile: Callable[..., httpx.Response]
+) -> None:
+    app, call, slide = shown
+    context, region = app.state.context, [256, 512, 300, 200]
+    asked = {"slide": slide, "model": "bicubic", "region": region}
+    job = str(call("POST", "/v1/jobs", json=asked).json()["id"])
+    claimed = context.store.claim("w")
+
+    def finish() -> None:
+        path = context.storage.slide_path(context.store.slide(slide))
+        output = context.storage.begin_attempt(claimed)
+        report = upscale(UpscaleRequest(path, output, model="bicubic", region=tuple(region)))
+        context.storage.write_report(claimed, report)
+        result = Result(output.name, output.stat().st_size, report["output"]["sha256"])
+        context.store.settle(job, claimed.attempt, Outcome(JobState.SUCCEEDED, result=result))
+
+    tile = meanwhile(f"/v1/jobs/{job}/result_files/11/2_1.png", finish)
+    assert picture(tile).shape == (800 - 512, 1200 - 1024, 3)
+    assert "immutable" in tile.headers["cache-control"]
 
 
 def test_a_damaged_tile_names_no_path_of_the_service(open_app: Callable[..., FastAPI], client: Any, data: Path) -> None:

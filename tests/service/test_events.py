@@ -10,6 +10,7 @@ import pytest
 from fastapi import FastAPI
 
 from service.api import events
+from service.api.watching import News
 from service.codes import problem
 from service.jobs.job import Job, JobOrder, JobState, Outcome
 from service.jobs.sql_store import SqlStore
@@ -23,19 +24,21 @@ Told = tuple[int, str, str]
 class Ear:
     """An open stream, read as it comes, by a client that may go away."""
 
-    def __init__(self, app: FastAPI, secret: str | None = None, last: int | str | None = None) -> None:
+    def __init__(
+        self, app: FastAPI, secret: str | None = None, last: int | str | None = None, path: str = "/v1/events"
+    ) -> None:
         self._app, self._arrived, self._gone = app, asyncio.Event(), asyncio.Event()
         self.status, self.text = 0, ""
         given = {"Authorization": secret and f"Bearer {secret}", "Last-Event-ID": last}
         headers = [(name.lower().encode(), str(value).encode()) for name, value in given.items() if value is not None]
-        self._scope = {
+        self.scope = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
             "http_version": "1.1",
             "method": "GET",
             "scheme": "http",
-            "path": "/v1/events",
-            "raw_path": b"/v1/events",
+            "path": path,
+            "raw_path": path.encode(),
             "root_path": "",
             "query_string": b"",
             "headers": [(b"host", b"localhost"), *headers],
@@ -43,7 +46,7 @@ class Ear:
         }
 
     async def __aenter__(self) -> Self:
-        self.stream = asyncio.create_task(self._app(self._scope, self._receive, self._send))
+        self.stream = asyncio.create_task(self._app(self.scope, self._receive, self._send))
         await self.until(lambda: "changes from here on" in self.text or self.status not in (0, 200))
         return self
 
@@ -231,6 +234,113 @@ def test_one_look_serves_all_and_nobody_looks_when_nobody_listens(
             await ear.__aexit__()
         assert not watch._listeners
         await asyncio.wait_for(watch._looking, 5)
+
+    run(test)
+
+
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The ids of the jobs that were written as JSON."""
+    seen: list[str] = []
+    write = events.shown_under
+
+    def counted(prefix: str, job: Job) -> Any:
+        seen.append(job.id)
+        return write(prefix, job)
+
+    monkeypatch.setattr(events, "shown_under", counted)
+    return seen
+
+
+def test_those_who_begin_at_once_share_one_look_and_each_job_is_written_once(
+    app: FastAPI, store: SqlStore, slide_id: str, written: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"j{n:03}" for n in range(150)]
+    store.add_jobs([Job(name, JobOrder(slide_id, "bicubic"), 1000.0) for name in names])
+    read, looks = store.unfinished, []
+    monkeypatch.setattr(store, "unfinished", lambda: looks.append(1) or read())
+
+    async def test() -> None:
+        ears = [Ear(app) for _ in range(30)]
+        async with asyncio.TaskGroup() as group:
+            for ear in ears:
+                group.create_task(ear.__aenter__())
+        for ear in ears:
+            assert [name for name, _ in told(await ear.heard(150))] == names
+        assert (len(looks), sorted(written)) == (1, names)
+        store.cancel("j000")
+        async with Ear(app) as late:  # only what has changed is written anew
+            assert [name for name, _ in told(late.events)] == names[1:]
+        assert (len(looks), len(written) - 150) == (2, written[150:].count("j000"))
+        for ear in ears:
+            await ear.__aexit__()
+
+    run(test)
+
+
+def test_changes_that_many_hear_are_written_once(
+    app: FastAPI, store: SqlStore, slide_id: str, written: list[str]
+) -> None:
+    async def test() -> None:
+        ears = [Ear(app) for _ in range(20)]
+        for ear in ears:
+            await ear.__aenter__()
+        store.add_jobs([Job(f"j{n:03}", JobOrder(slide_id, "bicubic"), 1000.0) for n in range(100)])
+        for ear in ears:
+            await ear.heard(100)
+            await ear.__aexit__()
+        assert len(written) == 100
+
+    run(test)
+
+
+def test_many_events_are_sent_in_slices_between_which_others_get_their_turn() -> None:
+    news = [News(number, Job("j", JobOrder("s", "bicubic"), 0.0), bytes(1500)) for number in range(1000)]
+
+    async def test() -> None:
+        turns = 0
+
+        async def other() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        others = asyncio.create_task(other())
+        pieces, before = [], -1
+        async for piece in events._in_slices(news):
+            assert turns > before
+            before = turns
+            pieces.append(piece)
+            assert len(piece) < 2 * 2**16
+        others.cancel()
+        assert b"".join(pieces) == bytes(1500 * 1000)
+
+    run(test)
+
+
+def test_who_follows_one_job_asks_the_database_nothing_that_others_do_not(
+    app: FastAPI, store: SqlStore, add: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add("a")
+    add("b")
+    read, reads = store.job, []
+    monkeypatch.setattr(store, "job", lambda job_id: reads.append(job_id) or read(job_id))
+
+    async def test() -> None:
+        ears = [Ear(app, path="/v1/jobs/a/events") for _ in range(10)]
+        streams = [asyncio.create_task(app(ear.scope, ear._receive, ear._send)) for ear in ears]
+        for ear in ears:
+            await ear.heard(1)
+        assert len(reads) == 10
+        store.claim("w")
+        store.cancel("b")
+        for ear in ears:
+            assert [state for _, _, state in await ear.heard(2)] == ["queued", "running"]
+        store.settle("a", 1, FAILED)
+        await asyncio.wait_for(asyncio.gather(*streams), 10)
+        assert [state for _, _, state in ears[0].events] == ["queued", "running", "failed"]
+        assert len(reads) == 10
 
     run(test)
 

@@ -1,5 +1,7 @@
 """The moves of a job, as values."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -171,3 +173,15 @@ def test_a_retried_job_has_three_crashes_again() -> None:
 def test_what_succeeded_is_not_tried_again() -> None:
     with pytest.raises(ForbiddenMoveError):
         new().claimed("w", 0, LEASE).settled(DONE, 1).retried()
+
+
+def test_what_is_written_is_a_number_that_goes_with_the_files() -> None:
+    """An attempt that has not counted its stripes yet changes nothing; a retry knows of the stripes that were kept."""
+    job = replace(new(), reserved_bytes=100).claimed("w", 0, LEASE)
+    job = job.advanced(Progress(Stage.UPSCALING, 1, 2, bytes_written=70)).advanced(Progress(Stage.OPENING))
+    assert (job.written_bytes, job.bytes_to_come) == (70, 30)
+    failed = job.settled(OUTCOMES[-1], 1)
+    assert failed.retried().bytes_to_come == 30
+    assert failed.without_result(2).retried().bytes_to_come == 100
+    assert job.settled(Outcome(JobState.CANCELLED), 1).retried().bytes_to_come == 100
+    assert job.advanced(Progress(Stage.VERIFYING, 2, 2, bytes_written=130)).bytes_to_come == 0

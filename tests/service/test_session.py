@@ -12,7 +12,9 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
+from starlette.requests import HTTPConnection
 
+from service.api.access import Caller, identified
 from service.errors import ServiceError
 from service.jobs.token import Scope, new_token
 from service.session import KEY_FILE, SESSION_SECONDS, begun, key_of, made_key_of, opened
@@ -172,6 +174,38 @@ def test_signing_out_removes_the_cookie_and_may_be_done_twice(browser: Browser) 
     assert code(browser("GET", "/v1/jobs")) == (401, "access.token-missing")
 
 
+def test_a_copied_cookie_is_refused_after_its_owner_has_signed_out(guarded: FastAPI, client: Client) -> None:
+    """And so are the token's other sessions; the token itself, and other tokens' sessions, go on."""
+    secret, others = token(guarded), token(guarded)
+    first, second, stranger, thief = (Browser(guarded, client) for _ in range(4))
+    for browser, shown in ((first, secret), (second, secret), (stranger, others)):
+        browser.sign_in(shown)
+    thief.cookie = first.cookie
+    assert thief("GET", "/v1/jobs").status_code == 200
+    caller = identified(HTTPConnection(_asked(thief.cookie)), guarded.state.context)
+    assert isinstance(caller, Caller)
+    assert caller.is_still_known(guarded.state.context)
+    assert first("DELETE", "/v1/session").status_code == 204
+    for ended in (thief, second):
+        assert code(ended("GET", "/v1/jobs")) == (401, "access.token-invalid")
+        assert ended("GET", "/v1/session").json()["signed_in"] is False
+    assert not caller.is_still_known(guarded.state.context)  # its streams end
+    assert stranger("GET", "/v1/jobs").status_code == 200
+    by_header = {"Authorization": f"Bearer {secret}"}
+    assert client(guarded)("GET", "/v1/jobs", headers=by_header).status_code == 200
+    first.sign_in(secret)
+    assert first("GET", "/v1/jobs").status_code == 200
+    stale = thief.cookie
+    assert thief("DELETE", "/v1/session").status_code == 204  # with a session that is over nobody else's ends
+    assert first("GET", "/v1/jobs").status_code == 200
+    thief.cookie = stale
+    assert code(thief("GET", "/v1/jobs")) == (401, "access.token-invalid")
+
+
+def _asked(cookie: str) -> dict[str, Any]:
+    return {"type": "http", "headers": [(b"cookie", f"slidelift_session={cookie}".encode())]}
+
+
 def test_what_changes_something_takes_a_header_that_other_sites_can_not_send(browser: Browser, tiff: bytes) -> None:
     browser.sign_in(token(browser.app))
     for method, url in (("PUT", "/v1/slides/a.svs"), ("POST", "/v1/jobs"), ("DELETE", "/v1/jobs/x")):
@@ -198,6 +232,63 @@ def test_a_page_of_another_site_changes_nothing_in_a_service_without_tokens(
         assert put(site, "https://evil.example") == put(site, "null") == 403
         assert put(site, "https://viewer.example") == 201
     assert put("same-origin", "http://localhost") == put("none", "null") == put(None, "http://localhost") == 201
+
+
+FOREIGN = (
+    "http://evil.example",
+    "https://localhost.evil.example",
+    "http://localhost:8080",
+    "http://localhost@evil.example",
+    "http://evil.example/localhost",
+    "file://",
+    "null",
+    "",
+)
+
+
+def test_an_origin_of_another_site_is_refused_where_the_browser_sends_nothing_else(
+    open_app: Callable[..., FastAPI], client: Client, browser: Browser, tiff: bytes
+) -> None:
+    """Browsers send no Sec-Fetch-Site to a plain http address."""
+    call = client(open_app())
+    browser.sign_in(token(browser.app))
+    for origin in FOREIGN:
+        said = {"Origin": origin}
+        assert code(call("PUT", "/v1/slides/a.svs", headers=said, content=tiff)) == (403, "access.cross-site"), origin
+        for method, url in (("PUT", "/v1/slides/a.svs"), ("POST", "/v1/jobs"), ("POST", "/v1/session")):
+            refused = browser(method, url, headers=PAGE | said, content=tiff)
+            assert code(refused) == (403, "access.cross-site"), (origin, url)
+        assert code(browser("DELETE", "/v1/session", headers=said)) == (403, "access.cross-site")
+        assert browser("GET", "/v1/jobs", headers=said).status_code == 200
+    by_header = {"Authorization": f"Bearer {token(browser.app)}", "Origin": FOREIGN[0]}
+    assert browser("PUT", "/v1/slides/a.svs", headers=by_header, content=tiff).status_code == 201
+
+
+@pytest.mark.parametrize(
+    ("origin", "headers"),
+    [
+        ("http://localhost", {}),
+        ("http://LOCALHOST:80", {}),
+        ("https://slides.example", {"Host": "slides.example"}),
+        ("https://slides.example:443", {"Host": "slides.example"}),
+        ("https://slides.example", {"Host": "slides.example:443"}),
+        ("http://slides.example:8000", {"Host": "slides.example:8000"}),
+        ("https://slides.example", {"Host": "127.0.0.1:8000", "X-Forwarded-Host": "slides.example"}),
+        ("https://slides.example", {"Host": "10.0.0.7", "X-Forwarded-Host": "slides.example, inner.example"}),
+        ("http://[::1]:8000", {"Host": "[::1]:8000"}),
+    ],
+)
+def test_the_services_own_origin_is_that_of_its_name_also_behind_a_proxy(
+    browser: Browser, tiff: bytes, origin: str, headers: dict[str, str]
+) -> None:
+    browser.sign_in(token(browser.app))
+    said = PAGE | headers | {"Origin": origin}
+    assert browser("PUT", "/v1/slides/a.svs", headers=said, content=tiff).status_code == 201
+    other = {"Host": "slides.example:8001"}
+    assert code(browser("PUT", "/v1/slides/a.svs", headers=PAGE | {"Origin": origin} | other)) == (
+        403,
+        "access.cross-site",
+    )
 
 
 @pytest.mark.parametrize(

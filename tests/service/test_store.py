@@ -17,7 +17,7 @@ import pytest
 
 from service.codes import problem
 from service.jobs import postgres as postgres_module
-from service.jobs.job import ForbiddenMoveError, Job, JobOrder, JobState, Outcome, Result
+from service.jobs.job import MAX_CRASHES, ForbiddenMoveError, Job, JobOrder, JobState, Outcome, Result
 from service.jobs.postgres import Postgres
 from service.jobs.slide import Slide, SlideFacts, SlideLevel
 from service.jobs.sql_store import SqlStore
@@ -46,6 +46,18 @@ LEASE = 10.0
 FACTS = SlideFacts(640, 480, (0.5, 0.25), 20.0, "aperio", (SlideLevel(640, 480, 1.0),), ("tilted",))
 ORDER = JobOrder("s", "bicubic", mpp=0.5, region=(1, 2, 3, 4), on_bad_tile=BadTilePolicy.MARK)
 DONE = Outcome(JobState.SUCCEEDED, result=Result("result.ome.tiff", 3, "ab"), warnings=("pale",))
+
+
+BEFORE_FAILURES = 3
+"""The version of a SQLite file that has no table of failures yet; PostgreSQL's is one less."""
+FAILED_BEFORE = [
+    '{"id":"f","order":{"slide":"s","model":"bicubic"},"created":1,"state":"succeeded"}',
+    '{"id":"f","order":{"slide":"s","model":"bicubic"},"created":1,"state":"failed"}',
+    *[
+        '{"id":"f","order":{"slide":"s","model":"bicubic"},"created":1,"state":"failed","problem":{"code":"storage.full"}}'
+    ]
+    * 2,
+]
 
 
 class Clock:
@@ -299,6 +311,45 @@ class StoreContract:
         assert store.pause("a").pause_requested
         assert store.heartbeat("a", 1) is Beat.PAUSE
         assert store.settle("a", 1, Outcome(JobState.QUEUED)).state is JobState.PAUSED
+
+    def test_ending_a_tokens_sessions_counts_its_generation_up_and_nobody_elses(self, store: Store) -> None:
+        (first, _), (second, _) = (new_token("lab", frozenset({Scope.READ}), 1.0) for _ in range(2))
+        store.add_token(first)
+        store.add_token(second)
+        for generation in (1, 2):
+            store.end_sessions(first.id)
+            assert store.token(first.sha256) == replace(first, generation=generation)
+        assert store.token(second.sha256) == second
+        assert store.tokens() == [replace(first, generation=2), second]
+        with pytest.raises(UnknownTokenError):
+            store.end_sessions("none")
+
+    def test_failures_are_counted_for_good_whichever_way_a_job_fails(self, store: Store, clock: Clock) -> None:
+        store.add_slide(slide("s"))
+        full = Outcome(JobState.FAILED, problem("storage.full", "no room"))
+        add(store, "a")
+        for attempt in (1, 2):
+            store.claim("w")
+            store.settle("a", attempt, full)
+            store.retry("a")
+            assert store.failures() == {"storage.full": attempt}
+        store.claim("w")
+        store.settle("a", 3, DONE)
+        store.delete_result("a")
+        assert store.failures() == {"storage.full": 2}
+        add(store, "b")
+        for _ in range(MAX_CRASHES):
+            store.claim("silent")
+            clock.now += LEASE + 1
+        assert store.claim("w") is None  # settles it on its way
+        assert store.failures() == {"storage.full": 2, "job.crashed-repeatedly": 1}
+        add(store, "c")
+        for _ in range(MAX_CRASHES):
+            store.claim("silent")
+            clock.now += LEASE + 1
+        assert store.pause("c").state is JobState.FAILED
+        store.delete_result("c")
+        assert store.failures() == {"storage.full": 2, "job.crashed-repeatedly": 2}
 
     def test_a_failed_job_is_tried_again_under_a_new_fence(self, store: Store) -> None:
         store.add_slide(slide("s"))
@@ -570,7 +621,7 @@ class TestPostgres(StoreContract):
     def store(self, clock: Clock, postgres: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
         database = Postgres(postgres)
         with database.writing() as db:
-            db.execute("TRUNCATE slides, jobs, workers, tokens, keys, service_facts")
+            db.execute("TRUNCATE slides, jobs, workers, tokens, keys, service_facts, failures")
         monkeypatch.setattr(database, "now", clock)
         made = SqlStore(database, lease_seconds=LEASE)
         yield made
@@ -603,6 +654,27 @@ class TestPostgres(StoreContract):
                 store.close()
             finally:
                 db.execute("DROP SCHEMA old CASCADE")
+
+    def test_failures_of_before_they_were_counted_are_counted_once(self, postgres: str) -> None:
+        with psycopg.connect(postgres, autocommit=True) as db:
+            db.execute("CREATE SCHEMA uncounted")
+            db.execute("SET search_path = uncounted")
+            for statement in (one for step in postgres_module.MIGRATIONS[: BEFORE_FAILURES - 1] for one in step):
+                db.execute(statement.encode())
+            for number, document in enumerate(FAILED_BEFORE):
+                db.execute(
+                    "INSERT INTO jobs (id, document, changed) VALUES (%s, %s, %s)", (str(number), document, number)
+                )
+            db.execute("CREATE TABLE schema_version (version INTEGER NOT NULL)")
+            db.execute("INSERT INTO schema_version VALUES (%s)", (BEFORE_FAILURES - 1,))
+            try:
+                address = psycopg.conninfo.make_conninfo(postgres, options="-c search_path=uncounted")
+                for _ in range(2):
+                    store = SqlStore(Postgres(address))
+                    assert store.failures() == {"storage.full": 2, "internal": 1}
+                    store.close()
+            finally:
+                db.execute("DROP SCHEMA uncounted CASCADE")
 
     def test_claiming_workers_do_not_wait_for_one_another(self, store: Store, postgres: str) -> None:
         store.add_slide(slide())
@@ -689,6 +761,21 @@ class TestSqlite(StoreContract):
         assert [one.job.id for one in store.changes(1, 9)] == ["k"]
         assert ids(store.jobs(9, wanted=JobFilter(slide="s"))) == ["k", "j"]
         store.close()
+
+    def test_failures_of_before_they_were_counted_are_counted_once(self, tmp_path: Path) -> None:
+        old = tmp_path / "old.sqlite3"
+        db = sqlite3.connect(old)
+        for statement in (one for step in MIGRATIONS[:BEFORE_FAILURES] for one in step):
+            db.execute(statement)
+        for number, document in enumerate(FAILED_BEFORE):
+            db.execute("INSERT INTO jobs (id, document, changed) VALUES (?, ?, ?)", (str(number), document, number))
+        db.execute(f"PRAGMA user_version = {BEFORE_FAILURES}")
+        db.commit()
+        db.close()
+        for _ in range(2):
+            store = SqlStore(Sqlite(old))
+            assert store.failures() == {"storage.full": 2, "internal": 1}
+            store.close()
 
     def test_check_fails_where_nothing_can_be_written(self, store: SqlStore) -> None:
         store.check()

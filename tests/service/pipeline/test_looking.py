@@ -3,6 +3,8 @@
 import base64
 import io
 import json
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,10 @@ from service.errors import Cancelled, ServiceError
 from service.pipeline import looking
 from service.pipeline.looking import Looker
 from service.pipeline.upscale import upscale
+from service.pipeline.workspace import Workspace
 from service.progress import CancelToken, Progress
 from service.request import BadTilePolicy, UpscaleRequest
+from wsi.durable import write_whole
 from wsi.errors import TileReadError
 from wsi.writers.segment import Segment, SegmentWriter
 
@@ -144,6 +148,57 @@ def test_a_stripe_that_is_finished_later_is_seen_then(
     assert (looked[0][..., :3] == np.asarray(Image.open(slide))[2048:2300, :512]).all()
     with pytest.raises(ServiceError) as refused:
         seen(looker, sight, 12, 0, 4)
+    assert refused.value.problem.code == "job.not-finished"
+
+
+def test_a_jobs_plan_and_stripes_are_read_once_for_all_its_tiles(
+    looker: Looker, tmp_path: Path, write_png: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = request_of(write_png(WIDTH, HEIGHT), tmp_path / "result.ome.zarr")
+    sight = stop_after_a_stripe(request)
+    reads: list[str] = []
+
+    def counted(owner: Any, name: str) -> None:
+        read = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *given: reads.append(name) or read(*given))
+
+    for owner, name in ((Workspace, "state"), (Workspace, "segment_path"), (looking, "Segment")):
+        counted(owner, name)
+    (folder,) = tmp_path.glob(".slidelift-*")
+    os.utime(folder, (0, 0))  # nothing has happened there for long
+    shown = [seen(looker, sight, 12, column, row) for column in range(2) for row in range(5) for _ in range(3)]
+    assert sorted(reads) == ["Segment", "segment_path", "segment_path", "state"]  # two stripes, of which one is there
+    assert len(shown) == 30
+    path = folder / "stripe-00000.segment"
+    path.replace(folder / "stripe-00001.segment")  # something has: looked through again, and the plan is not read
+    assert (seen(looker, sight, 12, 0, 0) == 0).all()
+    assert reads.count("state") == 1
+    plan = folder / "plan.json"
+    write_whole(plan, plan.read_bytes())
+    seen(looker, sight, 12, 0, 0)
+    assert reads.count("state") == 2
+
+
+def test_stripes_that_go_during_a_look_are_told_as_gone_and_a_damaged_one_is_not_there_yet(
+    looker: Looker, tmp_path: Path, write_png: Callable[..., Path]
+) -> None:
+    sight = stop_after_a_stripe(request_of(write_png(WIDTH, HEIGHT), tmp_path / "result.ome.zarr"))
+    (folder,) = tmp_path.glob(".slidelift-*")
+    path = folder / "stripe-00000.segment"
+    whole, tile = path.read_bytes(), looker._tile
+
+    def late(*given: Any) -> Any:
+        shutil.rmtree(folder)
+        return tile(*given)
+
+    path.write_bytes(whole[:-1])
+    assert (seen(looker, sight, 12, 0, 0) == 0).all()
+    os.utime(path, ns=(1, 1))
+    path.write_bytes(whole)
+    assert seen(looker, sight, 12, 0, 0).any()
+    looker._tile = late  # type: ignore[method-assign]
+    with pytest.raises(ServiceError) as refused:
+        seen(looker, sight, 12, 1, 0)
     assert refused.value.problem.code == "job.not-finished"
 
 

@@ -24,7 +24,7 @@ from models.networks.srvgg_compact import SRVGGNetCompact
 from models.upscaler import load_upscaler
 from service.errors import Cancelled, ServiceError
 from service.pipeline.upscale import upscale
-from service.progress import CancelToken, Stage
+from service.progress import CancelToken, Progress, Stage
 from service.request import BadTilePolicy, UpscaleRequest
 from wsi.errors import PixelSizeMissingError, PlanError, TileReadError, VerificationError
 from wsi.geometry import Region
@@ -182,6 +182,38 @@ def test_a_cancelled_run_continues_and_its_file_is_byte_identical(tmp_path, writ
     assert leftovers(tmp_path) == []
     files = [path.relative_to(request.output) for path in request.output.rglob("*") if path.is_file()] or [Path()]
     assert all((request.output / name).read_bytes() == (again.output / name).read_bytes() for name in files)
+
+
+@pytest.mark.parametrize("suffix", [".ome.tiff", ".ome.zarr"])
+def test_the_bytes_that_are_told_are_those_on_disk(tmp_path, write_png, suffix) -> None:
+    """Of the stripes that are finished, an earlier run's too; then of the joined result beside them."""
+    request = UpscaleRequest(write_png(700, 3011), tmp_path / f"out{suffix}", model="bicubic", **TWICE)
+    token, told, found = CancelToken(), [], []
+
+    def look(progress: Progress) -> None:
+        told.append((progress.stage, progress.bytes_written))
+        (folder,) = tmp_path.glob(".slidelift-*") if progress.stage is not Stage.OPENING else (tmp_path,)
+        found.append(sum(path.stat().st_size for path in folder.glob("stripe-*.segment")))
+
+    def cancelling(progress: Progress) -> None:
+        look(progress)
+        if progress.bytes_written:
+            token.cancel()
+
+    with pytest.raises(Cancelled):
+        upscale(request, cancelling, token)
+    assert told[-1] == (Stage.UPSCALING, found[-1])
+    begun = found[-1]
+    told.clear(), found.clear()
+    upscale(request, look)
+    stripes = {stage: written for stage, written in told if stage is not Stage.VERIFYING}
+    assert stripes[Stage.OPENING] is stripes[Stage.PLANNING] is None
+    assert (Stage.UPSCALING, begun) in told
+    assert stripes[Stage.JOINING] == found[-1] > begun > 0
+    result = [path for path in (request.output, *request.output.rglob("*")) if path.is_file()]
+    joined = told[-1][1] - found[-1]
+    assert told[-1][0] is Stage.VERIFYING
+    assert joined == pytest.approx(sum(path.stat().st_size for path in result), rel=0.05)
 
 
 def test_killed_and_continued_is_byte_identical(tmp_path, write_png) -> None:
