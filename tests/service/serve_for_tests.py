@@ -48,7 +48,7 @@ def work(settings: Settings) -> None:
             store.heartbeat(job.id, job.attempt)
             end = draw.choice((JobState.SUCCEEDED, JobState.SUCCEEDED, JobState.FAILED, JobState.QUEUED))
             if end is JobState.SUCCEEDED:
-                folder = settings.data_dir / "jobs" / job.id
+                folder = settings.data_dir / "jobs" / job.id / f"attempt-{job.attempt}"
                 folder.mkdir(parents=True, exist_ok=True)
                 (folder / "report.json").write_text("{}")
                 (folder / "result.report.html").write_text("<!DOCTYPE html>")

@@ -245,8 +245,8 @@ def test_what_a_job_has_written_is_the_number_that_its_worker_told_and_no_file_i
     job = store.claim("w")
     assert job is not None
     small_disk[0] = job.reserved_bytes
-    folder = settings.data_dir / "jobs" / job.id
-    folder.mkdir()
+    folder = settings.data_dir / "jobs" / job.id / "attempt-1"
+    folder.mkdir(parents=True)
     (folder / "stripe").write_bytes(bytes(job.reserved_bytes))
     assert ask().status_code == 507
     store.advance(job.id, 1, Progress(Stage.UPSCALING, 1, 2, bytes_written=job.reserved_bytes))

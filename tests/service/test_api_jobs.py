@@ -38,9 +38,9 @@ def ask(call: Call, slide_id: str) -> Call:
 def finished(app: FastAPI, ask: Call, settings: Settings) -> str:
     """The id of a job whose result lies ready."""
     job_id = str(ask().json()["id"])
-    store, folder = app.state.context.store, settings.data_dir / "jobs" / job_id
+    store, folder = app.state.context.store, settings.data_dir / "jobs" / job_id / "attempt-1"
     claimed = store.claim("w")
-    folder.mkdir()
+    folder.mkdir(parents=True)
     (folder / "result.ome.tiff").write_bytes(PIXELS)
     (folder / "report.json").write_text('{"tiles": 4}')
     (folder / "result.report.html").write_text("<!DOCTYPE html>")
@@ -314,7 +314,7 @@ def test_range_that_can_not_be_served_is_a_problem(call: Call, finished: str, as
 
 
 def test_deleted_result_is_gone_and_the_job_and_its_report_stay(call: Call, finished: str, settings: Settings) -> None:
-    folder: Path = settings.data_dir / "jobs" / finished
+    folder: Path = settings.data_dir / "jobs" / finished / "attempt-1"
     for _ in range(2):
         assert call("DELETE", f"/v1/jobs/{finished}/result").status_code == 204
     assert is_problem(call("GET", f"/v1/jobs/{finished}/result"), 410, "result.deleted")
@@ -427,7 +427,7 @@ def test_a_file_that_goes_before_its_answer_begins_is_gone(
             patched.setattr(FileResponse, "__init__", deleting)
             answer = call(method, f"/v1/jobs/{finished}/{name}", headers=headers)
         assert answer.status_code == 410
-        (settings.data_dir / "jobs" / finished).mkdir()
+        (settings.data_dir / "jobs" / finished).mkdir(exist_ok=True)
     assert is_problem(answer, 410, "result.deleted")
 
 

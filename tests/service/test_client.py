@@ -83,7 +83,7 @@ class Api:
         while claimed is None or claimed.id != job_id:  # past what other tests have left in the queue
             claimed = store.claim("w")
             assert claimed is not None
-        folder = self.folder / "jobs" / job_id
+        folder = self.folder / "jobs" / job_id / f"attempt-{claimed.attempt}"
         folder.mkdir(parents=True)
         (folder / "result.ome.tiff").write_bytes(content)
         (folder / "report.json").write_text('{"seconds": 1}')
@@ -283,7 +283,7 @@ def test_a_tampered_result_is_refused_and_leaves_nothing(shared_api, connect, sl
     client = connect(shared_api.address)
     job = client.submit(client.upload(slide).id)
     shared_api.succeed(job.id)
-    stored = shared_api.folder / "jobs" / job.id / "result.ome.tiff"
+    stored = shared_api.folder / "jobs" / job.id / "attempt-1" / "result.ome.tiff"
     stored.write_bytes(CONTENT[:-1] + bytes([CONTENT[-1] ^ 1]))
     with pytest.raises(IntegrityError, match="SHA-256"):
         client.download(job.id, tmp_path / "r.ome.tiff")

@@ -81,8 +81,8 @@ def test_slide_goes_up_and_its_result_comes_down_by_curl(served: Served, tmp_pat
     store = SqlStore(Sqlite(served.data_dir / "slidelift.sqlite3"))
     claimed = store.claim("w")
     assert claimed is not None
-    folder = served.data_dir / "jobs" / job["id"]
-    folder.mkdir()
+    folder = served.data_dir / "jobs" / job["id"] / "attempt-1"
+    folder.mkdir(parents=True)
     (folder / "result.ome.tiff").write_bytes(PIXELS)
     result = Result("result.ome.tiff", len(PIXELS), uploaded["sha256"])
     store.settle(job["id"], 1, Outcome(JobState.SUCCEEDED, result=result))
