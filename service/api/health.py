@@ -11,7 +11,7 @@ from service.api.context import InContext
 from service.api.problems import documented, response
 from service.api.reading import readable
 from service.api.schemas import CheckOut, LiveOut, ReadyOut
-from service.api.together import Together, in_own_thread
+from service.api.shared_look import SharedLook, in_own_thread
 from service.codes import problem
 from service.jobs.store import Store
 from service.settings import Settings
@@ -47,8 +47,8 @@ class Readiness:
     def __init__(self, settings: Settings, store: Store, storage: Storage) -> None:
         self.settings, self.store, self.storage = settings, store, storage
         self._looks = {
-            "database": Together(lambda: _database_and_worker(self), in_own_thread),
-            "disk": Together(lambda: {"disk": _disk(self)}, in_own_thread),
+            "database": SharedLook(lambda: _database_and_worker(self), in_own_thread),
+            "disk": SharedLook(lambda: {"disk": _disk(self)}, in_own_thread),
         }
 
     async def checks(self) -> dict[str, CheckOut]:

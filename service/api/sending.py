@@ -21,9 +21,9 @@ class OpenedFile(FileResponse):
     """
 
     def __init__(
-        self, path: Path, gone: ServiceError, *, headers: dict[str, str], media_type: str, **name: str
+        self, path: Path, gone: ServiceError, *, headers: dict[str, str], media_type: str, filename: str | None = None
     ) -> None:
-        super().__init__(path, headers=headers, media_type=media_type, **name)
+        super().__init__(path, headers=headers, media_type=media_type, filename=filename)
         self._gone = gone
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

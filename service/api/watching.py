@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from starlette.concurrency import run_in_threadpool
 
-from service.api.together import Together
+from service.api.shared_look import SharedLook
 from service.jobs.job import Job
 from service.jobs.store import Change, Store, StoreError
 
@@ -93,7 +93,7 @@ class Watch:
     def __init__(self, store: Store, written: Callable[[Change], bytes]) -> None:
         self._store, self._written = store, written
         self._unfinished = Unfinished(-1)
-        self._beginnings = Together(self._look_at_unfinished)
+        self._beginnings = SharedLook(self._look_at_unfinished)
         self._waiters: set[_Waiter] = set()
         self._listeners: set[Listener] = set()
         self._looking: asyncio.Task[None] | None = None
