@@ -115,6 +115,44 @@ def test_target_mpp_takes_the_level_that_gives_it(tmp_path, write_pyramid, formu
     assert report["output"]["mpp"] == pytest.approx([0.25, 0.25], rel=1e-3)
 
 
+def test_target_mpp_that_the_slide_has_gives_its_own_pixels(tmp_path, write_pyramid, formula_pixels) -> None:
+    """0.499 µm per pixel for 0.5: level 0 as it is, not a blurred level 2 made four times larger."""
+    pixels = formula_pixels(Region(0, 0, 1200, 800))
+    slide = write_pyramid(tmp_path / "s.tiff", pixels, mpp=0.499)
+    report = upscale(UpscaleRequest(slide, tmp_path / "o.ome.zarr", model="nearest", target_mpp=0.5, entropy=0))
+    assert (report["plan"]["level"], report["plan"]["scale"]) == (0, 1)
+    assert (pixels_of(tmp_path / "o.ome.zarr") == pixels).all()
+
+
+def test_a_target_that_a_finer_level_has_by_itself_is_told_to_gain_little(
+    tmp_path, write_pyramid, formula_pixels, weights
+) -> None:
+    slide = write_pyramid(tmp_path / "s.tiff", formula_pixels(Region(0, 0, 1200, 800)), mpp=0.25)
+    request = UpscaleRequest(slide, tmp_path / "o.ome.tiff", model=str(weights), target_mpp=0.25)
+    assert any("little to gain" in warning for warning in upscale(request)["warnings"])
+    assert not any("little to gain" in warning for warning in upscale(replace(request, target_mpp=0.125))["warnings"])
+
+
+def test_pixels_that_are_not_square_keep_their_ratio_or_it_is_told(tmp_path, formula_pixels) -> None:
+    slide, output = tmp_path / "s.tiff", tmp_path / "o.ome.tiff"
+    pixels = formula_pixels(Region(0, 0, 600, 400))
+    tifffile.imwrite(slide, pixels, tile=(256, 256), resolution=(1e4 / 0.5, 1e4 / 0.25), resolutionunit="CENTIMETER")
+    request = UpscaleRequest(slide, output, model="nearest")
+
+    def told(asked: UpscaleRequest) -> tuple[list[float], str]:
+        report = upscale(asked)
+        return report["output"]["mpp"], " ".join(report["warnings"])
+
+    mpp, words = told(request)
+    assert (mpp, "square" in words) == (pytest.approx([0.125, 0.0625], rel=1e-6), False)
+    mpp, words = told(replace(request, target_mpp=0.25))
+    assert mpp == pytest.approx([0.25, 0.125], rel=1e-6)
+    assert "along x they have the 0.25 µm that were asked for, along y 0.125" in words
+    mpp, words = told(replace(request, mpp=0.5))
+    assert mpp == pytest.approx([0.125, 0.125], rel=1e-6)
+    assert "not square, 0.5 x 0.25 µm; 0.5 were given" in words
+
+
 def test_constant_tiles_share_one_blank_of_their_own_colour(tmp_path, write_png) -> None:
     picture = np.full((1024, 1024, 3), (231, 229, 240), np.uint8)
     picture[:256, :256] = np.random.default_rng(0).integers(0, 255, (256, 256, 3))
