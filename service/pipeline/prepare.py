@@ -84,7 +84,7 @@ def prepare(
     card = model_card(request.model)
     level, scale = choose_level(info, mpp, card.scales, card.default_scale, request.target_mpp, request.level)
     if request.roi:
-        region = source_region(info, level, request.roi.bounds, outward=True)
+        region = source_region(info, level, request.roi.clipped_bounds(info.size, info.name), outward=True)
     else:
         region = source_region(info, level, Region(*request.region) if request.region else None)
     source_sha256 = request.slide_sha256 or content_hash(request.slide)
@@ -191,6 +191,8 @@ def _plan(
     if dark and card.kind is ModelKind.NETWORK:
         warnings += ("most of the slide is black, as in fluorescence; was the model trained on such?",)
     if request.roi:
+        if not Region(0, 0, reader.info.size.width, reader.info.size.height).contains(request.roi.bounds):
+            warnings += ("the region of interest reaches over the slide's edge and was cut off there",)
         touched = request.roi.tile_rows(
             region, reader.info.levels[level].downsample, plan.core, plan.rows, plan.columns
         )
@@ -234,8 +236,8 @@ def _mpp_warnings(info: SlideInfo, request: UpscaleRequest, level: int, mpp: tup
     if given is not None and said is not None:
         if not is_square(said):
             found.append(
-                f"the slide says that its pixels are not square, {said[0]:.6g} x {said[1]:.6g} µm; {given:g} were given and "
-                "used for both sides, so that the result's µm per pixel don't keep that ratio"
+                f"the slide says that its pixels are not square, {said[0]:.6g} x {said[1]:.6g} µm; {given:g} were "
+                "given and used for both sides, so that the result's µm per pixel don't keep that ratio"
             )
         elif not 0.9 <= given / said[0] <= 1.1:
             found.append(f"{given:g} µm per pixel were given and used; the slide says {said[0]:.6g}")
