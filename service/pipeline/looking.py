@@ -18,6 +18,7 @@ from PIL import Image
 from service.codes import refusal
 from service.pipeline.workspace import Workspace
 from wsi.deepzoom import DeepZoom
+from wsi.errors import SegmentDamagedError
 from wsi.geometry import Size
 from wsi.pyramid import level_sizes, levels_in_stripe
 from wsi.readers.open_slide import open_slide
@@ -132,7 +133,7 @@ class Looker:
             try:
                 key = stripe.number, path.stat().st_mtime_ns
                 found[key] = known.get(key) or Segment(path)
-            except FileNotFoundError:
+            except (FileNotFoundError, IsADirectoryError, SegmentDamagedError):  # not finished, or to be made anew
                 continue
         self._segments[output] = found
         while len(self._segments) > _OPEN:

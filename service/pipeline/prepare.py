@@ -30,7 +30,7 @@ from wsi.tiling import TilePlan, choose_level, is_close, source_region
 from wsi.tissue import DEFAULT_ENTROPY, looks_dark, survey
 from wsi.writers.table import OutputFormat
 
-SEGMENTS = 3
+SEGMENTS = 4
 """What a stripe's report holds; an interrupted run of a program that told less is not continued."""
 
 _NOT_IN_PIXELS: dict[str, Any] = {

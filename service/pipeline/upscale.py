@@ -10,6 +10,7 @@ from models.errors import ModelError, OutOfMemoryError
 from service.codes import problem
 from service.errors import Cancelled, ServiceError
 from service.pipeline.account import Account, Stopwatch
+from service.pipeline.finished import require_finished
 from service.pipeline.local import Local, StripeMaker
 from service.pipeline.package import write_package
 from service.pipeline.prepare import Prepared, prepare, samples_dark
@@ -23,6 +24,7 @@ from wsi.geometry import Region
 from wsi.pyramid import levels_in_stripe
 from wsi.readers.open_slide import open_slide
 from wsi.slide import SlideReader
+from wsi.tiling import Stripe
 from wsi.verify import Source, verify
 from wsi.writers import ome_zarr
 from wsi.writers.join import build_crown, joined_levels
@@ -187,7 +189,12 @@ def _refuse_output(request: UpscaleRequest, output_format: OutputFormat) -> None
 
 def _make_stripes(job: Prepared, workspace: Workspace, maker: StripeMaker, on_progress: Tell) -> _Made:
     plan = job.plan
-    found = {stripe.number: workspace.finished_segment(stripe.number) for stripe in plan.stripes()}
+    order = StripeOrder(plan, job.format.name, job.request.quality, job.request.on_bad_tile is BadTilePolicy.MARK)
+
+    def finished(stripe: Stripe) -> Segment | None:
+        return workspace.finished_segment(stripe.number, lambda segment: require_finished(segment, order, stripe))
+
+    found = {stripe.number: finished(stripe) for stripe in plan.stripes()}
     whole = Tally(plan.rows * plan.columns, sum(row.count("1") for row in plan.mask))
     resumed = sum((tally(segment.report) for segment in found.values() if segment), Tally())
     on_progress(TileClock(whole, resumed).snapshot(Stage.UPSCALING))
@@ -197,7 +204,6 @@ def _make_stripes(job: Prepared, workspace: Workspace, maker: StripeMaker, on_pr
         clock.advance(tiles, busy_seconds)
         on_progress(clock.snapshot(Stage.UPSCALING))
 
-    order = StripeOrder(plan, job.format.name, job.request.quality, job.request.on_bad_tile is BadTilePolicy.MARK)
     missing = [stripe for stripe in plan.stripes() if found[stripe.number] is None]
     maker.make(job.request, job.reader, order, missing, workspace, advance)
     segments = (found[stripe.number] or Segment(workspace.segment_path(stripe.number)) for stripe in plan.stripes())

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +22,8 @@ from wsi.writers.segment import Segment
 COMPANIONS = ("report.html", "tissue.geojson")
 """What is published beside the result: its name without the format's suffix, a dot, and this."""
 
-_STATE = {"key", "precision", "plan", "warnings", "chosen_because"}
+_IN_PIXELS = ("key", "precision", "plan")
+"""What of the state the result's bytes depend on; a checksum of them stands beside."""
 
 
 class Workspace:
@@ -92,7 +94,7 @@ class Workspace:
     def _clear(self) -> None:
         for old in self.folder.iterdir():
             if old.name != "lock":
-                shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)  # a cluster's worker was quicker
+                _remove(old)
 
     def keep(self) -> None:
         """Leave finished work in place when the process ends, to be continued; otherwise everything is removed."""
@@ -105,18 +107,18 @@ class Workspace:
             partial.unlink(missing_ok=True)
 
     def state(self) -> dict[str, Any] | None:
-        """What `begin` stored, None where nothing can be continued."""
+        """What `begin` stored, None where nothing can be continued: it is not there, or was damaged since."""
         try:
-            state: dict[str, Any] = json.loads((self.folder / "plan.json").read_text("utf-8"))
-        except (FileNotFoundError, json.JSONDecodeError):
+            state = json.loads((self.folder / "plan.json").read_bytes())
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, RecursionError):
             return None
-        return state if state.keys() >= _STATE else None
+        return state if _is_state(state) else None
 
     def begin(self, state: dict[str, Any]) -> None:
         """Forget earlier work and store `state` (write, flush, rename)."""
         self.adopt()
         self._clear()
-        write_whole(self.folder / "plan.json", json.dumps(state).encode())
+        write_whole(self.folder / "plan.json", json.dumps({**state, "checksum": _checksum(state)}).encode())
 
     def segment_path(self, number: int) -> Path:
         """Where a stripe's encoded tiles lie."""
@@ -127,16 +129,24 @@ class Workspace:
         """The name of a stripe's file in the folder."""
         return f"stripe-{number:05}.segment"
 
-    def finished_segment(self, number: int) -> Segment | None:
-        """A stripe's segment if it is whole; a damaged one is removed, to be made again."""
+    def finished_segment(self, number: int, require: Callable[[Segment], None]) -> Segment | None:
+        """A stripe's segment if it is whole; a damaged one is removed, to be made again.
+
+        Parameters
+        ----------
+        require
+            Raises SegmentDamagedError where the segment is whole but not this stripe's.
+        """
         path = self.segment_path(number)
         try:
-            return Segment(path)
+            segment = Segment(path)
+            require(segment)
         except FileNotFoundError:
             return None
-        except SegmentDamagedError:
-            path.unlink()
+        except (SegmentDamagedError, IsADirectoryError):
+            _remove(path)
             return None
+        return segment
 
     @property
     def result(self) -> Path:
@@ -150,9 +160,7 @@ class Workspace:
 
     def clear_result(self) -> None:
         """Remove what an interrupted join left."""
-        if self.result.is_dir():
-            shutil.rmtree(self.result)
-        self.result.unlink(missing_ok=True)
+        _remove(self.result)
 
     def write_companion(self, name: str, text: str) -> None:
         """Keep one of `COMPANIONS` until the result is published."""
@@ -175,3 +183,28 @@ class Workspace:
                 target.unlink(missing_ok=True)
             raise
         sync_folder(self._output.parent)
+
+
+def _is_state(state: Any) -> bool:
+    return (
+        isinstance(state, dict)
+        and state.keys() >= {*_IN_PIXELS, "warnings", "chosen_because", "checksum"}
+        and state["checksum"] == _checksum(state)
+        and isinstance(state["warnings"], list)
+        and all(isinstance(warning, str) for warning in state["warnings"])
+        and isinstance(state["chosen_because"], str | None)
+    )
+
+
+def _checksum(state: Mapping[str, Any]) -> str:
+    """SHA-256 of what pixels depend on."""
+    text = json.dumps([state[name] for name in _IN_PIXELS], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there: a cluster's worker may have been quicker."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
