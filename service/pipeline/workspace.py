@@ -14,16 +14,25 @@ from typing import Any
 
 from service.codes import problem
 from service.errors import ServiceError
+from service.pipeline.targets import COMPANIONS, companion
 from wsi.durable import sync_folder, write_whole
 from wsi.errors import SegmentDamagedError
-from wsi.suffixes import without_suffix
 from wsi.writers.segment import Segment
-
-COMPANIONS = ("report.html", "tissue.geojson")
-"""What is published beside the result: its name without the format's suffix, a dot, and this."""
 
 _IN_PIXELS = ("key", "precision", "plan")
 """What of the state the result's bytes depend on; a checksum of them stands beside."""
+
+
+WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
+"""What `flock` answers on a file system that has no locks."""
+
+
+def no_locks(error: OSError) -> str:
+    """What to tell the user of such a file system."""
+    return (
+        f"this file system has no file locks ({error.strerror}), without which two runs could spoil each other's work; "
+        "choose a folder on another disk"
+    )
 
 
 class Workspace:
@@ -33,7 +42,7 @@ class Workspace:
     """
 
     def __init__(self, output: Path) -> None:
-        token = hashlib.sha256(output.name.encode()).hexdigest()[:16]
+        token = hashlib.sha256(os.fsencode(output.name)).hexdigest()[:16]
         self.folder = output.parent / f".slidelift-{token}"
         self._output = output
         self._kept = False
@@ -88,6 +97,11 @@ class Workspace:
             ) from None
         except FileNotFoundError:
             pass
+        except OSError as error:
+            os.close(lock)
+            if error.errno not in WITHOUT_LOCKS:
+                raise
+            raise ServiceError(problem("request.output", f"{self._output.parent}: {no_locks(error)}")) from error
         os.close(lock)
         return None
 
@@ -168,8 +182,7 @@ class Workspace:
 
     def publish(self) -> None:
         """Give the verified result and its companions their names, in the place of earlier ones; the result last."""
-        stem = without_suffix(self._output.name)
-        companions = {self.folder / name: self._output.with_name(f"{stem}.{name}") for name in COMPANIONS}
+        companions = {self.folder / name: companion(self._output, name) for name in COMPANIONS}
         placed: list[Path] = []
         try:
             for made, target in companions.items():
