@@ -2,7 +2,9 @@
 
 import argparse
 import json
+import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from service.codes import problem
 from service.errors import EXIT_DONE, EXIT_FAILED, EXIT_USER, Cancelled, ServiceError
 from service.interrupts import signals_cancel
 from service.pipeline.failures import describe
+from service.pipeline.targets import REPORT, companion, refuse_inputs
 from service.progress import CancelToken, Progress, Stage
 from service.request import BadTilePolicy, Effort, UpscaleRequest
 from service.runner import Runner, probe
@@ -20,7 +23,7 @@ from service.terminal import say, tell
 from wsi.durable import write_whole
 from wsi.errors import RoiError, WsiError
 from wsi.roi import Roi
-from wsi.suffixes import SUFFIXES, without_suffix
+from wsi.suffixes import SUFFIXES
 
 
 def upscale_all(options: argparse.Namespace) -> int:
@@ -44,29 +47,17 @@ class _Outcome:
 
 
 def _requests(options: argparse.Namespace) -> list[UpscaleRequest]:
-    out: Path = options.out
-    names_format = out.name.lower().endswith(SUFFIXES)
-    if len(options.slides) > 1 and names_format:
-        raise ServiceError(problem("request.output", f"{out.name}: several slides need a folder as OUT"))
-    if names_format:
-        outputs = [out]
-    elif out.is_dir() or len(options.slides) > 1:
-        outputs = [out / f"{slide.stem}.ome.tiff" for slide in options.slides]
-    else:
-        offered = ", ".join(SUFFIXES)
-        raise ServiceError(
-            problem("request.format", f"{out.name}: the output's name must end in one of {offered}, or be a folder")
-        )
-    twice = [name for name, count in Counter(output.name for output in outputs).items() if count > 1]
-    if twice:
-        raise ServiceError(
-            problem("request.output", f"two slides would be written to {twice[0]}; upscale them one at a time")
-        )
-    if not names_format:
-        if out.exists() and not out.is_dir():
-            raise ServiceError(problem("request.output", f"{out}: a file; several slides need a folder as OUT"))
-        out.mkdir(parents=True, exist_ok=True)
+    out = Path(options.out)
+    outputs = _outputs(options.slides, options.out)
+    inputs = dict.fromkeys(options.slides, "a slide to be upscaled")
+    inputs[Path(options.model)] = "the file of weights"
+    if options.roi:
+        inputs[options.roi] = "the region of interest"
+    for output in outputs:
+        refuse_inputs(output, inputs)
     roi = _roi(options.roi) if options.roi else None
+    if out not in outputs:
+        _make_folder(out)
     return [
         UpscaleRequest(
             slide=slide,
@@ -86,6 +77,42 @@ def _requests(options: argparse.Namespace) -> list[UpscaleRequest]:
         )
         for slide, output in zip(options.slides, outputs, strict=True)
     ]
+
+
+def _outputs(slides: Sequence[Path], out: str) -> list[Path]:
+    """The result of each slide: `out` itself, or in the folder that it names."""
+    path = Path(out)
+    if path.name.lower().endswith(SUFFIXES):
+        if len(slides) > 1:
+            raise ServiceError(problem("request.output", f"{path.name}: several slides need a folder as OUT"))
+        return [path]
+    names_folder = path.is_dir() or out.endswith(os.sep) or not path.suffix
+    if not names_folder and len(slides) == 1:
+        offered = ", ".join(SUFFIXES)
+        raise ServiceError(
+            problem(
+                "request.format",
+                f"{path.name}: the output's name must end in one of {offered}, or be a folder (end it with {os.sep})",
+            )
+        )
+    outputs = [path / f"{slide.stem}.ome.tiff" for slide in slides]
+    twice = [name for name, count in Counter(output.name for output in outputs).items() if count > 1]
+    if twice:
+        raise ServiceError(
+            problem("request.output", f"two slides would be written to {twice[0]}; upscale them one at a time")
+        )
+    return outputs
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise ServiceError(problem("request.output", f"{out}: a file; name a folder as OUT")) from None
+    except OSError as error:
+        raise ServiceError(
+            problem("request.output", f"{out}: the folder can't be made ({error.strerror}); choose another OUT")
+        ) from error
 
 
 def _roi(path: Path) -> Roi:
@@ -117,8 +144,9 @@ def _upscale_one(request: UpscaleRequest, runner: Runner, cancel: CancelToken) -
 
 
 def _write_report(output: Path, report: dict[str, Any]) -> None:
-    target = output.with_name(without_suffix(output.name) + ".report.json")
-    write_whole(target, json.dumps(report, indent=2, ensure_ascii=False).encode())
+    text = json.dumps(report, indent=2, ensure_ascii=False)
+    # of a name that is no UTF-8 each odd byte becomes a JSON escape, from which Python makes the same name
+    write_whole(companion(output, REPORT), text.encode("utf-8", "backslashreplace"))
 
 
 def _summarise(request: UpscaleRequest, report: dict[str, Any]) -> None:

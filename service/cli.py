@@ -4,11 +4,13 @@ Exit codes: 0 done; 2 the request or its slide must be changed by the user; 1 an
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from models.errors import ModelError
+from service.codes import problem
 from service.commands import (
     adopt,
     doctor,
@@ -26,9 +28,9 @@ from service.commands import (
     train,
     upscale,
 )
-from service.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER, Cancelled, ServiceError
+from service.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER, Cancelled, Problem, ServiceError
 from service.jobs.store import StoreError
-from service.terminal import say
+from service.terminal import say, tell
 from wsi.errors import WsiError
 
 _COMMANDS = (
@@ -58,32 +60,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return command(options)
     except Cancelled:
         return EXIT_INTERRUPTED
-    except ServiceError as error:
-        say(f"error: {error.problem.detail}")
-        return error.problem.exit_code
-    except (WsiError, ModelError) as error:
-        from service.pipeline.failures import describe
-
-        found = describe(error)
-        say(f"error: {found.detail}")
-        return found.exit_code
-    except StoreError as error:
-        say(f"error: {error}")
-        return EXIT_FAILED
+    except KeyboardInterrupt:
+        say("interrupted")
+        return EXIT_INTERRUPTED
     except BrokenPipeError:
         return EXIT_FAILED
+    except (ServiceError, WsiError, ModelError, StoreError, OSError) as error:
+        found = _described(error)
+        say(f"error: {found.detail}")
+        if getattr(options, "json", None) is True:  # where it is a file's name, standard output is for people
+            tell(json.dumps({"error": found.as_dict()}, indent=2))
+        return found.exit_code
     except ValueError as error:
         kind = type(error).__name__  # pydantic's: a setting is wrong; imported by `serve` alone
         if kind not in ("ValidationError", "SettingsError"):
             raise
         say(f"error: {_settings_said(error) if kind == 'ValidationError' else error}")
         return EXIT_USER
-    except OSError as error:
-        say(f"error: {error.filename or ''}: {error.strerror or error}")
-        return EXIT_FAILED
-    except KeyboardInterrupt:
-        say("interrupted")
-        return EXIT_INTERRUPTED
+
+
+def _described(error: Exception) -> Problem:
+    if isinstance(error, StoreError):
+        return problem("store.unavailable", str(error))
+    from service.pipeline.failures import describe
+
+    return describe(error)
 
 
 def _settings_said(error: Any) -> str:

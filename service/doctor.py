@@ -3,14 +3,26 @@
 import os
 import platform
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from models.errors import ModelError
 from models.zoo.catalog import catalog
 
-_LIBRARIES = ("openslide-python", "openslide-bin", "tiffslide", "tifffile", "imagecodecs", "zarr", "dask", "torch")
+_LIBRARIES = {
+    "openslide-python": "openslide",
+    "openslide-bin": "openslide_bin",
+    "tiffslide": "tiffslide",
+    "tifffile": "tifffile",
+    "imagecodecs": "imagecodecs",
+    "zarr": "zarr",
+    "dask": "dask",
+    "torch": "torch",
+}
+"""What is installed under which name, and what is imported of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,16 +36,32 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Look at everything that upscaling and serving need."""
-    cores = os.cpu_count()
-    free = shutil.disk_usage(Path.cwd()).free / 1e9
     return [
-        Finding("machine", True, f"Python {platform.python_version()}, {cores} cores, {free:.0f} GB free here"),
+        *_looked("machine", _machine),
         *(_library(name) for name in _LIBRARIES),
-        _openslide(),
-        _device(),
-        *_weights(),
-        *_service(),
+        *_looked("OpenSlide library", _openslide),
+        *_looked("device", _device),
+        *_looked("weights", _weights),
+        *_looked("service", _service),
     ]
+
+
+def _looked(subject: str, look: Callable[[], list[Finding]]) -> list[Finding]:
+    """What was found; where looking itself fails, that is the finding."""
+    try:
+        return look()
+    except Exception as error:  # noqa: BLE001 - whatever is broken is what this command is asked for
+        return [Finding(subject, False, f"can't be looked at ({_said(error)})")]
+
+
+def _said(error: Exception) -> str:
+    return str(error) if isinstance(error, ModuleNotFoundError) else f"{type(error).__name__}: {error}"
+
+
+def _machine() -> list[Finding]:
+    free = shutil.disk_usage(Path.cwd()).free / 1e9
+    words = f"Python {platform.python_version()}, {os.cpu_count()} cores, {free:.0f} GB free here"
+    return [Finding("machine", True, words)]
 
 
 def _service() -> list[Finding]:
@@ -70,30 +98,35 @@ def _service() -> list[Finding]:
 
 def _library(name: str) -> Finding:
     try:
-        return Finding(name, True, version(name))
+        found = version(name)
+        import_module(_LIBRARIES[name])
     except PackageNotFoundError:
         return Finding(name, False, f"not installed: pip install {name}")
+    except Exception as error:  # noqa: BLE001 - a broken library may raise anything
+        return Finding(name, False, f"{found} is installed and can't be loaded ({_said(error)}): install it again")
+    return Finding(name, True, found)
 
 
-def _openslide() -> Finding:
+def _openslide() -> list[Finding]:
     try:
         import openslide
     except (ImportError, OSError) as error:
-        return Finding("OpenSlide library", False, f"can't be loaded ({error}): pip install openslide-bin")
-    return Finding("OpenSlide library", True, openslide.__library_version__)
+        word = f"can't be loaded ({error}): pip install openslide-python openslide-bin"
+        return [Finding("OpenSlide library", False, word)]
+    return [Finding("OpenSlide library", True, openslide.__library_version__)]
 
 
-def _device() -> Finding:
+def _device() -> list[Finding]:
     try:
         import torch
 
         from models.inference import computes_in_bf16
-    except ImportError as error:
-        return Finding("device", False, f"torch can't be loaded ({error})")
+    except (ImportError, OSError) as error:
+        return [Finding("device", False, f"torch can't be loaded ({error})")]
     if torch.cuda.is_available():
-        return Finding("device", True, f"cuda: {torch.cuda.get_device_name()}, fp16")
+        return [Finding("device", True, f"cuda: {torch.cuda.get_device_name()}, fp16")]
     precision = "bf16 where it costs nothing" if computes_in_bf16(torch.device("cpu")) else "fp32"
-    return Finding("device", True, f"cpu, {torch.get_num_threads()} threads, {precision}; no GPU found")
+    return [Finding("device", True, f"cpu, {torch.get_num_threads()} threads, {precision}; no GPU found")]
 
 
 def _weights() -> list[Finding]:
@@ -108,4 +141,6 @@ def _weights() -> list[Finding]:
             findings.append(Finding(card.name, True, f"{', '.join(card.weights)} loads and passes its self-test"))
         except ModelError as error:
             findings.append(Finding(card.name, False, str(error)))
+        except (ImportError, OSError) as error:
+            return [*findings, Finding("weights", False, f"can't be tried without torch ({_said(error)})")]
     return findings

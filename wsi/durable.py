@@ -1,16 +1,19 @@
 """Files that appear whole or not at all, and stay after a power cut: write, flush, rename, flush the folder."""
 
+import errno
 import os
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 _SYNCS_AT_ONCE = 16
+# What file systems answer that keep no log of names to be flushed (some network and FUSE ones).
+_CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EISDIR, errno.EACCES}
 
 
 def write_whole(path: Path, data: bytes) -> None:
     """Put `data` at `path`, in the place of what was there; several processes may do so at once."""
-    partial = path.with_name(f"{path.name[:200]}.{uuid.uuid4().hex[:8]}.part")
+    partial = path.with_name(f".{uuid.uuid4().hex}.part")
     try:
         with partial.open("xb") as file:
             file.write(data)
@@ -49,9 +52,13 @@ def _sync_file(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    """Make the names in a folder durable, where its file system can do that for a folder."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC:
+            raise

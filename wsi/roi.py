@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from wsi.errors import RoiError
-from wsi.geometry import Region
+from wsi.geometry import Region, Size
 
 MAX_POINTS = 100_000
 MAX_FILE_BYTES = 64 << 20
@@ -41,6 +41,9 @@ class Roi:
     @classmethod
     def from_geojson(cls, value: Any) -> "Roi":
         """Read a geometry, a Feature, a FeatureCollection or a list of Features.
+
+        Features without a geometry (null, as RFC 7946 allows) and empty geometries are skipped. Of a point all but x
+        and y is left out.
 
         Raises
         ------
@@ -105,23 +108,51 @@ class Roi:
         left, top = math.floor(min(xs)), math.floor(min(ys))
         return Region(left, top, max(1, math.ceil(max(xs)) - left), max(1, math.ceil(max(ys)) - top))
 
+    def clipped_bounds(self, size: Size, name: str) -> Region:
+        """The least region of whole pixels that holds what of the polygons lies on a slide.
+
+        Parameters
+        ----------
+        size
+            Of the slide's level 0; a polygon is cut off at its edge, as QuPath does.
+        name
+            What messages call the slide.
+
+        Raises
+        ------
+        RoiError
+            All polygons lie beside the slide.
+        """
+        spots = [spot for polygon in self.polygons for spot in _clipped(polygon, size)]
+        if not spots:
+            there = self.bounds
+            raise RoiError(
+                f"{name}: the region of interest (x {there.x} to {there.right}, y {there.y} to {there.bottom}) lies "
+                f"beside the slide's {size.width}x{size.height} pixels; give its points in pixels of level 0"
+            )
+        left, top = (math.floor(min(spot[axis] for spot in spots)) for axis in (0, 1))
+        right, bottom = (math.ceil(max(spot[axis] for spot in spots)) for axis in (0, 1))
+        left, top = min(left, size.width - 1), min(top, size.height - 1)
+        return Region(left, top, max(1, right - left), max(1, bottom - top))
+
     def tile_rows(self, source: Region, downsample: float, tile: int, rows: int, columns: int) -> tuple[str, ...]:
         """For each tile of a grid, ``1`` where a polygon touches it, else ``0``.
 
         Parameters
         ----------
         source
-            Where the grid begins, in pixels of a level that has `downsample` level-0 pixels for each of its own.
+            What the grid covers, in pixels of a level that has `downsample` level-0 pixels for each of its own. Tiles
+            end where it ends, so that what lies beyond touches none.
         """
         touched = [bytearray(b"0" * columns) for _ in range(rows)]
         for polygon in self.polygons:
-            for row, column in _touched(_on_grid(polygon, source, downsample), tile, rows, columns):
+            for row, column in _touched(_on_grid(polygon, source, downsample), tile, source.size):
                 touched[row][column] = ord("1")
         return tuple(row.decode("ascii") for row in touched)
 
 
 def _areas(value: Any, depth: int) -> Iterator[Any]:
-    """Coordinates of every polygon."""
+    """Coordinates of every polygon; of a Feature without a geometry none."""
     if depth > _DEEPEST:
         raise RoiError("the region of interest is nested too deeply")
     if isinstance(value, list):
@@ -136,8 +167,9 @@ def _areas(value: Any, depth: int) -> Iterator[Any]:
     elif kind == "MultiPolygon":
         yield from _listed(value.get("coordinates"), "a MultiPolygon is a list of polygons")
     elif kind == "Feature":
-        yield from _areas(value.get("geometry"), depth + 1)
-    elif kind in {"FeatureCollection", "GeometryCollection"}:
+        if value.get("geometry") is not None:
+            yield from _areas(value["geometry"], depth + 1)
+    elif kind in ("FeatureCollection", "GeometryCollection"):
         key = "features" if kind == "FeatureCollection" else "geometries"
         for one in _listed(value.get(key), f"a {kind} has a list of {key}"):
             yield from _areas(one, depth + 1)
@@ -164,7 +196,9 @@ def _ring(values: Sequence[Any]) -> Ring:
 
 def _point(value: Any) -> Point:
     if not isinstance(value, list) or len(value) < 2 or not all(_is_number(one) for one in value[:2]):
-        raise RoiError("a point of the region of interest is not two finite numbers, in level-0 pixels")
+        raise RoiError(
+            f"a point of the region of interest is not two finite numbers up to {_FARTHEST:,.0f}, in level-0 pixels"
+        )
     return float(value[0]), float(value[1])
 
 
@@ -179,29 +213,90 @@ def _on_grid(polygon: Polygon, source: Region, downsample: float) -> Iterator[tu
         yield from pairwise(points)
 
 
-def _touched(edges: Iterable[tuple[Point, Point]], tile: int, rows: int, columns: int) -> Iterator[tuple[int, int]]:
+def _touched(edges: Iterable[tuple[Point, Point]], tile: int, size: Size) -> Iterator[tuple[int, int]]:
+    """Rows and columns, some more than once; tiles at the right and lower edge of `size` end there."""
+    rows, columns = -(-size.height // tile), -(-size.width // tile)
     crossings: dict[int, list[float]] = {}
     for (x1, y1), (x2, y2) in edges:
         if y1 > y2:
             x1, y1, x2, y2 = x2, y2, x1, y1
         first, last = max(0, math.floor(y1 / tile)), min(rows - 1, math.floor(y2 / tile))
         for row in range(first, last + 1):
-            top, bottom = row * tile, (row + 1) * tile
-            if y2 <= top or (y1 == y2 and y1 == top):  # along the row's border only: not in its open strip
+            top, bottom = row * tile, min((row + 1) * tile, size.height)
+            # along the row's border only, or beyond it: not in its open strip
+            if y2 <= top or y1 >= bottom or (y1 == y2 and y1 == top):
                 continue
             xs = sorted(_x_at(x1, y1, x2, y2, y) for y in (max(y1, top), min(y2, bottom))) if y1 < y2 else (x1, x2)
             left, right = min(xs), max(xs)
-            start = math.floor(left / tile)
-            stop = math.ceil(right / tile) if left < right or left % tile else start
-            yield from ((row, column) for column in range(max(0, start), min(columns, stop)))
-            middle = (row + 0.5) * tile
+            if left < size.width:
+                start = math.floor(left / tile)
+                stop = math.ceil(right / tile) if left < right or left % tile else start
+                yield from ((row, column) for column in range(max(0, start), min(columns, stop)))
+            middle = (top + bottom) / 2
             if y1 <= middle < y2:
                 crossings.setdefault(row, []).append(_x_at(x1, y1, x2, y2, middle))
     for row, found in crossings.items():
         found.sort()
         for enter, leave in zip(found[::2], found[1::2], strict=True):
-            start, stop = math.ceil(enter / tile - 0.5), math.ceil(leave / tile - 0.5)
-            yield from ((row, column) for column in range(max(0, start), min(columns, stop)))
+            start, stop = _columns_before(enter, tile, size.width), _columns_before(leave, tile, size.width)
+            yield from ((row, column) for column in range(start, stop))
+
+
+def _columns_before(x: float, tile: int, width: int) -> int:
+    """How many columns of tiles have their middle left of `x`."""
+    whole, rest = divmod(width, tile)
+    count = min(max(0, math.ceil(x / tile - 0.5)), whole)
+    return count + (rest > 0 and whole * tile + rest / 2 < x)
+
+
+def _clipped(polygon: Polygon, size: Size) -> Iterator[Point]:
+    """Points whose bounding box is that of the polygon's part inside a rectangle at the origin.
+
+    They are the ends of the edges' parts inside, and those corners of the rectangle that the polygon covers.
+    """
+    edges = [edge for ring in polygon for edge in pairwise(ring)]
+    for edge in edges:
+        yield from _edge_inside(*edge, size)
+    for corner in ((0, 0), (size.width, 0), (0, size.height), (size.width, size.height)):
+        if _covers_corner(edges, *corner):
+            yield corner
+
+
+def _edge_inside(start: Point, end: Point, size: Size) -> tuple[Point, ...]:
+    """The ends of an edge's part in the open rectangle (Liang and Barsky); none for one along its border."""
+    enter, leave = 0.0, 1.0
+    for axis, limit in ((0, size.width), (1, size.height)):
+        step = end[axis] - start[axis]
+        if step == 0:
+            if not 0 < start[axis] < limit:
+                return ()
+            continue
+        first, last = sorted(((0 - start[axis]) / step, (limit - start[axis]) / step))
+        enter, leave = max(enter, first), min(leave, last)
+    if enter > leave or (enter == leave and start != end):
+        return ()
+    return tuple(
+        (_between(start[0], end[0], share, size.width), _between(start[1], end[1], share, size.height))
+        for share in (enter, leave)
+    )
+
+
+def _between(start: float, end: float, share: float, limit: int) -> float:
+    """The coordinate of a point of an edge; its ends are exact."""
+    value = start if share == 0 else end if share == 1 else start + share * (end - start)
+    return min(max(value, 0), limit)
+
+
+def _covers_corner(edges: Iterable[tuple[Point, Point]], x: int, y: int) -> bool:
+    """Whether the polygon covers a rectangle's corner, seen from a spot within that is nearer to the level side."""
+    covered = False
+    for (x1, y1), (x2, y2) in edges:
+        if y1 > y2:
+            x1, y1, x2, y2 = x2, y2, x1, y1
+        if (y1 <= 0 < y2) if y == 0 else (y1 < y <= y2):
+            crossing = _x_at(x1, y1, x2, y2, y)
+            covered ^= crossing <= 0 if x == 0 else crossing < x
+    return covered
 
 
 def _x_at(x1: float, y1: float, x2: float, y2: float, y: float) -> float:

@@ -115,6 +115,20 @@ class Seam:
         )
 
 
+def is_seam(told: Any) -> bool:
+    """Whether a value is what `SeamGauge.as_dict` tells."""
+    return (
+        isinstance(told, dict)
+        and told.keys() == {"upright", "level"}
+        and all(
+            isinstance(one, dict)
+            and one.keys() == set(_Sums.__slots__)
+            and all(isinstance(pair, list) and [type(number) for number in pair] == [int, int] for pair in one.values())
+            for one in told.values()
+        )
+    )
+
+
 def _lines(sums: _Sums, pixels: Pixels, source: Pixels, start: int, scale: int) -> None:
     """Every `_STEP` source pixels along the first axis; the block begins at `start` of the source."""
     for step in range(_STEP, len(pixels) // scale, _STEP):

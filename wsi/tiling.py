@@ -154,7 +154,10 @@ def choose_level(
     target_mpp: float | None,
     level: int | None,
 ) -> tuple[int, int]:
-    """Source level and scale that give the wanted µm per pixel.
+    """Source level and scale that give the wanted µm per pixel, from the finest level that can.
+
+    A coarser level that comes nearer to the wanted value holds less of the slide: its result would be blurred. Where
+    the pixels are not square, the value along x decides.
 
     Parameters
     ----------
@@ -177,14 +180,19 @@ def choose_level(
     reachable = {
         (index, factor): mpp[0] * info.levels[index].downsample / factor for index in levels for factor in scales
     }
-    best = min(reachable, key=lambda pair: (abs(math.log(reachable[pair] / target_mpp)), pair))
-    if abs(reachable[best] / target_mpp - 1) > _MPP_TOLERANCE:
+    fitting = [pair for pair, mpp_there in reachable.items() if is_close(mpp_there, target_mpp)]
+    if not fitting:
         offers = ", ".join(f"{value:.4g}" for value in sorted(set(reachable.values())))
         raise PlanError(
             f"{info.name}: {target_mpp:g} µm per pixel can't be reached with this model without resampling; "
             f"it can give {offers}"
         )
-    return best
+    return min(fitting, key=lambda pair: (pair[0], abs(math.log(reachable[pair] / target_mpp)), pair[1]))
+
+
+def is_close(mpp: float, target_mpp: float) -> bool:
+    """Whether µm per pixel are those that were asked for, within 5 %."""
+    return abs(mpp / target_mpp - 1) <= _MPP_TOLERANCE * (1 + 1e-9)  # 1.05 of a float's value is not beyond 5 %
 
 
 def source_region(info: SlideInfo, level: int, region: Region | None, *, outward: bool = False) -> Region:

@@ -5,6 +5,7 @@ lxml. Sample regions of each level are compared with the level below, and of the
 that no tile lies in another's place.
 """
 
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ from wsi.writers import ome_tiff
 if TYPE_CHECKING:
     import zarr
 
+# What tifffile raises of a damaged file.
+_UNREADABLE = (tifffile.TiffFileError, ValueError, TypeError, KeyError, IndexError, struct.error, AttributeError)
 ReadResult = Callable[[int, Region], Pixels]
 
 _SAMPLES = 8
@@ -77,6 +80,20 @@ def verify(path: Path, output_format: str, facts: ImageFacts, quality: int, sour
             _check_pixels(path, read, facts.sizes, quality, source, seed)
     except (openslide.OpenSlideError, tifffile.TiffFileError, KeyError, ValueError, OSError) as error:
         raise VerificationError(f"{path.name}: the written file can't be read back ({error})") from error
+
+
+def is_result(path: Path, output_format: str) -> bool:
+    """Whether a file (or folder) is a finished result of this program, by what its metadata says."""
+    try:
+        if output_format == ome_tiff.NAME:
+            with tifffile.TiffFile(path) as tiff:
+                xml = tiff.ome_metadata or ""
+        else:
+            xml = (path / "OME" / "METADATA.ome.xml").read_text("utf-8")
+        root = etree.fromstring(xml.encode(), etree.XMLParser(resolve_entities=False))
+    except (etree.XMLSyntaxError, OSError, *_UNREADABLE):
+        return False
+    return str(root.get("Creator")).startswith("slidelift ")
 
 
 @contextmanager

@@ -160,7 +160,7 @@ def _output_pixels(order: JobOrder, slide: Slide, card: ModelCard) -> int:
     if order.roi is not None:
         if order.region is not None:
             raise refusal("request.roi", "give a region or a region of interest, not both")
-        source = source_region(info, level, order.roi.bounds, outward=True)
+        source = source_region(info, level, order.roi.clipped_bounds(info.size, info.name), outward=True)
     else:
         source = source_region(info, level, Region(*order.region) if order.region else None)
     return source.width * source.height * scale * scale

@@ -58,7 +58,8 @@ def _run(options: argparse.Namespace) -> int:
         _show(result)
         if options.json:
             settings = {"size": options.size, "reduce": options.reduce}
-            write_whole(options.json, json.dumps({**settings, **result}, indent=1, ensure_ascii=False).encode())
+            text = json.dumps({**settings, **result}, indent=1, ensure_ascii=False)
+            write_whole(options.json, text.encode("utf-8", "backslashreplace"))  # a name may be no UTF-8
     return next((code for code in (EXIT_FAILED, EXIT_USER) if code in codes), EXIT_DONE)
 
 

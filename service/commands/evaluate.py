@@ -231,4 +231,4 @@ def _write(out: Path | None, text: str) -> None:
     from wsi.durable import write_whole
 
     if out is not None:
-        write_whole(out, text.encode())
+        write_whole(out, text.encode("utf-8", "backslashreplace"))  # a name may be no UTF-8

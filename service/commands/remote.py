@@ -49,19 +49,22 @@ def connect(options: argparse.Namespace) -> "Client":
 
 def fetch(client: "Client", job: "Job", target: Path, *, with_report: bool) -> Path:
     """Download a result with a bar; beside it its report, as JSON and as a page, and the tissue's outlines."""
+    from service.pipeline.targets import OUTLINES, PAGE, REPORT, companion, refuse_long_names, refuse_strangers
     from wsi.durable import write_whole
-    from wsi.suffixes import without_suffix
 
+    result = target.with_name(target.name.removesuffix(".zip"))
+    if with_report:
+        refuse_long_names(result)
+        refuse_strangers(result)
     with bytes_bar(target.name) as show:
         client.download(job.id, target, show)
     if with_report:
-        stem = without_suffix(target.name.removesuffix(".zip"))
-        for suffix, content in (
-            (".report.json", json.dumps(client.report(job.id), indent=2, ensure_ascii=False)),
-            (".report.html", client.report_page(job.id)),
-            (".tissue.geojson", json.dumps(client.tissue(job.id))),
+        for name, content in (
+            (REPORT, json.dumps(client.report(job.id), indent=2, ensure_ascii=False)),
+            (PAGE, client.report_page(job.id)),
+            (OUTLINES, json.dumps(client.tissue(job.id))),
         ):
-            write_whole(target.with_name(stem + suffix), content.encode())
+            write_whole(companion(result, name), content.encode("utf-8", "backslashreplace"))
     return target
 
 

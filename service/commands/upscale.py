@@ -12,12 +12,12 @@ def add(commands: Any) -> None:
     upscale = commands.add_parser(
         "upscale",
         help="upscale slides into pyramids",
-        description="Upscale one slide into OUT, or several into a folder OUT. The suffix of OUT names the format: "
+        description="Upscale slides into OUT, a file, or a folder, which is made. The suffix of OUT names the format: "
         ".ome.tiff, .ome.tif or .ome.zarr; in a folder it is .ome.tiff. A killed run continues when called again.",
         epilog="Exit codes: 0 done; 2 the request or its slide must be changed; 1 anything else; 130 interrupted.",
     )
     upscale.add_argument("slides", type=Path, nargs="+", metavar="SLIDE")
-    upscale.add_argument("out", type=Path, metavar="OUT")
+    upscale.add_argument("out", metavar="OUT")  # as text, in which a slash at the end says that it is a folder
     upscale.add_argument(
         "--model", default="auto", metavar="NAME|FILE", help="see `slidelift models`; auto takes the recommended one"
     )

@@ -19,6 +19,7 @@ from wsi.geometry import Region
 from wsi.provenance import NOT_FOR_DIAGNOSIS, software
 from wsi.result_hash import result_hash
 from wsi.seam import Seam
+from wsi.suffixes import suffix_of
 
 SEAM_EXPLAINED = (
     "Mean difference of neighbouring pixels across the borders of tiles with tissue, divided by that across parallel "
@@ -127,7 +128,7 @@ class Account:
         """The first line of every report: how much of the tissue the model made."""
         tissue, enhanced = self.tiles["tissue"], self.tiles["enhanced"]
         if not tissue:
-            return "No tissue was found: the model enhanced nothing."
+            return f"No tissue was found: the model enhanced 0 of {self.tiles['total']:,} tiles."
         who = "The model" if self.job.card.kind is ModelKind.NETWORK else "The interpolation"
         return f"{who} enhanced {enhanced:,} of {tissue:,} tissue tiles."
 
@@ -169,6 +170,7 @@ class Account:
             "model": self._model(),
             "output": {
                 "format": job.format.name,
+                "suffix": suffix_of(job.request.output.name),
                 "quality": job.request.quality,
                 "uuid": facts.uuid,
                 "sha256": result_hash(result),

@@ -24,6 +24,7 @@ from models.upscaler import UpscalerFacts
 from service.codes import problem
 from service.errors import Problem, ServiceError
 from service.pipeline.errand import Errand, Model, load_there, make_there, stamps
+from service.pipeline.finished import require_finished
 from service.pipeline.prepare import versions
 from service.pipeline.stripe import Advance, StripeOrder, tally
 from service.pipeline.workspace import Workspace
@@ -176,21 +177,28 @@ class Cluster:
                 del running[number]
                 if future.status == "error":
                     raise _failure(future.exception(timeout=_ANSWER_SECONDS), f"stripe {number}")
-                segment = self._accepted(future.result(timeout=_ANSWER_SECONDS), number, workspace)
+                answer = future.result(timeout=_ANSWER_SECONDS)
+                segment = self._accepted(answer, errand.order, waiting[number], workspace)
                 del waiting[number]
                 advance(tally(segment), None)
 
-    def _accepted(self, answer: Mapping[str, Any] | None, number: int, workspace: Workspace) -> Segment:
+    def _accepted(
+        self, answer: Mapping[str, Any] | None, order: StripeOrder, stripe: Stripe, workspace: Workspace
+    ) -> Segment:
         if answer is not None:
             raise ServiceError(Problem(**answer))
         deadline = time.monotonic() + _ANSWER_SECONDS  # a network file system shows a new name late
-        while (segment := workspace.finished_segment(number)) is None:
+
+        def require(segment: Segment) -> None:
+            require_finished(segment, order, stripe)
+
+        while (segment := workspace.finished_segment(stripe.number, require)) is None:
             if time.monotonic() > deadline:
                 raise ServiceError(
                     problem(
                         "cluster.workers",
-                        f"a worker has made stripe {number}, but not in {workspace.folder.parent} as seen from here; "
-                        "let all machines see that folder under the same path",
+                        f"a worker has made stripe {stripe.number}, but not in {workspace.folder.parent} as seen from "
+                        "here; let all machines see that folder under the same path",
                     )
                 )
             self._pause()

@@ -14,6 +14,7 @@ from models.upscaler import PatchUpscaler, UpscalerFacts, load_upscaler
 from service.codes import problem
 from service.errors import Cancelled, Problem, ServiceError
 from service.pipeline.failures import describe
+from service.pipeline.finished import require_finished
 from service.pipeline.prepare import versions
 from service.pipeline.stripe import StripeOrder, stripe_work
 from service.pipeline.workspace import Workspace
@@ -134,13 +135,13 @@ def _make_alone(errand: Errand, number: int, upscaler: PatchUpscaler) -> None:
     if cancel.is_set:
         raise ServiceError(_unseen(folder))
     path = folder / Workspace.segment_name(number)
+    stripe = next(stripe for stripe in errand.order.plan.stripes() if stripe.number == number)
     with suppress(FileNotFoundError, SegmentDamagedError):  # made by one that could not say so any more
-        Segment(path)
+        require_finished(Segment(path), errand.order, stripe)
         return
     reader = open_slide(slide)
     try:
         with stripe_work(errand.order, reader, upscaler, lambda *_: None, cancel) as work:
-            stripe = next(stripe for stripe in errand.order.plan.stripes() if stripe.number == number)
             work.run(stripe, path)
     finally:
         reader.close()

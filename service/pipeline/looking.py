@@ -229,7 +229,7 @@ def _finished(workspace: Workspace, making: _Making) -> dict[tuple[int, int], Se
     found = {}
     for stripe in making.plan.stripes():
         path = workspace.segment_path(stripe.number)
-        with suppress(FileNotFoundError, SegmentDamagedError):
+        with suppress(FileNotFoundError, IsADirectoryError, SegmentDamagedError):
             key = stripe.number, path.stat().st_mtime_ns
             found[key] = making.segments.get(key) or Segment(path)
     return found

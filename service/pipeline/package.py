@@ -1,6 +1,5 @@
 """What is handed over with a result: its tissue as GeoJSON, and one page that shows how it was made."""
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +10,7 @@ from models.metrics.consistency import mean_consistency
 from service.pipeline.account import Account
 from service.pipeline.result_page import THUMBNAIL, Crops, Shown, result_page
 from service.pipeline.stripe import Mark
+from service.pipeline.targets import OUTLINES, PAGE, signed_outlines, signed_page
 from service.pipeline.workspace import Workspace
 from wsi.errors import TileReadError
 from wsi.geometry import Region, Size
@@ -33,10 +33,12 @@ def write_package(workspace: Workspace, account: Account, report: dict[str, Any]
         "Not believed": (account.cells(Mark.STRAYED), _STRAYED),
         "Unreadable": (account.cells(Mark.BAD), _BAD),
     }
-    workspace.write_companion("tissue.geojson", json.dumps(geojson(classes, plan.core * plan.scale, plan.output)))
+    outlines = geojson(classes, plan.core * plan.scale, plan.output)
+    output = account.job.request.output
+    workspace.write_companion(OUTLINES, signed_outlines(outlines, output))
     with result_reader(workspace.result, account.job.format.name) as read:
         shown = _shown(account, read)
-    workspace.write_companion("report.html", result_page(report, shown))
+    workspace.write_companion(PAGE, signed_page(result_page(report, shown), output))
 
 
 def _shown(account: Account, read: ReadResult) -> Shown:

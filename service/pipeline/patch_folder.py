@@ -15,6 +15,7 @@ from typing import Any, TextIO
 
 from service.codes import problem
 from service.errors import ServiceError
+from service.pipeline.workspace import WITHOUT_LOCKS, no_locks
 from wsi.durable import write_whole
 from wsi.geometry import Region
 from wsi.provenance import software
@@ -102,6 +103,11 @@ class PatchFolder:
             raise ServiceError(
                 problem("request.in-progress", f"{self.path}: another process is writing patches there right now")
             ) from None
+        except OSError as error:
+            os.close(self._lock)
+            if error.errno not in WITHOUT_LOCKS:
+                raise
+            raise _refused(f"{self.path}: {no_locks(error)}") from error
         except BaseException:
             os.close(self._lock)
             raise
@@ -122,7 +128,7 @@ class PatchFolder:
                 raise _refused(f"{self.path}: holds {strangers[0]} and no {INDEX}; choose an empty folder") from None
             self._write_index()
             return
-        except (json.JSONDecodeError, KeyError, TypeError):
+        except (ValueError, RecursionError, KeyError, TypeError):
             raise _refused(f"{self.path / INDEX}: not what this command writes; choose another folder") from None
         asked = self.wishes.as_parameters()
         wrong = [f"{name} {found.get(name)}, not {asked[name]}" for name in asked if found.get(name) != asked[name]]
@@ -142,7 +148,9 @@ class PatchFolder:
             "slides": [{key: value for key, value in slide.items() if key != "patches"} for slide in slides],
             "patches": [patch for slide in slides for patch in slide["patches"]],
         }
-        write_whole(self.path / INDEX, json.dumps(index, indent=1, ensure_ascii=False).encode())
+        write_whole(
+            self.path / INDEX, json.dumps(index, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace")
+        )
 
     def finished(self, stem: str, origin: dict[str, Any]) -> dict[str, Any] | None:
         """The record of a slide of which everything is there; None where something is still to be done.

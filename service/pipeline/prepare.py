@@ -25,12 +25,12 @@ from wsi.icc import neutral_profile
 from wsi.ome_xml import ImageFacts
 from wsi.provenance import NOT_FOR_DIAGNOSIS, Provenance, software
 from wsi.pyramid import level_sizes
-from wsi.slide import SlideReader, content_hash
-from wsi.tiling import TilePlan, choose_level, source_region
+from wsi.slide import SlideInfo, SlideReader, content_hash
+from wsi.tiling import TilePlan, choose_level, is_close, source_region
 from wsi.tissue import DEFAULT_ENTROPY, looks_dark, survey
 from wsi.writers.table import OutputFormat
 
-SEGMENTS = 3
+SEGMENTS = 4
 """What a stripe's report holds; an interrupted run of a program that told less is not continued."""
 
 _NOT_IN_PIXELS: dict[str, Any] = {
@@ -84,7 +84,7 @@ def prepare(
     card = model_card(request.model)
     level, scale = choose_level(info, mpp, card.scales, card.default_scale, request.target_mpp, request.level)
     if request.roi:
-        region = source_region(info, level, request.roi.bounds, outward=True)
+        region = source_region(info, level, request.roi.clipped_bounds(info.size, info.name), outward=True)
     else:
         region = source_region(info, level, Region(*request.region) if request.region else None)
     source_sha256 = request.slide_sha256 or content_hash(request.slide)
@@ -187,10 +187,12 @@ def _plan(
         if entropy > 0
         else tuple("1" * plan.columns for _ in range(plan.rows))
     )
-    warnings = _warnings(reader, card, level, mpp, request.mpp)
+    warnings = _warnings(reader, card, level, mpp, request)
     if dark and card.kind is ModelKind.NETWORK:
         warnings += ("most of the slide is black, as in fluorescence; was the model trained on such?",)
     if request.roi:
+        if not Region(0, 0, reader.info.size.width, reader.info.size.height).contains(request.roi.bounds):
+            warnings += ("the region of interest reaches over the slide's edge and was cut off there",)
         touched = request.roi.tile_rows(
             region, reader.info.levels[level].downsample, plan.core, plan.rows, plan.columns
         )
@@ -211,12 +213,10 @@ def samples_dark(reader: SlideReader, level: int, region: Region) -> bool:
 
 
 def _warnings(
-    reader: SlideReader, card: ModelCard, level: int, mpp: tuple[float, float], given: float | None
+    reader: SlideReader, card: ModelCard, level: int, mpp: tuple[float, float], request: UpscaleRequest
 ) -> tuple[str, ...]:
     found = list(reader.info.warnings)
-    said = reader.info.mpp
-    if given is not None and said is not None and not 0.9 <= given / said[0] <= 1.1:
-        found.append(f"{given:g} µm per pixel were given and used; the slide says {said[0]:.6g}")
+    found += _mpp_warnings(reader.info, request, level, mpp)
     source = mpp[0] * reader.info.levels[level].downsample
     if reader.info.icc_profile is not None and neutral_profile(reader.info.icc_profile) is None:
         found.append("the colour profile is damaged, or not one of RGB, and is not carried over")
@@ -228,6 +228,37 @@ def _warnings(
         )
     found += compression_warnings(card, reader.info)
     return *found, *card.warnings
+
+
+def _mpp_warnings(info: SlideInfo, request: UpscaleRequest, level: int, mpp: tuple[float, float]) -> list[str]:
+    """What could mislead in the µm per pixel that are used."""
+    found, said, given, target = [], info.mpp, request.mpp, request.target_mpp
+    if given is not None and said is not None:
+        if not is_square(said):
+            found.append(
+                f"the slide says that its pixels are not square, {said[0]:.6g} x {said[1]:.6g} µm; {given:g} were "
+                "given and used for both sides, so that the result's µm per pixel don't keep that ratio"
+            )
+        elif not 0.9 <= given / said[0] <= 1.1:
+            found.append(f"{given:g} µm per pixel were given and used; the slide says {said[0]:.6g}")
+    if target is not None and not is_square(mpp):
+        found.append(
+            f"the slide's pixels are not square, {mpp[0]:.6g} x {mpp[1]:.6g} µm, and the result's keep that ratio: "
+            f"along x they have the {target:g} µm that were asked for, along y {target * mpp[1] / mpp[0]:.4g}"
+        )
+    if target is not None and request.level is None:
+        found += [
+            f"level {number} of the slide has {target:g} µm per pixel by itself, and what is made from level {level} "
+            "holds less than it: there is little to gain"
+            for number in range(level)
+            if is_close(mpp[0] * info.levels[number].downsample, target)
+        ][:1]
+    return found
+
+
+def is_square(mpp: tuple[float, float]) -> bool:
+    """Whether the sides of a pixel are alike within a hundredth, as they are where each was measured by itself."""
+    return abs(mpp[0] / mpp[1] - 1) <= 0.01
 
 
 def _facts(reader: SlideReader, provenance: Provenance) -> ImageFacts:

@@ -72,6 +72,8 @@ class StripeReport:
 
     Attributes
     ----------
+    number
+        The stripe's.
     map
         A string a row of tiles, a letter of `Mark` a tile; a tile outside a region of interest is glass here.
     consistency
@@ -79,8 +81,11 @@ class StripeReport:
         model made, before cross-fading.
     seam
         See `wsi.seam.SeamGauge`.
+    bad_tiles
+        Each with the names of `TOLD`.
     """
 
+    number: int
     map: list[str] = field(default_factory=list)
     consistency: list[tuple[int, int, float]] = field(default_factory=list)
     seam: dict[str, Any] = field(default_factory=dict)
@@ -208,7 +213,7 @@ class StripeWork:
         Cancelled
             Somebody asked to stop; nothing is left behind.
         """
-        report, last_row = StripeReport(), stripe.first_row + stripe.rows - 1
+        report, last_row = StripeReport(stripe.number), stripe.first_row + stripe.rows - 1
         blender, gauge = blender_for(self.plan, stripe), SeamGauge(self.plan)
         scores: list[tuple[Tile, Future[float]]] = []
         with SegmentWriter(path) as writer:
@@ -350,16 +355,15 @@ def _marked(report: StripeReport, first_row: int) -> list[str]:
     return ["".join(row) for row in rows]
 
 
+TOLD = ("row", "column", "region", "affected", "cause", "remedy")
+"""What is told of a bad tile."""
+
+
 def _told(tile: BadTile | Tile, unreadable: Region, cause: str, remedy: str) -> dict[str, Any]:
     core = tile.core
-    return {
-        "row": tile.row,
-        "column": tile.column,
-        "region": [core.x, core.y, core.width, core.height],
-        "affected": [unreadable.x, unreadable.y, unreadable.width, unreadable.height],
-        "cause": cause,
-        "remedy": remedy,
-    }
+    region = [core.x, core.y, core.width, core.height]
+    affected = [unreadable.x, unreadable.y, unreadable.width, unreadable.height]
+    return dict(zip(TOLD, (tile.row, tile.column, region, affected, cause, remedy), strict=True))
 
 
 def _stripe_sizes(output: Size, levels: int) -> tuple[Size, ...]:

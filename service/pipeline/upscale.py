@@ -1,20 +1,24 @@
 """One slide, from the request to the verified file: what the command line, the worker and Python all call."""
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from models.errors import ModelError, OutOfMemoryError
 from service.codes import problem
 from service.errors import Cancelled, ServiceError
 from service.pipeline.account import Account, Stopwatch
+from service.pipeline.finished import require_finished
 from service.pipeline.local import Local, StripeMaker
 from service.pipeline.package import write_package
 from service.pipeline.prepare import Prepared, prepare, samples_dark
 from service.pipeline.recommendation import recommend
 from service.pipeline.stripe import StripeOrder, tally
+from service.pipeline.targets import refuse_inputs, refuse_long_names, refuse_strangers
 from service.pipeline.workspace import Workspace
 from service.progress import CancelToken, Progress, Stage, Tally, TileClock
 from service.request import AUTO, BadTilePolicy, UpscaleRequest
@@ -22,8 +26,9 @@ from wsi.errors import SegmentDamagedError, WsiError
 from wsi.geometry import Region
 from wsi.pyramid import levels_in_stripe
 from wsi.readers.open_slide import open_slide
-from wsi.slide import SlideReader
-from wsi.verify import Source, verify
+from wsi.slide import SlideReader, companion_files
+from wsi.tiling import Stripe
+from wsi.verify import Source, is_result, verify
 from wsi.writers import ome_zarr
 from wsi.writers.join import build_crown, joined_levels
 from wsi.writers.read_back import read_back
@@ -95,7 +100,7 @@ def upscale(
             report = account.report(workspace.result, made.clock.snapshot(Stage.JOINING).device_busy, watch)
             write_package(workspace, account, report)
             cancel.raise_if_cancelled()
-            workspace.publish()
+            _publish(request, output_format, workspace)
     return {**report, "seconds": round(time.monotonic() - started, 3)}
 
 
@@ -172,23 +177,57 @@ def _kept_if_continuable(workspace: Workspace) -> Iterator[None]:
 
 
 def _refuse_output(request: UpscaleRequest, output_format: OutputFormat) -> None:
+    """Raise where the result or a companion can't take its name, or would replace what this program did not make."""
     output = request.output
-    if output.exists() and request.slide.exists() and output.samefile(request.slide):
-        raise ServiceError(problem("request.output", f"{output.name} is the slide itself; choose another output"))
+    refuse_long_names(output)
+    refuse_inputs(output, _inputs(request))
     is_folder = output_format.name == ome_zarr.NAME
     if output.exists() and output.is_dir() != is_folder:
         kind = "a folder" if output.is_dir() else "a file"
         raise ServiceError(problem("request.output", f"{output.name} is {kind}; remove it, or choose another output"))
-    others = [entry.name for entry in output.iterdir() if not ome_zarr.is_ours(entry.name)] if output.is_dir() else []
+    entries = [entry.name for entry in output.iterdir()] if output.is_dir() else []
+    others = [name for name in entries if not ome_zarr.is_ours(name)]
     if others:
         raise ServiceError(
             problem("request.output", f"{output.name} holds {others[0]}, which would be lost; choose another output")
         )
+    is_taken = bool(entries) or (os.path.lexists(output) and not output.is_dir())
+    if is_taken and not is_result(output, output_format.name):
+        raise ServiceError(
+            problem(
+                "request.output",
+                f"{output.name} is there, and is no result of this program: it would be lost; move it away, or choose "
+                "another output",
+            )
+        )
+    refuse_strangers(output)
+
+
+def _publish(request: UpscaleRequest, output_format: OutputFormat, workspace: Workspace) -> None:
+    """Give everything its name, unless something came to lie there during the work, which then is kept."""
+    try:
+        _refuse_output(request, output_format)
+    except ServiceError:
+        workspace.keep()
+        raise
+    workspace.publish()
+
+
+def _inputs(request: UpscaleRequest) -> dict[Path, str]:
+    """What is read for a request, and what messages call it."""
+    slide, model = request.slide, Path(request.model)
+    files = dict.fromkeys(companion_files(slide), "a part of the slide") if slide.is_file() else {}
+    return {model: "the file of weights", **files, slide: "the slide"}
 
 
 def _make_stripes(job: Prepared, workspace: Workspace, maker: StripeMaker, on_progress: Tell) -> _Made:
     plan = job.plan
-    found = {stripe.number: workspace.finished_segment(stripe.number) for stripe in plan.stripes()}
+    order = StripeOrder(plan, job.format.name, job.request.quality, job.request.on_bad_tile is BadTilePolicy.MARK)
+
+    def finished(stripe: Stripe) -> Segment | None:
+        return workspace.finished_segment(stripe.number, lambda segment: require_finished(segment, order, stripe))
+
+    found = {stripe.number: finished(stripe) for stripe in plan.stripes()}
     whole = Tally(plan.rows * plan.columns, sum(row.count("1") for row in plan.mask))
     resumed = sum((tally(segment) for segment in found.values() if segment), Tally())
     on_progress(TileClock(whole, resumed).snapshot(Stage.UPSCALING))
@@ -198,7 +237,6 @@ def _make_stripes(job: Prepared, workspace: Workspace, maker: StripeMaker, on_pr
         clock.advance(tiles, busy_seconds)
         on_progress(clock.snapshot(Stage.UPSCALING))
 
-    order = StripeOrder(plan, job.format.name, job.request.quality, job.request.on_bad_tile is BadTilePolicy.MARK)
     missing = [stripe for stripe in plan.stripes() if found[stripe.number] is None]
     maker.make(job.request, job.reader, order, missing, workspace, advance)
     segments = (found[stripe.number] or Segment(workspace.segment_path(stripe.number)) for stripe in plan.stripes())

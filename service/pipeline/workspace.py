@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -13,15 +14,25 @@ from typing import Any
 
 from service.codes import problem
 from service.errors import ServiceError
+from service.pipeline.targets import COMPANIONS, companion
 from wsi.durable import sync_folder, write_whole
 from wsi.errors import SegmentDamagedError
-from wsi.suffixes import without_suffix
 from wsi.writers.segment import Segment
 
-COMPANIONS = ("report.html", "tissue.geojson")
-"""What is published beside the result: its name without the format's suffix, a dot, and this."""
+_IN_PIXELS = ("key", "precision", "plan")
+"""What of the state the result's bytes depend on; a checksum of them stands beside."""
 
-_STATE = {"key", "precision", "plan", "warnings", "chosen_because"}
+
+WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
+"""What `flock` answers on a file system that has no locks."""
+
+
+def no_locks(error: OSError) -> str:
+    """What to tell the user of such a file system."""
+    return (
+        f"this file system has no file locks ({error.strerror}), without which two runs could spoil each other's work; "
+        "choose a folder on another disk"
+    )
 
 
 class Workspace:
@@ -31,7 +42,7 @@ class Workspace:
     """
 
     def __init__(self, output: Path) -> None:
-        token = hashlib.sha256(output.name.encode()).hexdigest()[:16]
+        token = hashlib.sha256(os.fsencode(output.name)).hexdigest()[:16]
         self.folder = output.parent / f".slidelift-{token}"
         self._output = output
         self._kept = False
@@ -86,13 +97,18 @@ class Workspace:
             ) from None
         except FileNotFoundError:
             pass
+        except OSError as error:
+            os.close(lock)
+            if error.errno not in WITHOUT_LOCKS:
+                raise
+            raise ServiceError(problem("request.output", f"{self._output.parent}: {no_locks(error)}")) from error
         os.close(lock)
         return None
 
     def _clear(self) -> None:
         for old in self.folder.iterdir():
             if old.name != "lock":
-                shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)  # a cluster's worker was quicker
+                _remove(old)
 
     def keep(self) -> None:
         """Leave finished work in place when the process ends, to be continued; otherwise everything is removed."""
@@ -105,18 +121,18 @@ class Workspace:
             partial.unlink(missing_ok=True)
 
     def state(self) -> dict[str, Any] | None:
-        """What `begin` stored, None where nothing can be continued."""
+        """What `begin` stored, None where nothing can be continued: it is not there, or was damaged since."""
         try:
-            state: dict[str, Any] = json.loads((self.folder / "plan.json").read_text("utf-8"))
-        except (FileNotFoundError, json.JSONDecodeError):
+            state = json.loads((self.folder / "plan.json").read_bytes())
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, RecursionError):
             return None
-        return state if state.keys() >= _STATE else None
+        return state if _is_state(state) else None
 
     def begin(self, state: dict[str, Any]) -> None:
         """Forget earlier work and store `state` (write, flush, rename)."""
         self.adopt()
         self._clear()
-        write_whole(self.folder / "plan.json", json.dumps(state).encode())
+        write_whole(self.folder / "plan.json", json.dumps({**state, "checksum": _checksum(state)}).encode())
 
     def segment_path(self, number: int) -> Path:
         """Where a stripe's encoded tiles lie."""
@@ -127,16 +143,24 @@ class Workspace:
         """The name of a stripe's file in the folder."""
         return f"stripe-{number:05}.segment"
 
-    def finished_segment(self, number: int) -> Segment | None:
-        """A stripe's segment if it is whole; a damaged one is removed, to be made again."""
+    def finished_segment(self, number: int, require: Callable[[Segment], None]) -> Segment | None:
+        """A stripe's segment if it is whole; a damaged one is removed, to be made again.
+
+        Parameters
+        ----------
+        require
+            Raises SegmentDamagedError where the segment is whole but not this stripe's.
+        """
         path = self.segment_path(number)
         try:
-            return Segment(path)
+            segment = Segment(path)
+            require(segment)
         except FileNotFoundError:
             return None
-        except SegmentDamagedError:
-            path.unlink()
+        except (SegmentDamagedError, IsADirectoryError):
+            _remove(path)
             return None
+        return segment
 
     @property
     def result(self) -> Path:
@@ -150,9 +174,7 @@ class Workspace:
 
     def clear_result(self) -> None:
         """Remove what an interrupted join left."""
-        if self.result.is_dir():
-            shutil.rmtree(self.result)
-        self.result.unlink(missing_ok=True)
+        _remove(self.result)
 
     def write_companion(self, name: str, text: str) -> None:
         """Keep one of `COMPANIONS` until the result is published."""
@@ -160,8 +182,7 @@ class Workspace:
 
     def publish(self) -> None:
         """Give the verified result and its companions their names, in the place of earlier ones; the result last."""
-        stem = without_suffix(self._output.name)
-        companions = {self.folder / name: self._output.with_name(f"{stem}.{name}") for name in COMPANIONS}
+        companions = {self.folder / name: companion(self._output, name) for name in COMPANIONS}
         placed: list[Path] = []
         try:
             for made, target in companions.items():
@@ -175,3 +196,28 @@ class Workspace:
                 target.unlink(missing_ok=True)
             raise
         sync_folder(self._output.parent)
+
+
+def _is_state(state: Any) -> bool:
+    return (
+        isinstance(state, dict)
+        and state.keys() >= {*_IN_PIXELS, "warnings", "chosen_because", "checksum"}
+        and state["checksum"] == _checksum(state)
+        and isinstance(state["warnings"], list)
+        and all(isinstance(warning, str) for warning in state["warnings"])
+        and isinstance(state["chosen_because"], str | None)
+    )
+
+
+def _checksum(state: Mapping[str, Any]) -> str:
+    """SHA-256 of what pixels depend on."""
+    text = json.dumps([state[name] for name in _IN_PIXELS], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there: a cluster's worker may have been quicker."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

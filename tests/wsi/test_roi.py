@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from wsi.errors import RoiError
-from wsi.geometry import Region
+from wsi.geometry import Region, Size
 from wsi.roi import MAX_POINTS, Roi
 
 SQUARE = [[[10, 10], [20, 10], [20, 20], [10, 20], [10, 10]]]
@@ -110,8 +110,29 @@ def test_every_form_that_qupath_exports_is_read(value, tmp_path) -> None:
     [
         ({"type": "Point", "coordinates": [1, 2]}, "a Point"),
         ({"type": "<script>"}, "no geometry"),
-        ({"type": "Feature", "geometry": None}, "not GeoJSON"),
-        ({"type": "Feature"}, "not GeoJSON"),
+        ({"type": "Feature", "geometry": None}, "no polygon"),
+        ({"type": "Feature"}, "no polygon"),
+        ({"type": "FeatureCollection", "features": [{"type": "Feature", "geometry": None}] * 2}, "no polygon"),
+        ({"type": "GeometryCollection", "geometries": []}, "no polygon"),
+        ({"type": "MultiPolygon", "coordinates": []}, "no polygon"),
+        ({"type": "FeatureCollection", "features": [None]}, "not GeoJSON"),
+        ({"type": "FeatureCollection", "features": None}, "list of features"),
+        ({"type": "FeatureCollection"}, "list of features"),
+        ({"type": "GeometryCollection", "geometries": [None]}, "not GeoJSON"),
+        ({"type": "GeometryCollection", "geometries": "x"}, "list of geometries"),
+        ({"type": "Feature", "geometry": "POLYGON ((0 0, 1 0, 1 1, 0 0))"}, "not GeoJSON"),
+        ({"type": "Polygon", "coordinates": None}, "list of rings"),
+        ({"type": "Polygon", "coordinates": [None]}, "list of points"),
+        ({"type": "Polygon", "coordinates": [[]]}, "open"),
+        ({"type": "Polygon", "coordinates": [[None] * 4]}, "finite"),
+        ({"type": "Polygon", "coordinates": [[{"x": 0, "y": 0}] * 4]}, "finite"),
+        ({"type": "Polygon", "coordinates": [[[0, 0], [1e9, 1], [1, 1], [0, 0]]]}, "up to 100,000,000"),
+        ({"type": "Polygon", "coordinates": [[[0, 0], [10**400, 1], [1, 1], [0, 0]]]}, "up to 100,000,000"),
+        ({"type": "Polygon", "coordinates": [[[0, 0], [-(10**9), 1], [1, 1], [0, 0]]]}, "up to 100,000,000"),
+        (None, "not GeoJSON"),
+        ("polygon", "not GeoJSON"),
+        ({"type": ["Polygon"], "coordinates": SQUARE}, "no geometry"),
+        ({"type": "LineString", "coordinates": SQUARE[0]}, "a LineString"),
         (7, "not GeoJSON"),
         ({"type": "FeatureCollection", "features": []}, "no polygon"),
         ({"type": "Polygon", "coordinates": []}, "no polygon"),
@@ -128,6 +149,128 @@ def test_every_form_that_qupath_exports_is_read(value, tmp_path) -> None:
 def test_what_is_no_area_is_refused_with_its_reason(value, says) -> None:
     with pytest.raises(RoiError, match=says):
         Roi.from_geojson(value)
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"type": "Feature", "geometry": None, "properties": {"name": "no area"}},
+        {"type": "Feature", "properties": {}},
+        {"type": "Feature", "geometry": {"type": "GeometryCollection", "geometries": []}},
+        {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": []}},
+        {"type": "Feature", "geometry": {"type": "MultiPolygon", "coordinates": [[], []]}},
+    ],
+)
+def test_a_feature_without_geometry_beside_a_good_one_is_skipped(beside) -> None:
+    good = {"type": "Feature", "geometry": polygon(*SQUARE)}
+    alone = Roi.from_geojson(good)
+    assert Roi.from_geojson({"type": "FeatureCollection", "features": [beside, good, beside]}) == alone
+    assert Roi.from_geojson([beside, good]) == alone
+
+
+def test_null_geometry_of_the_odd_files_is_skipped(data) -> None:
+    file = data / "odd" / "h03-null-geometry.geojson"
+    features = json.loads(file.read_text())["features"]
+    good = [one for one in features if one["geometry"] is not None]
+    assert 0 < len(good) < len(features)
+    assert Roi.read(file) == Roi.from_geojson(good)
+
+
+def test_heights_are_left_out_and_collections_are_looked_through() -> None:
+    high = {"type": "Polygon", "coordinates": [[[*point, 7.5, None] for point in SQUARE[0]]]}
+    nested = {"type": "GeometryCollection", "geometries": [{"type": "GeometryCollection", "geometries": [high]}]}
+    assert Roi.from_geojson({"type": "Feature", "geometry": nested}) == Roi.from_geojson(polygon(*SQUARE))
+
+
+@pytest.mark.parametrize("text", [b"\xff", b"", b"[1, 2", b'{"type": "Polygon", "coordinates": 1e', b"\x00" * 9])
+def test_what_is_no_json_is_refused_with_the_files_name(tmp_path, text) -> None:
+    file = tmp_path / "a.geojson"
+    file.write_bytes(text)
+    with pytest.raises(RoiError, match=r"a\.geojson: not GeoJSON"):
+        Roi.read(file)
+
+
+def parts_in(triangle: list, width: int, height: int) -> list:
+    points = [tuple(map(Fraction, point)) for point in triangle]
+    for axis, limit, sign in ((0, 0, 1), (0, width, -1), (1, 0, 1), (1, height, -1)):
+        points = clipped(points, axis, limit, sign) if points else []
+    return points if area(points) > 0 else []
+
+
+FAR = st.tuples(st.integers(-60, 80), st.integers(-60, 80))
+
+
+@settings(deadline=None, max_examples=400)
+@given(st.tuples(FAR, FAR, FAR), st.integers(1, 30), st.integers(1, 30))
+def test_bounds_are_those_of_the_part_on_the_slide(triangle, width, height) -> None:
+    assume(area(list(triangle)) > 0)
+    roi = Roi.from_geojson(polygon([*triangle, triangle[0]]))
+    points = parts_in(list(triangle), width, height)
+    if not points:
+        with pytest.raises(RoiError, match=f"beside the slide's {width}x{height}"):
+            roi.clipped_bounds(Size(width, height), "a.svs")
+        return
+    found = roi.clipped_bounds(Size(width, height), "a.svs")
+    lows, highs = ([side(point[axis] for point in points) for axis in (0, 1)] for side in (min, max))
+    for truth, edge in zip((*lows, *highs), (found.x, found.y, found.right, found.bottom), strict=True):
+        assert abs(truth - edge) < 1 + 1e-6
+    assert (found.x, found.y) <= tuple(float(one) + 1e-6 for one in lows)
+    assert Region(0, 0, width, height).contains(found)
+    assert found.right >= float(highs[0]) - 1e-6
+    assert found.bottom >= float(highs[1]) - 1e-6
+
+
+def test_a_hole_over_the_slides_edge_is_no_part_of_it() -> None:
+    """A frame around the slide with a hole that leaves only a strip of it."""
+    outer = [(-10, -10), (110, -10), (110, 110), (-10, 110), (-10, -10)]
+    hole = [(-5, -5), (-5, 105), (80, 105), (80, -5), (-5, -5)]
+    roi = Roi.from_geojson(polygon(outer, hole))
+    assert roi.clipped_bounds(Size(100, 100), "a") == Region(80, 0, 20, 100)
+    with pytest.raises(RoiError, match="beside"):
+        roi.clipped_bounds(Size(70, 100), "a")
+    whole = polygon([(0, 0), (100, 0), (100, 100), (0, 100), (0, 0)])
+    assert Roi.from_geojson(whole).clipped_bounds(Size(100, 100), "a") == Region(0, 0, 100, 100)
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.tuples(CORNERS, CORNERS, CORNERS), st.integers(1, TILE * COLUMNS), st.integers(1, TILE * ROWS))
+def test_what_lies_beside_the_slide_touches_no_tile_at_its_edge(triangle, width, height) -> None:
+    """Tiles that the slide's edge cuts are touched where their part on the slide is."""
+    assume(area(list(triangle)) > 0)
+    rows, columns = -(-height // TILE), -(-width // TILE)
+    roi = Roi.from_geojson(polygon([*triangle, triangle[0]]))
+    found = roi.tile_rows(Region(0, 0, width, height), 1.0, TILE, rows, columns)
+    inside = parts_in(list(triangle), width, height)
+    truth = tuple("".join("01"[bool(inside) and touches(inside, r, c)] for c in range(columns)) for r in range(rows))
+    assert found == truth
+
+
+KINDS = ["Polygon", "MultiPolygon", "Feature", "FeatureCollection", "GeometryCollection", "Point"]
+NUMBERS = st.one_of(st.integers(-50, 90), st.floats(), st.integers(), st.none(), st.text(max_size=3), st.booleans())
+RINGS = st.lists(st.lists(NUMBERS, max_size=4), max_size=6).map(lambda ring: [*ring, *ring[:1]])
+ANYTHING = st.recursive(
+    st.one_of(NUMBERS, RINGS, st.lists(RINGS, max_size=2), st.just(SQUARE)),
+    lambda parts: st.one_of(
+        st.lists(parts, max_size=3),
+        st.fixed_dictionaries(
+            {"type": st.one_of(st.sampled_from(KINDS), parts)},
+            optional=dict.fromkeys(("coordinates", "geometry", "geometries", "features"), parts),
+        ),
+    ),
+    max_leaves=12,
+)
+
+
+@settings(deadline=None, max_examples=500)
+@given(ANYTHING)
+def test_whatever_json_is_given_it_is_read_or_refused(value) -> None:
+    try:
+        roi = Roi.from_geojson(value)
+        found = roi.clipped_bounds(Size(40, 32), "a.svs")
+    except RoiError:
+        return
+    assert Region(0, 0, 40, 32).contains(found)
+    roi.tile_rows(found, 1.0, TILE, -(-found.height // TILE), -(-found.width // TILE))
 
 
 def test_nesting_without_end_is_refused(tmp_path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from wsi.errors import PlanError
 from wsi.geometry import Region, Size
 from wsi.slide import Level, SlideInfo
-from wsi.tiling import TilePlan, choose_level, source_region
+from wsi.tiling import TilePlan, choose_level, is_close, source_region
 
 sides = st.integers(1, 5000)
 
@@ -81,6 +81,45 @@ def test_target_mpp_chooses_the_level_that_gives_it() -> None:
     info = info_of((4000, 3000), (1000, 750))
     assert choose_level(info, (0.25, 0.25), (4,), 4, 0.25, None) == (1, 4)
     assert choose_level(info, (0.25, 0.25), (1, 2, 3, 4), 4, 0.125, None) == (0, 2)
+
+
+def test_the_finest_level_within_the_tolerance_is_taken_not_the_nearest_value() -> None:
+    """0.499 µm per pixel as they are, not 0.5 from four times fewer pixels."""
+    levels = tuple(Level(Size(4000 // d, 3000 // d), downsample) for d, downsample in ((1, 1.0), (2, 2.0), (4, 4.008)))
+    info = SlideInfo("x.svs", "test", levels, (0.499, 0.499), 20, None)
+    assert choose_level(info, (0.499, 0.499), (1, 2, 3, 4), 4, 0.5, None) == (0, 1)
+    assert choose_level(info, (0.499, 0.499), (2, 4), 4, 0.5, None) == (1, 2)
+    assert choose_level(info, (0.499, 0.499), (4,), 4, 0.5, None) == (2, 4)
+    assert choose_level(info, (0.499, 0.499), (1, 2, 3, 4), 4, 0.5, 2) == (2, 4)
+
+
+@given(
+    mpp=st.floats(0.06, 19),
+    steps=st.lists(st.floats(1.01, 8), max_size=4),
+    scales=st.sets(st.integers(1, 4), min_size=1),
+    target=st.floats(0.02, 19),
+)
+def test_no_finer_level_gives_the_wanted_resolution(mpp, steps, scales, target) -> None:
+    downsamples = [1.0]
+    for step in steps:
+        downsamples.append(downsamples[-1] * step)
+    info = SlideInfo("x", "test", tuple(Level(Size(9, 9), one) for one in downsamples), (mpp, mpp), None, None)
+    gives = {(n, s): mpp * one / s for n, one in enumerate(downsamples) for s in scales}
+    fitting = [pair for pair, value in gives.items() if abs(value / target - 1) <= 0.05]
+    try:
+        found = choose_level(info, (mpp, mpp), tuple(scales), min(scales), target, None)
+    except PlanError:
+        assert fitting == []
+        return
+    assert found[0] == min(level for level, _ in fitting or [found])
+    assert gives[found] == pytest.approx(target, rel=0.0501)
+
+
+@pytest.mark.parametrize("ends", [0.95, 1.05])
+def test_five_per_cent_are_within_five_per_cent(ends: float) -> None:
+    for target in (0.1, 0.25, 0.3, 0.5, 0.7, 1.0, 2.0):
+        assert is_close(target * ends, target)
+        assert not is_close(target * (1 + (ends - 1) * 1.001), target)
 
 
 def test_unreachable_target_names_what_can_be_had() -> None:

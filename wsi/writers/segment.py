@@ -4,7 +4,7 @@ Tiles are appended from any thread as they are encoded; the index, the raw rows 
 the stripe's report follow at the end. The file is written beside, flushed to disk and renamed, so that one that has
 its name is whole.
 
-    tiles ... | index | rest | report (JSON) | their three sizes and a checksum | magic
+    tiles ... | index | rest | report (JSON) | their three sizes, the rest's shape, a checksum of all these | magic
 """
 
 import json
@@ -27,8 +27,9 @@ from wsi.durable import sync_folder
 from wsi.errors import SegmentDamagedError
 from wsi.slide import Pixels
 
-_MAGIC = b"SLSEG1\n\0"
-_FOOTER = struct.Struct("<QQQQQI8s")
+_MAGIC = b"SLSEG2\n\0"
+_SIZES, _CHECK = struct.Struct("<QQQQQ"), struct.Struct("<I8s")
+_FOOTER_SIZE = _SIZES.size + _CHECK.size
 _INDEX = np.dtype(
     [
         ("level", "<u1"),
@@ -102,8 +103,8 @@ class SegmentWriter:
         tail = [index.tobytes(), b"" if rest is None else rest.tobytes(), json.dumps(report).encode()]
         for section in tail:
             self._file.write(section)
-        checksum = zlib.crc32(b"".join(tail))
-        self._file.write(_FOOTER.pack(*(len(section) for section in tail), *shape, checksum, _MAGIC))
+        sizes = _SIZES.pack(*(len(section) for section in tail), *shape)
+        self._file.write(sizes + _CHECK.pack(zlib.crc32(b"".join([*tail, sizes])), _MAGIC))
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
@@ -135,30 +136,43 @@ class Segment:
         self.path = path
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
-            if size < _FOOTER.size:
+            if size < _FOOTER_SIZE:
                 raise SegmentDamagedError(path, "cut short")
-            file.seek(size - _FOOTER.size)
-            *sizes, height, width, checksum, magic = _FOOTER.unpack(file.read(_FOOTER.size))
-            tail_size = sum(sizes)
-            if magic != _MAGIC or tail_size + _FOOTER.size > size:
+            file.seek(size - _FOOTER_SIZE)
+            packed = file.read(_SIZES.size)
+            checksum, magic = _CHECK.unpack(file.read(_CHECK.size))
+            index_size, rest_size, report_size, height, width = _SIZES.unpack(packed)
+            tail_size = index_size + rest_size + report_size
+            if magic != _MAGIC or tail_size + _FOOTER_SIZE > size:
                 raise SegmentDamagedError(path, "not a finished segment")
-            file.seek(size - _FOOTER.size - tail_size)
+            file.seek(size - _FOOTER_SIZE - tail_size)
             tail = file.read(tail_size)
-        if zlib.crc32(tail) != checksum:
+        if zlib.crc32(packed, zlib.crc32(tail)) != checksum:
             raise SegmentDamagedError(path, "its index is damaged")
-        index_size, rest_size, _ = sizes
+        if index_size % _INDEX.itemsize or rest_size != height * width * 3:
+            raise SegmentDamagedError(path, "its index is none")
         self.index: NDArray[Any] = np.frombuffer(tail[:index_size], _INDEX)
-        self.report: dict[str, Any] = json.loads(tail[index_size + rest_size :])
-        self._rest = size - _FOOTER.size - tail_size + index_size, rest_size, (height, width, 3)
+        self.report: dict[str, Any] = self._report(tail[index_size + rest_size :])
+        self.rest_shape: tuple[int, int, int] = (height, width, 3)
+        self._rest = size - _FOOTER_SIZE - tail_size + index_size, rest_size
+
+    def _report(self, told: bytes) -> dict[str, Any]:
+        try:
+            report = json.loads(told)
+        except (ValueError, RecursionError) as error:
+            raise SegmentDamagedError(self.path, "its report is none") from error
+        if not isinstance(report, dict):
+            raise SegmentDamagedError(self.path, "its report is none")
+        return report
 
     def rest(self) -> Pixels | None:
         """Raw rows of the first level that the stripe does not complete; read from disk at each call."""
-        offset, size, shape = self._rest
+        offset, size = self._rest
         if size == 0:
             return None
         with self.path.open("rb") as file:
             file.seek(offset)
-            return np.frombuffer(file.read(size), np.uint8).reshape(shape)
+            return np.frombuffer(file.read(size), np.uint8).reshape(self.rest_shape)
 
     def entries(self, level: int) -> Iterator[Entry]:
         """Tiles of one level; each checksum is compared as it is read."""

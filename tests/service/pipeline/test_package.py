@@ -21,7 +21,7 @@ from service.pipeline.upscale import upscale
 from service.progress import CancelToken, Stage
 from service.request import BadTilePolicy, UpscaleRequest
 from service.runner import Runner
-from wsi.errors import PlanError, VerificationError
+from wsi.errors import RoiError, VerificationError
 from wsi.geometry import Region
 from wsi.roi import Roi
 
@@ -328,9 +328,24 @@ def test_a_roi_of_a_coarser_level_takes_in_every_pixel_it_touches(tmp_path, writ
     assert report["tiles"]["map"] == ["t"]
 
 
-def test_a_roi_beyond_the_slide_or_beside_a_region_is_refused(tmp_path, write_png) -> None:
+def test_a_roi_over_the_slides_edge_is_cut_off_there_with_a_word(tmp_path, write_png) -> None:
+    output = tmp_path / "o.ome.zarr"
+    request = UpscaleRequest(write_png(700, 500), output, model="nearest", mpp=1.0, entropy=0)
+    over = {"type": "Polygon", "coordinates": [[[600, 300], [9000, 300], [9000, 9000], [600, 9000], [600, 300]]]}
+    report = upscale(replace(request, roi=Roi.from_geojson(over)))
+    assert report["plan"]["source"] == {"x": 600, "y": 300, "width": 100, "height": 200}
+    assert report["tiles"]["map"] == ["t"]
+    assert "the region of interest reaches over the slide's edge and was cut off there" in report["warnings"]
+    inside = {"type": "Polygon", "coordinates": [[[600, 300], [700, 300], [700, 500], [600, 500], [600, 300]]]}
+    there = tmp_path / "inside.ome.zarr"
+    report = upscale(replace(request, output=there, roi=Roi.from_geojson(inside)))
+    assert not any("edge" in warning for warning in report["warnings"])
+    assert (pixels_of(output) == pixels_of(there)).all()
+
+
+def test_a_roi_beside_the_slide_or_beside_a_region_is_refused(tmp_path, write_png) -> None:
     request = UpscaleRequest(write_png(300, 300), tmp_path / "o.ome.tiff", model="bicubic", mpp=1.0)
-    with pytest.raises(PlanError, match="300x300"):
+    with pytest.raises(RoiError, match=r"x 300 to 900, y 20 to 700\) lies beside the slide's 300x300"):
         upscale(replace(request, roi=Roi.from_geojson(TRIANGLE)))
     with pytest.raises(ServiceError) as caught:
         replace(request, roi=Roi.from_geojson(TRIANGLE), region=(0, 0, 10, 10))

@@ -71,7 +71,7 @@ def test_rejected_background_of_an_identity_is_the_slides_own_too(tmp_path, writ
     slide, output = write_png(800, 600, pixels=glass), tmp_path / "out.ome.zarr"
     report = upscale(UpscaleRequest(slide, output, model="nearest", mpp=1.0, target_mpp=1.0))
     assert report["tiles"]["rejected"] + report["tiles"]["glass"] == report["tiles"]["total"]
-    assert report["summary"] == "No tissue was found: the model enhanced nothing."
+    assert report["summary"] == "No tissue was found: the model enhanced 0 of 12 tiles."
     assert (pixels_of(output) == glass).all()
 
 
@@ -115,6 +115,44 @@ def test_target_mpp_takes_the_level_that_gives_it(tmp_path, write_pyramid, formu
     assert report["output"]["mpp"] == pytest.approx([0.25, 0.25], rel=1e-3)
 
 
+def test_target_mpp_that_the_slide_has_gives_its_own_pixels(tmp_path, write_pyramid, formula_pixels) -> None:
+    """0.499 µm per pixel for 0.5: level 0 as it is, not a blurred level 2 made four times larger."""
+    pixels = formula_pixels(Region(0, 0, 1200, 800))
+    slide = write_pyramid(tmp_path / "s.tiff", pixels, mpp=0.499)
+    report = upscale(UpscaleRequest(slide, tmp_path / "o.ome.zarr", model="nearest", target_mpp=0.5, entropy=0))
+    assert (report["plan"]["level"], report["plan"]["scale"]) == (0, 1)
+    assert (pixels_of(tmp_path / "o.ome.zarr") == pixels).all()
+
+
+def test_a_target_that_a_finer_level_has_by_itself_is_told_to_gain_little(
+    tmp_path, write_pyramid, formula_pixels, weights
+) -> None:
+    slide = write_pyramid(tmp_path / "s.tiff", formula_pixels(Region(0, 0, 1200, 800)), mpp=0.25)
+    request = UpscaleRequest(slide, tmp_path / "o.ome.tiff", model=str(weights), target_mpp=0.25)
+    assert any("little to gain" in warning for warning in upscale(request)["warnings"])
+    assert not any("little to gain" in warning for warning in upscale(replace(request, target_mpp=0.125))["warnings"])
+
+
+def test_pixels_that_are_not_square_keep_their_ratio_or_it_is_told(tmp_path, formula_pixels) -> None:
+    slide, output = tmp_path / "s.tiff", tmp_path / "o.ome.tiff"
+    pixels = formula_pixels(Region(0, 0, 600, 400))
+    tifffile.imwrite(slide, pixels, tile=(256, 256), resolution=(1e4 / 0.5, 1e4 / 0.25), resolutionunit="CENTIMETER")
+    request = UpscaleRequest(slide, output, model="nearest")
+
+    def told(asked: UpscaleRequest) -> tuple[list[float], str]:
+        report = upscale(asked)
+        return report["output"]["mpp"], " ".join(report["warnings"])
+
+    mpp, words = told(request)
+    assert (mpp, "square" in words) == (pytest.approx([0.125, 0.0625], rel=1e-6), False)
+    mpp, words = told(replace(request, target_mpp=0.25))
+    assert mpp == pytest.approx([0.25, 0.125], rel=1e-6)
+    assert "along x they have the 0.25 µm that were asked for, along y 0.125" in words
+    mpp, words = told(replace(request, mpp=0.5))
+    assert mpp == pytest.approx([0.125, 0.125], rel=1e-6)
+    assert "not square, 0.5 x 0.25 µm; 0.5 were given" in words
+
+
 def test_constant_tiles_share_one_blank_of_their_own_colour(tmp_path, write_png) -> None:
     picture = np.full((1024, 1024, 3), (231, 229, 240), np.uint8)
     picture[:256, :256] = np.random.default_rng(0).integers(0, 255, (256, 256, 3))
@@ -129,13 +167,13 @@ def test_constant_tiles_share_one_blank_of_their_own_colour(tmp_path, write_png)
 
 def test_an_icc_profile_is_carried_over_without_its_words(tmp_path, data) -> None:
     boxes = data / "slides" / "boxes.tiff"
-    for name in ("o.ome.tiff", "o.ome.zarr"):
+    for name in ("o.ome.tiff", "p.ome.zarr"):
         upscale(UpscaleRequest(boxes, tmp_path / name, model="bicubic", mpp=1.0))
     with tifffile.TiffFile(boxes) as source, tifffile.TiffFile(tmp_path / "o.ome.tiff") as result:
         profile = neutral_profile(bytes(source.pages.first.tags[34675].value))
         assert profile is not None
         assert bytes(result.pages.first.tags[34675].value) == profile
-    assert (tmp_path / "o.ome.zarr" / "OME" / "profile.icc").read_bytes() == profile
+    assert (tmp_path / "p.ome.zarr" / "OME" / "profile.icc").read_bytes() == profile
 
 
 def test_the_same_request_gives_the_same_bytes_from_anywhere(tmp_path, write_png, weights, monkeypatch) -> None:
@@ -500,9 +538,9 @@ def test_the_slide_itself_is_never_overwritten(write_pyramid, tmp_path, formula_
 
 def test_ome_types_reads_the_metadata_of_both_formats(tmp_path, write_png) -> None:
     slide = write_png(300, 200)
-    for name in ("o.ome.tiff", "o.ome.zarr"):
+    for name in ("o.ome.tiff", "p.ome.zarr"):
         upscale(UpscaleRequest(slide, tmp_path / name, model="nearest", mpp=1.0))
-    planar = (tmp_path / "o.ome.zarr" / "OME" / "METADATA.ome.xml").read_text("utf-8")
+    planar = (tmp_path / "p.ome.zarr" / "OME" / "METADATA.ome.xml").read_text("utf-8")
     for told in (
         ome_types.from_tiff(tmp_path / "o.ome.tiff", validate=True),
         ome_types.from_xml(planar, validate=True),

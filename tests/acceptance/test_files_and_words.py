@@ -1,0 +1,188 @@
+"""What the command line does with names, folders and broken surroundings, in processes of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from wsi.durable import sync_folder, write_whole
+
+
+def run(*arguments: object, path: Path | None = None, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """The command, with a folder of modules before all others."""
+    known = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+    paths = os.pathsep.join([str(path)] * (path is not None) + [one for one in known if one])
+    command = [sys.executable, "-m", "service.cli", *(os.fsencode(str(one)) for one in arguments)]
+    environment = os.environ | {"PYTHONPATH": paths}
+    return subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment, cwd=cwd)
+
+
+@pytest.fixture
+def small(data, tmp_path) -> Path:
+    """A slide that takes a moment, under a name of its own."""
+    slide = tmp_path / "one.tiff"
+    slide.write_bytes((data / "slides" / "cmu-0-small.tiff").read_bytes())
+    return slide
+
+
+@pytest.mark.parametrize("out", ["new/", "new", "new/deep/", "v1.2/"])
+def test_one_slide_into_a_folder_that_is_made(small, tmp_path, out) -> None:
+    done = run("upscale", small, f"{tmp_path}/{out}", "--model", "nearest")
+    assert done.returncode == 0, done.stderr
+    names = sorted(path.name for path in (tmp_path / out).iterdir())
+    assert names == ["one.ome.tiff", "one.report.html", "one.report.json", "one.tissue.geojson"]
+
+
+def test_a_folder_that_can_not_be_made_is_the_users_to_change(small, tmp_path) -> None:
+    (tmp_path / "file").touch()
+    for out in ("file/", "file", "file/new/", "o.png"):
+        done = run("upscale", small, f"{tmp_path}/{out}", "--model", "nearest", "--json")
+        assert done.returncode == 2, done.stderr
+        assert "Traceback" not in done.stderr
+        assert json.loads(done.stdout)["error"]["code"] in ("request.output", "request.format")
+    assert (tmp_path / "file").read_bytes() == b""
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "exit_code"), [("none.svs", "slide.unreadable", 2), ("text.svs", "slide.unreadable", 2)]
+)
+def test_info_says_errors_as_json_too(tmp_path, name, code, exit_code) -> None:
+    if name == "text.svs":
+        (tmp_path / name).write_text("no slide")
+    done = run("info", "--json", tmp_path / name)
+    assert done.returncode == exit_code
+    error = json.loads(done.stdout)["error"]
+    assert (error["code"], error["by_user"]) == (code, True)
+    assert error["detail"] in done.stderr
+    assert run("info", tmp_path / name).stdout == ""
+
+
+def broken(folder: Path, *modules: str) -> Path:
+    """Modules that can't be imported, as where they are not installed."""
+    for name in modules:
+        (folder / name).mkdir(parents=True)
+        text = f"No module named '{name}'"
+        (folder / name / "__init__.py").write_text(f"raise ModuleNotFoundError({text!r}, name={name!r})")
+    return folder
+
+
+@pytest.mark.parametrize("missing", [("torch",), ("openslide", "tiffslide"), ("pydantic",)])
+def test_doctor_says_what_is_missing(tmp_path, missing) -> None:
+    done = run("doctor", path=broken(tmp_path / "modules", *missing), cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (1, "")
+    lines = [line for line in done.stdout.splitlines() if line.startswith("MISSING")]
+    for name in missing:
+        assert any(f"No module named '{name}'" in line for line in lines)
+    assert all("ok" in line[:8] for line in done.stdout.splitlines() if line not in lines)
+    assert len(lines) <= 2 * len(missing) + 1
+
+
+def test_a_name_in_latin_1_survives_from_end_to_end(small, tmp_path) -> None:
+    folder = tmp_path / os.fsdecode(b"M\xfcller")
+    folder.mkdir()
+    slide = small.rename(folder / os.fsdecode(b"Gr\xf6\xdfe.tiff"))
+    output = folder / os.fsdecode(b"Gr\xf6\xdfe.ome.tiff")
+    roi = folder / os.fsdecode(b"\xe9.geojson")
+    ring = [[0, 0], [200, 0], [200, 200], [0, 0]]
+    roi.write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
+    done = run("upscale", slide, output, "--model", "nearest", "--roi", roi, "--json")
+    assert done.returncode == 0, done.stderr
+    for told in (json.loads(done.stdout), json.loads(output.with_name(f"{slide.stem}.report.json").read_bytes())):
+        assert (told["slide"]["path"], told["output"]["path"]) == (str(slide), str(output))
+    assert "\\udcf6" in done.stderr
+    assert (folder / f"{slide.stem}.report.html").read_text("utf-8").startswith("<!DOCTYPE html>")
+    json.loads((folder / f"{slide.stem}.tissue.geojson").read_text("utf-8"))
+    assert run("info", slide).returncode == 0
+    assert json.loads(run("info", "--json", slide).stdout)["width"] > 0
+    missing = run("info", "--json", folder / os.fsdecode(b"\xff.tiff"))
+    assert "\udcff.tiff" in json.loads(missing.stdout)["error"]["detail"]
+    again = run("upscale", slide, folder, "--model", "nearest", "--json")
+    assert again.returncode == 0, again.stderr
+
+
+def test_a_drawn_region_of_interest_is_never_replaced_by_the_outlines(small, tmp_path) -> None:
+    roi = tmp_path / "one.tissue.geojson"
+    roi.write_text(json.dumps({"type": "Polygon", "coordinates": [[[0, 0], [200, 0], [200, 200], [0, 0]]]}))
+    before = roi.read_bytes()
+    link = tmp_path / "link.geojson"
+    link.symlink_to(roi)
+    for spelling in (roi, link, tmp_path / "." / roi.name):
+        done = run("upscale", small, tmp_path / "one.ome.tiff", "--model", "nearest", "--roi", spelling)
+        assert done.returncode == 2
+        assert "one.tissue.geojson is the region of interest itself" in done.stderr
+    assert roi.read_bytes() == before
+    assert not (tmp_path / "one.ome.tiff").exists()
+
+
+def test_no_slide_of_a_command_is_anothers_result(small, tmp_path) -> None:
+    other = tmp_path / "one.ome.tiff"
+    other.write_bytes(small.read_bytes())
+    done = run("upscale", small, other, tmp_path, "--model", "nearest")
+    assert done.returncode == 2
+    assert "one.ome.tiff is a slide to be upscaled itself" in done.stderr
+    assert other.read_bytes() == small.read_bytes()
+
+
+_NO_LOCKS = """
+import errno, fcntl, os
+def flock(*_): raise OSError(errno.{number}, os.strerror(errno.{number}))
+fcntl.flock = flock
+"""
+_NO_SYNC = """
+import errno, os, stat
+whole = os.fsync
+def fsync(descriptor):
+    if stat.S_ISDIR(os.fstat(descriptor).st_mode): raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+    whole(descriptor)
+os.fsync = fsync
+"""
+
+
+@pytest.mark.parametrize("number", ["ENOLCK", "EOPNOTSUPP", "ENOSYS", "EINVAL"])
+def test_a_file_system_without_locks_is_refused_in_words(small, tmp_path, number) -> None:
+    """The calls fail in the command's own processes as they do there."""
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "sitecustomize.py").write_text(_NO_LOCKS.format(number=number))
+    done = run("upscale", small, tmp_path / "o.ome.tiff", "--model", "nearest", path=tmp_path / "modules")
+    assert done.returncode == 2, done.stderr
+    assert "has no file locks" in done.stderr
+    assert not (tmp_path / "o.ome.tiff").exists()
+
+
+@pytest.mark.parametrize("name", ["o.ome.tiff", "o.ome.zarr"])
+def test_a_file_system_that_syncs_no_folders_is_written_to(small, tmp_path, name) -> None:
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "sitecustomize.py").write_text(_NO_SYNC)
+    done = run("upscale", small, tmp_path / name, "--model", "nearest", path=tmp_path / "modules")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "o.report.json").is_file()
+
+
+def test_a_disk_that_fails_while_a_folder_is_synced_is_told(tmp_path, monkeypatch) -> None:
+    def fail(_descriptor: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="Input/output"):
+        sync_folder(tmp_path)
+
+
+def test_a_file_with_the_longest_name_is_written_whole(tmp_path) -> None:
+    path = tmp_path / ("n" * 255)
+    write_whole(path, b"all of it")
+    assert path.read_bytes() == b"all of it"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_picture_of_which_no_tile_goes_through_the_model_says_so_in_the_first_line(data, tmp_path) -> None:
+    picture = data / "odd" / "k03-dithered-gif-colours.png"
+    done = run("upscale", picture, tmp_path / "o.ome.tiff", "--mpp", "1", "--model", "compact-x4", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["tiles"]["enhanced"] == 0
+    assert f"the model enhanced 0 of {report['tiles']['total']} tiles." in report["summary"]
+    assert next(iter(report)) == "summary"
+    assert done.stderr.splitlines()[0] == f"o.ome.tiff: {report['summary']}"
