@@ -6,7 +6,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsi.geometry import Size
@@ -21,6 +21,7 @@ _WORDS = st.one_of(
 )  # fmt: skip
 
 
+@settings(deadline=None)
 @given(_WORDS)
 def test_whatever_is_said_becomes_a_number_that_can_be_written_or_unknown(said) -> None:
     quantities = Quantities()

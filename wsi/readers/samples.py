@@ -160,7 +160,7 @@ def samples_of(page: tifffile.TiffPage) -> Samples:
         is_subsampled=photometric == _YCBCR and _values(page, _SUBSAMPLING, (2, 2)) != (1, 1),
         orientation=_values(page, _ORIENTATION, (UPRIGHT,))[0],
         palette=_palette(page) if photometric == _PALETTE else None,
-        ranges=_ranges(page) if photometric == _YCBCR else None,
+        ranges=_ranges(page) if photometric == _YCBCR and int(page.compression) not in _JPEG else None,
     )
 
 
@@ -195,11 +195,13 @@ def _ranges(page: tifffile.TiffPage) -> tuple[tuple[float, ...], tuple[float, ..
     try:
         references = _fractions(page.tags.valueof(_REFERENCES), _FULL_RANGE)
         luma = _fractions(page.tags.valueof(_COEFFICIENTS), _LUMA)
+        spans = [white - black for black, white in zip(references[::2], references[1::2], strict=True)]
+        possible = (
+            (len(references), len(luma)) == (6, 3) and min(*spans, *luma) > 0 and max(*references, sum(luma)) <= 256
+        )
     except (ArithmeticError, TypeError, ValueError):
         return None
-    spans = [white - black for black, white in zip(references[::2], references[1::2], strict=True)]
-    true = len(references) == 6 and len(luma) == 3 and min(*spans, *luma) > 0 and max(*references, sum(luma)) <= 256
-    return (references, luma) if true else None
+    return (references, luma) if possible else None
 
 
 def _fractions(said: object, default: tuple[float, ...]) -> tuple[float, ...]:

@@ -199,7 +199,7 @@ def _opened(file: BinaryIO) -> "TiffSlide":
     """TiffSlide on a picture that is chosen here: its own properties fail on what is odd in a file's metadata."""
     from tiffslide import TiffSlide  # half of what starting a probe costs, as it brings zarr
 
-    class ChosenSeries(TiffSlide):
+    class ChosenSeries(TiffSlide):  # type: ignore[misc]
         number = 0
 
         @property
