@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsi.geometry import Size
+from wsi.ome_xml import ImageFacts
 from wsi.quantities import Quantities
 from wsi.slide import Level, SlideInfo
 
@@ -69,6 +70,14 @@ def test_no_slide_holds_a_number_that_is_none(number) -> None:
     told = {**_INFO.as_dict(), "mpp": [number, 0.5], "objective": number}
     read = SlideInfo.from_dict(told, "slide")
     assert (read.mpp, read.objective) == (None, None)
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, 0.0, -1.0])
+def test_what_goes_into_a_results_metadata_is_checked_before_the_work(number: float) -> None:
+    facts = ImageFacts("uuid", "name", "software", "words", (Size(512, 512),), (0.5, 0.5), 20.0, (), None)
+    for wrong in ({"mpp": (0.5, number)}, {"objective": number}):
+        with pytest.raises(ValueError, match="can't hold"):
+            replace(facts, **wrong)
 
 
 def test_no_slide_is_without_levels_or_pixels() -> None:

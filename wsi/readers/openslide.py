@@ -107,9 +107,13 @@ class OpenSlideReader:
         try:
             return openslide.OpenSlide(self._path)
         except openslide.OpenSlideError as error:
+            advice = (
+                "export it again in a form that OpenSlide reads"
+                if "unsupported" in str(error).lower()
+                else "it may be cut short, or files that belong to it may be missing: copy it again, whole"
+            )
             raise SlideUnreadableError(
-                f"{self._path.name}: OpenSlide can't open this slide ({error}); it may be cut short, or files that "
-                "belong to it may be missing: copy it again, whole"
+                f"{self._path.name}: OpenSlide can't open this slide ({error}); {advice}"
             ) from error
 
     def _replace(self, failed: openslide.OpenSlide) -> None:

@@ -179,8 +179,9 @@ class TiffSlideReader:
             axes = level.axes
             many = [axis for axis, length in zip(axes, level.shape, strict=True) if axis == "C" and length > 1]
             if not layout.is_convertible or many or axes.strip("ZTIQRC") not in ("YX", "YXS", "SYX"):
+                words = f"{layout.words}{', several channels' if many else ''}, axes {axes}"
                 raise UnsupportedPixelsError(
-                    f"{name}: {layout.words}, axes {axes}: only 8-bit RGB or grey pictures are upscaled; export an "
+                    f"{name}: {words}: only 8-bit RGB or grey pictures are upscaled; export an "
                     "8-bit RGB view of it first, choosing the display range there"
                 )
             if layout.turn != self._layouts[0].turn:
