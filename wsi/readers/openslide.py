@@ -15,7 +15,7 @@ from wsi.icc import usable_profile
 from wsi.quantities import Quantities
 from wsi.readers.compression import read_compression
 from wsi.readers.ome import begins_as_ome
-from wsi.readers.samples import planes_warning, samples_of, slide_pages
+from wsi.readers.samples import page_size, planes_warning, samples_of, slide_pages
 from wsi.slide import Level, Pixels, SlideInfo, vendor_word
 
 _DAMAGE = (
@@ -55,9 +55,9 @@ def _is_for_tiffslide(path: Path, found: str) -> bool:
         with tifffile.TiffFile(path) as tiff:
             if found != "aperio" and begins_as_ome(tiff):
                 return True
-            pages, first = list(slide_pages(tiff)), tiff.pages.first
-            largest = max(page.imagewidth * page.imagelength for page in pages)
-            return largest > first.imagewidth * first.imagelength or not all(
+            pages, first = list(slide_pages(tiff)), page_size(tiff.pages.first)
+            areas = [size.width * size.height for size in map(page_size, pages)]
+            return max(areas) > first.width * first.height or not all(
                 samples_of(page).is_shown_by_openslide(found) for page in pages
             )
     except _DAMAGE:
@@ -163,7 +163,7 @@ class OpenSlideReader:
             with tifffile.TiffFile(self._path) as tiff:
                 pages = list(slide_pages(tiff))
                 found = [samples_of(page) for page in pages]
-                sizes = [(page.imagewidth, page.imagelength) for page in pages]
+                sizes = [page_size(page) for page in pages]
         except _DAMAGE as error:
             raise SlideUnreadableError(f"{self._path.name}: damaged TIFF structure ({error})") from error
         if odd := next((one for one in found if not one.is_shown_by_openslide(vendor)), None):
@@ -172,7 +172,7 @@ class OpenSlideReader:
                 "upright as 8-bit RGB first, choosing the display range there"
             )
         told = tuple(dict.fromkeys(sentence for one in found for sentence in one.warnings))
-        further = sizes.count(max(sizes, key=lambda size: size[0] * size[1])) - 1
+        further = sizes.count(max(sizes, key=lambda size: size.width * size.height)) - 1
         return (*told, planes_warning(further)) if further and vendor not in _SCANS_IN_PARTS else told
 
 

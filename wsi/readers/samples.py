@@ -16,6 +16,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
+from wsi.geometry import Size
 from wsi.readers.orientation import UPRIGHT, is_known, turned_warning
 from wsi.slide import Pixels
 
@@ -168,7 +169,12 @@ def slide_pages(tiff: tifffile.TiffFile) -> Iterator[tifffile.TiffPage]:
     """The pages that OpenSlide may take levels from: those in tiles, or the largest where none is."""
     pages = [page for page in islice(tiff.pages, _MOST_PAGES) if isinstance(page, tifffile.TiffPage)]
     tiled = [page for page in pages if page.is_tiled]
-    yield from tiled or [max(pages, key=lambda page: page.imagewidth * page.imagelength)]
+    yield from tiled or [max(pages, key=lambda page: page_size(page).width * page_size(page).height)]
+
+
+def page_size(page: tifffile.TiffPage) -> Size:
+    """Of the page; TypeError or ValueError where a damaged tag holds no number."""
+    return Size(int(page.imagewidth), int(page.imagelength))
 
 
 def planes_warning(count: int) -> str:
