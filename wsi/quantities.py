@@ -52,6 +52,14 @@ class Quantities:
             return None
         return self._bounded(said, name, unit, _MPP)
 
+    def pair(self, x: float | None, y: float | None) -> tuple[float, float] | None:
+        """A size along both axes; one axis says nothing about the other."""
+        if x is not None and y is not None:
+            return x, y
+        if x is not None or y is not None:
+            self.warn("the pixel size is known along one axis alone; it is taken as unknown")
+        return None
+
     def magnification(self, said: object, name: str) -> float | None:
         """An objective's magnification; "20x" is 20."""
         if isinstance(said, str) and (times := _TIMES.fullmatch(said.strip())):

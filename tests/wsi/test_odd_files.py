@@ -67,7 +67,7 @@ def test_other_samples_are_refused_in_words(seen, name: str, word: str) -> None:
         ("c04", (0.5, 0.5), None, "decimal comma"),
         ("c09", (0.5, 0.5), 20.0, "NominalMagnification is not a plain number"),
         ("c10", (0.5, 0.5), 20.0, ""),
-        ("c13", (0.5, 0.5), None, "75 x 65 px"),
+        ("c13", (0.5, 0.5), None, "macro, 75 x 65 px"),
         ("c19", (0.5, 0.5), None, "NominalMagnification is not a number"),
     ],
 )

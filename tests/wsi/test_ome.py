@@ -79,6 +79,12 @@ def test_a_missing_size_is_unknown_without_a_warning(info) -> None:
     assert (found.mpp, found.objective, found.warnings) == (None, None, ())
 
 
+def test_one_axis_says_nothing_of_the_other(info) -> None:
+    found = info(xml('PhysicalSizeX="0.5"'))
+    assert found.mpp is None
+    assert any("one axis" in warning for warning in found.warnings)
+
+
 @pytest.mark.parametrize(
     ("said", "mpp"), [("0,5", 0.5), ("0,251", 0.251), (" 0.25 ", 0.25), ("+2.5E-1", 0.25), (".25", 0.25), ("1.", 1.0)]
 )

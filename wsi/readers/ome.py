@@ -77,7 +77,7 @@ def ome_facts(
         )
         for axis in "XY"
     )
-    return (x, y) if x and y else None, _objective(root, image, quantities)
+    return quantities.pair(x, y), _objective(root, image, quantities)
 
 
 def _parsed(xml: str) -> ElementTree.Element | None:

@@ -165,7 +165,9 @@ class OpenSlideReader:
                 found = [samples_of(page) for page in pages]
                 sizes = [page_size(page) for page in pages]
         except _DAMAGE as error:
-            raise SlideUnreadableError(f"{self._path.name}: damaged TIFF structure ({error})") from error
+            raise SlideUnreadableError(
+                f"{self._path.name}: its TIFF tables are damaged; copy or export it again"
+            ) from error
         if odd := next((one for one in found if not one.is_shown_by_openslide(vendor)), None):
             raise UnsupportedPixelsError(
                 f"{self._path.name}: {odd.words}: OpenSlide would not show these pixels as they are; export the slide "
@@ -183,7 +185,7 @@ def _mpp(properties: openslide._PropertyMap, quantities: Quantities) -> tuple[fl
         quantities.micrometres(properties.get(one) or properties.get(name), one)
         for one, name in zip(own, names, strict=True)
     )
-    return (x, y) if x and y else None
+    return quantities.pair(x, y)
 
 
 def _objective(properties: openslide._PropertyMap, quantities: Quantities) -> float | None:

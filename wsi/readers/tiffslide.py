@@ -29,6 +29,7 @@ _SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _ICC_PROFILE, _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT, _SOURCE_LENS = 34675, 282, 283, 296, 65421
 _PER_UNIT = {2: 25_400.0, 3: 10_000.0, 4: 1000.0, 5: 1.0}
 """µm in an inch, centimetre, millimetre and micrometre; 1 is no unit."""
+_BESIDES = {"label", "macro", "overview", "thumbnail"}
 _FLAGS = {"is_svs": "aperio", "is_scn": "leica", "is_bif": "ventana", "is_ndpi": "hamamatsu", "is_philips": "philips"}
 # What damaged files were seen to raise from tifffile, imagecodecs and zarr underneath.
 DECODER_ERRORS = (
@@ -168,8 +169,7 @@ class TiffSlideReader:
         found = [planes_warning(int(np.prod(leading)) - 1)] if leading else []
         rest = [one for one in self._tiff.series if one is not self._series] if self._vendor() == "tiff" else []
         if rest:
-            sizes = [_stored_size(one) for one in rest[:5] if _area(one)]
-            names = ", ".join(f"{size.width} x {size.height} px" for size in sizes)
+            names = ", ".join(_name(one) for one in rest[:5] if _area(one))
             found.append(f"the largest picture is read; the file holds {len(rest)} more, which are not ({names})")
         return found
 
@@ -215,6 +215,12 @@ def _stored_size(series: tifffile.TiffPageSeries) -> Size:
     return Size(int(lengths["X"]), int(lengths["Y"]))
 
 
+def _name(series: tifffile.TiffPageSeries) -> str:
+    """For messages: a common word for such pictures where the file uses one, for its own may name a patient."""
+    word, size = str(series.name).lower(), _stored_size(series)
+    return f"{word + ', ' if word in _BESIDES else ''}{size.width} x {size.height} px"
+
+
 def _area(series: tifffile.TiffPageSeries) -> int:
     """0 for what is no picture."""
     return _stored_size(series).width * _stored_size(series).height if {"X", "Y"} <= set(series.axes) else 0
@@ -235,7 +241,7 @@ def _by_resolution(page: tifffile.TiffPage, quantities: Quantities) -> tuple[flo
         quantities.micrometres(_inverse(page.tags.valueof(code)), name, unit)
         for code, name in ((_X_RESOLUTION, "XResolution"), (_Y_RESOLUTION, "YResolution"))
     )
-    return (x, y) if x and y else None
+    return quantities.pair(x, y)
 
 
 def _inverse(fraction: object) -> object:
