@@ -17,6 +17,7 @@ _SPACES = {b"XYZ ", b"Lab "}
 _D50 = struct.pack(">3I", 0xF6D6, 0x10000, 0xD32D)
 _TEXT = "Colour profile of the source"
 _COPYRIGHT = "Not stated"
+NOT_CARRIED = "the colour profile is damaged, or not one of RGB, and is not carried over"
 _PARAMETERS = (1, 3, 4, 5, 7)
 """Numbers of a parametric curve, by its function's number."""
 
@@ -35,6 +36,20 @@ def neutral_profile(profile: bytes) -> bytes | None:
         return _rebuilt(profile)
     except (_MalformedError, struct.error, IndexError):
         return None
+
+
+def usable_profile(said: object) -> tuple[bytes | None, tuple[str, ...]]:
+    """A slide's profile where it can be carried over, else None; and what has to be told.
+
+    Parameters
+    ----------
+    said
+        The profile's bytes, whatever a damaged file holds in their place, or None where the slide has none.
+    """
+    if said is None:
+        return None, ()
+    profile = bytes(said) if isinstance(said, bytes | bytearray | memoryview) else b""
+    return (profile, ()) if neutral_profile(profile) is not None else (None, (NOT_CARRIED,))
 
 
 def _rebuilt(profile: bytes) -> bytes:

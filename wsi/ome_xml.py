@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from xml.etree import ElementTree
 
 from wsi.geometry import Size
+from wsi.quantities import is_positive
 
 _NAMESPACE = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
 _SCHEMA = f"{_NAMESPACE} {_NAMESPACE}/ome.xsd"
@@ -28,6 +29,11 @@ class ImageFacts:
         Magnification to show, None where the scan's is unknown.
     annotations
         Provenance, as names and values.
+
+    Raises
+    ------
+    ValueError
+        A number is not one that OME-XML can hold: told here, before the work, and not by what reads the result.
     """
 
     uuid: str
@@ -39,6 +45,11 @@ class ImageFacts:
     objective: float | None
     annotations: tuple[tuple[str, str], ...]
     icc_profile: bytes | None
+
+    def __post_init__(self) -> None:
+        numbers = (*self.mpp, *(() if self.objective is None else (self.objective,)))
+        if not self.sizes or not all(is_positive(number) and float(f"{number:g}") > 0 for number in numbers):
+            raise ValueError(f"OME-XML can't hold {len(self.sizes)} levels, {self.mpp} µm, objective {self.objective}")
 
 
 def interleaved_xml(facts: ImageFacts) -> str:

@@ -63,7 +63,7 @@ class Provenance:
         """Magnification that viewers zoom by: the scan's at the source level times the scale."""
         if self.source_objective is None:
             return None
-        return round(self.source_objective / downsample * self.plan.scale, 3)
+        return round(self.source_objective / downsample * self.plan.scale, 3) or None  # OME-XML allows no 0
 
     def as_pairs(self, downsample: float) -> list[tuple[str, str]]:
         """Names and values for the image's own annotation."""

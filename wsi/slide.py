@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from wsi.errors import PixelSizeImplausibleError, PixelSizeMissingError
 from wsi.geometry import Region, Size
+from wsi.quantities import is_positive
 
 Pixels = NDArray[np.uint8]
 
@@ -31,6 +32,10 @@ class Level:
 
     size: Size
     downsample: float
+
+    def __post_init__(self) -> None:
+        if not (self.size.width > 0 and self.size.height > 0 and is_positive(self.downsample)):
+            raise ValueError(f"no level of a slide: {self.size}, downsample {self.downsample}")
 
 
 class Codec(StrEnum):
@@ -71,6 +76,9 @@ class Compression:
 class SlideInfo:
     """What a slide says of itself.
 
+    Its numbers are finite and above zero: what a file says goes through `wsi.quantities`, and what is not understood is
+    None.
+
     Attributes
     ----------
     mpp
@@ -85,6 +93,11 @@ class SlideInfo:
         What was converted or could mislead, one sentence each.
     compression
         Of level 0; None where the reader can't tell.
+
+    Raises
+    ------
+    ValueError
+        A number is NaN, infinite, zero or negative, or there is no level: a reader's fault.
     """
 
     name: str
@@ -97,6 +110,11 @@ class SlideInfo:
     icc_profile: bytes | None = None
     warnings: tuple[str, ...] = ()
     compression: Compression | None = None
+
+    def __post_init__(self) -> None:
+        numbers = (*(self.mpp or ()), *(() if self.objective is None else (self.objective,)))
+        if not self.levels or not all(is_positive(number) for number in numbers):
+            raise ValueError(f"no slide's values: {len(self.levels)} levels, {self.mpp} µm, objective {self.objective}")
 
     @property
     def size(self) -> Size:
@@ -130,6 +148,8 @@ class SlideInfo:
     def from_dict(cls, told: Mapping[str, Any], name: str) -> Self:
         """The inverse of `as_dict`, but for the colour profile and the quantisation tables, which it does not hold.
 
+        A pixel size or objective that is no number above zero, as rows of earlier versions may hold, is unknown.
+
         Parameters
         ----------
         name
@@ -140,8 +160,8 @@ class SlideInfo:
             name=name,
             reader=str(told.get("reader", "")),
             levels=tuple(Level(Size(level["width"], level["height"]), level["downsample"]) for level in told["levels"]),
-            mpp=(told["mpp"][0], told["mpp"][1]) if told["mpp"] else None,
-            objective=told["objective"],
+            mpp=(told["mpp"][0], told["mpp"][1]) if told["mpp"] and all(map(is_positive, told["mpp"])) else None,
+            objective=told["objective"] if is_positive(told["objective"]) else None,
             vendor=told["vendor"],
             bounds=Region(*told["bounds"]) if told.get("bounds") else None,
             warnings=tuple(told["warnings"]),

@@ -218,8 +218,6 @@ def _warnings(
     found = list(reader.info.warnings)
     found += _mpp_warnings(reader.info, request, level, mpp)
     source = mpp[0] * reader.info.levels[level].downsample
-    if reader.info.icc_profile is not None and neutral_profile(reader.info.icc_profile) is None:
-        found.append("the colour profile is damaged, or not one of RGB, and is not carried over")
     if card.source_mpp and not card.source_mpp[0] <= source <= card.source_mpp[1]:
         low, high = card.source_mpp
         found.append(

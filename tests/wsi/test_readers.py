@@ -18,22 +18,7 @@ from wsi.errors import (
     UnsupportedPixelsError,
 )
 from wsi.geometry import Region, Size
-from wsi.readers import open_slide as table
 from wsi.slide import companion_files, content_hash
-
-
-@pytest.fixture
-def open_slide():
-    """Opens slides and closes them after the test."""
-    opened = []
-
-    def open_and_remember(path: Path):
-        opened.append(table.open_slide(path))
-        return opened[-1]
-
-    yield open_and_remember
-    for reader in opened:
-        reader.close()
 
 
 class ReaderContract:

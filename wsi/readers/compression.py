@@ -5,6 +5,7 @@ JPEG quality is no number in the file: it is the libjpeg quality whose luma tabl
 
 import io
 import struct
+import warnings
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -92,7 +93,10 @@ def _first_stream(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> bytes:
 
 
 def _of_jpeg(stream: BinaryIO, *, is_rgb: bool) -> Compression:
-    with Image.open(stream, formats=("JPEG",)) as image:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of damaged EXIF data and of the size, which the reader tells
+        image = Image.open(stream, formats=("JPEG",))
+    with image:
         assert isinstance(image, JpegImagePlugin.JpegImageFile)  # noqa: S101 - the only format that was allowed
         tables = tuple(tuple(image.quantization[key]) for key in sorted(image.quantization))
         sampling = _SAMPLINGS.get(JpegImagePlugin.get_sampling(image))

@@ -1,19 +1,23 @@
 """PNG, JPEG and BMP pictures as slides of one level, decoded whole."""
 
+import struct
 import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from wsi.errors import SlideUnreadableError, TileReadError, UnsupportedPixelsError
 from wsi.geometry import Region, Size
+from wsi.icc import usable_profile
 from wsi.readers.compression import read_compression
+from wsi.readers.orientation import UPRIGHT, is_known, turned_warning, upright
 from wsi.slide import Level, Pixels, SlideInfo
 
 _SIGNATURES = {b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"BM": "BMP"}
 # A picture is held whole in memory: 170 Mpx are 0.5 GB, and Pillow refuses 179. Larger slides come tiled.
 MAX_PIXELS = 170_000_000
+_EXIF_DAMAGE = (ArithmeticError, AttributeError, LookupError, OSError, SyntaxError, TypeError, ValueError, struct.error)
 _EIGHT_BIT = {"RGB", "L", "P", "1", "RGBA", "LA"}
 
 
@@ -29,14 +33,19 @@ class FlatImageReader:
     def __init__(self, path: Path) -> None:
         try:
             with _opened(path) as image:
-                size, mode, profile = Size(*image.size), image.mode, image.info.get("icc_profile")
+                size, mode = Size(*image.size), image.mode
                 if size.width * size.height > MAX_PIXELS:
                     raise Image.DecompressionBombError
                 if mode not in _EIGHT_BIT:
                     raise UnsupportedPixelsError(
                         f"{path.name}: pixel mode {mode} is not 8-bit RGB or grey; convert it first"
                     )
-                self._pixels = np.asarray(_opaque(image))
+                image.load()
+                orientation, found = _orientation(image)
+                found += _warnings(path, image)
+                self._pixels = upright(np.asarray(_opaque(image)), orientation)
+                # A damaged profile is None in a picture that has one.
+                said = image.info.get("icc_profile") or b"" if "icc_profile" in image.info else None
         except Image.DecompressionBombError as error:
             raise UnsupportedPixelsError(
                 f"{path.name}: more than {MAX_PIXELS // 10**6} megapixels in one piece; save it as a tiled, pyramidal "
@@ -44,15 +53,17 @@ class FlatImageReader:
             ) from error
         except (OSError, ValueError, SyntaxError) as error:
             raise SlideUnreadableError(f"{path.name}: the picture can't be decoded ({error}); copy it again") from error
+        profile, damage = usable_profile(said)
+        height, width = self._pixels.shape[:2]
         self.info = SlideInfo(
             name=path.name,
             reader="pillow",
-            levels=(Level(size, 1.0),),
+            levels=(Level(Size(width, height), 1.0),),
             mpp=None,  # a picture's dots per inch are a wish for printers, not a pixel size
             objective=None,
             vendor=None,
             icc_profile=profile,
-            warnings=_warnings(path, mode),
+            warnings=(*found, *damage),
             compression=read_compression(path),
         )
 
@@ -69,6 +80,7 @@ class FlatImageReader:
 def _opened(path: Path) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # half of what it refuses
+        warnings.simplefilter("ignore", UserWarning)  # of damaged EXIF data, in which a JPEG's resolution is looked for
         return Image.open(path, formats=tuple(_SIGNATURES.values()))
 
 
@@ -81,12 +93,27 @@ def _opaque(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _warnings(path: Path, mode: str) -> tuple[str, ...]:
+def _orientation(image: Image.Image) -> tuple[int, list[str]]:
+    """As its EXIF says, upright where that says nothing that has a meaning; and what has to be told."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of other entries of damaged EXIF data
+            said = image.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
+    except _EXIF_DAMAGE:
+        return UPRIGHT, ["its EXIF data can't be read; whether it is stored turned is unknown"]
+    if not is_known(said):
+        return UPRIGHT, ["its EXIF data name a turn that has no meaning; it is shown as it is stored"]
+    return int(said), [] if said == UPRIGHT else [turned_warning(int(said))]
+
+
+def _warnings(path: Path, image: Image.Image) -> list[str]:
     found = []
     with path.open("rb") as file:
         header = file.read(26)
     if header.startswith(b"\x89PNG") and header[24:25] == b"\x10":
         found.append("16-bit samples were converted to 8 bits")
-    if mode in {"RGBA", "LA"}:
+    if image.mode in {"RGBA", "LA"} or "transparency" in image.info:
         found.append("transparent pixels were laid on white")
-    return tuple(found)
+    if (frames := getattr(image, "n_frames", 1)) > 1:
+        found.append(f"the first picture is read; the file holds {frames - 1} more, which are not")
+    return found

@@ -11,16 +11,35 @@ from PIL import Image
 
 from wsi.errors import SlideUnreadableError, TileReadError, UnsupportedPixelsError
 from wsi.geometry import Region, Size
+from wsi.icc import usable_profile
+from wsi.quantities import Quantities
 from wsi.readers.compression import read_compression
+from wsi.readers.ome import begins_as_ome
+from wsi.readers.samples import page_size, planes_warning, samples_of, slide_pages
 from wsi.slide import Level, Pixels, SlideInfo, vendor_word
 
-# Sound TIFF compressions that libopenslide does not know: JPEG 2000, LZMA, Zstandard, WebP, JPEG XL.
-_OTHERS_COMPRESSIONS = {34712, 34925, 50000, 50001, 50002, 52546}
-_DAMAGE = (tifffile.TiffFileError, ValueError, LookupError, OSError, struct.error)
+_DAMAGE = (
+    tifffile.TiffFileError, ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError,
+    struct.error,
+)  # fmt: skip
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+# Formats that are plain pages of a TIFF, so that tifffile reads what OpenSlide would not show as it is.
+_PLAIN = {"generic-tiff", "aperio"}
+_SCANS_IN_PARTS = {"leica"}  # whose pages of one size are parts of one slide
+# Where vendors' own words stand: OpenSlide's properties leave out what is no plain number, without a word.
+_OWN_MPP = {"aperio": ("aperio.MPP", "aperio.MPP")}
+_OWN_OBJECTIVE = {
+    "aperio": "aperio.AppMag",
+    "hamamatsu": "hamamatsu.SourceLens",
+    "leica": "leica.objective",
+    "mirax": "mirax.GENERAL.OBJECTIVE_MAGNIFICATION",
+    "sakura": "sakura.NominalLensMagnification",
+    "ventana": "ventana.Magnification",
+}
 
 
 def accepts(path: Path) -> bool:
-    """Whether libopenslide recognises the file and sees all of it.
+    """Whether libopenslide recognises the file, sees all of it and shows its pixels as they are.
 
     Of an OME-TIFF it sees neither the levels, which are SubIFDs, nor the pixel size in the XML.
     """
@@ -28,13 +47,19 @@ def accepts(path: Path) -> bool:
         found = openslide.OpenSlide.detect_format(path)
     except openslide.OpenSlideError:
         return False
-    return found is not None and not (found == "generic-tiff" and _is_for_tiffslide(path))
+    return found is not None and not (found in _PLAIN and _is_for_tiffslide(path, found))
 
 
-def _is_for_tiffslide(path: Path) -> bool:
+def _is_for_tiffslide(path: Path, found: str) -> bool:
     try:
         with tifffile.TiffFile(path) as tiff:
-            return tiff.is_ome or tiff.pages.first.compression in _OTHERS_COMPRESSIONS
+            if found != "aperio" and begins_as_ome(tiff):
+                return True
+            pages, first = list(slide_pages(tiff)), page_size(tiff.pages.first)
+            areas = [size.width * size.height for size in map(page_size, pages)]
+            return max(areas) > first.width * first.height or not all(
+                samples_of(page).is_shown_by_openslide(found) for page in pages
+            )
     except _DAMAGE:
         return False  # damaged: OpenSlide's word on it is final
 
@@ -50,6 +75,7 @@ class OpenSlideReader:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
+        self._told = self._checked_pages()
         self._handle = self._open()
         self.info = self._describe()
         colour = self._handle.properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "FFFFFF")
@@ -81,9 +107,13 @@ class OpenSlideReader:
         try:
             return openslide.OpenSlide(self._path)
         except openslide.OpenSlideError as error:
+            advice = (
+                "export it again in a form that OpenSlide reads"
+                if "unsupported" in str(error).lower()
+                else "it may be cut short, or files that belong to it may be missing: copy it again, whole"
+            )
             raise SlideUnreadableError(
-                f"{self._path.name}: OpenSlide can't open this slide ({error}); it may be cut short, or files that "
-                "belong to it may be missing: copy it again, whole"
+                f"{self._path.name}: OpenSlide can't open this slide ({error}); {advice}"
             ) from error
 
     def _replace(self, failed: openslide.OpenSlide) -> None:
@@ -100,8 +130,10 @@ class OpenSlideReader:
     def _describe(self) -> SlideInfo:
         slide, properties = self._handle, self._handle.properties
         vendor = properties.get(openslide.PROPERTY_NAME_VENDOR)
-        if vendor == "generic-tiff":
-            self._refuse_wide_samples()
+        quantities = Quantities()
+        mpp, objective = _mpp(properties, quantities), _objective(properties, quantities)
+        bounds = _bounds(properties, Size(*slide.dimensions), quantities)
+        profile, damage = usable_profile(slide._profile)  # `color_profile` raises on a damaged one
         return SlideInfo(
             name=self._path.name,
             reader="openslide",
@@ -109,55 +141,71 @@ class OpenSlideReader:
                 Level(Size(*size), downsample)
                 for size, downsample in zip(slide.level_dimensions, slide.level_downsamples, strict=True)
             ),
-            mpp=_pair(properties, openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y),
-            objective=_number(properties, openslide.PROPERTY_NAME_OBJECTIVE_POWER),
+            mpp=mpp,
+            objective=objective,
             vendor=vendor_word(vendor),
-            bounds=_bounds(properties, Size(*slide.dimensions)),
-            icc_profile=_icc_profile(slide),
+            bounds=bounds,
+            icc_profile=profile,
+            warnings=(*self._told, *quantities.warnings, *damage),
             compression=read_compression(self._path),
         )
 
-    def _refuse_wide_samples(self) -> None:
-        """OpenSlide would hand out 16-bit samples cut to 8 bits without a word."""
+    def _checked_pages(self) -> tuple[str, ...]:
+        """What to tell of a TIFF's pages; refuses pixels that OpenSlide would not hand out as they are.
+
+        Before the file is opened: OpenSlide calls some of those files damaged.
+        """
+        vendor = openslide.OpenSlide.detect_format(self._path) or ""
+        with self._path.open("rb") as file:
+            if file.read(4) not in _TIFF:
+                return ()
         try:
             with tifffile.TiffFile(self._path) as tiff:
-                page = tiff.pages.first
-                bits, samples = page.bitspersample, page.samplesperpixel
+                pages = list(slide_pages(tiff))
+                found = [samples_of(page) for page in pages]
+                sizes = [page_size(page) for page in pages]
         except _DAMAGE as error:
-            raise SlideUnreadableError(f"{self._path.name}: damaged TIFF structure ({error})") from error
-        if bits != 8:
+            raise SlideUnreadableError(
+                f"{self._path.name}: its TIFF tables are damaged; copy or export it again"
+            ) from error
+        if odd := next((one for one in found if not one.is_shown_by_openslide(vendor)), None):
             raise UnsupportedPixelsError(
-                f"{self._path.name}: {samples} x {bits}-bit samples; export the slide as 8-bit RGB first, choosing the "
-                "display range there"
+                f"{self._path.name}: {odd.words}: OpenSlide would not show these pixels as they are; export the slide "
+                "upright as 8-bit RGB first, choosing the display range there"
             )
+        told = tuple(dict.fromkeys(sentence for one in found for sentence in one.warnings))
+        further = sizes.count(max(sizes, key=lambda size: size.width * size.height)) - 1
+        return (*told, planes_warning(further)) if further and vendor not in _SCANS_IN_PARTS else told
 
 
-def _icc_profile(slide: openslide.OpenSlide) -> bytes | None:
-    profile = slide.color_profile
-    return bytes(profile.tobytes()) if profile is not None else None
+def _mpp(properties: openslide._PropertyMap, quantities: Quantities) -> tuple[float, float] | None:
+    names = openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y
+    own = _OWN_MPP.get(properties.get(openslide.PROPERTY_NAME_VENDOR, ""), names)
+    x, y = (
+        quantities.micrometres(properties.get(one) or properties.get(name), one)
+        for one, name in zip(own, names, strict=True)
+    )
+    return quantities.pair(x, y)
 
 
-def _number(properties: openslide._PropertyMap, name: str) -> float | None:
-    try:
-        value = float(properties.get(name, ""))
-    except ValueError:
-        return None
-    return value if value > 0 and np.isfinite(value) else None
+def _objective(properties: openslide._PropertyMap, quantities: Quantities) -> float | None:
+    own = _OWN_OBJECTIVE.get(properties.get(openslide.PROPERTY_NAME_VENDOR, ""), "")
+    return quantities.magnification(
+        properties.get(own) or properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER),
+        own or openslide.PROPERTY_NAME_OBJECTIVE_POWER,
+    )
 
 
-def _pair(properties: openslide._PropertyMap, x: str, y: str) -> tuple[float, float] | None:
-    first, second = _number(properties, x), _number(properties, y)
-    return (first, second) if first and second else None
-
-
-def _bounds(properties: openslide._PropertyMap, size: Size) -> Region | None:
+def _bounds(properties: openslide._PropertyMap, size: Size, quantities: Quantities) -> Region | None:
     names = (
         openslide.PROPERTY_NAME_BOUNDS_X,
         openslide.PROPERTY_NAME_BOUNDS_Y,
         openslide.PROPERTY_NAME_BOUNDS_WIDTH,
         openslide.PROPERTY_NAME_BOUNDS_HEIGHT,
     )
-    if not all(name in properties for name in names):
+    said = [quantities.whole(properties.get(name), name) for name in names]
+    numbers = [number for number in said if number is not None]
+    if len(numbers) != len(names):
         return None
-    bounds = Region(*(int(properties[name]) for name in names)).intersect(Region(0, 0, size.width, size.height))
+    bounds = Region(*numbers).intersect(Region(0, 0, size.width, size.height))
     return None if bounds.is_empty else bounds

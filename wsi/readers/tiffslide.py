@@ -1,23 +1,36 @@
-"""The TIFF family in Python, for what libopenslide refuses: OME-TIFF, plain and striped TIFF."""
+"""The TIFF family in Python, for what libopenslide refuses or does not show as it is: OME-TIFF, plain and striped TIFF.
 
-import math
+The largest picture of the file is the slide. What its samples mean stands in `samples.py`.
+"""
+
+import re
 import struct
-import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from xml.etree import ElementTree
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import tifffile
 
 from wsi.errors import SlideUnreadableError, TileReadError, UnsupportedPixelsError
 from wsi.geometry import Region, Size
+from wsi.icc import usable_profile
+from wsi.quantities import Quantities
 from wsi.readers.compression import read_compression
+from wsi.readers.ome import MALFORMED, begins_as_ome, impossible_counts, ome_facts
+from wsi.readers.orientation import stored_region, upright, upright_pair, upright_size
+from wsi.readers.samples import planes_warning, samples_of
 from wsi.slide import Level, Pixels, SlideInfo, vendor_word
 
+if TYPE_CHECKING:
+    from tiffslide import TiffSlide
+
 _SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_ICC_PROFILE = 34675
-_OME = "{*}"
-_UNITS = {"m": 1e6, "cm": 1e4, "mm": 1e3, "µm": 1.0, "\u03bcm": 1.0, "nm": 1e-3}
+_ICC_PROFILE, _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT, _SOURCE_LENS = 34675, 282, 283, 296, 65421
+_PER_UNIT = {2: 25_400.0, 3: 10_000.0, 4: 1000.0, 5: 1.0}
+"""µm in an inch, centimetre, millimetre and micrometre; 1 is no unit."""
+_BESIDES = {"label", "macro", "overview", "thumbnail"}
+_FLAGS = {"is_svs": "aperio", "is_scn": "leica", "is_bif": "ventana", "is_ndpi": "hamamatsu", "is_philips": "philips"}
 # What damaged files were seen to raise from tifffile, imagecodecs and zarr underneath.
 DECODER_ERRORS = (
     ArithmeticError,
@@ -53,38 +66,58 @@ class TiffSlideReader:
             raise
 
     def _open(self) -> None:
-        from tiffslide import TiffSlide  # half of what starting a probe costs, as it brings zarr
-
         path = self._path
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # partial vendor metadata: not used here
-                self._slide = TiffSlide(self._file)
-                self.info = self._describe()
+            self._slide = _opened(self._file)
+            self._tiff: tifffile.TiffFile = self._slide.ts_tifffile
+            self._series, self._place = self._largest()
+            self._slide.number = self._place[0]
+            self._layouts = [samples_of(level.keyframe) for level in self._series.levels]
+            self._refuse_other_pixels()
+            self.info = self._describe()
         except (tifffile.TiffFileError, *DECODER_ERRORS) as error:
             told = isinstance(error, (tifffile.TiffFileError, NotImplementedError, OSError))
             raise SlideUnreadableError(
                 f"{path.name}: neither OpenSlide nor tiffslide can open this TIFF "
                 f"({error if told else 'its tables are damaged'}); copy or export it again"
             ) from error
-        self._refuse_other_pixels()
+
+    def _largest(self) -> tuple[tifffile.TiffPageSeries, tuple[int, int]]:
+        """The picture with the most pixels; its place among all, and how many there are."""
+        if self._tiff.is_ome and (name := impossible_counts(self._tiff.ome_metadata or "")):
+            raise SlideUnreadableError(
+                f"{self._path.name}: its OME-XML gives {name} a value that no slide has; export the slide again"
+            )
+        try:
+            series = self._tiff.series
+        except DECODER_ERRORS as error:
+            if not self._tiff.is_ome:
+                raise
+            raise SlideUnreadableError(
+                f"{self._path.name}: its OME-XML does not say which pictures the file holds; export the slide again"
+            ) from error
+        number = max(range(len(series)), key=lambda one: _area(series[one]))
+        return series[number], (number, len(series))
 
     def read(self, level: int, region: Region) -> Pixels:
         """See `SlideReader.read`; one grey channel becomes three equal ones."""
-        downsample = self.info.levels[level].downsample
-        origin = _base(region.x, downsample), _base(region.y, downsample)
+        layout, axes = self._layouts[level], self._series.levels[level].axes
+        stored = stored_region(region, self.info.levels[level].size, layout.turn)
+        chosen = {"Y": slice(stored.y, stored.bottom), "X": slice(stored.x, stored.right), "S": slice(None)}
         try:
-            pixels = self._slide.read_region(origin, level, (region.width, region.height), as_array=True)
+            array = self._slide.zarr_group[str(level)]
+            pixels = np.asarray(array[tuple(chosen.get(axis, 0) for axis in axes)])
         except DECODER_ERRORS as error:
             cause = str(error) or type(error).__name__
             raise TileReadError(self.info.name, level, region, cause) from error
-        if pixels.ndim == 2:
+        kept = [axis for axis in axes if axis in chosen]
+        if "S" not in kept:
             pixels = pixels[..., None]
-        if pixels.shape[2] == 1:
-            pixels = np.repeat(pixels, 3, axis=2)
-        if pixels.shape != (region.height, region.width, 3):
+        elif kept[0] == "S":
+            pixels = np.moveaxis(pixels, 0, -1)
+        if pixels.shape != (stored.height, stored.width, layout.count) or pixels.dtype != np.uint8:
             raise TileReadError(self.info.name, level, region, f"decoded to the wrong shape {pixels.shape}")
-        return np.ascontiguousarray(pixels)
+        return upright(layout.rgb(pixels), layout.turn)
 
     def close(self) -> None:
         """Give the file handle back."""
@@ -92,64 +125,125 @@ class TiffSlideReader:
         self._file.close()
 
     def _describe(self) -> SlideInfo:
-        slide, properties = self._slide, self._slide.properties
-        mpp, magnification = _ome_facts(slide.ts_tifffile)
-        if mpp is None and properties.get("tiffslide.mpp-x") and properties.get("tiffslide.mpp-y"):
-            mpp = float(properties["tiffslide.mpp-x"]), float(properties["tiffslide.mpp-y"])
-        tag = slide.ts_tifffile.pages.first.tags.get(_ICC_PROFILE)
-        objective = properties.get("tiffslide.objective-power") or magnification
+        quantities, first = Quantities(), self._layouts[0]
+        size = _stored_size(self._series)
+        mpp, objective = self._facts(size, quantities)
+        profile, damage = usable_profile(self._series.keyframe.tags.valueof(_ICC_PROFILE))
+        sizes = [upright_size(_stored_size(level), first.turn) for level in self._series.levels]
         return SlideInfo(
             name=self._path.name,
             reader="tiffslide",
-            levels=tuple(
-                Level(Size(*size), downsample)
-                for size, downsample in zip(slide.level_dimensions, slide.level_downsamples, strict=True)
-            ),
-            mpp=mpp,
-            objective=float(objective) if objective else None,
-            vendor=vendor_word(properties.get("tiffslide.vendor") or "tiff"),
-            icc_profile=bytes(tag.value) if tag is not None else None,
+            levels=tuple(Level(one, (sizes[0].width / one.width + sizes[0].height / one.height) / 2) for one in sizes),
+            mpp=upright_pair(mpp, first.turn) if mpp else None,
+            objective=objective,
+            vendor=vendor_word(self._vendor()),
+            icc_profile=profile,
+            warnings=(*first.warnings, *self._others(), *quantities.warnings, *damage),
             compression=read_compression(self._path),
         )
 
+    def _vendor(self) -> str:
+        return next((word for flag, word in _FLAGS.items() if getattr(self._tiff, flag)), "tiff")
+
+    def _facts(self, size: Size, quantities: Quantities) -> tuple[tuple[float, float] | None, float | None]:
+        """µm per pixel along the stored x and y, and the objective."""
+        page, mpp, objective = self._series.keyframe, None, None
+        if self._tiff.is_ome:
+            mpp, objective = ome_facts(self._tiff.ome_metadata or "", self._place, size, quantities)
+        elif begins_as_ome(self._tiff):
+            quantities.warn(MALFORMED)
+        elif self._vendor() == "aperio":
+            words = str(self._tiff.pages.first.description)
+            said = quantities.micrometres(_aperio(words, "MPP"), "MPP")
+            mpp = (said, said) if said else None
+            objective = quantities.magnification(_aperio(words, "AppMag"), "AppMag")
+        elif self._vendor() == "hamamatsu":
+            objective = quantities.magnification(page.tags.valueof(_SOURCE_LENS), "SourceLens")
+        return mpp or _by_resolution(page, quantities), objective
+
+    def _others(self) -> list[str]:
+        """Pictures and planes beside the one that is read; of scanners' files these are label, macro and thumbnail."""
+        leading = [
+            length for axis, length in zip(self._series.axes, self._series.shape, strict=True) if axis not in "YXS"
+        ]
+        found = [planes_warning(int(np.prod(leading)) - 1)] if leading else []
+        rest = [one for one in self._tiff.series if one is not self._series] if self._vendor() == "tiff" else []
+        if rest:
+            names = ", ".join(_name(one) for one in rest[:5] if _area(one))
+            found.append(f"the largest picture is read; the file holds {len(rest)} more, which are not ({names})")
+        return found
+
     def _refuse_other_pixels(self) -> None:
-        page = self._slide.ts_tifffile.pages.first
-        kind, samples = page.dtype, page.samplesperpixel
-        shown = page.photometric.name if isinstance(page.photometric, tifffile.PHOTOMETRIC) else page.photometric
-        readable = (shown in {"RGB", "YCBCR"} and samples == 3) or (shown == "MINISBLACK" and samples == 1)
-        axes = self._slide.ts_tifffile.series[0].axes
-        if kind != np.uint8 or not readable or axes.strip("QIS") != "YX":
-            raise UnsupportedPixelsError(
-                f"{self._path.name}: {samples} x {kind} samples, {shown}, axes {axes}: "
-                "only 8-bit RGB or grey pictures are upscaled; export an 8-bit RGB view of it first"
-            )
-        if any(0 in level.pages[0].databytecounts for level in self._slide.ts_tifffile.series[0].levels):
-            raise SlideUnreadableError(
-                f"{self._path.name}: some of its tiles hold no data, which tifffile would show as black; write the "
-                "slide again with every tile filled"
-            )
+        name = self._path.name
+        for level, layout in zip(self._series.levels, self._layouts, strict=True):
+            axes = level.axes
+            many = [axis for axis, length in zip(axes, level.shape, strict=True) if axis == "C" and length > 1]
+            if not layout.is_convertible or many or axes.strip("ZTIQRC") not in ("YX", "YXS", "SYX"):
+                words = f"{layout.words}{', several channels' if many else ''}, axes {axes}"
+                raise UnsupportedPixelsError(
+                    f"{name}: {words}: only 8-bit RGB or grey pictures are upscaled; export an "
+                    "8-bit RGB view of it first, choosing the display range there"
+                )
+            if layout.turn != self._layouts[0].turn:
+                raise UnsupportedPixelsError(
+                    f"{name}: its levels are stored turned, and not all alike (tag Orientation); export it upright"
+                )
+            page = level.pages[0]
+            if page is None or 0 in page.databytecounts:
+                raise SlideUnreadableError(
+                    f"{name}: some of its tiles hold no data, which tifffile would show as black; write the slide "
+                    "again with every tile filled"
+                )
 
 
-def _base(position: int, downsample: float) -> int:
-    """The level-0 coordinate that tiffslide, which truncates, takes back to `position`."""
-    base = math.ceil(position * downsample)
-    return base if int(base / downsample) == position else base + 1
+def _opened(file: BinaryIO) -> "TiffSlide":
+    """TiffSlide on a picture that is chosen here: its own properties fail on what is odd in a file's metadata."""
+    from tiffslide import TiffSlide  # half of what starting a probe costs, as it brings zarr
+
+    class ChosenSeries(TiffSlide):  # type: ignore[misc]
+        number = 0
+
+        @property
+        def properties(self) -> dict[str, Any]:
+            return {"tiffslide.series-index": self.number}
+
+    return ChosenSeries(file)
 
 
-def _ome_facts(tiff: tifffile.TiffFile) -> tuple[tuple[float, float] | None, float | None]:
-    """µm per pixel and magnification of the first image of the OME-XML; the schema's default unit is µm."""
-    if not tiff.is_ome:
-        return None, None
-    root = ElementTree.fromstring(tiff.ome_metadata)  # noqa: S314 - expat expands no external entities
-    pixels = root.find(f".//{_OME}Image/{_OME}Pixels")
-    objective = root.find(f".//{_OME}Objective")
-    sizes = [_micrometres(pixels, axis) for axis in "XY"] if pixels is not None else [None, None]
-    mpp = (sizes[0], sizes[1]) if sizes[0] and sizes[1] else None
-    power = objective.get("NominalMagnification") if objective is not None else None
-    return mpp, float(power) if power else None
+def _stored_size(series: tifffile.TiffPageSeries) -> Size:
+    lengths = dict(zip(series.axes, series.shape, strict=True))
+    return Size(int(lengths["X"]), int(lengths["Y"]))
 
 
-def _micrometres(pixels: ElementTree.Element, axis: str) -> float | None:
-    size = pixels.get(f"PhysicalSize{axis}")
-    factor = _UNITS.get(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
-    return float(size) * factor if size and factor else None
+def _name(series: tifffile.TiffPageSeries) -> str:
+    """For messages: a common word for such pictures where the file uses one, for its own may name a patient."""
+    word, size = str(series.name).lower(), _stored_size(series)
+    return f"{word + ', ' if word in _BESIDES else ''}{size.width} x {size.height} px"
+
+
+def _area(series: tifffile.TiffPageSeries) -> int:
+    """0 for what is no picture."""
+    return _stored_size(series).width * _stored_size(series).height if {"X", "Y"} <= set(series.axes) else 0
+
+
+def _aperio(words: str, name: str) -> str | None:
+    """A value of Aperio's description: `|name = value|`."""
+    found = re.search(rf"\|\s*{name}\s*=([^|]*)", words)
+    return found[1].strip() if found else None
+
+
+def _by_resolution(page: tifffile.TiffPage, quantities: Quantities) -> tuple[float, float] | None:
+    """µm per pixel by the tags of TIFF itself."""
+    unit = _PER_UNIT.get(page.tags.valueof(_RESOLUTION_UNIT, 2))
+    if unit is None:
+        return None
+    x, y = (
+        quantities.micrometres(_inverse(page.tags.valueof(code)), name, unit)
+        for code, name in ((_X_RESOLUTION, "XResolution"), (_Y_RESOLUTION, "YResolution"))
+    )
+    return quantities.pair(x, y)
+
+
+def _inverse(fraction: object) -> object:
+    """Pixels per unit as units per pixel; what is no fraction as it is."""
+    return fraction[::-1] if isinstance(fraction, Sequence) and not isinstance(fraction, str) else fraction

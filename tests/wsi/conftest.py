@@ -1,0 +1,23 @@
+"""Readers that are closed after each test."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from wsi.readers import open_slide as table
+from wsi.slide import SlideReader
+
+
+@pytest.fixture
+def open_slide() -> Iterator[Callable[[Path], SlideReader]]:
+    """Opens slides and closes them after the test."""
+    opened: list[SlideReader] = []
+
+    def open_and_remember(path: Path) -> SlideReader:
+        opened.append(table.open_slide(path))
+        return opened[-1]
+
+    yield open_and_remember
+    for reader in opened:
+        reader.close()
