@@ -34,6 +34,7 @@ CODES = {
     "request.precondition": Code(412, "The thing is not what the request expects"),
     "request.idempotency-key": Code(422, "The idempotency key came before with another request"),
     "request.too-large": Code(413, "The request is too large"),
+    "request.timeout": Code(408, "The request did not arrive in time"),
     "access.token-missing": Code(401, "An access token is needed"),
     "access.token-invalid": Code(401, "The access token is not valid"),
     "access.scope": Code(403, "The access token does not allow that"),
