@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,16 +53,25 @@ def finish(reception: "Reception", writer: Writer) -> Slide:
     except Closing:
         raise  # the service stops: the next start finishes
     except ServiceError as error:
-        writer.settle(None, error.problem)
-        raise
+        found = _kept(writer, error.problem) if error.problem.code == "slide.not-checked" else error.problem
+        writer.settle(None, found)
+        raise ServiceError(found) from error
     except Exception:
         writer.settle(None, problem("internal", "the service's log says more; the slide was not at fault"))
         raise
     finally:
-        if upload.way.dies_with_its_request:
+        if writer.upload.way.dies_with_its_request:
             writer.discard()
         writer.close()
     return slide
+
+
+def _kept(writer: Writer, found: Problem) -> Problem:
+    """Keep an upload that nothing is known against, and say how to ask for it again."""
+    if writer.upload.way.dies_with_its_request:
+        writer.outlive_request()
+    how = f"PATCH /v1/uploads/{writer.upload.id} with Upload-Offset: {writer.bytes} and no bytes"
+    return replace(found, detail=f"{found.detail}; the upload is kept, {how} looks again")
 
 
 def accept(reception: "Reception", landed: Landed, slide_id: str, name: str, owner: str | None = None) -> Slide:

@@ -248,10 +248,15 @@ class Writer:
     def settle(self, slide: str | None, error: Problem | None) -> None:
         """Note what became of it; its bytes go, unless the service itself failed and the client can ask again."""
         self.note(replace(self.upload, slide=slide, error=error, bytes=self.bytes))
-        if error is None or error.by_user or self.upload.way is not Way.TUS:
+        is_kept = self.upload.way is Way.TUS or (self.upload.way is Way.URI and self.upload.arrived)
+        if error is None or error.by_user or not is_kept:
             self._close_file()
             remove(self.data)
             remove(self.folder / "slide")
+
+    def outlive_request(self) -> None:
+        """From now on it is one that is continued by its id, whichever way it came."""
+        self.note(replace(self.upload, way=Way.TUS))
 
     def reopen(self) -> None:
         """Take back a failure of the service's own, to try once more."""
