@@ -30,7 +30,7 @@ from service.uploads.inbox import Way, Writer
 class _Name(StringConvertor):
     """Any name of a file, but for addresses of `service.api.deepzoom` and of a slide's recommendation."""
 
-    regex = r"(?s:(?!.*\.dzi\Z)(?!.*_files/[^/]+/[^/]+\Z)(?![^/]+/recommendation\Z).*)"  # a line's end is for the rule of names
+    regex = r"(?s:(?!.*\.dzi\Z)(?!.*_files/[^/]+/[^/]+\Z)(?![^/]+/recommendation\Z).*)"
 
 
 class _Id(_Name):
