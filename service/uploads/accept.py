@@ -17,6 +17,7 @@ from service.storage import full_disk_said, remove, under_its_name
 from service.uploads.closing import Closing
 from service.uploads.inbox import Upload, Writer
 from service.uploads.names import Bundle, stored_file_name
+from service.uploads.promises import claimed_bytes
 from service.uploads.turns import SentBackError
 
 if TYPE_CHECKING:
@@ -131,7 +132,8 @@ def _laid_out(reception: "Reception", writer: Writer, between: Callable[[], None
 
 
 def _unpacked(reception: "Reception", writer: Writer, bundle: Bundle, folder: Path, between: Callable[[], None]) -> str:
-    free = reception.storage.free_bytes() - reception.storage.disk_reserve_bytes - reception.inbox.promised_bytes()
+    claimed = claimed_bytes(reception.inbox.unfinished(), writer.upload.owner)
+    free = reception.storage.free_bytes() - reception.storage.disk_reserve_bytes - claimed
     most = UNPACKED_TO_UPLOADED * reception.settings.max_upload_bytes
     return unpack(
         *(writer.data, bundle, folder),

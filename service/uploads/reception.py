@@ -4,6 +4,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError, Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,23 @@ class Reception:
         with self.inbox.alone():
             admit(self, total_bytes, writer.upload.owner, but_for=writer.upload.id, received_bytes=writer.bytes)
             writer.announce(total_bytes)
+
+    def resume(self, writer: Writer) -> None:
+        """Ask once more for the room of an upload that had stalled; raises ServiceError storage.full before a byte."""
+        upload = writer.upload
+        if upload.arrived or not writer.has_stalled:
+            return
+        with self.inbox.alone():
+            try:
+                admit(self, upload.booked_bytes, upload.owner, but_for=upload.id, received_bytes=writer.bytes)
+            except ServiceError as error:
+                if error.problem.code != "storage.full":
+                    raise
+                kept = (
+                    f"{error.problem.detail}; the {writer.bytes} bytes that have arrived stay: go on when there is room"
+                )
+                raise ServiceError(replace(error.problem, detail=kept)) from error
+            writer.touch()
 
     def finish(self, writer: Writer) -> Future[Slide]:
         """Make a slide of what has arrived, on a thread of our own that goes on if the client goes away.
