@@ -35,6 +35,7 @@ from service.api import (
     uploads,
 )
 from service.api.access import Access
+from service.api.bodies import Lingering, Patience
 from service.api.context import Context
 from service.api.metrics import Metrics
 from service.api.requests import Requests
@@ -45,6 +46,7 @@ from service.errors import EXIT_FAILED
 from service.jobs.open_store import open_store
 from service.logs import log_config
 from service.looking import Lookers
+from service.memory import give_back_what_is_freed
 from service.retention_clock import RetentionClock
 from service.settings import Settings
 from service.storage import Storage
@@ -137,6 +139,7 @@ def create_app(settings: Settings, probe: Probe = probe) -> FastAPI:
             allow_headers=["*"],
             expose_headers=["*"],
         )
+    app.add_middleware(Patience)
     app.add_middleware(Requests, metrics=counted)
     if settings.root_path:
         app.add_middleware(_UnderPrefix, prefix=settings.root_path)
@@ -217,7 +220,7 @@ def serve(settings: Settings, probe: Probe = probe) -> None:
             "`slidelift token create --name NAME` first",
         )
     config = uvicorn.Config(
-        app,
+        Lingering(app),
         host=settings.host,
         port=settings.port,
         access_log=False,
@@ -226,6 +229,7 @@ def serve(settings: Settings, probe: Probe = probe) -> None:
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
     _take_all_descriptors()
+    give_back_what_is_freed()
     for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises them once more when it has stopped: let us go on
         signal.signal(number, signal.SIG_IGN)
     server = _Server(config, context.watch)

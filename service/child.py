@@ -60,7 +60,7 @@ def main() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (_PROBE_FILES, _PROBE_FILES))
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # looking is not writing
     if role == "probe":
-        resource.setrlimit(resource.RLIMIT_CPU, (_PROBE_CPU_SECONDS, _PROBE_CPU_SECONDS))
+        resource.setrlimit(resource.RLIMIT_CPU, (_PROBE_CPU_SECONDS, _PROBE_CPU_SECONDS + 5))  # SIGXCPU first
     looker = None
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     threading.Thread(target=_listen, args=(requests,), daemon=True).start()

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from service.codes import problem
 from service.errors import Cancelled, Problem, ServiceError
@@ -27,6 +27,13 @@ from service.request import UpscaleRequest
 # A cancelled batch of the slowest network takes seconds; after this the child is killed.
 _GRACE_SECONDS = 20.0
 _POLL_SECONDS = 0.2
+_FROM_OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT})
+"""Ends that no file can cause: the kernel when memory has run out, a supervisor, a person. A file's own limit of
+processor time ends with SIGXCPU."""
+_PAUSES_SECONDS = (1.0, 4.0)
+"""Before a child that was killed is started again: whatever took the memory may have ended by then."""
+
+Done = TypeVar("Done")
 
 
 class Child:
@@ -83,6 +90,11 @@ class Child:
             f"{subject}: the process that decodes and computes died of {how}{hint}; the slide may be damaged, or "
             "memory has run out; asking again continues from the last finished stripe",
         )
+
+    @property
+    def was_killed(self) -> bool:
+        """Whether what ended it came from outside, and says nothing of the file."""
+        return -self.process.wait() in _FROM_OUTSIDE
 
     def cause_of_death(self) -> str:
         """The signal that ended it, or its exit code."""
@@ -175,6 +187,8 @@ def _go_on() -> None:
 def probe(slide: Path, between: Callable[[], None] = _go_on, *, timeout_seconds: float = 120) -> dict[str, Any]:
     """Facts of a slide, found by a child with little memory and time: it is opened and sample tiles are decoded.
 
+    A child that was killed from outside is started again, twice.
+
     Parameters
     ----------
     between
@@ -183,14 +197,41 @@ def probe(slide: Path, between: Callable[[], None] = _go_on, *, timeout_seconds:
     Raises
     ------
     ServiceError
-        It can't be read, or reading it crashed or outlasted the decoder.
+        It can't be read, or reading it crashed or outlasted the decoder; slide.not-checked where the child was killed
+        each time.
     """
+    return _unless_killed(lambda: _probed(slide, between, timeout_seconds), between)
+
+
+def _unless_killed(work: Callable[[], Done], between: Callable[[], None]) -> Done:
+    for pause in _PAUSES_SECONDS:
+        try:
+            return work()
+        except _KilledError:
+            end = time.monotonic() + pause
+            while time.monotonic() < end:
+                between()
+                time.sleep(_POLL_SECONDS)
+    return work()
+
+
+class _KilledError(ServiceError):
+    """A child was killed from outside: nothing is known of the file."""
+
+    def __init__(self, subject: str, cause: str) -> None:
+        detail = f"{subject}: the process that looks into it was killed ({cause}), most likely since memory has run out"
+        super().__init__(problem("slide.not-checked", f"{detail}; nothing is known against the file: ask again later"))
+
+
+def _probed(slide: Path, between: Callable[[], None], timeout_seconds: float) -> dict[str, Any]:
     child = Child("service.child", "probe")
     child.send({"probe": str(slide)})
     try:
         message = _awaited(child, timeout_seconds, between)
         if message is None:
             cause = child.obituary(slide.name)
+            if child.was_killed:
+                raise _KilledError(slide.name, child.cause_of_death())
             if child.process.returncode >= 0:
                 raise ServiceError(cause)  # it could not work at all: not the slide's fault
             raise ServiceError(
@@ -254,11 +295,15 @@ def unpack(
     Raises
     ------
     ServiceError
-        upload.bundle, slide.multi-file, upload.too-large, storage.full.
+        upload.bundle, slide.multi-file, upload.too-large, storage.full; slide.not-checked where the child was killed.
     """
-    child = Child("service.uploads.unpack")
     request = {"archive": str(archive), "bundle": bundle, "target": str(target)}
-    child.send({**request, "most_bytes": most_bytes, "free_bytes": free_bytes})
+    return _unpacked({**request, "most_bytes": most_bytes, "free_bytes": free_bytes}, name, between)
+
+
+def _unpacked(request: dict[str, Any], name: str, between: Callable[[], None]) -> str:
+    child = Child("service.uploads.unpack")
+    child.send(request)
     try:
         message: dict[str, Any] | None = {}
         while message == {}:
@@ -267,6 +312,8 @@ def unpack(
                 message = child.messages.get(timeout=_POLL_SECONDS)
         if message is None:
             cause = child.obituary(name)
+            if child.was_killed:
+                raise _KilledError(name, child.cause_of_death())
             if child.process.returncode >= 0:
                 raise ServiceError(cause)
             raise ServiceError(problem("upload.bundle", f"{name}: unpacking it takes more than it may; pack it again"))

@@ -47,12 +47,19 @@ _REFUSALS: dict[type[Exception], str] = {
     StoreFullError: "storage.full",
     StoreUnavailableError: "store.unavailable",
 }
-_BY_STATUS = {404: "route.unknown", 405: "method.not-allowed", 413: "request.too-large", 416: "request.range"}
+_BY_STATUS = {
+    408: "request.timeout",
+    404: "route.unknown",
+    405: "method.not-allowed",
+    413: "request.too-large",
+    416: "request.range",
+}
 _RETRY_SECONDS = {429: "30", 503: "5", 507: "60"}
 """What `Retry-After` says: a queue moves by minutes, a database comes back in seconds, space is made by people."""
 _DETAILS = {
     413: "its body is larger than this address takes; an upload goes to /v1/slides",
     404: "nothing is served here; /openapi.json lists all addresses",
+    408: "the rest of its body did not come in time; send it again",
     405: "the Allow header names the methods of this address",
     416: "the Content-Range header says how long the file is",
     500: "the service's log says more; the request was not at fault",

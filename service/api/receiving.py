@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from http import HTTPStatus
 
 import anyio
-from fastapi import Request
+from fastapi import HTTPException, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
@@ -21,7 +21,12 @@ from service.uploads.inbox import Writer
 IDLE_SECONDS = 60.0
 """A sender that is silent for so long is gone; its upload must not stay locked against it when it comes back."""
 
-Made = TypeVar("Made")
+
+class SilentError(HTTPException):
+    """The rest of a request's body does not come; see `service.api.bodies`."""
+
+    def __init__(self) -> None:
+        super().__init__(HTTPStatus.REQUEST_TIMEOUT)
 
 
 async def pump(request: Request, write: Callable[[bytes], None]) -> None:
@@ -32,24 +37,20 @@ async def pump(request: Request, write: Callable[[bytes], None]) -> None:
     ServiceError
         upload.incomplete where the connection broke or the sender fell silent, and what `write` raises.
     """
-    buffer = bytearray()
-    stream = request.stream().__aiter__()
+    buffer, is_whole = bytearray(), True
     try:
-        while True:
-            with anyio.fail_after(IDLE_SECONDS):
-                buffer += await anext(stream)
+        async for came in request.stream():
+            buffer += came
             if len(buffer) >= CHUNK_BYTES:
                 piece = bytes(buffer)
                 buffer.clear()
                 await run_in_threadpool(write, piece)
-    except StopAsyncIteration:
-        broken: Exception | None = None
-    except (ClientDisconnect, TimeoutError) as error:
-        broken = error
+    except (ClientDisconnect, SilentError):
+        is_whole = False  # the error itself is not kept: its traceback holds this frame, and with it the buffer
     if buffer:
         await run_in_threadpool(write, bytes(buffer))
-    if broken is not None:
-        raise refusal("upload.incomplete", "the connection broke or fell silent; send it again") from broken
+    if not is_whole:
+        raise refusal("upload.incomplete", "the connection broke or fell silent; send it again")
 
 
 @asynccontextmanager

@@ -30,13 +30,13 @@ from service.uploads.inbox import Way, Writer
 class _Name(StringConvertor):
     """Any name of a file, but for addresses of `service.api.deepzoom` and of a slide's recommendation."""
 
-    regex = r"(?!.*\.dzi$)(?!.*_files/[^/]+/[^/]+$)(?![^/]+/recommendation$).*"
+    regex = r"(?s:(?!.*\.dzi\Z)(?!.*_files/[^/]+/[^/]+\Z)(?![^/]+/recommendation\Z).*)"
 
 
 class _Id(_Name):
     """Likewise, of one word."""
 
-    regex = r"(?![^/]*\.dzi$)[^/]+"
+    regex = r"(?![^/]*\.dzi\Z)[^/]+"
 
 
 register_url_convertor("slide_name", _Name())

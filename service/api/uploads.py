@@ -181,6 +181,7 @@ async def append(upload: UploadId, request: Request, context: InContext, caller:
         _require_fitting(writer, announced, context.settings.max_upload_bytes)
         if writer.upload.arrived:
             return await _ended(request, context, writer)
+        await run_in_threadpool(context.reception.resume, writer)
         await _take(request, writer, checksum)
     return await _told(request, context, writer, 204, {})
 

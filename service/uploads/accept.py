@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,8 +15,10 @@ from service.limits import Limits
 from service.runner import unpack
 from service.storage import full_disk_said, remove, under_its_name
 from service.uploads.closing import Closing
-from service.uploads.inbox import Writer
+from service.uploads.inbox import Upload, Writer
 from service.uploads.names import Bundle, stored_file_name
+from service.uploads.promises import claimed_bytes
+from service.uploads.turns import SentBackError
 
 if TYPE_CHECKING:
     from service.uploads.reception import Reception
@@ -35,37 +37,60 @@ class Landed:
     sha256: str
 
 
-def finish(reception: "Reception", writer: Writer) -> Slide:
+def finish(reception: "Reception", writer: Writer, between: Callable[[], None]) -> Slide:
     """Make the slide of an upload that has arrived, note what became of it, and close the writer.
+
+    Parameters
+    ----------
+    between
+        Called again and again; where it raises SentBackError, the writer stays open and all can be done once more.
 
     Raises
     ------
     ServiceError
         upload.empty, upload.bundle, slide.multi-file, storage.full, or what the probe says.
     """
-    upload = writer.upload
+    upload, is_over = writer.upload, True
+
+    def check() -> None:
+        reception.raise_if_closing()
+        between()
+
     try:
         slide = reception.store.slide(upload.id)
         if slide is None:
-            landed = _laid_out(reception, writer)
-            slide = accept(reception, landed, upload.id, upload.name, upload.owner)
+            landed = _laid_out(reception, writer, check)
+            slide = accept(reception, landed, upload, check)
         writer.settle(slide.id, None)
     except Closing:
         raise  # the service stops: the next start finishes
-    except ServiceError as error:
-        writer.settle(None, error.problem)
+    except SentBackError:
+        is_over = False
         raise
+    except ServiceError as error:
+        found = _kept(writer, error.problem) if error.problem.code == "slide.not-checked" else error.problem
+        writer.settle(None, found)
+        raise ServiceError(found) from error
     except Exception:
         writer.settle(None, problem("internal", "the service's log says more; the slide was not at fault"))
         raise
     finally:
-        if upload.way.dies_with_its_request:
+        if is_over and writer.upload.way.dies_with_its_request:
             writer.discard()
-        writer.close()
+        if is_over:
+            writer.close()
     return slide
 
 
-def accept(reception: "Reception", landed: Landed, slide_id: str, name: str, owner: str | None = None) -> Slide:
+def _kept(writer: Writer, found: Problem) -> Problem:
+    """Keep an upload that nothing is known against, and say how to ask for it again."""
+    if writer.upload.way.dies_with_its_request:
+        writer.outlive_request()
+    how = f"PATCH /v1/uploads/{writer.upload.id} with Upload-Offset: {writer.bytes} and no bytes"
+    return replace(found, detail=f"{found.detail}; the upload is kept, {how} looks again")
+
+
+def accept(reception: "Reception", landed: Landed, upload: Upload, between: Callable[[], None]) -> Slide:
     """Take a slide into the service, whichever way it came: the one place where a Slide is made.
 
     Raises
@@ -73,40 +98,47 @@ def accept(reception: "Reception", landed: Landed, slide_id: str, name: str, own
     ServiceError
         What the probe says of the file, in the name that its user gave it; quota.bytes.
     """
-    main = landed.folder / landed.file
+    main, name, owner = landed.folder / landed.file, upload.name, upload.owner
     try:
-        facts = SlideFacts.from_probe(reception.probe(main, reception.raise_if_closing))
+        facts = SlideFacts.from_probe(reception.probe(main, between))
+    except Closing:
+        raise
     except ServiceError as error:
         found = error.problem
         detail = under_its_name(found.detail, main, name)
         raise ServiceError(Problem(found.code, detail, found.status, found.by_user)) from error
-    slide = Slide(slide_id, name, landed.file, landed.bytes, landed.sha256, time.time(), facts, owner)
+    slide = Slide(upload.id, name, landed.file, landed.bytes, landed.sha256, time.time(), facts, owner)
     limits = Limits.of_owner(reception.settings, reception.store, owner)
     reception.storage.adopt(landed.folder, slide, reception.store, partial(limits.admit_bytes, slide.bytes))
     reception.on_slide(slide)
     return slide
 
 
-def _laid_out(reception: "Reception", writer: Writer) -> Landed:
+def _laid_out(reception: "Reception", writer: Writer, between: Callable[[], None]) -> Landed:
     name, folder = writer.upload.name, writer.folder / "slide"
     if not writer.bytes:
         raise refusal("upload.empty", "nothing arrived; send the slide's file as it is: curl -T slide.svs URL")
     remove(folder)
     with full_disk_said():
         folder.mkdir()
-    sha256 = writer.sha256(reception.raise_if_closing)
+    sha256 = writer.sha256(between)
     bundle = Bundle.of(name)
     if bundle is None:
         file = stored_file_name(name)
         os.link(writer.data, folder / file)  # a second name, not a move: after a crash all is still here
     else:
-        file = _unpacked(reception, writer.data, bundle, folder, name)
+        file = _unpacked(reception, writer, bundle, folder, between)
     return Landed(folder, file, writer.bytes, sha256)
 
 
-def _unpacked(reception: "Reception", archive: Path, bundle: Bundle, folder: Path, name: str) -> str:
-    free = reception.storage.free_bytes() - reception.storage.disk_reserve_bytes - reception.inbox.promised_bytes()
+def _unpacked(reception: "Reception", writer: Writer, bundle: Bundle, folder: Path, between: Callable[[], None]) -> str:
+    claimed = claimed_bytes(reception.inbox.unfinished(), writer.upload.owner)
+    free = reception.storage.free_bytes() - reception.storage.disk_reserve_bytes - claimed
     most = UNPACKED_TO_UPLOADED * reception.settings.max_upload_bytes
-    check: Callable[[], None] = reception.raise_if_closing
-    file = unpack(archive, bundle, folder, name=name, most_bytes=most, free_bytes=max(0, free), between=check)
-    return file
+    return unpack(
+        *(writer.data, bundle, folder),
+        name=writer.upload.name,
+        most_bytes=most,
+        free_bytes=max(0, free),
+        between=between,
+    )

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from service.codes import refusal
 from service.limits import Limits
 from service.storage import too_large
+from service.uploads.promises import claimed_bytes
 
 if TYPE_CHECKING:
     from service.uploads.reception import Reception
@@ -43,5 +44,4 @@ def admit(
         )
     limits = Limits.of_owner(reception.settings, reception.store, owner)
     limits.admit_bytes(announced_bytes, reception.store.kept_bytes(owner) + sum(one.bytes for one in own))
-    promised = sum(one.promised_bytes for one in others)
-    reception.storage.require_room(max(0, announced_bytes - received_bytes) + promised)
+    reception.storage.require_room(max(0, announced_bytes - received_bytes) + claimed_bytes(others, owner))

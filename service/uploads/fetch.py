@@ -2,20 +2,23 @@
 
 import http.client
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from service.codes import refusal
 from service.errors import ServiceError
-from service.storage import CHUNK_BYTES
 from service.uploads.closing import Closing
+from service.uploads.feed import Feed
 from service.uploads.inbox import Writer
-from service.uploads.sources import Checked, Source
+from service.uploads.sources import Checked
 
 if TYPE_CHECKING:
     from service.uploads.reception import Reception
 
 SYNC_EVERY_BYTES = 64 * 2**20
+LEAST_BYTES_PER_SECOND, WINDOW_SECONDS = 16 * 2**10, 60.0
+"""What a source must send in each such while: a slide of a gigabyte would take 18 hours so. A byte now and then holds
+no fetch open."""
 
 
 def fetch(checked: Checked) -> "Callable[[Reception, Writer], None]":
@@ -23,8 +26,8 @@ def fetch(checked: Checked) -> "Callable[[Reception, Writer], None]":
 
     def work(reception: "Reception", writer: Writer) -> None:
         try:
-            with checked.opened() as source:
-                _copy(reception, source, writer)
+            with Feed(checked) as feed:
+                _copy(reception, feed, writer)
             writer.arrive()
         except Closing:
             writer.close()  # the service stops: the next start says so
@@ -47,28 +50,47 @@ def _fail(writer: Writer, error: ServiceError) -> None:
         writer.close()
 
 
-def _copy(reception: "Reception", source: Source, writer: Writer) -> None:
-    if source.total_bytes is not None:
-        reception.announce(writer, source.total_bytes)
-    deadline = time.monotonic() + reception.settings.upload_expiry_seconds
+def _copy(reception: "Reception", feed: Feed, writer: Writer) -> None:
+    pace = _Pace(reception, writer)
+    total = feed.total_bytes(pace.check)
+    if total is not None:
+        reception.announce(writer, total)
     synced = 0
-    while chunk := _read(source):
-        reception.raise_if_closing()
-        if writer.is_cancelled:
-            raise refusal("upload.unknown", "the upload was deleted")
-        if time.monotonic() > deadline:
-            raise refusal("upload.source", "fetching it took longer than an upload may lie unfinished")
-        writer.append(chunk)
+    for piece in _read(feed, pace):
+        writer.append(piece)
         if writer.bytes - synced > SYNC_EVERY_BYTES:  # in steps, so that the end is not one long wait
             writer.sync()
             synced = writer.bytes
-    if source.total_bytes is not None and writer.bytes != source.total_bytes:
-        detail = f"{writer.bytes} of {source.total_bytes} bytes came; ask again"
-        raise refusal("upload.source", detail)
+    if total is not None and writer.bytes != total:
+        raise refusal("upload.source", f"{writer.bytes} of {total} bytes came; ask again")
 
 
-def _read(source: Source) -> bytes:
+def _read(feed: Feed, pace: "_Pace") -> Iterator[bytes]:
     try:
-        return bytes(source.stream.read(CHUNK_BYTES))
+        yield from feed.pieces(pace.check)
     except (OSError, http.client.HTTPException) as error:
         raise refusal("upload.source", f"the source breaks off ({type(error).__name__}); ask again") from error
+
+
+class _Pace:
+    """Says when a fetch must end before it is done."""
+
+    def __init__(self, reception: "Reception", writer: Writer) -> None:
+        self._reception, self._writer = reception, writer
+        self._deadline = time.monotonic() + reception.settings.upload_expiry_seconds
+        self._since, self._bytes = time.monotonic(), writer.bytes
+
+    def check(self) -> None:
+        """Raise Closing, or ServiceError where it was deleted, took too long or comes too slowly."""
+        self._reception.raise_if_closing()
+        if self._writer.is_cancelled:
+            raise refusal("upload.unknown", "the upload was deleted")
+        now = time.monotonic()
+        if now > self._deadline:
+            raise refusal("upload.source", "fetching it took longer than an upload may lie unfinished")
+        if now - self._since < WINDOW_SECONDS:
+            return
+        if self._writer.bytes - self._bytes < WINDOW_SECONDS * LEAST_BYTES_PER_SECOND:
+            detail = f"the source sent less than {LEAST_BYTES_PER_SECOND} bytes a second for {WINDOW_SECONDS:g} s"
+            raise refusal("upload.source", f"{detail}; ask again when it is faster, or upload the file")
+        self._since, self._bytes = now, self._writer.bytes

@@ -14,6 +14,8 @@ OTHER_FIELDS_MAX_BYTES = 2**16
 PARTS_MAX = 100
 OVERHEAD_BYTES = OTHER_FIELDS_MAX_BYTES + 2**14
 """What a form may be larger than the file in it."""
+HEADER_MAX_BYTES = 2**13
+"""Of the headers of one part: a name has 255 bytes, and what a client writes beside it has few."""
 
 
 class Appends(Protocol):
@@ -41,7 +43,7 @@ class FormFile:
         self._upload: Appends | None = None
         self._in_file = self._ended = False
         self._header, self._value, self._disposition = b"", b"", b""
-        self._parts = self._other_bytes = 0
+        self._parts = self._other_bytes = self._header_bytes = 0
         try:
             self._parser = MultipartParser(
                 boundary,
@@ -61,7 +63,8 @@ class FormFile:
     def write(self, chunk: bytes) -> None:
         """Parse on; raises ServiceError upload.form, and what the upload raises."""
         if self._ended:
-            return  # an epilogue means nothing (RFC 2046 §5.1.1)
+            self._count_other(len(chunk))  # an epilogue means nothing (RFC 2046 §5.1.1), but it must end
+            return
         try:
             self._parser.write(chunk)
         except FormParserError as error:
@@ -77,13 +80,16 @@ class FormFile:
     def _part_begin(self) -> None:
         self._parts += 1
         self._in_file, self._disposition, self._header, self._value = False, b"", b"", b""
+        self._header_bytes = 0
         if self._parts > PARTS_MAX:
             raise refusal("upload.form", f"the form has more than {PARTS_MAX} parts")
 
     def _header_field(self, data: bytes, start: int, end: int) -> None:
+        self._count_header(end - start)
         self._header += data[start:end]
 
     def _header_value(self, data: bytes, start: int, end: int) -> None:
+        self._count_header(end - start)
         self._value += data[start:end]
 
     def _header_end(self) -> None:
@@ -108,7 +114,15 @@ class FormFile:
         if self._in_file and self._upload is not None:
             self._upload.append(data[start:end])
             return
-        self._other_bytes += end - start
+        self._count_other(end - start)
+
+    def _count_header(self, size: int) -> None:
+        self._header_bytes += size
+        if self._header_bytes > HEADER_MAX_BYTES:
+            raise refusal("upload.form", f"the headers of a part hold more than {HEADER_MAX_BYTES} bytes")
+
+    def _count_other(self, size: int) -> None:
+        self._other_bytes += size
         if self._other_bytes > OTHER_FIELDS_MAX_BYTES:
             raise refusal("upload.form", f"fields beside the file hold more than {OTHER_FIELDS_MAX_BYTES} bytes")
 

@@ -17,6 +17,8 @@ from urllib.parse import SplitResult
 from service.codes import refusal
 
 TIMEOUT_SECONDS = 30.0
+Hold = Callable[[socket.socket], None]
+"""Is told of the socket before anything is waited for on it, so that somebody else can shut it."""
 PORT = 443
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -81,7 +83,7 @@ def check(url: SplitResult, addresses: Callable[[str], list[str]] = addresses_of
 
 @contextlib.contextmanager
 def get(
-    checked: Checked, timeout_seconds: float = TIMEOUT_SECONDS
+    checked: Checked, timeout_seconds: float = TIMEOUT_SECONDS, hold: Hold = lambda _: None
 ) -> Iterator[tuple[http.client.HTTPResponse, int | None]]:
     """Ask, and hand out the body and its size if the server says one; raises ServiceError upload.source.
 
@@ -90,7 +92,8 @@ def get(
     timeout_seconds
         How long the server may be silent.
     """
-    connection = _Pinned(checked, timeout_seconds)
+    connection = _Pinned(checked, timeout_seconds, hold)
+    answer: http.client.HTTPResponse | None = None
     try:
         try:
             connection.request(
@@ -106,22 +109,30 @@ def get(
             raise refusal("upload.source", "the server sends the file encoded, though it was asked not to")
         yield answer, answer.length
     finally:
+        if answer is not None:
+            answer.close()
         connection.close()
 
 
 class _Pinned(http.client.HTTPSConnection):
     """A connection to one address, in the name of a host."""
 
-    def __init__(self, checked: Checked, timeout_seconds: float) -> None:
+    def __init__(self, checked: Checked, timeout_seconds: float, hold: Hold) -> None:
         shown = f"[{checked.host}]" if ":" in checked.host else checked.host
         super().__init__(shown, checked.port, timeout=timeout_seconds, context=checked.trust)
-        self._checked = checked
+        self._checked, self._hold = checked, hold
 
     def connect(self) -> None:
         wanted = self._checked
-        raw = socket.create_connection((wanted.address, wanted.port), timeout=self.timeout)
+        made: socket.socket = socket.socket(socket.AF_INET6 if ":" in wanted.address else socket.AF_INET)
         try:
-            self.sock = wanted.trust.wrap_socket(raw, server_hostname=wanted.host)
+            made.settimeout(self.timeout)
+            self._hold(made)
+            made.connect((wanted.address, wanted.port))
+            made = secret = wanted.trust.wrap_socket(made, server_hostname=wanted.host, do_handshake_on_connect=False)
+            self._hold(secret)
+            secret.do_handshake()
         except BaseException:
-            raw.close()
+            made.close()
             raise
+        self.sock = secret

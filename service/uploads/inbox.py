@@ -27,10 +27,8 @@ from pydantic import TypeAdapter
 from service.codes import problem, refusal
 from service.errors import Problem, ServiceError
 from service.storage import CHUNK_BYTES, full_disk_said, remove, too_large
+from service.uploads.promises import BOOKED_AHEAD_BYTES, Unfinished, claimed_bytes, has_stalled
 from wsi.durable import sync_folder, write_whole
-
-BOOKED_AHEAD_BYTES = 64 * 2**20
-"""An upload of unknown size asks for room in steps of this, so that it does not eat what was promised to others."""
 
 _ID = re.compile(r"[0-9a-f]{32}")
 
@@ -135,20 +133,6 @@ class Seen:
         return self.upload.arrived or (self.upload.way is Way.TUS and self.bytes == self.upload.total_bytes)
 
 
-@dataclass(frozen=True, slots=True)
-class Unfinished:
-    """An upload under way: whose, how many bytes it will have as far as is known, how many it has."""
-
-    owner: str | None
-    bytes: int
-    received_bytes: int
-
-    @property
-    def promised_bytes(self) -> int:
-        """What is still to come."""
-        return self.bytes - self.received_bytes
-
-
 class Writer:
     """The one who may change an upload: holds its lock until `close`; keeps no bytes; for one thread at a time."""
 
@@ -170,6 +154,11 @@ class Writer:
     def is_cancelled(self) -> bool:
         """True once somebody wants the upload to be gone; a fetch looks here between pieces."""
         return (self.folder / "cancelled").exists()
+
+    @property
+    def has_stalled(self) -> bool:
+        """True where nothing has come for so long that its room may have gone to others."""
+        return has_stalled(_touched(self.folder), time.time())
 
     @property
     def is_whole(self) -> bool:
@@ -248,10 +237,15 @@ class Writer:
     def settle(self, slide: str | None, error: Problem | None) -> None:
         """Note what became of it; its bytes go, unless the service itself failed and the client can ask again."""
         self.note(replace(self.upload, slide=slide, error=error, bytes=self.bytes))
-        if error is None or error.by_user or self.upload.way is not Way.TUS:
+        is_kept = self.upload.way is Way.TUS or (self.upload.way is Way.URI and self.upload.arrived)
+        if error is None or error.by_user or not is_kept:
             self._close_file()
             remove(self.data)
             remove(self.folder / "slide")
+
+    def outlive_request(self) -> None:
+        """From now on it is one that is continued by its id, whichever way it came."""
+        self.note(replace(self.upload, way=Way.TUS))
 
     def reopen(self) -> None:
         """Take back a failure of the service's own, to try once more."""
@@ -295,7 +289,8 @@ class Writer:
         """What was announced was admitted, so the disk must do; beyond that, what others were promised counts."""
         self._inbox.require_room(wanted)
         if self.bytes + wanted > self._booked:
-            self._inbox.require_room(wanted + self._inbox.promised_bytes(but_for=self.upload.id))
+            claimed = claimed_bytes(self._inbox.unfinished(but_for=self.upload.id), self.upload.owner)
+            self._inbox.require_room(wanted + claimed)
             self._booked = self.bytes + wanted + BOOKED_AHEAD_BYTES
 
 
@@ -391,10 +386,6 @@ class Inbox:
                 raise
             write_whole(self._folder / upload_id / "cancelled", b"")  # the fetch will see it
 
-    def promised_bytes(self, but_for: str = "") -> int:
-        """What unfinished uploads have announced and not yet received."""
-        return sum(one.promised_bytes for one in self.unfinished(but_for))
-
     def unfinished(self, but_for: str = "") -> list[Unfinished]:
         """All uploads that have neither become a slide nor failed."""
         found = []
@@ -402,8 +393,9 @@ class Inbox:
             with contextlib.suppress(OSError, ValueError):
                 upload = _read(folder)
                 if folder.name != but_for and not upload.is_settled:
-                    size = (folder / "data").stat().st_size
-                    found.append(Unfinished(upload.owner, max(size, upload.booked_bytes), size))
+                    size, touched = (folder / "data").stat().st_size, _touched(folder)
+                    booked = max(size, upload.booked_bytes)
+                    found.append(Unfinished(upload.owner, booked, size, has_stalled(touched, time.time())))
         return found
 
     def sweep(self) -> list[str]:
@@ -497,6 +489,11 @@ class Inbox:
 
 def _read(folder: Path) -> Upload:
     return _UPLOAD.validate_json((folder / "info.json").read_bytes())
+
+
+def _touched(folder: Path) -> float:
+    """When something was last noted or appended."""
+    return max((folder / name).stat().st_mtime for name in ("info.json", "data"))
 
 
 def unknown(upload_id: str) -> ServiceError:

@@ -3,7 +3,8 @@
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from service.uploads.admission import admit
 from service.uploads.closing import Closing
 from service.uploads.inbox import Inbox, Way, Writer
 from service.uploads.names import require_name
+from service.uploads.turns import Lane, Turns
 
 Probe = Callable[[Path, Callable[[], None]], Mapping[str, Any]]
 """Path of a slide -> its facts as plain values; raises ServiceError. Decodes in a process of its own, and meanwhile
@@ -25,8 +27,14 @@ calls the second argument, which may raise to stop."""
 FINISHING_AT_ONCE = 2
 """Each probe is a process with decoders in it; uploads may end together, memory must not."""
 
-FETCHES_AT_ONCE = 2
-"""A fetch keeps a connection or a disk busy; two fill most of either, the others wait."""
+FINISHING_PATIENCE_SECONDS = 10.0
+"""A probe takes two seconds; what takes longer, by its size or since it hangs, must not keep others waiting."""
+
+SLOWLY_AT_ONCE, SLOWLY_OF_ONE = 4, 2
+"""What takes longer: in all, and of one owner. Mostly it waits for a disk, so that four are not four times the work."""
+
+FETCHES_AT_ONCE, FETCHES_OF_ONE = 32, 2
+"""A fetch keeps a connection or a disk busy; two fill most of either, and one owner's sources delay nobody else's."""
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +59,9 @@ class Reception:
             expiry_seconds=settings.upload_expiry_seconds,
             require_room=storage.require_room,
         )
-        self._finishing = ThreadPoolExecutor(FINISHING_AT_ONCE, "finishing")
-        self._fetching = ThreadPoolExecutor(FETCHES_AT_ONCE, "fetching")
+        quick, slow = Lane(FINISHING_AT_ONCE, FINISHING_AT_ONCE), Lane(SLOWLY_AT_ONCE, SLOWLY_OF_ONE)
+        self._finishing = Turns("finishing", quick, slow, FINISHING_PATIENCE_SECONDS)
+        self._fetching = Turns("fetching", Lane(FETCHES_AT_ONCE, FETCHES_OF_ONE))
         self._closing = threading.Event()
 
     def begin(
@@ -90,12 +99,35 @@ class Reception:
             admit(self, total_bytes, writer.upload.owner, but_for=writer.upload.id, received_bytes=writer.bytes)
             writer.announce(total_bytes)
 
+    def resume(self, writer: Writer) -> None:
+        """Ask once more for the room of an upload that had stalled; raises ServiceError storage.full before a byte."""
+        upload = writer.upload
+        if upload.arrived or not writer.has_stalled:
+            return
+        with self.inbox.alone():
+            try:
+                admit(self, upload.booked_bytes, upload.owner, but_for=upload.id, received_bytes=writer.bytes)
+            except ServiceError as error:
+                if error.problem.code != "storage.full":
+                    raise
+                kept = (
+                    f"{error.problem.detail}; the {writer.bytes} bytes that have arrived stay: go on when there is room"
+                )
+                raise ServiceError(replace(error.problem, detail=kept)) from error
+            writer.touch()
+
     def finish(self, writer: Writer) -> Future[Slide]:
         """Make a slide of what has arrived, on a thread of our own that goes on if the client goes away.
 
         The writer is closed when that is done.
         """
-        return self._finishing.submit(accept.finish, self, writer)
+
+        def finished(check: Callable[[], None]) -> Slide:
+            return accept.finish(self, writer, check)
+
+        work = self._finishing.submit(writer.upload.owner, finished)
+        work.add_done_callback(lambda _: writer.close())  # also where its turn never came
+        return work
 
     def finish_interrupted(self, upload_id: str) -> None:
         """Finish, in the background, an upload whose finishing was cut short; does nothing if somebody is at it."""
@@ -107,18 +139,18 @@ class Reception:
         if not upload.arrived and not upload.is_settled and upload.way is Way.TUS and writer.is_whole:
             writer.arrive()
         if writer.upload.arrived and not upload.is_settled:
-            self._finishing.submit(self._quietly, accept.finish, writer)
+            self._finish_quietly(writer)
         else:
             writer.close()
 
     def fetch(self, copy: Callable[["Reception", Writer], None], writer: Writer) -> None:
         """Let a thread of our own copy something into the upload, and finish it."""
 
-        def fetched(reception: "Reception", taken: Writer) -> None:
-            copy(reception, taken)
-            reception._finishing.submit(reception._quietly, accept.finish, taken)
+        def fetched(_: Callable[[], None]) -> None:
+            copy(self, writer)
+            self._finish_quietly(writer)
 
-        self._fetching.submit(self._quietly, fetched, writer)
+        self._quietly(self._fetching.submit(writer.upload.owner, fetched), writer)
 
     def raise_if_closing(self) -> None:
         """Raise Closing where the service is stopping."""
@@ -128,17 +160,25 @@ class Reception:
     def close(self) -> None:
         """Stop; what is cut short is finished by the next start, or by whoever asks for the upload."""
         self._closing.set()
-        self._fetching.shutdown(wait=False, cancel_futures=True)
-        self._finishing.shutdown(wait=False, cancel_futures=True)
+        self._fetching.close()
+        self._finishing.close()
 
-    def _quietly(self, work: Callable[["Reception", Writer], Any], writer: Writer) -> None:
-        """Run in the background: what goes wrong stands in the upload, or in the log."""
-        try:
-            work(self, writer)
-        except ServiceError:
-            pass  # noted in the upload, for whoever asks
-        except Exception:
-            log.exception("upload %s", writer.upload.id)
+    def _finish_quietly(self, writer: Writer) -> None:
+        self._quietly(self.finish(writer), writer)
+
+    @staticmethod
+    def _quietly(work: "Future[Any]", writer: Writer) -> None:
+        """Let it run in the background: what goes wrong stands in the upload, or in the log."""
+
+        def log_failure(done: "Future[Any]") -> None:
+            if done.cancelled():
+                writer.close()
+                return
+            error = done.exception()
+            if error is not None and not isinstance(error, (ServiceError, CancelledError)):  # noted in the upload
+                log.error("upload %s", writer.upload.id, exc_info=error)
+
+        work.add_done_callback(log_failure)
 
 
 def sweep(reception: Reception) -> None:

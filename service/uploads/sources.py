@@ -37,13 +37,15 @@ class Checked:
     _host: https.Checked | None = None
 
     @contextlib.contextmanager
-    def opened(self, timeout_seconds: float = https.TIMEOUT_SECONDS) -> Iterator[Source]:
+    def opened(
+        self, timeout_seconds: float = https.TIMEOUT_SECONDS, hold: https.Hold = lambda _: None
+    ) -> Iterator[Source]:
         """Begin to read; raises ServiceError upload.source."""
         if self._file is not None:
             with os.fdopen(self._file, "rb") as file:
                 yield Source(self.name, os.fstat(file.fileno()).st_size, file)
         elif self._host is not None:
-            with https.get(self._host, timeout_seconds) as (stream, size):
+            with https.get(self._host, timeout_seconds, hold) as (stream, size):
                 yield Source(self.name, size, stream)
         else:
             with _s3(self._url) as file:

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import random
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -145,3 +146,20 @@ def test_spoilt_forms_are_never_an_error_of_ours() -> None:
             parser = FormFile(KIND, kept.begin)
             parser.write(bytes(body))
             parser.close()
+
+
+@pytest.mark.parametrize("file", ["pyproject.toml", "constraints.txt"])
+def test_parser_of_forms_is_one_that_bounds_headers(file: str) -> None:
+    """Below 0.0.31 it takes a header without an end."""
+    said = (Path(__file__).resolve().parents[2] / file).read_text("utf-8")
+    found = re.search(r"python-multipart[>=]=(\d+)\.(\d+)\.(\d+)", said)
+    assert found
+    assert tuple(map(int, found.groups())) >= (0, 0, 31)
+
+
+def test_headers_of_a_part_are_bounded_by_us_too() -> None:
+    parser = FormFile(KIND, Kept().begin)
+    parser._parser.max_header_size = parser._parser.max_header_count = 2**40  # as the parser was before
+    parser.write(b"--XX\r\nContent-Disposition: " + b"x" * 8000)
+    with pytest.raises(ServiceError, match="headers of a part"):
+        parser.write(b"x" * 1000)

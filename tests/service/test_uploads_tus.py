@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
@@ -524,3 +525,34 @@ def test_no_odd_header_of_a_put_is_an_error_of_ours(call: Call, tiff: bytes, hea
 
 def test_every_state_has_a_word() -> None:
     assert {str(state) for state in UploadState} == {"arriving", "checking", "landed", "failed"}
+
+
+@pytest.mark.parametrize("way", ["tus", "put", "form"])
+def test_upload_whose_probe_was_killed_stays_and_is_looked_at_again(
+    settings: Settings, facts: dict[str, Any], tiff: bytes, client: Callable[[FastAPI], Call], way: str
+) -> None:
+    killed = Problem("slide.not-checked", "a.svs: the process was killed", 503, by_user=False)
+    outcomes: list[Any] = [ServiceError(killed), ServiceError(killed), facts]
+
+    def probe(slide: Path, _: Callable[[], None]) -> Any:
+        if isinstance(found := outcomes.pop(0), ServiceError):
+            raise found
+        return found
+
+    app = create_app(settings, probe)
+    call = client(app)
+    if way == "tus":
+        answer = patch(call, begin(call, len(tiff), "a.svs"), 0, tiff)
+    elif way == "put":
+        answer = call("PUT", "/v1/slides/a.svs", content=tiff)
+    else:
+        answer = call("POST", "/v1/slides", files={"file": ("a.svs", tiff)})
+    assert (answer.status_code, answer.json()["code"]) == (503, "slide.not-checked")
+    assert "retry-after" in answer.headers
+    url = re.search(r"/v1/uploads/[0-9a-f]{32}", answer.json()["detail"])[0]  # type: ignore[index]
+    sweep(app.state.context.reception)
+    assert patch(call, url, len(tiff), b"").status_code == 503
+    assert patch(call, url, len(tiff), b"").status_code == 204
+    slide = call("GET", url).json()["slide"]
+    assert call("GET", f"/v1/slides/{slide}").json()["sha256"] == hashlib.sha256(tiff).hexdigest()
+    app.state.context.store.close()

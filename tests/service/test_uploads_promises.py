@@ -1,0 +1,177 @@
+"""Room on disk is kept for uploads that come, not for words: nobody is refused for what another only announces."""
+
+import base64
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.errors import ServiceError
+from service.jobs.token import Scope, Token, hash_of
+from service.settings import Settings
+from service.uploads.inbox import Way
+from service.uploads.promises import BOOKED_AHEAD_BYTES, STALLED_SECONDS, Unfinished, claimed_bytes
+from service.uploads.reception import Reception
+
+MIB, GIB = 2**20, 2**30
+TUS = {"Tus-Resumable": "1.0.0"}
+
+
+@pytest.fixture
+def reception(app: FastAPI) -> Reception:
+    """With room for 64 GiB."""
+    found: Reception = app.state.context.reception
+    set_room(found, 64 * GIB)
+    return found
+
+
+def set_room(reception: Reception, room: int) -> None:
+    """Say that so much is free, whatever the disk is."""
+    most = {"max_upload_bytes": 1024 * GIB}
+    reception.settings, reception.inbox.max_bytes = reception.settings.model_copy(update=most), 1024 * GIB
+    reception.storage.free_bytes = lambda: room  # type: ignore[method-assign]
+
+
+def stall(settings: Settings, upload_id: str, seconds: float = STALLED_SECONDS + 5) -> None:
+    for file in (settings.data_dir / "uploads" / upload_id).iterdir():
+        os.utime(file, (time.time() - seconds,) * 2)
+
+
+def test_announced_bytes_that_never_come_refuse_nobody_else(reception: Reception) -> None:
+    for _ in range(2):
+        reception.begin("a.svs", Way.TUS, owner="attacker", total_bytes=31 * GIB).close()
+    for way in (Way.PUT, Way.TUS):
+        reception.begin("b.svs", way, owner="honest", total_bytes=30 * GIB).close()
+    unknown = reception.begin("c.svs", Way.URI, owner="third")
+    unknown.append(b"x")
+    reception.announce(unknown, 60 * GIB)
+    unknown.close()
+
+
+def test_many_announcements_of_one_are_one_small_claim(reception: Reception) -> None:
+    for _ in range(150):
+        reception.begin("a.svs", Way.TUS, owner="attacker", total_bytes=400 * MIB).close()
+    reception.begin("b.svs", Way.PUT, owner="honest", total_bytes=64 * GIB - BOOKED_AHEAD_BYTES).close()
+
+
+def test_what_comes_has_a_claim_before_others(reception: Reception) -> None:
+    coming = reception.begin("a.svs", Way.PUT, owner="a", total_bytes=40 * GIB)
+    os.truncate(coming.data, 20 * GIB)  # sparse: as if it had come
+    with pytest.raises(ServiceError) as error:
+        reception.begin("b.svs", Way.PUT, owner="b", total_bytes=45 * GIB)
+    assert (error.value.problem.code, error.value.problem.status) == ("storage.full", 507)
+    coming.discard()
+
+
+def test_own_announcements_do_not_exceed_the_room(reception: Reception) -> None:
+    reception.begin("a.svs", Way.TUS, owner="a", total_bytes=40 * GIB).close()
+    with pytest.raises(ServiceError, match="reserve"):
+        reception.begin("b.svs", Way.TUS, owner="a", total_bytes=40 * GIB)
+
+
+def test_more_than_is_free_is_refused_at_once(reception: Reception) -> None:
+    with pytest.raises(ServiceError) as error:
+        reception.begin("a.svs", Way.TUS, owner="a", total_bytes=65 * GIB)
+    assert error.value.problem.status == 507
+
+
+def test_stalled_upload_has_no_claim(reception: Reception, settings: Settings) -> None:
+    writer = reception.begin("a.svs", Way.TUS, total_bytes=40 * GIB)
+    writer.close()
+    stall(settings, writer.upload.id)
+    reception.begin("b.svs", Way.TUS, total_bytes=40 * GIB).discard()
+
+
+def patch(call: Callable[..., httpx.Response], url: str, offset: int, piece: bytes) -> httpx.Response:
+    kind = {"Content-Type": "application/offset+octet-stream", "Upload-Offset": str(offset)}
+    return call("PATCH", url, content=piece, headers={**TUS, **kind})
+
+
+def test_stalled_upload_goes_on_where_there_is_room_and_is_told_where_not(
+    call: Callable[..., httpx.Response], reception: Reception, settings: Settings, tiff: bytes
+) -> None:
+    name = {"Upload-Metadata": f"filename {base64.b64encode(b'a.svs').decode()}"}
+    url = call("POST", "/v1/uploads", headers={**TUS, **name, "Upload-Length": str(len(tiff))}).headers["location"]
+    assert patch(call, url, 0, tiff[:9]).status_code == 204
+    stall(settings, url.rpartition("/")[2])
+    set_room(reception, 5)
+    refused = patch(call, url, 9, tiff[9:])
+    assert (refused.status_code, refused.json()["code"]) == (507, "storage.full")
+    assert "9 bytes that have arrived stay" in refused.json()["detail"]
+    set_room(reception, GIB)
+    assert call("HEAD", url, headers=TUS).headers["upload-offset"] == "9"
+    assert patch(call, url, 9, tiff[9:]).status_code == 204
+    assert call("GET", url).json()["state"] == "landed"
+
+
+def test_upload_that_goes_on_has_its_claim_again(reception: Reception, settings: Settings) -> None:
+    writer = reception.begin("a.svs", Way.TUS, total_bytes=40 * GIB)
+    stall(settings, writer.upload.id)
+    reception.resume(writer)
+    with pytest.raises(ServiceError, match="reserve"):
+        reception.begin("b.svs", Way.TUS, total_bytes=40 * GIB)
+    writer.close()
+
+
+def test_disk_that_is_full_is_said_before_the_body_is_read(
+    call: Callable[..., httpx.Response], reception: Reception, tiff: bytes
+) -> None:
+    set_room(reception, len(tiff) - 1)
+    answer = call("PUT", "/v1/slides/a.svs", content=tiff)
+    assert (answer.status_code, answer.json()["code"]) == (507, "storage.full")
+
+
+def test_two_tokens_over_rest(open_app: Callable[..., FastAPI], client: Any, tiff: bytes) -> None:
+    """62 of 64 GiB announced by one token, and another token's slide."""
+    app = open_app(auth="on")
+    for name in ("attacker", "honest"):
+        everything = frozenset({Scope.READ, Scope.WRITE})
+        app.state.context.store.add_token(Token(name, name, hash_of(name), everything, time.time(), None))
+    call, reception = client(app), app.state.context.reception
+    set_room(reception, 64 * GIB)
+    name = {"Upload-Metadata": f"filename {base64.b64encode(b'a.svs').decode()}"}
+    for _ in range(2):
+        headers = {**TUS, **name, "Upload-Length": str(31 * GIB), "Authorization": "Bearer attacker"}
+        assert call("POST", "/v1/uploads", headers=headers).status_code == 201
+    headers = {**TUS, **name, "Upload-Length": str(50 * GIB), "Authorization": "Bearer honest"}
+    assert call("POST", "/v1/uploads", headers=headers).status_code == 201
+    answer = call("PUT", "/v1/slides/b.svs", content=tiff, headers={"Authorization": "Bearer honest"})
+    assert answer.status_code == 201, answer.text
+
+
+OWNERS = st.sampled_from([None, "a", "b", "c"])
+SIZES = st.integers(0, 10 * GIB)
+UPLOADS = st.lists(
+    st.builds(
+        lambda owner, received, more, stalled: Unfinished(owner, received + more, received, stalled),
+        *(OWNERS, SIZES, SIZES, st.booleans()),
+    ),
+    max_size=20,
+)
+
+
+@given(UPLOADS, OWNERS)
+def test_claims_of_others_are_bounded_by_what_they_sent(unfinished: list[Unfinished], asker: str | None) -> None:
+    claimed = claimed_bytes(unfinished, asker)
+    own = sum(one.promised_bytes for one in unfinished if one.owner == asker and not one.is_stalled)
+    sent = sum(one.received_bytes for one in unfinished if one.owner != asker and not one.is_stalled)
+    assert own <= claimed <= own + sent + 3 * BOOKED_AHEAD_BYTES
+    assert claimed <= sum(one.promised_bytes for one in unfinished)
+    assert claimed_bytes([replace(one, is_stalled=True) for one in unfinished], asker) == 0
+
+
+def test_no_upload_is_lost_for_want_of_a_file(app: FastAPI, settings: Settings, tmp_path: Path) -> None:
+    """A folder that is being removed is not counted, and stops nobody."""
+    reception = app.state.context.reception
+    writer = reception.begin("a.svs", Way.TUS, total_bytes=5)
+    (settings.data_dir / "uploads" / writer.upload.id / "info.json").unlink()
+    assert reception.inbox.unfinished() == []
+    writer.discard()

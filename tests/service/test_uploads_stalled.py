@@ -1,0 +1,326 @@
+"""What hangs or dawdles holds up nobody else: sources that trickle, probes that do not answer."""
+
+import asyncio
+import contextlib
+import http.server
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+import trustme
+from fastapi import FastAPI
+
+from service.app import create_app
+from service.errors import Problem, ServiceError
+from service.settings import Settings
+from service.uploads import fetch as fetching
+from service.uploads import https
+from service.uploads import reception as receiving
+from service.uploads.fetch import fetch
+from service.uploads.inbox import UploadState, Way
+from service.uploads.reception import Reception
+from service.uploads.sources import Checked
+from service.uploads.turns import Lane, Turns
+
+SCRIPT = Path(__file__).with_name("serve_for_tests.py")
+SLOW = ["/trickle", "/silent", "/headers", "/chunks", "/handshake"]
+
+
+class Dawdler(http.server.BaseHTTPRequestHandler):
+    """Sends a byte now and then, in each part of an answer."""
+
+    payload = b""
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        with contextlib.suppress(OSError):
+            if self.path == "/headers":
+                self.now_and_then(b"HTTP/1.1 200 OK\r\nX-Y: " + b"y" * 900)
+            self.send_response(200)
+            if self.path == "/chunks":
+                self.send_header("Transfer-Encoding", "chunked")
+            else:
+                self.send_header("Content-Length", str(len(self.payload)))
+            self.end_headers()
+            if self.path == "/trickle":
+                self.now_and_then(bytes(900))
+            elif self.path == "/chunks":
+                self.now_and_then(b"3;" + b"x" * 900)
+            elif self.path == "/silent":
+                time.sleep(60)
+            self.wfile.write(self.payload)
+
+    def now_and_then(self, data: bytes) -> None:
+        for one in data:
+            self.wfile.write(bytes([one]))
+            self.wfile.flush()
+            time.sleep(0.2)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def port(authority: trustme.CA, tiff: bytes) -> Iterator[int]:
+    secret = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("slides.example").configure_cert(secret)
+    handler = type("Handler", (Dawdler,), {"payload": tiff})
+    listening = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    listening.socket = secret.wrap_socket(listening.socket, server_side=True)
+    listening.daemon_threads, listening.block_on_close = True, False
+    thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    yield listening.server_address[1]
+    listening.shutdown()
+    thread.join()
+    listening.server_close()
+
+
+@pytest.fixture
+def mute() -> Iterator[int]:
+    """A port that takes connections and never speaks TLS."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield listening.getsockname()[1]
+
+
+Source = Callable[[str], Checked]
+
+
+@pytest.fixture
+def source(authority: trustme.CA, port: int, mute: int) -> Source:
+    trust = ssl.create_default_context()
+    authority.configure_trust(trust)
+
+    def checked(path: str) -> Checked:
+        asked = mute if path == "/handshake" else port
+        host = https.Checked("slides.example", path, "127.0.0.1", asked, trust)
+        return Checked("a.svs", urlsplit(""), _host=host)
+
+    return checked
+
+
+def begin(reception: Reception, source: Checked, owner: str | None = None) -> str:
+    writer = reception.begin("a.svs", Way.URI, owner=owner)
+    upload_id = writer.upload.id
+    reception.fetch(fetch(source), writer)
+    return upload_id
+
+
+def wait_until(is_so: Callable[[], bool], seconds: float) -> float:
+    started = time.monotonic()
+    while not is_so():
+        assert time.monotonic() - started < seconds
+        time.sleep(0.02)
+    return time.monotonic() - started
+
+
+def landed(reception: Reception, upload_id: str) -> bool:
+    return reception.inbox.find(upload_id).state is UploadState.LANDED
+
+
+def threads(*names: str) -> int:
+    return sum(thread.name in names for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize("path", SLOW)
+def test_fetch_from_a_slow_source_ends_when_it_is_deleted(
+    app: FastAPI, settings: Settings, source: Source, path: str
+) -> None:
+    reception: Reception = app.state.context.reception
+    upload_id = begin(reception, source(path))
+    time.sleep(0.5)
+    reception.inbox.cancel(upload_id)
+    wait_until(lambda: not (settings.data_dir / "uploads" / upload_id).exists(), 2)
+    wait_until(lambda: threads("fetching", "reading") == 0, 2)
+
+
+@pytest.mark.parametrize("path", SLOW)
+def test_fetch_from_a_slow_source_ends_when_the_service_stops(app: FastAPI, source: Source, path: str) -> None:
+    reception: Reception = app.state.context.reception
+    begin(reception, source(path))
+    time.sleep(0.5)
+    reception.close()
+    wait_until(lambda: threads("fetching", "reading") == 0, 2)
+
+
+@pytest.mark.parametrize("path", SLOW)
+def test_source_that_sends_too_little_is_given_up(
+    app: FastAPI, source: Source, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetching, "WINDOW_SECONDS", 0.5)
+    reception: Reception = app.state.context.reception
+    upload_id = begin(reception, source(path))
+    wait_until(lambda: reception.inbox.find(upload_id).state is UploadState.FAILED, 3)
+    error = reception.inbox.find(upload_id).upload.error
+    assert error is not None
+    assert error.code == "upload.source"
+    assert "bytes a second" in error.detail
+    wait_until(lambda: threads("fetching", "reading") == 0, 2)
+
+
+def test_source_that_takes_too_long_in_all_is_given_up(
+    settings: Settings, facts: Mapping[str, Any], source: Source
+) -> None:
+    app = create_app(settings.model_copy(update={"upload_expiry_seconds": 1}), lambda *_: facts)
+    reception: Reception = app.state.context.reception
+    writer = reception.begin("a.svs", Way.URI)
+    started = time.monotonic()
+    with pytest.raises(ServiceError, match="longer than"):
+        fetch(source("/trickle"))(reception, writer)
+    assert time.monotonic() - started < 3
+    app.state.context.store.close()
+
+
+def test_slow_sources_of_one_hold_up_nobody_elses(app: FastAPI, source: Source) -> None:
+    reception: Reception = app.state.context.reception
+    for number in range(30):
+        begin(reception, source(SLOW[number % len(SLOW)]), "attacker")
+    assert threads("fetching") == receiving.FETCHES_OF_ONE
+    wanted = begin(reception, source("/whole"), "honest")
+    wait_until(lambda: landed(reception, wanted), 5)
+    reception.close()
+    wait_until(lambda: threads("fetching", "reading") == 0, 3)
+
+
+def test_stop_of_the_service_waits_for_no_source(tmp_path: Path, authority: trustme.CA, port: int) -> None:
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    change = f"""
+import runpy, ssl, sys
+from service.uploads import https
+trust = ssl.create_default_context(cafile={str(tmp_path / "ca.pem")!r})
+https.check = lambda url: https.Checked("slides.example", url.path, "127.0.0.1", {port}, trust)
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        here = free.getsockname()[1]
+    environment = {"PYTHONPATH": str(SCRIPT.parents[2]), "PATH": "/usr/bin:/bin", "SLIDELIFT_UPLOAD_HTTPS": "true"}
+    command = [sys.executable, "-c", change, str(SCRIPT), str(tmp_path / "data"), str(here)]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(command, env=environment, stderr=log, stdout=log)
+    try:
+        url = f"http://127.0.0.1:{here}"
+        for _ in range(400):
+            with contextlib.suppress(httpx.TransportError):
+                if httpx.get(f"{url}/health/live").status_code == 200:
+                    break
+            time.sleep(0.05)
+        made = []
+        for path in ("/trickle", "/headers", "/trickle"):
+            answer = httpx.post(f"{url}/v1/slides", json={"uri": f"https://slides.example{path}"}, timeout=30)
+            assert answer.status_code == 202, answer.text
+            made.append(answer.headers["location"])
+        time.sleep(0.5)
+        started = time.monotonic()
+        assert httpx.delete(url + made[0], timeout=30).status_code == 204
+        assert time.monotonic() - started < 2
+        started = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) in (0, -15)
+        assert time.monotonic() - started < 4
+    finally:
+        process.kill()
+        process.wait()
+
+
+class Hangs:
+    """A stand-in for the probe; it hangs on some names' files, as a decoder does that waits for a disk."""
+
+    def __init__(self, facts: Mapping[str, Any]) -> None:
+        self.facts, self.ended, self.at_once, self.most = facts, threading.Event(), 0, 0
+        self.lock = threading.Lock()
+
+    def __call__(self, slide: Path, between: Callable[[], None]) -> Mapping[str, Any]:
+        with self.lock:
+            self.at_once += 1
+            self.most = max(self.most, self.at_once)
+        try:
+            while slide.read_bytes()[4:] == b"hang" and not self.ended.wait(0.05):
+                between()
+        finally:
+            with self.lock:
+                self.at_once -= 1
+        if slide.read_bytes()[4:] == b"hang":
+            raise ServiceError(Problem("slide.unreadable", "it took too long", 422, by_user=True))
+        return self.facts
+
+
+def put_all(app: FastAPI, bodies: list[bytes]) -> "list[asyncio.Task[httpx.Response]]":
+    client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost", timeout=None)
+    return [asyncio.ensure_future(client.put("/v1/slides/a.svs", content=body)) for body in bodies]
+
+
+@pytest.mark.parametrize("hanging", [1, 2, 4, 9])
+def test_probes_that_hang_do_not_hold_up_another_upload(
+    settings: Settings, facts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, hanging: int
+) -> None:
+    monkeypatch.setattr(receiving, "FINISHING_PATIENCE_SECONDS", 0.3)
+    probe = Hangs(facts)
+    app = create_app(settings, probe)
+
+    async def upload() -> None:
+        slow = put_all(app, [b"II*\0hang"] * hanging)
+        await asyncio.sleep(0.3)
+        good = put_all(app, [b"II*\0"])
+        answer = await asyncio.wait_for(good[0], 20)
+        assert answer.status_code == 201
+        assert not any(one.done() for one in slow)
+        probe.ended.set()
+        assert [answer.status_code for answer in await asyncio.gather(*slow)] == [422] * hanging
+
+    asyncio.run(upload())
+    assert probe.most <= receiving.FINISHING_AT_ONCE + receiving.SLOWLY_AT_ONCE
+    assert list((settings.data_dir / "uploads").glob("*/")) == []
+    app.state.context.store.close()
+
+
+def test_owners_take_turns() -> None:
+    turns, order, go = Turns("test", Lane(1, 1)), list[str](), threading.Event()
+    first = turns.submit("a", lambda _: go.wait(10))
+    later = [turns.submit("a", lambda _, n=n: order.append(f"a{n}")) for n in range(3)]
+    later += [turns.submit("b", lambda _, n=n: order.append(f"b{n}")) for n in range(2)]
+    go.set()
+    for one in (first, *later):
+        one.result(10)
+    assert order == ["a0", "b0", "a1", "b1", "a2"]
+
+
+def test_work_that_is_sent_back_is_done_later_and_answers_once() -> None:
+    turns, ended, begun = Turns("test", Lane(1, 1), Lane(1, 1), 0.1), threading.Event(), list[int]()
+
+    def slow(check: Callable[[], None]) -> int:
+        begun.append(1)
+        while not ended.wait(0.02):
+            check()
+        return len(begun)
+
+    hung = [turns.submit("a", slow) for _ in range(3)]
+    assert turns.submit("b", lambda _: "quick").result(5) == "quick"
+    ended.set()
+    assert all(one.result(5) for one in hung)
+    assert len(begun) > 3
+
+
+def test_what_waits_is_cancelled_at_the_end() -> None:
+    turns, go = Turns("test", Lane(1, 1)), threading.Event()
+    running, waiting = turns.submit(None, lambda _: go.wait(10)), turns.submit(None, lambda _: None)
+    turns.close()
+    assert waiting.cancelled()
+    assert turns.submit(None, lambda _: None).cancelled()
+    go.set()
+    assert running.result(5)
