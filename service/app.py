@@ -101,7 +101,7 @@ def create_app(settings: Settings, probe: Probe = probe) -> FastAPI:
         raise
     clock = RetentionClock(store)
     counted = Metrics(store, storage)
-    reception = Reception(settings, store, storage, probe, counted.count_slide)
+    reception = Reception(settings, store, storage, probe, counted.count_slide, clock.now)
     watch = Watch(store, events.writer(settings.root_path))
     readiness = health.Readiness(settings, store, storage)
     context = Context(settings, store, storage, reception, watch, counted, Lookers(), deepzoom.Shelf(), readiness)

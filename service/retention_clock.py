@@ -39,12 +39,15 @@ class RetentionClock:
             )
 
     def now(self) -> float:
-        """Seconds since 1970, never ahead of the store's clock."""
-        return min(self._store.now(), self._base + _PACE * (self._passed() - self._since))
+        """Seconds since 1970, never ahead of this machine's clock; asks no database."""
+        return min(time.time(), self._reachable())
 
     def keep(self) -> float:
-        """Write down what it has reached, and return that."""
-        reached = self.now()
+        """Write down what it has reached, never ahead of the store's clock, and return that."""
+        reached = min(self._store.now(), self._reachable())
         self._base, self._since = max(self._base, reached), self._passed()
         self._store.keep_retention_time(self._base)
         return reached
+
+    def _reachable(self) -> float:
+        return self._base + _PACE * (self._passed() - self._since)

@@ -301,13 +301,21 @@ class Inbox:
     ----------
     require_room
         Raises ServiceError storage.full where that many bytes have no room on the disk.
+    clock
+        Seconds since 1970, by which uploads expire.
     """
 
     def __init__(
-        self, folder: Path, *, max_bytes: int, expiry_seconds: float, require_room: Callable[[int], None]
+        self,
+        folder: Path,
+        *,
+        max_bytes: int,
+        expiry_seconds: float,
+        require_room: Callable[[int], None],
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.max_bytes, self.require_room = max_bytes, require_room
-        self._folder, self._expiry_seconds = folder, expiry_seconds
+        self._folder, self._expiry_seconds, self._clock = folder, expiry_seconds, clock
         folder.mkdir(exist_ok=True)
 
     @contextlib.contextmanager
@@ -457,7 +465,7 @@ class Inbox:
         except FileNotFoundError as error:
             raise unknown(folder.name) from error
         expires = touched + self._expiry_seconds
-        if time.time() > expires and not busy:
+        if self._clock() > expires and not busy:
             raise refusal("upload.expired", "nobody has continued this upload for too long; begin another one")
         return Seen(upload, size, expires, busy)
 

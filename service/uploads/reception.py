@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError, Future
 from dataclasses import replace
@@ -46,10 +47,18 @@ class Reception:
     ----------
     on_slide
         Hears of each slide that was taken into the service, whichever way it came.
+    clock
+        Seconds since 1970, by which uploads expire.
     """
 
     def __init__(
-        self, settings: Settings, store: Store, storage: Storage, probe: Probe, on_slide: Callable[[Slide], None]
+        self,
+        settings: Settings,
+        store: Store,
+        storage: Storage,
+        probe: Probe,
+        on_slide: Callable[[Slide], None],
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.settings, self.store, self.storage, self.probe = settings, store, storage, probe
         self.on_slide = on_slide
@@ -58,6 +67,7 @@ class Reception:
             max_bytes=settings.max_upload_bytes,
             expiry_seconds=settings.upload_expiry_seconds,
             require_room=storage.require_room,
+            clock=clock,
         )
         quick, slow = Lane(FINISHING_AT_ONCE, FINISHING_AT_ONCE), Lane(SLOWLY_AT_ONCE, SLOWLY_OF_ONE)
         self._finishing = Turns("finishing", quick, slow, FINISHING_PATIENCE_SECONDS)

@@ -263,6 +263,16 @@ def test_upload_that_nobody_touches_expires(call: Call, app: FastAPI, settings: 
     assert is_refused(patch(call, old, 3, b"abc"), 404, "upload.unknown")
 
 
+def test_a_clock_that_jumps_a_day_ahead_expires_no_upload(
+    call: Call, app: FastAPI, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, clock = begin(call, 100), time.time
+    patch(call, url, 0, b"abc")
+    monkeypatch.setattr(time, "time", lambda: clock() + settings.upload_expiry_seconds + 100)
+    sweep(app.state.context.reception)
+    assert patch(call, url, 3, b"abc").status_code == 204
+
+
 def test_a_piece_puts_the_expiry_off(call: Call, app: FastAPI, settings: Settings) -> None:
     url = begin(call, 100)
     info = folder(settings, url) / "info.json"
