@@ -229,13 +229,15 @@ class Diary:
         """Header and verdicts that lie here; a last line that a kill or a power cut tore is left out."""
         try:
             text = self._path.read_text("utf-8")
+            first, *rest = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+            return first, [
+                (tuple(one["cell"]), Verdict(Region(*one["region"]), one["entropy"], one["kept"], one["cause"]))
+                for one in rest
+            ]
         except FileNotFoundError:
             return None, []
-        first, *rest = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
-        return first, [
-            (tuple(one["cell"]), Verdict(Region(*one["region"]), one["entropy"], one["kept"], one["cause"]))
-            for one in rest
-        ]
+        except (ValueError, TypeError, KeyError, RecursionError):
+            raise _refused(f"{self._path}: not what this command writes; choose another folder") from None
 
     def _is_there(self, verdict: Verdict) -> bool:
         name = self._folder.patch_name(self._stem, verdict.region)

@@ -1,5 +1,6 @@
 """Patches are the slide's own pixels at the µm per pixel asked for, tissue alone, and made once."""
 
+import errno
 import fcntl
 import json
 import os
@@ -228,6 +229,32 @@ def test_a_folder_keeps_to_one_set_of_parameters_and_to_itself(half_glass, tmp_p
     with pytest.raises(ServiceError, match="another process"):
         cut(half_glass, tmp_path / "out", most=2)
     os.close(held)
+
+
+@pytest.mark.parametrize("text", [b"\xff", b"null", b"[]", b"", b"[" * 100_000])
+def test_a_damaged_index_is_refused_by_name(half_glass, tmp_path, text) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "patches.json").write_bytes(text)
+    with pytest.raises(ServiceError, match=r"patches\.json: not what this command writes"):
+        cut(half_glass, tmp_path / "out", most=2)
+
+
+@pytest.mark.parametrize("text", [b"\xff\n", b"null\n{}\n", b"{}\n[]\n", b"{}\n{}\n", b"\n", b""])
+def test_a_damaged_diary_is_refused_by_name(half_glass, tmp_path, text) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".half.diary").write_bytes(text)
+    with pytest.raises(ServiceError, match=r"half\.diary: not what this command writes|under the same name"):
+        cut(half_glass, tmp_path / "out", most=2)
+
+
+def test_patches_want_a_file_system_with_locks(half_glass, tmp_path, monkeypatch) -> None:
+    def without(*_: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", without)
+    with pytest.raises(ServiceError, match="no file locks") as caught:
+        cut(half_glass, tmp_path / "out", most=2)
+    assert caught.value.problem.by_user
 
 
 def test_another_slide_of_the_same_name_never_overwrites(half_glass, tmp_path, write_png) -> None:
