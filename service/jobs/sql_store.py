@@ -8,6 +8,7 @@ write. The database behind it is a SQLite file or PostgreSQL (`service.jobs.data
 
 import json
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -213,18 +214,21 @@ class SqlStore:
             self._bound_leases(db, now)
             passed_over = [""]  # no job's id; an empty list of SQL would be NULL, which is like nothing
             while row := db.execute(
-                "SELECT id, document FROM jobs WHERE (state = 'queued' OR (state = 'running' AND lease_until <= ?)) "
+                "SELECT id, document, roi FROM jobs "
+                "WHERE (state = 'queued' OR (state = 'running' AND lease_until <= ?)) "
                 f"AND id NOT IN ({', '.join(['?'] * len(passed_over))}) "
                 f"ORDER BY seq LIMIT 1{self._database.skip_locked}",
                 (now, *passed_over),
             ).fetchone():
-                found = self._read(_JOB, *row)
-                if found is None:
-                    passed_over.append(row[0])
+                job_id, document, polygons = row
+                found = self._read(_JOB, job_id, document)
+                roi = self._read(_ROI, job_id, polygons) if polygons is not None else None
+                if found is None or (roi is None and polygons is not None):
+                    passed_over.append(job_id)
                     continue
                 job = _keep(db, found, found.claimed(worker, now, self._lease_seconds))
                 if job.state is JobState.RUNNING:
-                    return _with_roi(db, job)
+                    return replace(job, order=replace(job.order, roi=roi))
         return None
 
     def _bound_leases(self, db: Connection, now: float) -> None:
@@ -332,17 +336,18 @@ class SqlStore:
         return row is not None
 
     def retention_time(self) -> float:
-        kept = self._fact("retention_time")
+        kept = _moment(self._fact("retention_time"))
         if kept is None:
-            self.keep_retention_time(self._database.now())
-            kept = self._fact("retention_time")
-        return float(kept or 0)
+            kept = self._database.now()
+            self.keep_retention_time(kept)
+        return kept
 
     def keep_retention_time(self, moment: float) -> None:
         with self._database.writing() as db:
             self._database.alone(db)
             row = db.execute("SELECT value FROM service_facts WHERE name = 'retention_time'").fetchone()
-            if row is None or float(row[0]) < moment:
+            kept = _moment(row[0]) if row else None
+            if kept is None or kept < moment:
                 _keep_fact(db, "retention_time", repr(moment))
 
     def _fact(self, name: str) -> str | None:
@@ -461,6 +466,15 @@ def _keep_fact(db: Connection, name: str, value: str) -> None:
     )
 
 
+def _moment(value: str | None) -> float | None:
+    """A time that was kept as text; None where that is none."""
+    try:
+        moment = float(value or "")
+    except ValueError:
+        return None
+    return moment if math.isfinite(moment) else None
+
+
 def _owner(document: str) -> str | None:
     """Whose a row is, of which nothing else needs to be readable."""
     try:
@@ -473,13 +487,6 @@ def _owner(document: str) -> str | None:
 
 def _document(job: Job) -> str:
     return _JOB.dump_json(job, exclude={"order": {"roi"}}).decode()
-
-
-def _with_roi(db: Connection, job: Job) -> Job:
-    (roi,) = db.execute("SELECT roi FROM jobs WHERE id = ?", (job.id,)).fetchone()
-    if roi is None:
-        return job
-    return replace(job, order=replace(job.order, roi=_ROI.validate_json(roi)))
 
 
 def _kept_bytes(db: Connection, owner: str | None) -> int:

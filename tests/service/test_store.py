@@ -547,6 +547,23 @@ class StoreContract:
         with pytest.raises(UnknownSlideError):
             store.owner_of_slide("a")
 
+    def test_an_unreadable_region_of_interest_holds_up_no_other_job(self, store: SqlStore) -> None:
+        store.add_slide(slide())
+        for name in "jk":
+            add(store, name, replace(ORDER, region=None, roi=Roi((((((0.0, 0.0), (9.0, 0.0), (9.0, 9.0))),),))))
+        with store._database.writing() as db:
+            db.execute("UPDATE jobs SET roi = '[NaN' WHERE id = 'j'")
+        claimed = store.claim("w")
+        assert claimed is not None
+        assert (claimed.id, store.claim("w")) == ("k", None)
+
+    def test_a_kept_time_that_is_none_is_kept_anew(self, store: SqlStore, clock: Clock) -> None:
+        for spoilt in ("soon", "nan", ""):
+            with store._database.writing() as db:
+                db.execute("DELETE FROM service_facts")
+                db.execute("INSERT INTO service_facts (name, value) VALUES ('retention_time', ?)", (spoilt,))
+            assert store.retention_time() == clock.now
+
     def test_a_lease_of_a_clock_a_day_ahead_ends_within_a_lease(self, store: Store, clock: Clock) -> None:
         store.add_slide(slide())
         for name in "jkl":
