@@ -12,7 +12,7 @@ _DECIMAL = re.compile(r"[+-]?(?:\d{1,40}(?:\.\d{0,40})?|\.\d{1,40})(?:[eE][+-]?\
 _COMMA = re.compile(r"[+-]?\d{1,40},\d{1,40}", re.ASCII)
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}", re.ASCII)
 _TIMES = re.compile(r"(?P<number>.*?\d)\s*[xX\u00d7]|[xX\u00d7]\s*(?P<after>\d.*)", re.ASCII)
-_MPP = 1e-6, 1e6
+_MPP = 1e-4, 1e5
 """Wider than what is plausible, so that a wrong size is told to the user, who may confirm or correct it."""
 _MAGNIFICATION = 0.1, 1000.0
 _WHOLE = 1 << 40

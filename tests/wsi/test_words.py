@@ -1,6 +1,7 @@
 """What vendors' own words say of size and objective goes through one place; profiles that can't be read are told."""
 
 import json
+import math
 import struct
 import zlib
 from pathlib import Path
@@ -21,6 +22,17 @@ _SPOILT = {
     "empty": b"\0" * 500,
     "unsigned": _PROFILE[:36] + b"none" + _PROFILE[40:],
 }
+
+
+_TAGS = (258, 259, 262, 266, 270, 274, 277, 282, 283, 284, 296, 317, 320, 338, 339, 530, 532, _ICC)
+
+
+def entries(whole: bytes) -> dict[int, int]:
+    """Where each tag's entry of twelve bytes stands in the first table of a little-endian TIFF."""
+    table = struct.unpack_from("<I", whole, 4)[0]
+    count = struct.unpack_from("<H", whole, table)[0]
+    places = range(table + 2, table + 2 + 12 * count, 12)
+    return {struct.unpack_from("<H", whole, place)[0]: place for place in places}
 
 
 @pytest.fixture
@@ -72,7 +84,7 @@ def test_aperios_words_are_numbers_or_unknown(
         (((1, 0), (1, 0)), "CENTIMETER", None),
         (((20_000, 1), (0, 0)), "CENTIMETER", None),
         (((1, 4_000_000_000), (1, 4_000_000_000)), "CENTIMETER", None),
-        (((4_000_000_000, 1), (4_000_000_000, 1)), "INCH", (6.35e-6, 6.35e-6)),
+        (((4_000_000_000, 1), (4_000_000_000, 1)), "INCH", None),
     ],
 )
 def test_resolution_tags_are_sizes_or_unknown(tmp_path, pixels, open_slide, parts: dict, resolution, unit, mpp) -> None:
@@ -86,6 +98,59 @@ def test_resolution_tags_are_sizes_or_unknown(tmp_path, pixels, open_slide, part
             tiff.pages.first.tags[name].overwrite(fraction)
     info = open_slide(path).info
     assert info.mpp == (pytest.approx(mpp) if mpp else None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "value", "mpp"),
+    [
+        ("f", 11, 20_000.0, 0.5), ("d", 12, 40_000.0, 0.25), ("H", 3, 20_000, 0.5), ("I", 4, 0, None),
+        ("f", 11, math.nan, None), ("d", 12, math.inf, None), ("d", 12, -20_000.0, None), ("I", 4, 4_294_967_295, None),
+    ],
+)  # fmt: skip
+def test_a_resolution_that_is_no_fraction_is_turned_round_too(
+    tmp_path, pixels, open_slide, kind, code, value, mpp
+) -> None:
+    path = tmp_path / "slide.tif"
+    tifffile.imwrite(
+        path, pixels, photometric="rgb", metadata=None, rowsperstrip=32, resolution=(1, 1), resolutionunit=3
+    )
+    whole = bytearray(path.read_bytes())
+    for tag in (282, 283):
+        place = entries(whole)[tag]
+        inside = place + 8 if struct.calcsize(kind) <= 4 else struct.unpack_from("<I", whole, place + 8)[0]
+        struct.pack_into("<HI", whole, place + 2, code, 1)
+        struct.pack_into(f"<{kind}", whole, inside, value)
+    path.write_bytes(whole)
+    info = open_slide(path).info
+    assert info.mpp == (pytest.approx((mpp, mpp)) if mpp else None)
+    assert bool(info.warnings) == (mpp is None)
+
+
+@pytest.mark.parametrize(("said", "power"), [("20", 20.0), ("40x", 40.0), ("0", None), ("NaN", None), ("many", None)])
+def test_another_scanners_objective_goes_the_same_way(tmp_path, pixels, open_slide, said: str, power) -> None:
+    path = tmp_path / "slide.tif"
+    words = {"software": "MedScan 1", "description": f"Objective Power={said};OverlapsXY=0 0"}
+    tifffile.imwrite(path, pixels, photometric="rgb", metadata=None, tile=(64, 64), **words)
+    info = open_slide(path).info
+    assert (info.vendor, info.objective) == ("trestle", power)
+    assert any("Objective Power" in warning for warning in info.warnings) == (said != "20")
+
+
+def test_a_macro_of_more_pixels_than_the_slide_is_not_the_slide(tmp_path, pixels, open_slide) -> None:
+    path = tmp_path / "slide.svs"
+    with tifffile.TiffWriter(path) as tiff:
+        options = {
+            "photometric": "rgb",
+            "metadata": None,
+            "description": "Aperio Image Library v11|MPP = 0.5|AppMag = 20",
+        }
+        planes = np.ascontiguousarray(np.moveaxis(pixels, -1, 0))
+        tiff.write(planes, planarconfig="separate", tile=(64, 64), **options)
+        tiff.write(pixels[::4, ::4], **options)
+        tiff.write(np.zeros((300, 400, 3), np.uint8), subfiletype=9, **options)
+    reader = open_slide(path)
+    assert reader.info.reader == "tiffslide"
+    assert (reader.read(0, Region(0, 0, 192, 128)) == pixels).all()
 
 
 @pytest.mark.parametrize("parts", [{"tile": (64, 64)}, {"rowsperstrip": 32}])
@@ -141,17 +206,6 @@ def test_a_pictures_profile_that_is_not_even_packed_is_told(tmp_path, pixels, op
     info = open_slide(path).info
     assert info.icc_profile is None
     assert any("colour profile" in warning for warning in info.warnings)
-
-
-_TAGS = (258, 259, 262, 266, 270, 274, 277, 282, 283, 284, 296, 317, 320, 338, 339, 530, 532, _ICC)
-
-
-def entries(whole: bytes) -> dict[int, int]:
-    """Where each tag's entry of twelve bytes stands in the first table of a little-endian TIFF."""
-    table = struct.unpack_from("<I", whole, 4)[0]
-    count = struct.unpack_from("<H", whole, table)[0]
-    places = range(table + 2, table + 2 + 12 * count, 12)
-    return {struct.unpack_from("<H", whole, place)[0]: place for place in places}
 
 
 @pytest.mark.parametrize("kind", [2, 3, 5, 12])

@@ -34,6 +34,7 @@ _OWN_OBJECTIVE = {
     "leica": "leica.objective",
     "mirax": "mirax.GENERAL.OBJECTIVE_MAGNIFICATION",
     "sakura": "sakura.NominalLensMagnification",
+    "trestle": "trestle.Objective Power",
     "ventana": "ventana.Magnification",
 }
 

@@ -5,7 +5,6 @@ The largest picture of the file is the slide. What its samples mean stands in `s
 
 import re
 import struct
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -27,10 +26,14 @@ if TYPE_CHECKING:
 
 _SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _ICC_PROFILE, _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT, _SOURCE_LENS = 34675, 282, 283, 296, 65421
+_FRACTIONS = {5, 10}
+"""Types of tags: numerator and denominator, without and with a sign."""
 _PER_UNIT = {2: 25_400.0, 3: 10_000.0, 4: 1000.0, 5: 1.0}
 """µm in an inch, centimetre, millimetre and micrometre; 1 is no unit."""
 _BESIDES = {"label", "macro", "overview", "thumbnail"}
 _FLAGS = {"is_svs": "aperio", "is_scn": "leica", "is_bif": "ventana", "is_ndpi": "hamamatsu", "is_philips": "philips"}
+# Where a macro of more pixels than a small slide may follow.
+_BASELINE_FIRST = {"aperio", "hamamatsu", "philips", "ventana"}
 # What damaged files were seen to raise from tifffile, imagecodecs and zarr underneath.
 DECODER_ERRORS = (
     ArithmeticError,
@@ -83,7 +86,7 @@ class TiffSlideReader:
             ) from error
 
     def _largest(self) -> tuple[tifffile.TiffPageSeries, tuple[int, int]]:
-        """The picture with the most pixels; its place among all, and how many there are."""
+        """The picture with the most pixels, or the one that a scanner's format puts first; its place, and how many."""
         if self._tiff.is_ome and (name := impossible_counts(self._tiff.ome_metadata or "")):
             raise SlideUnreadableError(
                 f"{self._path.name}: its OME-XML gives {name} a value that no slide has; export the slide again"
@@ -96,7 +99,7 @@ class TiffSlideReader:
             raise SlideUnreadableError(
                 f"{self._path.name}: its OME-XML does not say which pictures the file holds; export the slide again"
             ) from error
-        number = max(range(len(series)), key=lambda one: _area(series[one]))
+        number = 0 if self._vendor() in _BASELINE_FIRST else max(range(len(series)), key=lambda one: _area(series[one]))
         return series[number], (number, len(series))
 
     def read(self, level: int, region: Region) -> Pixels:
@@ -238,12 +241,16 @@ def _by_resolution(page: tifffile.TiffPage, quantities: Quantities) -> tuple[flo
     if unit is None:
         return None
     x, y = (
-        quantities.micrometres(_inverse(page.tags.valueof(code)), name, unit)
+        quantities.micrometres(_inverse(page.tags.get(code)), name, unit)
         for code, name in ((_X_RESOLUTION, "XResolution"), (_Y_RESOLUTION, "YResolution"))
     )
     return quantities.pair(x, y)
 
 
-def _inverse(fraction: object) -> object:
-    """Pixels per unit as units per pixel; what is no fraction as it is."""
-    return fraction[::-1] if isinstance(fraction, Sequence) and not isinstance(fraction, str) else fraction
+def _inverse(tag: tifffile.TiffTag | None) -> object:
+    """Pixels per unit as units per pixel; what is no number as it is."""
+    value = tag.value if tag is not None else None
+    if tag is not None and int(tag.dtype) in _FRACTIONS and isinstance(value, tuple):
+        return value[::-1]
+    value = value[0] if isinstance(value, tuple) and len(value) == 1 else value
+    return 1 / value if isinstance(value, int | float) and value else value
