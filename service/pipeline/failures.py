@@ -9,6 +9,7 @@ from wsi import errors as wsi_errors
 
 _CODES: tuple[tuple[type[Exception], str], ...] = (
     (wsi_errors.SlideUnreadableError, "slide.unreadable"),
+    (wsi_errors.ForeignFileError, "slide.foreign-file"),
     (wsi_errors.UnsupportedPixelsError, "slide.unsupported-pixels"),
     (wsi_errors.PixelSizeMissingError, "slide.mpp-missing"),
     (wsi_errors.PixelSizeImplausibleError, "slide.mpp-implausible"),

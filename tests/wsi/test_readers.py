@@ -10,6 +10,7 @@ import pytest
 import tifffile
 from PIL import Image, ImageCms
 
+from wsi.companions import companion_files, content_hash
 from wsi.errors import (
     PixelSizeImplausibleError,
     PixelSizeMissingError,
@@ -19,7 +20,6 @@ from wsi.errors import (
 )
 from wsi.geometry import Region, Size
 from wsi.readers import open_slide as table
-from wsi.slide import companion_files, content_hash
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import tifffile
 from wsi.errors import SlideUnreadableError, TileReadError, UnsupportedPixelsError
 from wsi.geometry import Region, Size
 from wsi.readers.compression import read_compression
+from wsi.readers.references import LoneFile, options_for
 from wsi.slide import Level, Pixels, SlideInfo, vendor_word
 
 _SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -45,7 +46,7 @@ class TiffSlideReader:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file = path.open("rb")
+        self._file = LoneFile(path)
         try:
             self._open()
         except BaseException:
@@ -59,7 +60,7 @@ class TiffSlideReader:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # partial vendor metadata: not used here
-                self._slide = TiffSlide(self._file)
+                self._slide = TiffSlide(self._file, tifffile_options=options_for(path))
                 self.info = self._describe()
         except (tifffile.TiffFileError, *DECODER_ERRORS) as error:
             told = isinstance(error, (tifffile.TiffFileError, NotImplementedError, OSError))
