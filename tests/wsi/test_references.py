@@ -13,6 +13,7 @@ import numpy as np
 import openslide
 import pytest
 import tifffile
+import zarr
 from PIL import Image
 
 from wsi.companions import companion_files, content_hash
@@ -20,6 +21,7 @@ from wsi.errors import ForeignFileError, SlideUnreadableError
 from wsi.geometry import Region, Size
 from wsi.readers.open_slide import open_slide
 from wsi.readers.references import LoneFile, options_for, require_alone
+from wsi.readers.result import open_result
 
 SIZE = 64
 OWN, SECRET = np.full((SIZE, SIZE, 3), 40, np.uint8), np.full((SIZE, SIZE, 3), (255, 0, 255), np.uint8)
@@ -329,3 +331,49 @@ def test_pipe_beside_a_dicom_slide_is_refused_and_never_waited_for(tmp_path: Pat
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ForeignFileError, match=r"pipe: .* no regular file"):
         open_slide(path)
+
+
+def write_zarr(path: Path, pixels: np.ndarray, said: str = "0") -> Path:
+    group = zarr.open_group(path, mode="w", zarr_format=2)
+    planes = np.moveaxis(pixels, -1, 0)
+    group.create_array("0", data=planes, chunks=(3, SIZE, SIZE), chunk_key_encoding={"name": "v2", "separator": "/"})
+    group.attrs["multiscales"] = [{"version": "0.4", "datasets": [{"path": said}]}]
+    return path
+
+
+def test_zarr_of_its_own_opens(tmp_path: Path) -> None:
+    with closing(open_result(write_zarr(tmp_path / "a.ome.zarr", OWN), "ome-zarr")) as reader:
+        assert (reader.read(0, Region(0, 0, SIZE, SIZE)) == OWN).all()
+
+
+@pytest.mark.parametrize("said", ["../../neighbour/b.ome.zarr/0", "{neighbour}/b.ome.zarr/0", "http://localhost/0", 7])
+def test_zarr_whose_attributes_name_a_level_elsewhere_is_refused(homes: tuple[Path, Path], said: str | int) -> None:
+    mine, neighbour = homes
+    write_zarr(neighbour / "b.ome.zarr", SECRET)
+    said = said.format(neighbour=neighbour) if isinstance(said, str) else said
+    path = write_zarr(mine / "a.ome.zarr", OWN, said)
+    with nothing_is_opened_below(neighbour), pytest.raises(ForeignFileError, match=r"a\.ome\.zarr: its multiscales"):
+        open_result(path, "ome-zarr")
+
+
+@pytest.mark.parametrize("linked", ["0", "0/.zarray", "0/0", "0/0/0/0", ".zattrs"])
+def test_zarr_is_not_followed_through_links(homes: tuple[Path, Path], linked: str) -> None:
+    mine, neighbour = homes
+    path = write_zarr(mine / "a.ome.zarr", OWN)
+    (path / linked).rename(neighbour / "own")
+    write_zarr(neighbour / "b.ome.zarr", SECRET)
+    (path / linked).symlink_to(neighbour / "b.ome.zarr" / linked)
+    with (
+        nothing_is_opened_below(neighbour),
+        pytest.raises(ForeignFileError, match=r"a\.ome\.zarr: .* by a link"),
+        closing(open_result(path, "ome-zarr")) as reader,
+    ):
+        reader.read(0, Region(0, 0, SIZE, SIZE))
+
+
+def test_result_whose_xml_names_another_file_is_not_shown(homes: tuple[Path, Path]) -> None:
+    mine, neighbour = homes
+    write_ome(neighbour / "secret.ome.tif", ome("<TiffData/>"), SECRET)
+    path = write_ome(mine / "a.ome.tif", ome(planes_in("../neighbour/secret.ome.tif")))
+    with nothing_is_opened_below(neighbour), pytest.raises(ForeignFileError, match="its OME-XML"):
+        open_result(path, "ome-tiff")
