@@ -10,6 +10,7 @@ from pathlib import Path
 from wsi.companions import companion_files, series_of_folder
 from wsi.errors import SlideUnreadableError
 from wsi.readers import flat_image, openslide, tiffslide
+from wsi.readers.bounds import pieces_of_mrxs, require_small_pieces
 from wsi.readers.references import require_alone
 from wsi.slide import SlideReader
 
@@ -47,6 +48,8 @@ def open_slide(path: Path) -> SlideReader:
         raise SlideUnreadableError(f"{path.name}: the file is empty; copy it again")
     companion_files(path)
     require_alone(path)
+    if path.suffix.lower() == ".mrxs":
+        require_small_pieces(path.name, pieces_of_mrxs(path))
     for accepts, reader in READERS:
         if accepts(path):
             return reader(path)

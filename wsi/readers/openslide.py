@@ -11,6 +11,7 @@ from PIL import Image
 
 from wsi.errors import SlideUnreadableError, TileReadError, UnsupportedPixelsError
 from wsi.geometry import Region, Size
+from wsi.readers.bounds import pieces_of_openslide, require_small_pieces
 from wsi.readers.compression import read_compression
 from wsi.slide import Level, Pixels, SlideInfo, vendor_word
 
@@ -51,6 +52,7 @@ class OpenSlideReader:
         self._path = path
         self._lock = threading.Lock()
         self._handle = self._open()
+        require_small_pieces(path.name, pieces_of_openslide(self._handle))
         self.info = self._describe()
         colour = self._handle.properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "FFFFFF")
         self._background = (*bytes.fromhex(colour), 255)

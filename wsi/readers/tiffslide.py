@@ -11,6 +11,7 @@ import tifffile
 
 from wsi.errors import SlideUnreadableError, TileReadError, UnsupportedPixelsError
 from wsi.geometry import Region, Size
+from wsi.readers.bounds import bound_streams, pieces_of_tiff, require_small_pieces
 from wsi.readers.compression import read_compression
 from wsi.readers.references import LoneFile, options_for
 from wsi.slide import Level, Pixels, SlideInfo, vendor_word
@@ -61,6 +62,8 @@ class TiffSlideReader:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # partial vendor metadata: not used here
                 self._slide = TiffSlide(self._file, tifffile_options=options_for(path))
+                require_small_pieces(path.name, pieces_of_tiff(self._slide.ts_tifffile))
+                bound_streams(self._slide.ts_tifffile)
                 self.info = self._describe()
         except (tifffile.TiffFileError, *DECODER_ERRORS) as error:
             told = isinstance(error, (tifffile.TiffFileError, NotImplementedError, OSError))
