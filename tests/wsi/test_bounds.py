@@ -1,5 +1,6 @@
 """What a file declares is looked at before it is decoded: no level, tile, strip or picture takes more than it may."""
 
+import importlib.util
 import io
 import struct
 from collections.abc import Callable, Iterator
@@ -179,3 +180,19 @@ def test_mrxs_made_of_too_large_pictures_is_refused(tmp_path: Path) -> None:
     (tmp_path / "s" / "Slidedat.ini").write_text(f"{said}[L1]\nDIGITIZER_WIDTH = 46000\nDIGITIZER_HEIGHT = 46000\n")
     with pytest.raises(UnsupportedPixelsError, match=r"s\.mrxs: .* 46000x46000 px"):
         open_slide(tmp_path / "s.mrxs")
+
+
+def test_dicom_of_too_large_frames_is_refused(tmp_path: Path) -> None:
+    place = Path(__file__).parents[1] / "service" / "dicom_for_tests.py"
+    spec = importlib.util.spec_from_file_location("dicom_for_tests", place)
+    assert spec is not None
+    assert spec.loader is not None
+    dicom = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(dicom)
+    data = dicom.instance(Image.fromarray(NOISE[:64, :64]), "1.2.840.99", 1, 0.5)
+    for tag in (0x10, 0x11):
+        sound, vast = (struct.pack("<HH2sHH", 0x28, tag, b"US", 2, side) for side in (64, 46_000))
+        data = data.replace(sound, vast)
+    (tmp_path / "a.dcm").write_bytes(data)
+    with pytest.raises(UnsupportedPixelsError, match=r"a\.dcm: level 0 .* 46000x46000 px"):
+        open_slide(tmp_path / "a.dcm")

@@ -125,6 +125,7 @@ def test_ome_xml_whose_pixels_or_metadata_lie_elsewhere_is_refused(tmp_path: Pat
         ome("<TiffData/>"),
         ome('<TiffData><UUID FileName="renamed.ome.tif">urn:uuid:own</UUID></TiffData>', 'UUID="urn:uuid:own"'),
         ome('<TiffData><UUID FileName="A.ome.tif">urn:uuid:own</UUID></TiffData>'),
+        ome('<TiffData/><Notes><UUID FileName="b.tif">of another program</UUID></Notes>'),
     ],
 )
 def test_ome_tiff_that_names_itself_opens(tmp_path: Path, xml: str) -> None:

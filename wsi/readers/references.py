@@ -33,7 +33,7 @@ class LoneFile(io.BufferedReader):
         raise io.UnsupportedOperation("fileno")
 
     @property
-    def name(self) -> str:  # type: ignore[override]
+    def name(self) -> str:
         """Nothing that says where the file lies."""
         raise AttributeError("name")
 
@@ -71,13 +71,14 @@ def _foreign_names(path: Path) -> Iterator[str]:
         return
     own = root.get("UUID")
     for element in root.iter():
-        kind = element.tag.rpartition("}")[2]
+        kind, children = element.tag.rpartition("}")[2], list(element)
         if kind == "BinaryOnly":
             yield f"in {element.get('MetadataFile', 'another file')!r}"
-        elif kind == "UUID" and not _is_own(element, own, path):
-            yield f"in {element.get('FileName', 'another file')!r}"
-        elif kind == "Pixels" and any(child.tag.endswith("}BinData") for child in element):
+        elif kind == "Pixels" and any(child.tag.endswith("BinData") for child in children):
             yield "in the XML itself (BinData)"
+        elif kind.endswith("TiffData"):
+            for uuid in (child for child in children if child.tag.endswith("UUID") and not _is_own(child, own, path)):
+                yield f"in {uuid.get('FileName', 'another file')!r}"
 
 
 def _is_own(uuid: ElementTree.Element, own: str | None, path: Path) -> bool:

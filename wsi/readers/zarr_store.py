@@ -8,7 +8,7 @@ from zarr.storage import LocalStore
 from wsi.errors import ForeignFileError
 
 
-class LoneStore(LocalStore):
+class LoneStore(LocalStore):  # type: ignore[misc]  # zarr is not typed here
     """A local store that refuses a key whose file lies outside of its root, which a link can make so."""
 
     async def get(self, key: str, *arguments: Any, **options: Any) -> Any:
@@ -19,7 +19,7 @@ class LoneStore(LocalStore):
     async def exists(self, key: str) -> bool:
         """See `LocalStore.exists`; raises ForeignFileError."""
         self._require_inside(key)
-        return await super().exists(key)
+        return bool(await super().exists(key))
 
     def _require_inside(self, key: str) -> None:
         root = self.root.resolve()
