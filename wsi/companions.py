@@ -17,7 +17,6 @@ from wsi.errors import ForeignFileError, SlideUnreadableError
 _INDEX_MAX_BYTES = 2**20
 """Decoders refuse longer ones; so a name can't be hidden behind the part that is looked at."""
 
-_ENTRY = re.compile(r"^\s*([^=\n]*?)\s*=\s*(.*?)\s*$", re.MULTILINE)
 _MRXS_KEY = re.compile(r"FILE_\d+|INDEXFILE", re.IGNORECASE)
 _VMS_KEY = re.compile(r"\w*File\w*(?:\(.*?\))?|MacroImage", re.IGNORECASE)
 _VMS_GROUP = re.compile(r"^\s*\[(?:Uncompressed )?Virtual Microscope Specimen\]", re.MULTILINE)
@@ -86,7 +85,8 @@ def entries(index: Path) -> list[tuple[str, str]]:
         data = file.read(_INDEX_MAX_BYTES + 1)
     if len(data) > _INDEX_MAX_BYTES:
         raise SlideUnreadableError(f"{index.name}: longer than any list of a slide's files; copy the slide again")
-    return _ENTRY.findall(_text(data))
+    lines = (line.partition("=") for line in _text(data).split("\n"))
+    return [(key.strip(), value.strip()) for key, equals, value in lines if equals]
 
 
 def is_key_file(path: Path) -> bool:

@@ -194,6 +194,18 @@ def test_vms_names_no_file_elsewhere_whatever_it_is_called(
         open_slide(path)
 
 
+@pytest.mark.parametrize(
+    "before", ["Other=", "Other =  ", "[Group]", "# ImageFile=a.jpg", "ImageFile=a.jpg", "A=\r"]
+)
+def test_name_is_found_whatever_line_stands_before_it(homes: tuple[Path, Path], before: str) -> None:
+    mine, neighbour = homes
+    Image.fromarray(SECRET).save(neighbour / "secret.jpg")
+    path = write_vms(mine)
+    path.write_text(path.read_text().replace("ImageFile=a.jpg", f"{before}\nImageFile=../neighbour/secret.jpg"))
+    with nothing_is_opened_below(neighbour), pytest.raises(ForeignFileError, match="names a file elsewhere"):
+        open_slide(path)
+
+
 SLIDEDAT = "[GENERAL]\r\nSLIDE_ID = 1\r\n[HIERARCHICAL]\r\nINDEXFILE = {index}\r\n[DATAFILE]\r\nFILE_0 = {data}\r\n"
 
 
