@@ -209,7 +209,7 @@ def digest(path: Path, between_chunks: Callable[[], None]) -> tuple[int, str]:
 def under_its_name(said: str, path: Path, name: str) -> str:
     """A message about a stored file, in the word that its reader knows the slide by."""
     said = said.replace(str(path), name)
-    return name + said.removeprefix(path.name) if said.startswith(f"{path.name}:") else said
+    return name + said.removeprefix(path.name) if said.startswith((f"{path.name}:", f"{path.name} ")) else said
 
 
 def is_full(error: OSError) -> bool:
