@@ -22,6 +22,7 @@ from service.progress import CancelToken, Progress
 from service.request import BadTilePolicy, Effort, UpscaleRequest
 from wsi.errors import PixelSizeImplausibleError, PixelSizeMissingError, SlideUnreadableError, TileReadError
 from wsi.geometry import Region
+from wsi.readers.bounds import MAX_PIECE_BYTES
 from wsi.readers.open_slide import open_slide
 from wsi.roi import Roi
 from wsi.slide import Pixels, SlideReader
@@ -30,11 +31,22 @@ from wsi.tissue import looks_dark
 if TYPE_CHECKING:
     from service.pipeline.looking import Looker
 
-# What opening a slide and decoding tiles of it may take.
+# What opening a slide and decoding tiles of it may take. 4 GiB of addresses, of which 1 GiB goes to libraries: a plain
+# picture of `flat_image.MAX_PIXELS` takes 1.0 to 1.6 GB while it is decoded.
 _PROBE_MEMORY = 4 << 30
 _PROBE_CPU_SECONDS = 30
 _PROBE_FILES = 1024  # a DICOM series is opened file by file
 _SAMPLE_SIDE = 256
+
+# What a job may hold: 0.25 to 0.53 GB were measured on a CPU (bicubic, compact-x4, realesrgan-x4), and each thread that
+# decodes may hold a tile of the largest size as it is read, as it is decoded and as it is handed on. It is a limit of
+# data (RLIMIT_DATA), since torch and CUDA reserve addresses that they never fill. What CUDA's own library holds is its
+# business and was not measured: where there is a card it gets ample room. The bound stands behind the refusals of
+# `wsi.readers.bounds`, for formats in which a tile's own header says more than they can tell.
+_WORK_MEMORY = 4 << 30
+_THREAD_MEMORY = 3 * MAX_PIECE_BYTES
+_CUDA_MEMORY = 16 << 30
+_CUDA_DEVICE = Path("/dev/nvidiactl")
 
 
 class _Line:
@@ -59,6 +71,8 @@ def main() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (_PROBE_MEMORY, _PROBE_MEMORY))
         resource.setrlimit(resource.RLIMIT_NOFILE, (_PROBE_FILES, _PROBE_FILES))
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # looking is not writing
+    if role == "upscale":
+        _limit_data(work_memory_bytes())
     if role == "probe":
         resource.setrlimit(resource.RLIMIT_CPU, (_PROBE_CPU_SECONDS, _PROBE_CPU_SECONDS + 5))  # SIGXCPU first
     looker = None
@@ -77,6 +91,18 @@ def main() -> None:
         except Exception as error:  # noqa: BLE001 - the parent is told, whatever it is
             traceback.print_exc()
             line.send(problem=describe(error).as_dict())
+
+
+def work_memory_bytes() -> int:
+    """How much data the child of a job may hold, network, threads and CUDA included."""
+    threads = os.cpu_count() or 1
+    return _WORK_MEMORY + threads * _THREAD_MEMORY + (_CUDA_MEMORY if _CUDA_DEVICE.exists() else 0)
+
+
+def _limit_data(bound: int) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    bound = bound if hard == resource.RLIM_INFINITY else min(bound, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (bound, bound))
 
 
 def _listen(requests: "queue.Queue[tuple[dict[str, Any], CancelToken]]") -> None:
@@ -120,7 +146,7 @@ def _upscale(values: dict[str, Any], line: _Line, token: CancelToken) -> dict[st
 
 
 def probe(path: Path) -> dict[str, Any]:
-    """Open a slide and decode nine samples of its finest level and one of its coarsest.
+    """Open a slide and decode nine samples of its finest level, and one of each other.
 
     Raises
     ------
@@ -143,6 +169,7 @@ def probe(path: Path) -> dict[str, Any]:
             facts["warnings"].append("no slide scanner has this µm per pixel: a job must give or confirm it as mpp")
         except PixelSizeMissingError:
             pass  # said by mpp itself
+        facts["warnings"].extend(_bad_levels(reader))
         if failures:
             facts["warnings"].append(f"{len(failures)} of {len(regions)} sample tiles can't be decoded")
         return facts
@@ -158,6 +185,19 @@ def _samples(reader: SlideReader) -> list[Region]:
         for y in range(3)
         for x in range(3)
     ]
+
+
+def _bad_levels(reader: SlideReader) -> list[str]:
+    """A warning for each level below the finest whose middle can't be decoded."""
+    found = []
+    for number, level in enumerate(reader.info.levels[1:], start=1):
+        width, height = min(_SAMPLE_SIDE, level.size.width), min(_SAMPLE_SIDE, level.size.height)
+        middle = Region((level.size.width - width) // 2, (level.size.height - height) // 2, width, height)
+        try:
+            reader.read(number, middle)
+        except TileReadError as error:
+            found.append(f"level {number} can't be decoded in its middle ({error.cause}): no job should read it")
+    return found
 
 
 def _decoded(reader: SlideReader, regions: list[Region]) -> tuple[list[Pixels], list[TileReadError]]:

@@ -51,6 +51,7 @@ CODES = {
     "slide.unknown": Code(404, "There is no such slide"),
     "slide.unreadable": Code(422, "The file can't be read as a slide"),
     "slide.not-checked": Code(503, "The slide could not be looked into right now"),
+    "slide.foreign-file": Code(422, "The slide leads to a file that is not its own"),
     "slide.multi-file": Code(422, "This format spreads a slide over several files"),
     "slide.mpp-missing": Code(422, "The slide does not say its pixel size"),
     "slide.mpp-implausible": Code(422, "The slide says a pixel size that no scanner has"),

@@ -157,7 +157,10 @@ class Storage:
     def write_report(self, job: Job, report: dict[str, Any]) -> None:
         """Put a report durably in place."""
         with full_disk_said():
-            write_whole(self.report_path(job), json.dumps(report, ensure_ascii=False, indent=2).encode())
+            write_whole(
+                self.report_path(job),
+                json.dumps(report, ensure_ascii=False, indent=2).encode("utf-8", "backslashreplace"),
+            )
 
     def read_report(self, job: Job) -> dict[str, Any] | None:
         """The report of a job, None where there is none or it is damaged."""
@@ -313,7 +316,7 @@ def digest(path: Path, between_chunks: Callable[[], None]) -> tuple[int, str]:
 def under_its_name(said: str, path: Path, name: str) -> str:
     """A message about a stored file, in the word that its reader knows the slide by."""
     said = said.replace(str(path), name)
-    return name + said.removeprefix(path.name) if said.startswith(f"{path.name}:") else said
+    return name + said.removeprefix(path.name) if said.startswith((f"{path.name}:", f"{path.name} ")) else said
 
 
 def is_full(error: OSError) -> bool:

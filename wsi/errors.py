@@ -3,6 +3,7 @@
 WsiError
 ├── SlideError                the slide, as a file, is at fault; the message names it
 │   ├── SlideUnreadableError      no reader can open it, or it opens and nothing can be decoded
+│   ├── ForeignFileError          it names a file that is not one of its own, or stands beside a link
 │   ├── UnsupportedPixelsError    16-bit, fluorescence, one channel: readable, not what this program is for
 │   ├── PixelSizeMissingError     no µm per pixel in the slide and none given
 │   └── PixelSizeImplausibleError µm per pixel no microscope has, not confirmed
@@ -29,6 +30,10 @@ class SlideError(WsiError):
 
 class SlideUnreadableError(SlideError):
     """No reader can make pixels of the file."""
+
+
+class ForeignFileError(SlideError):
+    """The slide leads to a file that is not one of its own; that file was not opened."""
 
 
 class UnsupportedPixelsError(SlideError):

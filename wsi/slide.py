@@ -1,10 +1,8 @@
 """What a slide is: its levels, its µm per pixel, and the protocol that every reader keeps."""
 
-import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -230,27 +228,3 @@ class SlideReader(Protocol):
     def close(self) -> None:
         """Give file handles back."""
         ...
-
-
-def companion_files(path: Path) -> Iterator[Path]:
-    """The file itself and those that belong to it (MRXS's folder, the JPEGs that a VMS or VMU names)."""
-    yield path
-    suffix = path.suffix.lower()
-    if suffix == ".mrxs":
-        yield from sorted(file for file in path.with_suffix("").rglob("*") if file.is_file())
-    elif suffix in {".vms", ".vmu"}:
-        index = path.read_text("latin-1")
-        yield from sorted(file for file in path.parent.iterdir() if file != path and file.name in index)
-    elif suffix == ".dcm":
-        yield from sorted(file for file in path.parent.glob("*.dcm") if file != path)
-
-
-def content_hash(path: Path) -> str:
-    """SHA-256 of a slide's bytes, in hex; of its files' hashes, in the order of names, where there are several."""
-    hashes = []
-    for file in companion_files(path):
-        with file.open("rb") as stream:
-            hashes.append(hashlib.file_digest(stream, "sha256"))
-    if len(hashes) == 1:
-        return hashes[0].hexdigest()
-    return hashlib.sha256(b"".join(found.digest() for found in hashes)).hexdigest()

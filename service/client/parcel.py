@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service.client.errors import IntegrityError, UnusableError
+from wsi.companions import companion_files, slides_in
+from wsi.errors import SlideError
 
 _SPREAD = {".mrxs", ".vms", ".vmu"}
 _PIECE_BYTES = 2**22
@@ -117,19 +119,33 @@ def parcel_of(path: Path, name: str | None = None) -> Parcel:
         There is no such file, it is empty, or the folder holds no DICOM.
     """
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix.lower() == ".dcm" and file.is_file())
-        if not files:
-            raise UnusableError(f"{path}: a folder without .dcm files; name the slide's file")
-        return _bundle(files, path, name or path.absolute().name)
+        return _bundle(_of_folder(path), path, name or path.absolute().name)
     if not path.is_file():
         raise UnusableError(f"{path}: no such file")
     if path.suffix.lower() in _SPREAD:
-        from wsi.slide import companion_files  # brings numpy, which other slides do without
-
-        return _bundle(list(companion_files(path)), path.parent, name or path.name)
+        return _bundle(_companions(path), path.parent, name or path.name)
     if path.stat().st_size == 0:
         raise UnusableError(f"{path}: is empty")
     return Parcel(name or path.name, [path], [(path.stat().st_size, path)], bundle=False)
+
+
+def _of_folder(folder: Path) -> list[Path]:
+    """The files of its one DICOM slide; where no file tells its series, those with the suffix: the service decides."""
+    files = sorted(file for file in folder.iterdir() if file.is_file() and not file.is_symlink())
+    found = list(slides_in(files).values())
+    if len(found) > 1:
+        raise UnusableError(f"{folder}: a folder with {len(found)} DICOM slides; put each into a folder of its own")
+    chosen = sorted(found[0]) if found else [file for file in files if file.suffix.lower() == ".dcm"]
+    if not chosen:
+        raise UnusableError(f"{folder}: a folder without .dcm files; name the slide's file")
+    return chosen
+
+
+def _companions(path: Path) -> list[Path]:
+    try:
+        return companion_files(path)
+    except SlideError as error:
+        raise UnusableError(str(error)) from error
 
 
 def _bundle(files: Sequence[Path], root: Path, name: str) -> Parcel:

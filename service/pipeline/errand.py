@@ -19,9 +19,9 @@ from service.pipeline.prepare import versions
 from service.pipeline.stripe import StripeOrder, stripe_work
 from service.pipeline.workspace import Workspace
 from service.progress import CancelToken
+from wsi.companions import companion_files
 from wsi.errors import SegmentDamagedError
 from wsi.readers.open_slide import open_slide
-from wsi.slide import companion_files
 from wsi.writers.segment import Segment
 
 

@@ -9,6 +9,7 @@ from wsi import errors as wsi_errors
 
 _CODES: tuple[tuple[type[Exception], str], ...] = (
     (wsi_errors.SlideUnreadableError, "slide.unreadable"),
+    (wsi_errors.ForeignFileError, "slide.foreign-file"),
     (wsi_errors.UnsupportedPixelsError, "slide.unsupported-pixels"),
     (wsi_errors.PixelSizeMissingError, "slide.mpp-missing"),
     (wsi_errors.PixelSizeImplausibleError, "slide.mpp-implausible"),
@@ -41,4 +42,6 @@ def describe(error: Exception) -> Problem:
         return problem("storage.full", "the disk is full; make space, then ask again")
     if isinstance(error, OSError) and error.filename is not None:
         return problem("storage.unusable", f"{error.filename}: {error.strerror}")
+    if isinstance(error, MemoryError):
+        return problem("device.out-of-memory", f"more memory was asked for than this process may hold ({error})")
     return problem("internal", f"{type(error).__name__}: {error}")

@@ -22,10 +22,11 @@ from PIL import Image
 from service.codes import problem
 from service.errors import ServiceError
 from service.pipeline.patch_folder import PatchFolder, PatchWishes, Verdict
+from wsi.companions import content_hash
 from wsi.errors import PixelSizeImplausibleError, PixelSizeMissingError, PlanError, TileReadError
 from wsi.geometry import Region, Size
 from wsi.readers.open_slide import open_slide
-from wsi.slide import Pixels, SlideInfo, SlideReader, content_hash
+from wsi.slide import Pixels, SlideInfo, SlideReader
 from wsi.tiling import source_region
 from wsi.tissue import grey_levels, shannon_entropy, survey
 

@@ -19,13 +19,14 @@ from service.pipeline.local import StripeMaker
 from service.pipeline.recommendation import compression_warnings
 from service.pipeline.workspace import Workspace
 from service.request import BadTilePolicy, Effort, UpscaleRequest
+from wsi.companions import content_hash
 from wsi.errors import TileReadError
 from wsi.geometry import Region
 from wsi.icc import neutral_profile
 from wsi.ome_xml import ImageFacts
 from wsi.provenance import NOT_FOR_DIAGNOSIS, Provenance, software
 from wsi.pyramid import level_sizes
-from wsi.slide import SlideInfo, SlideReader, content_hash
+from wsi.slide import SlideInfo, SlideReader
 from wsi.tiling import TilePlan, choose_level, is_close, source_region
 from wsi.tissue import DEFAULT_ENTROPY, looks_dark, survey
 from wsi.writers.table import OutputFormat

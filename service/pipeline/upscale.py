@@ -22,11 +22,12 @@ from service.pipeline.targets import refuse_inputs, refuse_long_names, refuse_st
 from service.pipeline.workspace import Workspace
 from service.progress import CancelToken, Progress, Stage, Tally, TileClock
 from service.request import AUTO, BadTilePolicy, UpscaleRequest
+from wsi.companions import companion_files
 from wsi.errors import SegmentDamagedError, WsiError
 from wsi.geometry import Region
 from wsi.pyramid import levels_in_stripe
 from wsi.readers.open_slide import open_slide
-from wsi.slide import SlideReader, companion_files
+from wsi.slide import SlideReader
 from wsi.tiling import Stripe
 from wsi.verify import Source, is_result, verify
 from wsi.writers import ome_zarr
@@ -216,7 +217,7 @@ def _publish(request: UpscaleRequest, output_format: OutputFormat, workspace: Wo
 def _inputs(request: UpscaleRequest) -> dict[Path, str]:
     """What is read for a request, and what messages call it."""
     slide, model = request.slide, Path(request.model)
-    files = dict.fromkeys(companion_files(slide), "a part of the slide") if slide.is_file() else {}
+    files = dict.fromkeys(companion_files(slide), "a part of the slide") if slide.exists() else {}
     return {model: "the file of weights", **files, slide: "the slide"}
 
 

@@ -10,6 +10,7 @@ import pytest
 import tifffile
 from PIL import Image, ImageCms
 
+from wsi.companions import companion_files, content_hash
 from wsi.errors import (
     PixelSizeImplausibleError,
     PixelSizeMissingError,
@@ -18,7 +19,6 @@ from wsi.errors import (
     UnsupportedPixelsError,
 )
 from wsi.geometry import Region, Size
-from wsi.slide import companion_files, content_hash
 
 
 class ReaderContract:

@@ -25,7 +25,7 @@ _PAGES = 16
 """Level 0 is among the first pages of every known format; an OME-TIFF may have thousands."""
 _DAMAGE = (
     tifffile.TiffFileError, ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, SyntaxError, TypeError,
-    ValueError, struct.error,
+    ValueError, struct.error, Image.DecompressionBombError,
 )  # fmt: skip
 
 

@@ -15,8 +15,11 @@ from wsi.readers.orientation import UPRIGHT, is_known, turned_warning, upright
 from wsi.slide import Level, Pixels, SlideInfo
 
 _SIGNATURES = {b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"BM": "BMP"}
-# A picture is held whole in memory: 170 Mpx are 0.5 GB, and Pillow refuses 179. Larger slides come tiled.
-MAX_PIXELS = 170_000_000
+# A picture is held whole in memory: 100 Mpx are 0.3 GB, and while they are decoded 1.0 GB (JPEG) to 1.6 GB (PNG with
+# transparency), measured. A machine of 8 GB has room for that beside a job. Larger slides come tiled.
+MAX_PIXELS = 100_000_000
+# A Huffman-coded JPEG spends at least a bit on each block of 8x8 samples: under 820 pixels a byte, however it samples.
+_MOST_PIXELS_A_BYTE = 1024
 _EXIF_DAMAGE = (ArithmeticError, AttributeError, LookupError, OSError, SyntaxError, TypeError, ValueError, struct.error)
 _EIGHT_BIT = {"RGB", "L", "P", "1", "RGBA", "LA"}
 
@@ -36,6 +39,11 @@ class FlatImageReader:
                 size, mode = Size(*image.size), image.mode
                 if size.width * size.height > MAX_PIXELS:
                     raise Image.DecompressionBombError
+                if image.format == "JPEG" and size.width * size.height > _MOST_PIXELS_A_BYTE * path.stat().st_size:
+                    raise SlideUnreadableError(
+                        f"{path.name}: {size.width}x{size.height} px can't be in so few bytes; it is cut short: copy "
+                        "it again"
+                    )
                 if mode not in _EIGHT_BIT:
                     raise UnsupportedPixelsError(
                         f"{path.name}: pixel mode {mode} is not 8-bit RGB or grey; convert it first"
@@ -90,7 +98,7 @@ def _opaque(image: Image.Image) -> Image.Image:
         canvas = Image.new("RGBA", overlay.size, "white")
         canvas.alpha_composite(overlay)
         image = canvas
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _orientation(image: Image.Image) -> tuple[int, list[str]]:

@@ -1,14 +1,17 @@
 """Any slide by its path: the one table of readers.
 
 The first reader whose `accepts` knows the file opens it, and what that one then says is final: a damaged
-slide is never handed to a more lenient decoder.
+slide is never handed to a more lenient decoder. Which files it may open is settled before a decoder sees its path.
 """
 
 from collections.abc import Callable
 from pathlib import Path
 
+from wsi.companions import companion_files, series_of_folder
 from wsi.errors import SlideUnreadableError
 from wsi.readers import flat_image, openslide, tiffslide
+from wsi.readers.bounds import pieces_of_mrxs, require_small_pieces
+from wsi.readers.references import require_alone
 from wsi.slide import SlideReader
 
 READERS: tuple[tuple[Callable[[Path], bool], Callable[[Path], SlideReader]], ...] = (
@@ -21,20 +24,32 @@ READERS: tuple[tuple[Callable[[Path], bool], Callable[[Path], SlideReader]], ...
 def open_slide(path: Path) -> SlideReader:
     """Open a slide.
 
+    Parameters
+    ----------
+    path
+        Its file, or a folder that holds one DICOM slide.
+
     Raises
     ------
     SlideUnreadableError
         There is no such file, no reader knows it, or the one that does can't open it.
+    ForeignFileError
+        It leads to a file that is not its own: elsewhere, or through a link.
     UnsupportedPixelsError
         It holds other pixels than 8-bit RGB or grey.
     """
     if not path.exists():
         raise SlideUnreadableError(f"{path}: no such file")
+    if path.is_dir():
+        path = series_of_folder(path)[0]
     if not path.is_file():
-        kind = "a folder" if path.is_dir() else "not a regular file"
-        raise SlideUnreadableError(f"{path}: {kind}; pass the slide's file")
+        raise SlideUnreadableError(f"{path}: not a regular file; pass the slide's file")
     if path.stat().st_size == 0:
         raise SlideUnreadableError(f"{path.name}: the file is empty; copy it again")
+    companion_files(path)
+    require_alone(path)
+    if path.suffix.lower() == ".mrxs":
+        require_small_pieces(path.name, pieces_of_mrxs(path))
     for accepts, reader in READERS:
         if accepts(path):
             return reader(path)

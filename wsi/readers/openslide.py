@@ -13,6 +13,7 @@ from wsi.errors import SlideUnreadableError, TileReadError, UnsupportedPixelsErr
 from wsi.geometry import Region, Size
 from wsi.icc import usable_profile
 from wsi.quantities import Quantities
+from wsi.readers.bounds import pieces_of_openslide, require_small_pieces
 from wsi.readers.compression import read_compression
 from wsi.readers.ome import begins_as_ome
 from wsi.readers.samples import page_size, planes_warning, samples_of, slide_pages
@@ -78,6 +79,7 @@ class OpenSlideReader:
         self._lock = threading.Lock()
         self._told = self._checked_pages()
         self._handle = self._open()
+        require_small_pieces(path.name, pieces_of_openslide(self._handle))
         self.info = self._describe()
         colour = self._handle.properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "FFFFFF")
         self._background = (*bytes.fromhex(colour), 255)

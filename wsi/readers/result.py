@@ -12,7 +12,9 @@ import zarr
 from wsi.errors import SegmentDamagedError, SlideUnreadableError, TileReadError
 from wsi.geometry import Region, Size
 from wsi.pyramid import TILE
+from wsi.readers.references import require_alone
 from wsi.readers.tiffslide import DECODER_ERRORS
+from wsi.readers.zarr_store import LoneStore, bare_path
 from wsi.slide import Level, Pixels, SlideInfo
 from wsi.writers import ome_tiff
 from wsi.writers.segment import Blank, Segment
@@ -64,7 +66,8 @@ def open_result(path: Path, output_format: str) -> GridReader:
 
 
 def _open_tiff(path: Path) -> GridReader:
-    tiff = tifffile.TiffFile(path)
+    require_alone(path)
+    tiff = tifffile.TiffFile(path, _multifile=False)
     pages = [level.pages[0] for level in tiff.series[0].levels]
     decode = format_named(ome_tiff.NAME).decode
 
@@ -79,8 +82,9 @@ def _open_tiff(path: Path) -> GridReader:
 
 def _open_zarr(path: Path) -> GridReader:
     zipped = zarr.storage.ZipStore(path, mode="r") if path.suffix == ".zip" else None
-    group = zarr.open_group(zipped or str(path), path=path.stem if zipped else "", mode="r", zarr_format=2)
-    arrays = [group[one["path"]] for one in group.attrs["multiscales"][0]["datasets"]]
+    store = zipped or LoneStore(path, read_only=True)
+    group = zarr.open_group(store, path=path.stem if zipped else "", mode="r", zarr_format=2)
+    arrays = [group[bare_path(path, one["path"])] for one in group.attrs["multiscales"][0]["datasets"]]
 
     def fetch(level: int, row: int, column: int) -> Pixels:
         planes = np.asarray(arrays[level][:, row * TILE : (row + 1) * TILE, column * TILE : (column + 1) * TILE])

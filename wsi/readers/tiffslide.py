@@ -15,9 +15,11 @@ from wsi.errors import SlideUnreadableError, TileReadError, UnsupportedPixelsErr
 from wsi.geometry import Region, Size
 from wsi.icc import usable_profile
 from wsi.quantities import Quantities
+from wsi.readers.bounds import bound_streams, pieces_of_tiff, require_small_pieces
 from wsi.readers.compression import read_compression
 from wsi.readers.ome import MALFORMED, begins_as_ome, impossible_counts, ome_facts
 from wsi.readers.orientation import stored_region, upright, upright_pair, upright_size
+from wsi.readers.references import LoneFile, options_for
 from wsi.readers.samples import planes_warning, samples_of
 from wsi.slide import Level, Pixels, SlideInfo, vendor_word
 
@@ -61,7 +63,7 @@ class TiffSlideReader:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file = path.open("rb")
+        self._file = LoneFile(path)
         try:
             self._open()
         except BaseException:
@@ -71,10 +73,12 @@ class TiffSlideReader:
     def _open(self) -> None:
         path = self._path
         try:
-            self._slide = _opened(self._file)
+            self._slide = _opened(self._file, options_for(path))
             self._tiff: tifffile.TiffFile = self._slide.ts_tifffile
             self._series, self._place = self._largest()
             self._slide.number = self._place[0]
+            require_small_pieces(path.name, pieces_of_tiff(self._tiff))
+            bound_streams(self._tiff)
             self._layouts = [samples_of(level.keyframe) for level in self._series.levels]
             self._refuse_other_pixels()
             self.info = self._describe()
@@ -199,7 +203,7 @@ class TiffSlideReader:
                 )
 
 
-def _opened(file: BinaryIO) -> "TiffSlide":
+def _opened(file: BinaryIO, options: dict[str, str | bool]) -> "TiffSlide":
     """TiffSlide on a picture that is chosen here: its own properties fail on what is odd in a file's metadata."""
     from tiffslide import TiffSlide  # half of what starting a probe costs, as it brings zarr
 
@@ -210,7 +214,7 @@ def _opened(file: BinaryIO) -> "TiffSlide":
         def properties(self) -> dict[str, Any]:
             return {"tiffslide.series-index": self.number}
 
-    return ChosenSeries(file)
+    return ChosenSeries(file, tifffile_options=options)
 
 
 def _stored_size(series: tifffile.TiffPageSeries) -> Size:

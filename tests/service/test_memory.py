@@ -1,0 +1,128 @@
+"""What real children hold at most: probes and jobs of files that declare more than anybody should decode."""
+
+import io
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from service.child import probe, work_memory_bytes
+from service.request import UpscaleRequest
+from service.runner import Child
+from wsi.geometry import Region
+
+MIB = 2**20
+
+
+@contextmanager
+def child(role: str) -> Iterator[Child]:
+    made = Child("service.child", role)
+    try:
+        yield made
+    finally:
+        made.kill()
+        made.close()
+
+
+def answer(one: Child, message: dict[str, Any]) -> dict[str, Any]:
+    one.send(message)
+    while True:
+        said = one.messages.get(timeout=120)
+        assert said is not None, one.obituary("the slide").detail
+        if "progress" not in said:
+            return said
+
+
+def peak_bytes(one: Child) -> int:
+    said = Path(f"/proc/{one.process.pid}/status").read_text()
+    return int(next(line.split()[1] for line in said.splitlines() if line.startswith("VmHWM"))) * 1024
+
+
+def job_of(slide: Path, output: Path, level: int) -> dict[str, Any]:
+    request = UpscaleRequest(slide, output, model="bicubic", mpp=0.5, level=level)
+    return {"request": {**asdict(request), "slide": str(slide), "output": str(output)}}
+
+
+def write_level_of_one_tile(path: Path, tile: bytes, side: int) -> Path:
+    options = {"photometric": "rgb", "compression": "deflate", "metadata": None}
+    with tifffile.TiffWriter(path, bigtiff=True) as tiff:
+        tiff.write(np.full((1024, 1024, 3), 200, np.uint8), tile=(256, 256), **options)
+        shape = (512, 512, 3)
+        tiff.write(repeat(tile), shape=shape, dtype=np.uint8, tile=(side, side), subfiletype=1, **options)
+    return path
+
+
+def test_level_of_one_vast_tile_costs_neither_probe_nor_job_its_size(tmp_path: Path) -> None:
+    slide = write_level_of_one_tile(tmp_path / "a.tif", b"x", 46_000)
+    for role, message in [("probe", {"probe": str(slide)}), ("upscale", job_of(slide, tmp_path / "o.ome.tiff", 1))]:
+        with child(role) as one:
+            problem = answer(one, message)["problem"]
+            assert (problem["code"], "level 1" in problem["detail"]) == ("slide.unsupported-pixels", True)
+            assert "save the slide as a tiled" in problem["detail"]
+            assert peak_bytes(one) < 400 * MIB
+
+
+def small_jpeg(side: int) -> bytes:
+    made = io.BytesIO()
+    Image.new("RGB", (16, 16), "white").save(made, "JPEG")
+    data = bytearray(made.getvalue())
+    struct.pack_into(">HH", data, data.index(b"\xff\xc0") + 5, side, side)
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("side", "code"),
+    [(13_000, "slide.unsupported-pixels"), (9_000, "slide.unreadable"), (65_000, "slide.unsupported-pixels")],
+)
+def test_few_bytes_of_jpeg_that_declare_much_cost_the_probe_little(tmp_path: Path, side: int, code: str) -> None:
+    (tmp_path / "a.jpg").write_bytes(small_jpeg(side))
+    assert (tmp_path / "a.jpg").stat().st_size < 700
+    with child("probe") as one:
+        problem = answer(one, {"probe": str(tmp_path / "a.jpg")})["problem"]
+        assert problem["code"] == code
+        assert peak_bytes(one) < 300 * MIB
+
+
+def test_largest_picture_that_is_taken_costs_a_probe_what_is_said(tmp_path: Path) -> None:
+    Image.new("RGB", (10_000, 10_000), (200, 120, 180)).save(tmp_path / "a.png")
+    with child("probe") as one:
+        assert answer(one, {"probe": str(tmp_path / "a.png")})["facts"]["width"] == 10_000
+        assert 300 * MIB < peak_bytes(one) < 1400 * MIB
+
+
+def test_largest_tile_that_is_taken_is_read_by_a_job(tmp_path: Path) -> None:
+    made = io.BytesIO()
+    options = {"photometric": "rgb", "compression": "deflate", "metadata": None, "tile": (5632, 5632)}
+    tifffile.imwrite(made, np.full((5632, 5632, 3), (200, 120, 180), np.uint8), **options)
+    (tmp_path / "a.tif").write_bytes(made.getvalue())
+    with child("upscale") as one:
+        message = job_of(tmp_path / "a.tif", tmp_path / "o.ome.tiff", 0)
+        message["request"]["region"] = [0, 0, 600, 600]
+        assert "report" in answer(one, message)
+        assert peak_bytes(one) < work_memory_bytes() // 2
+
+
+def test_child_of_a_job_has_a_bound_of_data(tmp_path: Path) -> None:
+    with child("upscale") as one:
+        answer(one, job_of(tmp_path / "absent.tif", tmp_path / "o.ome.tiff", 0))
+        said = Path(f"/proc/{one.process.pid}/limits").read_text()
+    bound = next(line.split()[3] for line in said.splitlines() if line.startswith("Max data size"))
+    assert int(bound) == work_memory_bytes()
+
+
+def test_level_that_cannot_be_decoded_is_told_by_the_probe(
+    tmp_path: Path, write_pyramid: Callable[..., Path], formula_pixels: Callable[..., Any]
+) -> None:
+    sound = write_level_of_one_tile(tmp_path / "a.tif", b"not deflate", 512)
+    facts = probe(sound)
+    assert [warning for warning in facts["warnings"] if warning.startswith("level 1 can't be decoded")]
+    whole = write_pyramid(tmp_path / "b.tif", formula_pixels(Region(0, 0, 1000, 800)))
+    assert [warning for warning in probe(whole)["warnings"] if "decoded" in warning] == []
