@@ -47,6 +47,7 @@ from service.logs import log_config
 from service.looking import Lookers
 from service.memory import give_back_what_is_freed
 from service.settings import Settings
+from service.start_checks import keep_private, require_usable
 from service.storage import Storage
 from service.sweeper import sweep
 from service.uploads.reception import Probe, Reception
@@ -92,6 +93,7 @@ def create_app(settings: Settings, probe: Probe = probe) -> FastAPI:
     """
     storage = Storage(settings.data_dir, disk_reserve_bytes=settings.disk_reserve_bytes)
     store = open_store(settings)
+    keep_private(settings)
     counted = Metrics(store, storage)
     reception = Reception(settings, store, storage, probe, counted.count_slide)
     context = Context(settings, store, storage, reception, Watch(store), counted, Lookers(), deepzoom.Shelf())
@@ -198,8 +200,9 @@ def serve(settings: Settings, probe: Probe = probe) -> None:
     Raises
     ------
     ServiceError
-        access.unsafe: others than this machine could reach it, and there is no token yet.
+        access.unsafe: others than this machine could reach it, and there is no token yet; service.unsuited.
     """
+    require_usable(settings)
     app = create_app(settings, probe)
     context: Context = app.state.context
     if settings.asks_for_tokens and not context.store.tokens():

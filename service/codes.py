@@ -107,6 +107,7 @@ CODES = {
     "view.too-coarse": Code(422, "The slide has no level coarse enough for this view"),
     "view.busy": Code(503, "Too many tiles are asked for"),
     "runner.crashed": Code(500, "The process that decodes and computes died"),
+    "service.unsuited": Code(422, "The service can't work here"),
     "service.not-ready": Code(503, "The service can't take work right now"),
     "internal": Code(500, "An error of the service itself"),
 }
