@@ -238,6 +238,34 @@ runpy.run_path(sys.argv[0], run_name="__main__")
         process.wait()
 
 
+def test_name_server_that_does_not_answer_holds_up_no_other_request(
+    settings: Settings, facts: Mapping[str, Any], tiff: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers, resolve = threading.Event(), socket.getaddrinfo
+
+    def tarpit(host: Any, *rest: Any, **more: Any) -> Any:
+        if host == "tarpit.example" and not answers.wait(30):
+            return []
+        return resolve(host, *rest, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", tarpit)
+    app = create_app(settings.model_copy(update={"upload_https": True}), lambda *_: facts)
+
+    async def ask() -> None:
+        client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost", timeout=None)
+        order = {"uri": "https://tarpit.example/a.svs"}
+        asked = [asyncio.ensure_future(client.post("/v1/slides", json=order)) for _ in range(60)]
+        await asyncio.sleep(0.5)
+        answer = await asyncio.wait_for(client.put("/v1/slides/a.svs", content=tiff), 10)
+        assert answer.status_code == 201
+        assert (await asyncio.wait_for(client.get("/v1/slides"), 5)).status_code == 200
+        answers.set()
+        assert {answer.status_code for answer in await asyncio.gather(*asked)} <= {403, 422}
+
+    asyncio.run(ask())
+    app.state.context.store.close()
+
+
 class Hangs:
     """A stand-in for the probe; it hangs on some names' files, as a decoder does that waits for a disk."""
 
