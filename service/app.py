@@ -49,6 +49,7 @@ from service.looking import Lookers
 from service.memory import give_back_what_is_freed
 from service.retention_clock import RetentionClock
 from service.settings import Settings
+from service.start_checks import keep_private, require_usable
 from service.storage import Storage
 from service.sweeper import sweep
 from service.uploads.reception import Probe, Reception
@@ -94,6 +95,7 @@ def create_app(settings: Settings, probe: Probe = probe) -> FastAPI:
     """
     storage = Storage(settings.data_dir, disk_reserve_bytes=settings.disk_reserve_bytes)
     store = open_store(settings)
+    keep_private(settings)
     try:
         require_same_identity(storage, store)
     except BaseException:
@@ -208,8 +210,9 @@ def serve(settings: Settings, probe: Probe = probe) -> None:
     Raises
     ------
     ServiceError
-        access.unsafe: others than this machine could reach it, and there is no token yet.
+        access.unsafe: others than this machine could reach it, and there is no token yet; service.unsuited.
     """
+    require_usable(settings)
     app = create_app(settings, probe)
     context: Context = app.state.context
     if settings.asks_for_tokens and not context.store.tokens():

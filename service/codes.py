@@ -110,6 +110,7 @@ CODES = {
     "view.busy": Code(503, "Too many tiles are asked for"),
     "runner.crashed": Code(500, "The process that decodes and computes died"),
     "runner.stalled": Code(500, "The process that decodes and computes makes no progress"),
+    "service.unsuited": Code(422, "The service can't work here"),
     "service.not-ready": Code(503, "The service can't take work right now"),
     "internal": Code(500, "An error of the service itself"),
 }

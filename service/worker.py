@@ -31,6 +31,7 @@ from service.logs import about_job, configure
 from service.progress import CancelToken, Progress
 from service.request import UpscaleRequest
 from service.settings import Settings
+from service.start_checks import require_usable
 from service.storage import Storage, digest, is_full, remove, under_its_name
 
 GRACE_SECONDS = 15
@@ -371,6 +372,7 @@ def main(settings: Settings | None = None, runner_factory: Callable[[], Pipeline
     """Run a worker until SIGTERM or SIGINT; the running job is handed back and goes on where it was."""
     settings = settings or Settings()
     configure(settings.log_format)
+    require_usable(settings)
     stop = threading.Event()
 
     def on_signal(number: int, _frame: FrameType | None) -> None:

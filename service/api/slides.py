@@ -1,5 +1,6 @@
 """Slides: uploaded by PUT, as a form or from an address, looked at, deleted."""
 
+import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
@@ -20,7 +21,6 @@ from service.codes import refusal
 from service.jobs.slide import Slide
 from service.jobs.store import UnknownSlideError
 from service.request import Effort
-from service.uploads import sources
 from service.uploads.digests import as_field, expected_digests
 from service.uploads.fetch import fetch
 from service.uploads.form import OVERHEAD_BYTES, FormFile
@@ -228,7 +228,7 @@ async def _form(request: Request, response: Response, context: Context, caller: 
 
 async def _fetched(request: Request, response: Response, context: Context, caller: Caller, wait: int) -> UploadOut:
     asked = await _read_uri(request)
-    checked = await run_in_threadpool(sources.check, asked.uri, asked.name, context.settings)
+    checked = await asyncio.wrap_future(context.reception.check(asked.uri, asked.name, caller.owner))
     try:
         writer = await run_in_threadpool(context.reception.begin, checked.name, Way.URI, owner=caller.owner)
     except BaseException:

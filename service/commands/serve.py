@@ -23,9 +23,11 @@ def add(commands: Any) -> None:
 def _serve(options: argparse.Namespace) -> int:
     from service import together
     from service.settings import Settings
+    from service.start_checks import require_usable
 
     given = {"host": options.host, "port": options.port, "data_dir": options.data_dir}
     settings = Settings(**{key: value for key, value in given.items() if value is not None})
+    require_usable(settings)  # before the worker starts, which would say the same
     return together.serve_alone(settings) if options.no_worker else together.serve_with_worker(settings)
 
 

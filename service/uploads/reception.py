@@ -14,7 +14,7 @@ from service.jobs.slide import Slide
 from service.jobs.store import Store
 from service.settings import Settings
 from service.storage import Storage
-from service.uploads import accept
+from service.uploads import accept, sources
 from service.uploads.admission import admit
 from service.uploads.closing import Closing
 from service.uploads.inbox import Inbox, Way, Writer
@@ -36,6 +36,9 @@ SLOWLY_AT_ONCE, SLOWLY_OF_ONE = 4, 2
 
 FETCHES_AT_ONCE, FETCHES_OF_ONE = 32, 2
 """A fetch keeps a connection or a disk busy; two fill most of either, and one owner's sources delay nobody else's."""
+
+CHECKS_AT_ONCE, CHECKS_OF_ONE = 32, 8
+"""Of addresses: a name server may take half a minute, and requests of all kinds share the threads of the API."""
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +75,7 @@ class Reception:
         quick, slow = Lane(FINISHING_AT_ONCE, FINISHING_AT_ONCE), Lane(SLOWLY_AT_ONCE, SLOWLY_OF_ONE)
         self._finishing = Turns("finishing", quick, slow, FINISHING_PATIENCE_SECONDS)
         self._fetching = Turns("fetching", Lane(FETCHES_AT_ONCE, FETCHES_OF_ONE))
+        self._checking = Turns("checking", Lane(CHECKS_AT_ONCE, CHECKS_OF_ONE), may_be_left=True)
         self._closing = threading.Event()
 
     def begin(
@@ -153,6 +157,10 @@ class Reception:
         else:
             writer.close()
 
+    def check(self, uri: str, name: str | None, owner: str | None) -> "Future[sources.Checked]":
+        """Look at an address on a thread of our own; raises as `service.uploads.sources.check` does."""
+        return self._checking.submit(owner, lambda _: sources.check(uri, name, self.settings))
+
     def fetch(self, copy: Callable[["Reception", Writer], None], writer: Writer) -> None:
         """Let a thread of our own copy something into the upload, and finish it."""
 
@@ -170,6 +178,7 @@ class Reception:
     def close(self) -> None:
         """Stop; what is cut short is finished by the next start, or by whoever asks for the upload."""
         self._closing.set()
+        self._checking.close()
         self._fetching.close()
         self._finishing.close()
 

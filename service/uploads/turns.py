@@ -90,9 +90,20 @@ class Turns:
     slow
         Where work goes on that has had its place for `patience_seconds`; where that is full, it is sent back and waits.
         None: work keeps its place until it is done.
+    may_be_left
+        Whether the end of the process need not wait for work that is under way.
     """
 
-    def __init__(self, name: str, quick: Lane, slow: Lane | None = None, patience_seconds: float = 0.0) -> None:
+    def __init__(
+        self,
+        name: str,
+        quick: Lane,
+        slow: Lane | None = None,
+        patience_seconds: float = 0.0,
+        *,
+        may_be_left: bool = False,
+    ) -> None:
+        self._may_be_left = may_be_left
         self._name, self._quick, self._slow, self._patience_seconds = name, quick, slow, patience_seconds
         self._lock = threading.Lock()
         self._is_closed = False
@@ -125,7 +136,7 @@ class Turns:
         for lane in self._lanes:
             while (task := lane.next()) is not None:
                 task.began = time.monotonic()
-                threading.Thread(target=self._run, args=(task,), name=self._name).start()
+                threading.Thread(target=self._run, args=(task,), name=self._name, daemon=self._may_be_left).start()
 
     def _run(self, task: _Task) -> None:
         found: Any = None

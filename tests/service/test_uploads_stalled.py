@@ -16,9 +16,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
+import numpy as np
+import psutil
 import pytest
 import trustme
 from fastapi import FastAPI
+from PIL import Image
 
 from service.app import create_app
 from service.errors import Problem, ServiceError
@@ -238,6 +241,34 @@ runpy.run_path(sys.argv[0], run_name="__main__")
         process.wait()
 
 
+def test_name_server_that_does_not_answer_holds_up_no_other_request(
+    settings: Settings, facts: Mapping[str, Any], tiff: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers, resolve = threading.Event(), socket.getaddrinfo
+
+    def tarpit(host: Any, *rest: Any, **more: Any) -> Any:
+        if host == "tarpit.example" and not answers.wait(30):
+            return []
+        return resolve(host, *rest, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", tarpit)
+    app = create_app(settings.model_copy(update={"upload_https": True}), lambda *_: facts)
+
+    async def ask() -> None:
+        client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost", timeout=None)
+        order = {"uri": "https://tarpit.example/a.svs"}
+        asked = [asyncio.ensure_future(client.post("/v1/slides", json=order)) for _ in range(60)]
+        await asyncio.sleep(0.5)
+        answer = await asyncio.wait_for(client.put("/v1/slides/a.svs", content=tiff), 10)
+        assert answer.status_code == 201
+        assert (await asyncio.wait_for(client.get("/v1/slides"), 5)).status_code == 200
+        answers.set()
+        assert {answer.status_code for answer in await asyncio.gather(*asked)} <= {403, 422}
+
+    asyncio.run(ask())
+    app.state.context.store.close()
+
+
 class Hangs:
     """A stand-in for the probe; it hangs on some names' files, as a decoder does that waits for a disk."""
 
@@ -324,3 +355,37 @@ def test_what_waits_is_cancelled_at_the_end() -> None:
     assert turns.submit(None, lambda _: None).cancelled()
     go.set()
     assert running.result(5)
+
+
+def probes() -> list[psutil.Process]:
+    found = []
+    for one in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):
+            if one.cmdline()[-2:] == ["service.child", "probe"]:
+                found.append(one)
+    return found
+
+
+def test_real_probes_that_are_stopped_hold_up_nobody_and_lose_nothing(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receiving, "FINISHING_PATIENCE_SECONDS", 2.0)
+    Image.fromarray(np.full((300, 300, 3), 200, np.uint8)).save(tmp_path / "a.png")
+    body, app = (tmp_path / "a.png").read_bytes(), create_app(settings)
+
+    async def upload() -> None:
+        client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost", timeout=None)
+        hung = [asyncio.ensure_future(client.put("/v1/slides/a.png", content=body)) for _ in range(2)]
+        while len(stopped := probes()) < 2:
+            await asyncio.sleep(0.02)
+        for one in stopped:
+            one.suspend()
+        answer = await asyncio.wait_for(client.put("/v1/slides/b.png", content=body), 60)
+        assert (answer.status_code, answer.json()["width"]) == (201, 300)
+        assert not any(one.done() for one in hung)
+        for one in stopped:
+            one.kill()
+        assert [one.status_code for one in await asyncio.gather(*hung)] == [201, 201]
+
+    asyncio.run(upload())
+    app.state.context.store.close()
