@@ -45,6 +45,8 @@ def _refuse_strangers(storage: Storage, store: Store, of_folder: str | None, of_
         reason = "the folder belongs to another database"
     elif in_folder and not known:
         reason = f"the folder holds {len(in_folder)} slides and jobs, and the database knows none of them"
+    elif of_folder is not None and not known:  # a database gets its identity first
+        reason = "the folder was used with another database, and this one is new"
     elif not in_folder and store.has_entries():
         reason = "the database lists slides or jobs, and the folder holds none"
     else:

@@ -68,6 +68,17 @@ def test_api_and_worker_refuse_a_folder_whose_database_is_missing(
     assert contents(settings.data_dir) == used
 
 
+def test_a_new_database_is_refused_for_a_folder_that_is_in_use_and_still_empty(settings: Settings) -> None:
+    """As of a worker that was started without its SLIDELIFT_DATABASE_URL, before anybody has uploaded a slide."""
+    create_app(settings).state.context.store.close()
+    empty_database(settings)
+    stop = threading.Event()
+    stop.set()
+    assert "this one is new" in refused(lambda: worker.work(settings, stop))
+    assert main(["adopt", "--data-dir", str(settings.data_dir)]) == 0
+    create_app(settings).state.context.store.close()
+
+
 def test_a_folder_of_another_database_is_refused(settings: Settings, used: dict[str, str], tmp_path: Path) -> None:
     other = settings.model_copy(update={"data_dir": tmp_path / "other"})
     create_app(other).state.context.store.close()
