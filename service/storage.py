@@ -163,12 +163,13 @@ class Storage:
             )
 
     def read_report(self, job: Job) -> dict[str, Any] | None:
-        """The report of a job, None where there is none or it is damaged."""
+        """The report of a job, None where there is none or it is damaged: then it does not say the result's hash."""
         try:
             report = json.loads(self.report_path(job).read_bytes())
-        except (FileNotFoundError, ValueError):
+        except (FileNotFoundError, ValueError, RecursionError):
             return None
-        return report if isinstance(report, dict) else None
+        output = report.get("output") if isinstance(report, dict) else None
+        return report if isinstance(output, dict) and isinstance(output.get("sha256"), str) else None
 
     def tidy_job(self, job: Job) -> None:
         """Remove of an ended job what is of no use.

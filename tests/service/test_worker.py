@@ -346,6 +346,17 @@ def test_finished_output_that_a_power_cut_has_emptied_is_made_again(
     assert (job.state, job.warnings, len(pipeline.requests)) == (JobState.SUCCEEDED, ("pale",), 1)
 
 
+@pytest.mark.parametrize(
+    "damaged", ["{}", "[]", "null", '{"output": null}', '{"output": {"sha256": null}}', "[" * 9999]
+)
+def test_output_whose_report_is_damaged_is_made_again(settings: Settings, store: SqlStore, damaged: str) -> None:
+    folder = left_by(store, settings, "result.ome.tiff", b"of unknown origin", "")
+    (folder.with_name("attempt-1") / "report.json").write_text(damaged)
+    with working(settings, Pipeline(honest)):
+        assert until(store, "j", ended).state is JobState.SUCCEEDED
+    assert (folder / "result.ome.tiff").read_bytes() == b"pixels"
+
+
 def test_output_without_a_report_is_made_again(settings: Settings, store: SqlStore) -> None:
     folder = left_by(store, settings, "result.ome.tiff", b"of unknown origin", None)
     with working(settings, Pipeline(honest)):
