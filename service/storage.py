@@ -24,6 +24,7 @@ import json
 import logging
 import os
 import shutil
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ WORKSPACE = ".slidelift-"
 """How the folder begins in which `service.pipeline.workspace` keeps finished stripes."""
 ARRIVING = ".arriving"
 """How a file ends that takes its name when it is whole."""
-_ATTEMPT = "attempt-"
+_ATTEMPT, _DISCARDED = "attempt-", ".discarded"
 BESIDE = {"html": ".report.html", "geojson": ".tissue.geojson"}
 """What `service.pipeline.package` puts beside a result, by its suffix."""
 
@@ -189,12 +190,24 @@ class Storage:
             kept.add(self.report_path(job))
             if (result := self.result_path(job)) is not None:
                 kept |= {result, *self._beside(folder)}
+        if not kept:
+            self._discard(folder)
         for path in self._entries(folder):
             if path not in kept:
                 remove(path)
-        with contextlib.suppress(OSError):  # it holds something
-            folder.rmdir()
         self._remove_attempts(job, lambda number: number < job.attempt)
+        for path in self._entries(self._jobs / job.id):
+            if path.name.endswith(_DISCARDED):
+                remove(path)
+
+    @staticmethod
+    def _discard(folder: Path) -> None:
+        """Take a folder's name away before what is in it is removed.
+
+        A retry would else take the folder over while it is being emptied, and lose what it writes there.
+        """
+        with contextlib.suppress(OSError):
+            folder.rename(folder.with_name(f"{uuid.uuid4().hex}{_DISCARDED}"))
 
     @staticmethod
     def _beside(folder: Path) -> set[Path]:
@@ -295,7 +308,10 @@ class Storage:
 
     @staticmethod
     def _entries(folder: Path) -> list[Path]:
-        return sorted(folder.iterdir()) if folder.is_dir() else []
+        try:
+            return sorted(folder.iterdir())
+        except (FileNotFoundError, NotADirectoryError):  # also where another process has just removed it
+            return []
 
 
 def too_large(max_bytes: int) -> Exception:

@@ -210,6 +210,40 @@ def test_failed_jobs_stripes_wait_for_a_retry_and_nothing_else_does(settings: Se
         assert until(store, "j", ended).state is JobState.SUCCEEDED
 
 
+def test_retry_that_begins_while_a_cancelled_job_is_tidied_keeps_what_it_writes(
+    settings: Settings, store: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(store, "j", JobOrder("s", "bicubic"))
+    first = store.claim("w")
+    assert first is not None
+    storage = Storage(settings.data_dir, disk_reserve_bytes=0)
+    names = [f"stripe-{number}" for number in range(3)]
+
+    def write(job: Job) -> list[Path]:
+        folder = storage.begin_attempt(job).parent / ".slidelift-0"
+        folder.mkdir(exist_ok=True)
+        for name in names:
+            (folder / name).write_bytes(b"%d" % job.attempt)
+        return [folder / name for name in names]
+
+    write(first)
+    cancelled = store.settle("j", 1, Outcome(JobState.CANCELLED))
+    unlink, written = os.unlink, list[Path]()
+
+    def unlink_and_retry(path: Any, **options: Any) -> None:
+        unlink(path, **options)
+        if not written and str(path).startswith("stripe-"):
+            store.retry("j")
+            second = store.claim("w")
+            assert second is not None
+            written.extend(write(second))
+
+    monkeypatch.setattr(os, "unlink", unlink_and_retry)
+    storage.tidy_job(cancelled)
+    assert [path.read_bytes() for path in written] == [b"2"] * 3
+    assert [path.name for path in (settings.data_dir / "jobs" / "j").iterdir()] == ["attempt-2"]
+
+
 def test_stopped_worker_hands_its_job_back_for_another(settings: Settings, store: SqlStore) -> None:
     add(store, "j", JobOrder("s", "bicubic"))
     with working(settings, Pipeline(patient)):
