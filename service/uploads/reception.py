@@ -116,7 +116,7 @@ class Reception:
     def resume(self, writer: Writer) -> None:
         """Ask once more for the room of an upload that had stalled; raises ServiceError storage.full before a byte."""
         upload = writer.upload
-        if upload.arrived or not writer.has_stalled:
+        if upload.arrived or upload.is_settled or not writer.has_stalled:
             return
         with self.inbox.alone():
             try:

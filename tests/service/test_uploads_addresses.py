@@ -334,6 +334,17 @@ def test_fetch_of_a_process_that_died_is_failed_and_not_resumed(app: FastAPI, ca
     assert "ask again" in seen["error"]["detail"]
 
 
+def test_piece_for_a_fetch_that_failed_is_refused(app: FastAPI, call: Call) -> None:
+    reception = app.state.context.reception
+    writer = reception.begin("a.svs", Way.URI)
+    writer.append(b"half")
+    writer.close()
+    sweep(reception)  # notes that nobody goes on with it, and removes its bytes
+    piece = {"Tus-Resumable": "1.0.0", "Upload-Offset": "4", "Content-Type": "application/offset+octet-stream"}
+    answer = call("PATCH", f"/v1/uploads/{writer.upload.id}", headers=piece, content=b"rest")
+    assert is_refused(answer, 409, "upload.offset")
+
+
 def test_fetch_under_way_can_be_given_up(app: FastAPI, call: Call, settings: Settings) -> None:
     reception = app.state.context.reception
     writer = reception.begin("a.svs", Way.URI)
