@@ -39,15 +39,28 @@ class FolderHash:
         return listing.hexdigest()
 
 
-def result_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes, or of a folder's listing, in hex."""
+def result_hash(path: Path, between: Callable[[], None] = lambda: None) -> str:
+    """SHA-256 of a file's bytes, or of a folder's listing, in hex.
+
+    Parameters
+    ----------
+    between
+        Called before each MiB is taken in; may raise to stop.
+    """
     if path.is_file():
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        sha256 = hashlib.sha256()
+        _feed(path, sha256.update, between)
+        return sha256.hexdigest()
     found = FolderHash()
     for one in path.rglob("*"):
         if one.is_file():
-            with found.file(one.relative_to(path).as_posix()) as update, one.open("rb") as file:
-                while chunk := file.read(_CHUNK_BYTES):
-                    update(chunk)
+            with found.file(one.relative_to(path).as_posix()) as update:
+                _feed(one, update, between)
     return found.hexdigest()
+
+
+def _feed(path: Path, update: Callable[[bytes], None], between: Callable[[], None]) -> None:
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            between()
+            update(chunk)

@@ -1,7 +1,7 @@
 """The account of a job: what was made from what, tile by tile, as the JSON report tells it."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -147,13 +147,17 @@ class Account:
         plan = self.job.plan
         return plan.tile(row, column).core.moved(-plan.source.x, -plan.source.y).scaled(plan.scale)
 
-    def report(self, result: Path, device_busy: float | None, watch: Stopwatch) -> dict[str, Any]:
+    def report(
+        self, result: Path, device_busy: float | None, watch: Stopwatch, between: Callable[[], None]
+    ) -> dict[str, Any]:
         """All of it as JSON values.
 
         Parameters
         ----------
         result
             The finished file or folder, which is hashed.
+        between
+            Called while it is hashed; may raise to stop.
         """
         job = self.job
         plan, facts, info = job.plan, job.facts, job.reader.info
@@ -173,7 +177,7 @@ class Account:
                 "suffix": suffix_of(job.request.output.name),
                 "quality": job.request.quality,
                 "uuid": facts.uuid,
-                "sha256": result_hash(result),
+                "sha256": result_hash(result, between),
                 "width": facts.sizes[0].width,
                 "height": facts.sizes[0].height,
                 "levels": [[size.width, size.height] for size in facts.sizes],

@@ -98,7 +98,13 @@ def upscale(
             made = _make_stripes(job, workspace, maker, tell)
             account = Account(job, tuple(segment.report for segment in made.segments), made.resumed)
             _finish(job, workspace, made, account.tiles["bad"], tell, cancel)
-            report = account.report(workspace.result, made.clock.snapshot(Stage.JOINING).device_busy, watch)
+
+            def still_at_it() -> None:
+                cancel.raise_if_cancelled()
+                tell(made.clock.snapshot(Stage.VERIFYING))
+
+            busy = made.clock.snapshot(Stage.JOINING).device_busy
+            report = account.report(workspace.result, busy, watch, still_at_it)
             write_package(workspace, account, report)
             cancel.raise_if_cancelled()
             _publish(request, output_format, workspace)

@@ -30,6 +30,7 @@ from wsi.errors import PixelSizeMissingError, PlanError, TileReadError, Verifica
 from wsi.geometry import Region
 from wsi.icc import neutral_profile
 from wsi.ome_xml import ImageFacts, interleaved_xml
+from wsi.result_hash import result_hash
 
 TWICE = {"mpp": 1.0, "target_mpp": 0.5}
 """For runs of several stripes, which are as many tiles at any scale."""
@@ -252,6 +253,27 @@ def test_the_bytes_that_are_told_are_those_on_disk(tmp_path, write_png, suffix) 
     joined = told[-1][1] - found[-1]
     assert told[-1][0] is Stage.VERIFYING
     assert joined == pytest.approx(sum(path.stat().st_size for path in result), rel=0.05)
+
+
+@pytest.mark.parametrize("suffix", [".ome.tiff", ".ome.zarr"])
+def test_hashing_a_result_tells_progress_and_can_be_cancelled(tmp_path, write_png, monkeypatch, suffix) -> None:
+    """A hundred gigabytes on a slow disk take longer than a job may be silent."""
+    token, told, hashed = CancelToken(), list[Progress](), list[int]()
+
+    def hash_twice(*arguments) -> str:
+        before = len(told)
+        result_hash(*arguments)
+        hashed.append(len(told) - before)
+        token.cancel()
+        return result_hash(*arguments)
+
+    monkeypatch.setattr("service.pipeline.account.result_hash", hash_twice)
+    with pytest.raises(Cancelled):
+        upscale(
+            UpscaleRequest(write_png(300, 200), tmp_path / f"out{suffix}", model="bicubic", mpp=1.0), told.append, token
+        )
+    assert hashed[0] > 0
+    assert told[-1].stage is Stage.VERIFYING
 
 
 def test_killed_and_continued_is_byte_identical(tmp_path, write_png) -> None:
