@@ -9,7 +9,7 @@ import ipaddress
 import socket
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -54,6 +54,8 @@ class Cluster:
         own configuration (``distributed.comm.tls``).
     cancel
         Looked at wherever something is waited for.
+    still_waits
+        Called now and then while a model is made ready, which takes long where workers have other stripes to make.
     patience_seconds
         How long to wait for a scheduler and a worker, at the beginning and whenever they are gone.
 
@@ -64,9 +66,16 @@ class Cluster:
         (cluster.address).
     """
 
-    def __init__(self, address: str, cancel: CancelToken, patience_seconds: float = PATIENCE_SECONDS) -> None:
+    def __init__(
+        self,
+        address: str,
+        cancel: CancelToken,
+        still_waits: Callable[[], None],
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> None:
         self._host, self._port, self._security = _endpoint(address)
         self._address, self._cancel, self._patience = address, cancel, patience_seconds
+        self._still_waits = still_waits
         self._client: Client | None = None
         self._lonely_since: float | None = None
         self._on_gpus = False
@@ -94,9 +103,13 @@ class Cluster:
             with self._unless_lost(client):
                 self._on_gpus = device != "cpu" and any(_has_gpu(worker) for worker in self._workers(client))
                 future = client.submit(load_there, self._model, versions(), pure=False, resources=self._needs)
+                told = time.monotonic()
                 while future.status == "pending":
                     self._require_workers(client)
                     self._pause()
+                    if time.monotonic() - told > _SIGN_SECONDS:
+                        told = time.monotonic()
+                        self._still_waits()
                 if future.status == "error":
                     raise _failure(future.exception(timeout=_ANSWER_SECONDS), f"loading {model}")
                 answer = future.result(timeout=_ANSWER_SECONDS)

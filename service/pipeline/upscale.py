@@ -89,7 +89,7 @@ def upscale(
         reader = open_slide(request.slide)
         stack.callback(reader.close)
         request = with_model(request, reader)
-        maker = _maker(request, stack, cancel)
+        maker = _maker(request, stack, cancel, lambda: tell(Progress(Stage.PLANNING)))
         workspace = stack.enter_context(Workspace(request.output))
         with _kept_if_continuable(workspace):
             tell(Progress(Stage.PLANNING))
@@ -143,7 +143,9 @@ def with_model(request: UpscaleRequest, reader: SlideReader) -> UpscaleRequest:
     return replace(request, model=found.model, level=found.level, chosen_because=found.reason)
 
 
-def _maker(request: UpscaleRequest, stack: ExitStack, cancel: CancelToken) -> StripeMaker:
+def _maker(
+    request: UpscaleRequest, stack: ExitStack, cancel: CancelToken, still_waits: Callable[[], None]
+) -> StripeMaker:
     if request.scheduler is None:
         return Local(cancel)
     try:
@@ -152,7 +154,7 @@ def _maker(request: UpscaleRequest, stack: ExitStack, cancel: CancelToken) -> St
         raise ServiceError(
             problem("cluster.not-installed", f"{error.name} is not installed here: pip install 'slidelift[cluster]'")
         ) from error
-    return stack.enter_context(Cluster(request.scheduler, cancel))
+    return stack.enter_context(Cluster(request.scheduler, cancel, still_waits))
 
 
 @contextmanager

@@ -198,6 +198,37 @@ def test_cancelled_there_and_continued_here(standing, tall, undisturbed, tmp_pat
     assert digest(output) == undisturbed
 
 
+def test_waiting_for_a_busy_worker_tells_progress(standing, tall, undisturbed, tmp_path, monkeypatch) -> None:
+    """A worker's watchdog (`service.worker`) ends what tells nothing."""
+    from distributed import Client
+
+    from service.pipeline import cluster
+
+    monkeypatch.setattr(cluster, "_SIGN_SECONDS", 0.1)
+    output, enough, told = tmp_path / "out.ome.tiff", tmp_path / "enough", list[Stage]()
+
+    def until_enough(path: str) -> bool:
+        import time
+        from pathlib import Path
+
+        for _ in range(200):
+            if Path(path).exists():
+                return True
+            time.sleep(0.1)
+        return False
+
+    def listen(progress: Progress) -> None:
+        told.append(progress.stage)
+        if told.count(Stage.PLANNING) == 4:
+            enough.touch()
+
+    with Client(standing.address, set_as_default=False) as client:
+        busy = client.submit(until_enough, str(enough), pure=False)
+        upscale(UpscaleRequest(tall, output, model=MODEL, mpp=1.0, scheduler=standing.address), listen)
+        assert busy.result(timeout=5)
+    assert digest(output) == undisturbed
+
+
 def test_what_a_worker_meets_is_told_as_if_met_here(standing, data, tmp_path) -> None:
     slide = data / "damaged" / "cmu-bitflip-tiles.svs"
     with pytest.raises(ServiceError) as met:
