@@ -108,9 +108,20 @@ class Storage:
         """Where a slide's file lies."""
         return self._slides / slide.id / slide.file
 
-    def remove_slide(self, slide_id: str) -> None:
-        """Delete a slide's files, after the database has forgotten it."""
-        shutil.rmtree(self._slides / slide_id, ignore_errors=True)
+    def remove_slide(self, slide_id: str, store: Store) -> None:
+        """Delete a slide from the database, then its files; no sweep takes them for unknown in between.
+
+        Raises
+        ------
+        SlideInUseError, UnknownSlideError
+            As `Store.remove_slide`.
+        """
+        lock = self._lock_slides(fcntl.LOCK_SH)
+        try:
+            store.remove_slide(slide_id)
+            remove(self._slides / slide_id)
+        finally:
+            os.close(lock)
 
     def attempt_folder(self, job: Job) -> Path:
         """Where the job's last attempt writes, or wrote."""

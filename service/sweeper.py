@@ -42,8 +42,7 @@ def _delete_slides(store: Store, storage: Storage, before: float) -> None:
     while old := [slide for slide in store.idle_slides(_AT_ONCE) if slide.created < before]:
         for slide in old:
             try:
-                store.remove_slide(slide.id)
+                storage.remove_slide(slide.id, store)
             except (SlideInUseError, UnknownSlideError):
                 continue
-            storage.remove_slide(slide.id)
             log.info("slide %s: it is over its time and deleted", slide.id)

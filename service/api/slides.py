@@ -193,8 +193,7 @@ def delete_slide(slide: SlideId, context: InContext, caller: InCaller) -> None:
     """Delete a slide; results made of it stay. Refused while an unfinished job needs it."""
     if not caller.sees(context.store.owner_of_slide(slide)):
         raise UnknownSlideError(slide)
-    context.store.remove_slide(slide)
-    context.storage.remove_slide(slide)
+    context.storage.remove_slide(slide, context.store)
 
 
 def known(context: Context, caller: Caller, slide_id: str) -> Slide:

@@ -135,6 +135,21 @@ def test_results_younger_than_a_restored_database_are_set_aside(
     assert kept.read_bytes().startswith(b"of a retry")
 
 
+def test_a_slide_that_is_being_deleted_is_not_set_aside(
+    app: FastAPI, call: Call, settings: Settings, slide_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = app.state.context
+    clock, forget = RetentionClock(context.store), context.store.remove_slide
+
+    def sweep_after(one: str) -> None:
+        forget(one)
+        sweep(settings, context.store, context.storage, clock)
+
+    monkeypatch.setattr(context.store, "remove_slide", sweep_after)
+    assert call("DELETE", f"/v1/slides/{slide_id}").status_code == 204
+    assert [path.name for path in settings.data_dir.rglob("slide.svs")] == []
+
+
 def test_starts_at_once_on_a_new_folder_agree(settings: Settings) -> None:
     found: list[Any] = []
 
