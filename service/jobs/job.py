@@ -25,6 +25,10 @@ from service.request import BadTilePolicy, Effort, Roi, UpscaleRequest
 MAX_CRASHES = 3
 """Crashes after which a job is the culprit: two may be bad luck; more would only keep the worker from others."""
 
+LEASE_SLACK_SECONDS = 60.0
+"""How much longer than one's own another worker's lease may be: it may have other settings, and `now` may have been
+asked for before a wait for the database."""
+
 
 class JobState(StrEnum):
     """Where a job stands; the last three are ends."""
@@ -230,11 +234,11 @@ class Job:
         return self.state is JobState.RUNNING and self.lease_until is not None and self.lease_until <= now
 
     def with_bounded_lease(self, now: float, lease_seconds: float) -> Self:
-        """Shorten a lease that ends later than any lease given now would: its worker's clock was ahead of this one.
+        """Shorten a lease that ends far later than one given now would: its worker's clock was ahead of this one.
 
         A living worker extends it at its next heartbeat; a dead one's job is abandoned when it runs out.
         """
-        if self.lease_until is None or self.lease_until <= now + lease_seconds:
+        if self.lease_until is None or self.lease_until <= now + lease_seconds + LEASE_SLACK_SECONDS:
             return self
         return replace(self, lease_until=now + lease_seconds)
 

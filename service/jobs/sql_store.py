@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from service.jobs.database import Connection, Database
-from service.jobs.job import UNFINISHED, Job, JobState, Outcome
+from service.jobs.job import LEASE_SLACK_SECONDS, UNFINISHED, Job, JobState, Outcome
 from service.jobs.slide import Slide
 from service.jobs.store import (
     Admit,
@@ -235,7 +235,7 @@ class SqlStore:
         """Leave no job to a worker that died while its clock was ahead of this one."""
         rows = db.execute(
             "SELECT id, document FROM jobs WHERE state = 'running' AND lease_until > ?" + self._database.skip_locked,
-            (now + self._lease_seconds,),
+            (now + self._lease_seconds + LEASE_SLACK_SECONDS,),
         ).fetchall()
         for job in self._read_all(_JOB, rows):
             _keep(db, job, job.with_bounded_lease(now, self._lease_seconds))

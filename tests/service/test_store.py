@@ -582,6 +582,17 @@ class StoreContract:
         assert (taken.id, taken.attempt) == ("k", 2)
         assert store.cancel("l").state is JobState.CANCELLED
 
+    def test_a_longer_lease_of_other_settings_is_left_alone(self, store: SqlStore, clock: Clock) -> None:
+        store.add_slide(slide())
+        add(store, "j")
+        patient = SqlStore(store._database, lease_seconds=LEASE + 30)
+        assert patient.claim("patient") is not None
+        assert store.claim("w") is None
+        store.pause("j")
+        clock.now += LEASE + 20
+        assert store.claim("w") is None
+        assert patient.heartbeat("j", 1) is Beat.PAUSE
+
     def test_a_job_of_a_clock_ahead_is_cancelled_without_a_worker(self, store: Store, clock: Clock) -> None:
         store.add_slide(slide())
         add(store, "j")
