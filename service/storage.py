@@ -254,11 +254,12 @@ class Storage:
             finally:
                 os.close(lock)
         for folder in self._entries(self._jobs):
+            attempts = self._attempts(folder.name)  # before the job is read: a retry may begin at any moment
             if not store.job_is_known(folder.name):
                 self._set_aside(folder, "job", folder.name, now)
             elif (job := store.job(folder.name)) is not None and job.state.is_ended:
                 self.tidy_job(job)
-                for number in self._attempts(job.id):
+                for number in attempts:
                     if number > job.attempt:  # the database was restored from before that attempt
                         self._set_aside(folder / f"{_ATTEMPT}{number}", "job", f"{job.id}-{number}", now)
 

@@ -15,6 +15,7 @@ from service import worker
 from service.app import create_app
 from service.cli import main
 from service.errors import ServiceError
+from service.jobs.job import Job, JobState
 from service.retention_clock import RetentionClock
 from service.settings import Settings
 from service.sweeper import sweep
@@ -133,6 +134,30 @@ def test_results_younger_than_a_restored_database_are_set_aside(
     sweep(settings, context.store, context.storage, RetentionClock(context.store))
     (kept,) = (settings.data_dir / "set-aside").rglob("result.ome.tiff")
     assert kept.read_bytes().startswith(b"of a retry")
+
+
+def test_a_retry_that_begins_during_a_sweep_is_not_set_aside(
+    app: FastAPI, call: Call, settings: Settings, slide_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = app.state.context
+    store, storage = context.store, context.storage
+    job = call("POST", "/v1/jobs", json={"slide": slide_id}).json()["id"]
+    call("DELETE", f"/v1/jobs/{job}")
+    (settings.data_dir / "jobs" / job).mkdir()
+    find = store.job
+
+    def find_and_retry(job_id: str) -> Job | None:
+        found: Job | None = find(job_id)
+        if found is not None and found.state is JobState.CANCELLED:
+            store.retry(job_id)
+            claimed = store.claim("w")
+            storage.begin_attempt(claimed).write_bytes(b"pixels")
+        return found
+
+    monkeypatch.setattr(store, "job", find_and_retry)
+    sweep(settings, store, storage, RetentionClock(store))
+    (kept,) = settings.data_dir.rglob("result.ome.tiff")
+    assert kept == settings.data_dir / "jobs" / job / "attempt-1" / "result.ome.tiff"
 
 
 def test_a_slide_that_is_being_deleted_is_not_set_aside(
