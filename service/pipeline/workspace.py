@@ -184,16 +184,19 @@ class Workspace:
         """Give the verified result and its companions their names, in the place of earlier ones; the result last."""
         companions = {self.folder / name: companion(self._output, name) for name in COMPANIONS}
         placed: list[Path] = []
+        replaced = self.folder / "replaced"
         try:
             for made, target in companions.items():
                 made.replace(target)
                 placed.append(target)
             if self._output.is_dir():
-                self._output.rename(self.folder / "replaced")
+                self._output.rename(replaced)
             self.result.replace(self._output)
         except OSError:
             for target in placed:
                 target.unlink(missing_ok=True)
+            if replaced.is_dir() and not self._output.exists():
+                replaced.rename(self._output)
             raise
         sync_folder(self._output.parent)
 

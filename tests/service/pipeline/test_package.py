@@ -17,7 +17,9 @@ import zarr
 from PIL import Image
 
 from service.errors import Cancelled, ServiceError
+from service.pipeline.targets import COMPANIONS
 from service.pipeline.upscale import upscale
+from service.pipeline.workspace import Workspace
 from service.progress import CancelToken, Stage
 from service.request import BadTilePolicy, UpscaleRequest
 from service.runner import Runner
@@ -259,6 +261,18 @@ def test_companions_are_replaced_with_their_result_and_stay_when_a_run_fails(tmp
     ]
     upscale(replace(request, model="bicubic"))
     assert "bicubic" in companions(request.output)[0].read_text("utf-8")
+
+
+def test_an_earlier_result_stays_where_the_new_one_cannot_be_published(tmp_path) -> None:
+    output = tmp_path / "out.ome.zarr"
+    output.mkdir()
+    (output / ".zattrs").write_text("of an earlier run")
+    with Workspace(output) as workspace:
+        for name in COMPANIONS:
+            workspace.write_companion(name, "new")
+        with pytest.raises(FileNotFoundError):  # somebody has removed the joined result
+            workspace.publish()
+    assert (output / ".zattrs").read_text() == "of an earlier run"
 
 
 def test_no_companion_is_left_alone_where_the_result_cannot_be_published(tmp_path, write_png, monkeypatch) -> None:
