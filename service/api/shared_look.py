@@ -1,4 +1,4 @@
-"""One look for all who want to know the same at the same time, in a thread; so many wait, and one thread works."""
+"""One look for all who ask for the same thing at the same time: it runs once, in one thread, however many wait."""
 
 import asyncio
 import contextlib
@@ -67,6 +67,6 @@ class SharedLook(Generic[Found]):
 
 
 def _heard(look: "asyncio.Task[Found]") -> None:
-    """What it raises is nobody's where all who asked have gone away."""
+    """Take note of an error: asyncio would report it as never retrieved where all who asked have gone away."""
     if not look.cancelled():
         look.exception()

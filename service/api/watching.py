@@ -47,7 +47,7 @@ class Unfinished:
     Attributes
     ----------
     number
-        That of the last change by then: what comes after it is heard by listening from it on.
+        Of the last change that is included: who listens from it on misses none.
     """
 
     number: int

@@ -1,4 +1,4 @@
-"""What room unfinished uploads have a claim to: announcing costs nothing, so that little is kept for words alone.
+"""What room unfinished uploads have a claim to. An announcement costs nothing, so by itself it reserves little.
 
 Before its own owner's other uploads an upload has a claim to all that it announced. Before others' it has one to as
 much as its owner has sent already, and a little: whoever sends a slide soon has a claim to all of it, whoever announces
