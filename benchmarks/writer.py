@@ -57,7 +57,7 @@ def ours(folder: str, width: int, height: int, name: str = "ome-tiff") -> Callab
             crown = build_crown(Path(folder) / "crown.segment", segments, sizes, in_stripe, encode)
         joined = joined_levels(segments, crown, _STRIPE, sizes, in_stripe, lambda: None)
         facts = ImageFacts("urn:uuid:0", "", "", "", sizes, (0.25, 0.25), None, (), None)
-        known.join(Path(folder) / f"ours{known.suffixes[0]}", joined, facts, _QUALITY)
+        known.join(Path(folder) / f"ours{known.suffixes[0]}", joined, facts, _QUALITY, lambda: None)
 
     return write
 

@@ -3,6 +3,7 @@
 import errno
 import os
 import uuid
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -26,18 +27,27 @@ def write_whole(path: Path, data: bytes) -> None:
     sync_folder(path.parent)
 
 
-def sync_tree(folder: Path) -> None:
+def sync_tree(folder: Path, between: Callable[[], None] = lambda: None) -> None:
     """Make every file and every name below a folder durable; raises OSError where the disk could not.
 
     One `os.sync` would be simpler, and tells nothing of a disk that fails.
+
+    Parameters
+    ----------
+    between
+        Called after each file, of which there may be a million; may raise to stop.
     """
     files: list[Path] = []
     folders = [folder]
     for path in folder.rglob("*"):
         (folders if path.is_dir() else files).append(path)
     with ThreadPoolExecutor(_SYNCS_AT_ONCE) as pool:  # a file system's journal takes many in one commit
-        for _ in pool.map(_sync_file, files):
-            pass
+        try:
+            for _ in pool.map(_sync_file, files):
+                between()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     for one in folders:
         sync_folder(one)
 

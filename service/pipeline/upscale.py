@@ -270,15 +270,15 @@ def _finish(
         else None
     )
 
-    def levels(stage: Stage) -> Iterator[Iterator[Entry]]:
-        def between() -> None:
-            cancel.raise_if_cancelled()
-            on_progress(made.clock.snapshot(stage))
+    def between(stage: Stage) -> None:
+        cancel.raise_if_cancelled()
+        on_progress(made.clock.snapshot(stage))
 
-        return joined_levels(made.segments, crown, plan.stripe_height, facts.sizes, in_stripe, between)
+    def levels(stage: Stage) -> Iterator[Iterator[Entry]]:
+        return joined_levels(made.segments, crown, plan.stripe_height, facts.sizes, in_stripe, lambda: between(stage))
 
     workspace.clear_result()
-    job.format.join(workspace.result, levels(Stage.JOINING), facts, quality)
+    job.format.join(workspace.result, levels(Stage.JOINING), facts, quality, lambda: between(Stage.JOINING))
     made.clock.advance(Tally(bytes_written=_tile_bytes([*made.segments, *([crown] if crown else [])])), 0.0)
     on_progress(made.clock.snapshot(Stage.VERIFYING))
     read_back(workspace.result, job.format, levels(Stage.VERIFYING), quality)

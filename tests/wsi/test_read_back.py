@@ -50,7 +50,7 @@ def joined(tmp_path: Path, output_format: OutputFormat, segment: Segment) -> Pat
         annotations=(),
         icc_profile=None,
     )
-    output_format.join(target, levels(segment), facts, QUALITY)
+    output_format.join(target, levels(segment), facts, QUALITY, lambda: None)
     return target
 
 

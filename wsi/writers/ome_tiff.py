@@ -38,7 +38,9 @@ def decode(parts: Sequence[bytes]) -> Pixels:
     return np.asarray(imagecodecs.jpeg8_decode(parts[0]))
 
 
-def join(target: Path, levels: Iterable[Iterable[Entry]], facts: ImageFacts, quality: int) -> None:
+def join(
+    target: Path, levels: Iterable[Iterable[Entry]], facts: ImageFacts, quality: int, _between: Callable[[], None]
+) -> None:
     """Write the finished file; bytes lie in the order (level, row, column).
 
     Parameters

@@ -55,13 +55,17 @@ def _encoded_blank(value: int) -> bytes:
     return bytes(_CODEC.encode(np.full((TILE, TILE), value, np.uint8)))
 
 
-def join(target: Path, levels: Iterable[Iterable[Entry]], facts: ImageFacts, _quality: int) -> None:
+def join(
+    target: Path, levels: Iterable[Iterable[Entry]], facts: ImageFacts, _quality: int, between: Callable[[], None]
+) -> None:
     """Write the finished folder and flush it to disk.
 
     Parameters
     ----------
     levels
         For each level, finest first, its tiles' planes in the order of rows and columns.
+    between
+        Called after each file that is flushed; may raise to stop.
     """
     import zarr  # a third of a second, for which a TIFF need not wait
 
@@ -87,7 +91,7 @@ def join(target: Path, levels: Iterable[Iterable[Entry]], facts: ImageFacts, _qu
     (folder / "METADATA.ome.xml").write_text(planar_xml(facts), encoding="utf-8")
     if facts.icc_profile is not None:
         (folder / "profile.icc").write_bytes(facts.icc_profile)
-    sync_tree(target)
+    sync_tree(target, between)
     sync_folder(target.parent)
 
 

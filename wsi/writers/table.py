@@ -23,7 +23,8 @@ class OutputFormat:
     decode
         Its inverse.
     join
-        ``join(target, levels, facts, quality)`` writes the file and flushes it to disk.
+        ``join(target, levels, facts, quality, between)`` writes the file and flushes it to disk; it calls ``between``
+        again and again while it flushes many files, which may raise to stop.
     parts
         ``parts(entry, quality)`` is what `join` stores of an entry: numbers of parts with their bytes.
     stored
@@ -34,7 +35,7 @@ class OutputFormat:
     suffixes: tuple[str, ...]
     encoder: Callable[[int], Callable[[Pixels], Sequence[bytes]]]
     decode: Callable[[Sequence[bytes]], Pixels]
-    join: Callable[[Path, Iterable[Iterable[Entry]], ImageFacts, int], None]
+    join: Callable[[Path, Iterable[Iterable[Entry]], ImageFacts, int, Callable[[], None]], None]
     parts: Callable[[Entry, int], list[tuple[int, bytes]]]
     stored: Callable[[Path], AbstractContextManager[Callable[[int, int, int, int], bytes]]]
 

@@ -26,6 +26,7 @@ from service.errors import Cancelled, ServiceError
 from service.pipeline.upscale import upscale
 from service.progress import CancelToken, Progress, Stage
 from service.request import BadTilePolicy, UpscaleRequest
+from wsi.durable import sync_tree
 from wsi.errors import PixelSizeMissingError, PlanError, TileReadError, VerificationError
 from wsi.geometry import Region
 from wsi.icc import neutral_profile
@@ -274,6 +275,25 @@ def test_hashing_a_result_tells_progress_and_can_be_cancelled(tmp_path, write_pn
         )
     assert hashed[0] > 0
     assert told[-1].stage is Stage.VERIFYING
+
+
+def test_flushing_a_zarr_tells_progress_and_can_be_cancelled(tmp_path, write_png, monkeypatch) -> None:
+    token, told, flushed = CancelToken(), list[Progress](), list[int]()
+
+    def flush_twice(folder: Path, *arguments) -> None:
+        before = len(told)
+        sync_tree(folder, *arguments)
+        flushed.append(len(told) - before)
+        token.cancel()
+        sync_tree(folder, *arguments)
+
+    monkeypatch.setattr("wsi.writers.ome_zarr.sync_tree", flush_twice)
+    with pytest.raises(Cancelled):
+        upscale(
+            UpscaleRequest(write_png(300, 200), tmp_path / "out.ome.zarr", model="bicubic", mpp=1.0), told.append, token
+        )
+    assert flushed[0] > 3
+    assert told[-1].stage is Stage.JOINING
 
 
 def test_killed_and_continued_is_byte_identical(tmp_path, write_png) -> None:
