@@ -357,7 +357,7 @@ def test_a_region_of_interest_is_kept_as_it_was_drawn(app: FastAPI, ask: Call, c
         ({"roi": {"type": "Point", "coordinates": [1, 1]}}, "request.roi"),
         ({"roi": {}}, "request.roi"),
         ({"roi": TRIANGLE, "region": [0, 0, 9, 9]}, "request.roi"),
-        ({"roi": {"type": "Polygon", "coordinates": [[[9000, 0], [9900, 0], [9900, 9], [9000, 0]]]}}, "request.plan"),
+        ({"roi": {"type": "Polygon", "coordinates": [[[9000, 0], [9900, 0], [9900, 9], [9000, 0]]]}}, "request.roi"),
         (
             {"roi": {"type": "Polygon", "coordinates": [[[n % 2000, n % 7] for n in range(20_001)] + [[0, 0]]]}},
             "request.roi",
