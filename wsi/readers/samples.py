@@ -7,6 +7,7 @@ tags are looked at before either reader is trusted, whatever vendor the file nam
 Source: TIFF 6.0, sections 8 (tags), 18 (associated alpha) and 21 (YCbCr).
 """
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -181,7 +182,8 @@ def samples_of(page: tifffile.TiffPage) -> Samples:
 def _fills_blocks(page: tifffile.TiffPage) -> bool:
     if not page.is_tiled or int(page.compression) != _UNCOMPRESSED or page.dtype is None:
         return True
-    return int(np.prod(page.chunks)) * page.dtype.itemsize % _READ_BLOCK == 0
+    length: int = math.prod(page.chunks) * page.dtype.itemsize
+    return length % _READ_BLOCK == 0
 
 
 def slide_pages(tiff: tifffile.TiffFile) -> Iterator[tifffile.TiffPage]:
