@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
+from service.own_limits import limit_self
 from service.pipeline.failures import describe
 from service.progress import CancelToken, Progress
 from service.request import BadTilePolicy, Effort, UpscaleRequest
@@ -68,15 +69,15 @@ def main() -> None:
     requests: queue.Queue[tuple[dict[str, Any], CancelToken]] = queue.Queue()
     role = sys.argv[1]
     if role in ("probe", "look"):
-        resource.setrlimit(resource.RLIMIT_AS, (_PROBE_MEMORY, _PROBE_MEMORY))
-        resource.setrlimit(resource.RLIMIT_NOFILE, (_PROBE_FILES, _PROBE_FILES))
-        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # looking is not writing
+        limit_self(resource.RLIMIT_AS, _PROBE_MEMORY)
+        limit_self(resource.RLIMIT_NOFILE, _PROBE_FILES)
+        limit_self(resource.RLIMIT_FSIZE, 0)  # looking is not writing
     if role == "upscale":
-        _limit_data(work_memory_bytes())
+        limit_self(resource.RLIMIT_DATA, work_memory_bytes())
     if role == "probe":
-        resource.setrlimit(resource.RLIMIT_CPU, (_PROBE_CPU_SECONDS, _PROBE_CPU_SECONDS + 5))  # SIGXCPU first
+        limit_self(resource.RLIMIT_CPU, _PROBE_CPU_SECONDS, _PROBE_CPU_SECONDS + 5)  # SIGXCPU first
     looker = None
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    limit_self(resource.RLIMIT_CORE, 0)
     threading.Thread(target=_listen, args=(requests,), daemon=True).start()
     while True:
         message, token = requests.get()
@@ -97,12 +98,6 @@ def work_memory_bytes() -> int:
     """How much data the child of a job may hold, network, threads and CUDA included."""
     threads = os.cpu_count() or 1
     return _WORK_MEMORY + threads * _THREAD_MEMORY + (_CUDA_MEMORY if _CUDA_DEVICE.exists() else 0)
-
-
-def _limit_data(bound: int) -> None:
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    bound = bound if hard == resource.RLIM_INFINITY else min(bound, hard)
-    resource.setrlimit(resource.RLIMIT_DATA, (bound, bound))
 
 
 def _listen(requests: "queue.Queue[tuple[dict[str, Any], CancelToken]]") -> None:

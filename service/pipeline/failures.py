@@ -40,6 +40,9 @@ def describe(error: Exception) -> Problem:
             return problem(code, str(error))
     if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return problem("storage.full", "the disk is full; make space, then ask again")
+    if isinstance(error, OSError) and error.errno == errno.EFBIG:
+        said = "a file grew larger than its file system takes (FAT32: 4 GiB) or than `ulimit -f` allows"
+        return problem("storage.unusable", f"{said}; write to another disk, or raise the limit")
     if isinstance(error, OSError) and error.filename is not None:
         return problem("storage.unusable", f"{error.filename}: {error.strerror}")
     if isinstance(error, MemoryError):

@@ -27,6 +27,7 @@ from typing import IO, Any
 
 from service.codes import problem, refusal
 from service.errors import ServiceError
+from service.own_limits import limit_self
 from service.storage import CHUNK_BYTES, full_disk_said
 from service.uploads.contents import settle_in
 from service.uploads.names import NAME_MAX_BYTES, Bundle
@@ -220,15 +221,15 @@ def main() -> None:
     """Answer the one request on standard input."""
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
         os.dup2(2, 1)
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-        resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 5))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        limit_self(resource.RLIMIT_AS, MEMORY_BYTES)
+        limit_self(resource.RLIMIT_CPU, CPU_SECONDS, CPU_SECONDS + 5)
+        limit_self(resource.RLIMIT_CORE, 0)
         request = json.loads(sys.stdin.readline())
         threading.Thread(target=_die_with_parent, daemon=True).start()
         with contextlib.suppress(BrokenPipeError):
             try:
                 file_max = _limits(request).most_bytes
-                resource.setrlimit(resource.RLIMIT_FSIZE, (file_max, file_max))
+                limit_self(resource.RLIMIT_FSIZE, file_max)
                 found = answer(request)
             except Exception as error:  # noqa: BLE001 - the parent is told, whatever it is
                 traceback.print_exc()

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 import zipfile
@@ -125,3 +127,22 @@ def test_processor_time_used_up_is_told_from_a_kill_from_outside(tmp_path: Path)
     finally:
         child.kill()
         child.close()
+
+
+@pytest.mark.parametrize("limit", ["-v 3000000", "-n 100", "-t 20", "-d 3000000", "-f 2000"])
+@pytest.mark.parametrize("command", ["info", "upscale"])
+def test_limits_below_those_of_the_children_are_kept(tmp_path: Path, write_png, command: str, limit: str) -> None:
+    slide = write_png(64, 64)
+    asked = [str(slide)]
+    asked += [str(tmp_path / "out.ome.tiff"), "--model", "bicubic", "--mpp", "0.5"] if command == "upscale" else []
+    shell = ["bash", "-c", f'ulimit {limit}; exec "$@"', "-", sys.executable, "-m", "service.cli", command, *asked]
+    done = subprocess.run(shell, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_file_larger_than_its_limit_is_told_in_words(tmp_path: Path, write_png) -> None:
+    slide = write_png(400, 400)
+    asked = ["upscale", str(slide), str(tmp_path / "out.ome.tiff"), "--model", "bicubic", "--mpp", "0.5"]
+    shell = ["bash", "-c", 'ulimit -f 8; exec "$@"', "-", sys.executable, "-m", "service.cli", *asked]
+    done = subprocess.run(shell, capture_output=True, text=True)
+    assert "larger than its file system takes" in done.stderr

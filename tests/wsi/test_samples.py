@@ -168,6 +168,27 @@ def test_the_right_pixels_or_a_refusal_in_words(tmp_path, open_slide, kind: str,
     assert bool(reader.info.warnings) == ("alpha" in kind or "fourth" in kind)
 
 
+@pytest.mark.parametrize("vendor", ["plain", "aperio", "ome"])
+@pytest.mark.parametrize("pixels", [_RGB, _GREY], ids=["rgb", "grey"])
+@pytest.mark.parametrize("tile", [(16, 16), (48, 48), (80, 112), (240, 240)])
+def test_uncompressed_tiles_of_any_size_are_read(tmp_path, open_slide, tile, pixels: np.ndarray, vendor: str) -> None:
+    options = {"photometric": "rgb" if pixels.ndim == 3 else "minisblack", "tile": tile}
+    found = open_slide(write(tmp_path / "slide.tif", pixels, vendor, "tiles", options)).read(
+        0, Region(0, 0, _WIDTH, _HEIGHT)
+    )
+    assert (found == (pixels if pixels.ndim == 3 else _thrice(pixels))).all()
+
+
+@pytest.mark.parametrize("head", [b"\xff\x4f\xff\x51", b"\xff\xd8\xff\xc0\xff\xff\x08\xff\xff\xff\xff", b"\xff\x0a"])
+@pytest.mark.parametrize("parts", _PARTS)
+def test_pixels_that_look_like_the_head_of_a_stream_are_pixels(tmp_path, open_slide, parts: str, head: bytes) -> None:
+    truth = _RGB.copy()
+    truth.reshape(-1)[: 4 * len(head)] = np.frombuffer(head * 4, np.uint8)
+    options = {"photometric": "rgb", "ome": True}
+    found = open_slide(write(tmp_path / "slide.ome.tif", truth, "ome", parts, options))
+    assert (found.read(0, Region(0, 0, _WIDTH, _HEIGHT)) == truth).all()
+
+
 @pytest.mark.parametrize("parts", _PARTS)
 @pytest.mark.parametrize("vendor", [*_VENDORS, "philips"])
 @pytest.mark.parametrize("kind", REFUSED)

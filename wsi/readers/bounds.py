@@ -28,6 +28,9 @@ _MAX_STREAM_PIXELS = MAX_PIECE_BYTES // 3
 _HEADER_BYTES = 1 << 16
 _DIGITIZER = ("DIGITIZER_WIDTH", "DIGITIZER_HEIGHT")
 _START_OF_FRAME = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # 0xF7 is JPEG-LS
+_WITHOUT_HEADER = {1, 2, 3, 4, 5, 8, 32773, 32946, 34925, 50000}
+"""Compressions whose streams declare no size: none, CCITT, LZW, deflate, PackBits, LZMA, Zstandard. Their bytes may
+look like the head of any picture: grey pixels with alpha do like a JPEG 2000."""
 _JXL_RATIOS = (1, 12 / 10, 4 / 3, 3 / 2, 16 / 9, 5 / 4, 2)
 
 
@@ -84,7 +87,8 @@ def bound_streams(tiff: tifffile.TiffFile) -> None:
     """Have tifffile refuse a tile whose own header declares more than any tile may hold; the others stay readable."""
     for series in tiff.series:
         for level in series.levels:
-            level.keyframe.decode = _bounded(level.keyframe.decode)
+            if int(level.keyframe.compression) not in _WITHOUT_HEADER:
+                level.keyframe.decode = _bounded(level.keyframe.decode)
 
 
 def _bounded(decode: Callable[..., Any]) -> Callable[..., Any]:

@@ -12,6 +12,7 @@ from wsi.errors import SlideUnreadableError
 from wsi.readers import flat_image, openslide, tiffslide
 from wsi.readers.bounds import pieces_of_mrxs, require_small_pieces
 from wsi.readers.references import require_alone
+from wsi.readers.whole import require_whole
 from wsi.slide import SlideReader
 
 READERS: tuple[tuple[Callable[[Path], bool], Callable[[Path], SlideReader]], ...] = (
@@ -47,6 +48,7 @@ def open_slide(path: Path) -> SlideReader:
     if path.stat().st_size == 0:
         raise SlideUnreadableError(f"{path.name}: the file is empty; copy it again")
     companion_files(path)
+    require_whole(path)
     require_alone(path)
     if path.suffix.lower() == ".mrxs":
         require_small_pieces(path.name, pieces_of_mrxs(path))

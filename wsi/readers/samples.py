@@ -7,6 +7,7 @@ tags are looked at before either reader is trusted, whatever vendor the file nam
 Source: TIFF 6.0, sections 8 (tags), 18 (associated alpha) and 21 (YCbCr).
 """
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -33,6 +34,8 @@ _EXTRA = {
     _RGB: {(_UNSPECIFIED,), (_ASSOCIATED,), (_UNASSOCIATED,)},
     _MINISBLACK: {(_ASSOCIATED,), (_UNASSOCIATED,)},  # two grey samples are two channels
 }
+_UNCOMPRESSED, _READ_BLOCK = 1, 1024
+"""OpenSlide's libtiff (4.0.1) refuses uncompressed tiles whose bytes are no multiple of the block."""
 _ORIENTATION, _COLOUR_MAP, _COEFFICIENTS, _SUBSAMPLING, _REFERENCES = 274, 320, 529, 530, 532
 _FULL_RANGE = (0.0, 255.0, 128.0, 255.0, 128.0, 255.0)
 _LUMA = (0.299, 0.587, 0.114)
@@ -49,6 +52,8 @@ class Samples:
         NumPy's name of a sample's type; "" where the tags name none.
     extra
         Meaning of each sample beyond the colour's own (0 unspecified, 1 and 2 alpha).
+    fills_blocks
+        False where tiles are uncompressed and end within a block of bytes in which OpenSlide's libtiff reads.
     palette
         (256, 3) colours, or None.
     ranges
@@ -64,6 +69,7 @@ class Samples:
     is_planar: bool
     is_subsampled: bool
     orientation: int
+    fills_blocks: bool = True
     palette: Pixels | None = None
     ranges: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
@@ -74,7 +80,13 @@ class Samples:
 
     def is_shown_by_openslide(self, vendor: str) -> bool:
         """Whether OpenSlide, which calls the format so, hands out these samples as they are."""
-        if (self.is_bytes, self.extra, self.is_planar, self.turn) != (True, (), False, UPRIGHT):
+        if (self.is_bytes, self.extra, self.is_planar, self.turn, self.fills_blocks) != (
+            True,
+            (),
+            False,
+            UPRIGHT,
+            True,
+        ):
             return False
         known = _APERIO_JPEG_2000 if vendor == "aperio" else set()
         if self.compression in _UNKNOWN_TO_OPENSLIDE | _APERIO_JPEG_2000 and self.compression not in known:
@@ -114,6 +126,7 @@ class Samples:
         parts += [f"{len(self.extra)} of them beyond the colour"] if self.extra else []
         parts += ["chroma subsampled"] if self.is_subsampled else []
         parts += ["in separate planes"] if self.is_planar else []
+        parts += [] if self.fills_blocks else ["in tiles of an odd number of bytes"]
         parts += [f"stored turned (Orientation {self.orientation})"] if self.orientation != UPRIGHT else []
         return ", ".join(parts)
 
@@ -160,9 +173,17 @@ def samples_of(page: tifffile.TiffPage) -> Samples:
         is_planar=int(page.planarconfig) == 2 and count > 1,
         is_subsampled=photometric == _YCBCR and _values(page, _SUBSAMPLING, (2, 2)) != (1, 1),
         orientation=_values(page, _ORIENTATION, (UPRIGHT,))[0],
+        fills_blocks=_fills_blocks(page),
         palette=_palette(page) if photometric == _PALETTE else None,
         ranges=_ranges(page) if photometric == _YCBCR and int(page.compression) not in _JPEG else None,
     )
+
+
+def _fills_blocks(page: tifffile.TiffPage) -> bool:
+    if not page.is_tiled or int(page.compression) != _UNCOMPRESSED or page.dtype is None:
+        return True
+    length: int = math.prod(page.chunks) * page.dtype.itemsize
+    return length % _READ_BLOCK == 0
 
 
 def slide_pages(tiff: tifffile.TiffFile) -> Iterator[tifffile.TiffPage]:
