@@ -139,7 +139,7 @@ class Storage:
                 with contextlib.suppress(FileNotFoundError):  # an attempt in between was quicker, and is looked for
                     (home / f"{_ATTEMPT}{max(earlier)}").rename(folder)
             folder.mkdir(exist_ok=True)
-            for path in (*folder.glob(f"*{ARRIVING}"), *folder.glob(f"{WORKSPACE}*/lock")):
+            for path in (*folder.glob(f"*{ARRIVING}"), *folder.glob("*.part"), *folder.glob(f"{WORKSPACE}*/lock")):
                 path.unlink(missing_ok=True)
             self._remove_attempts(job, lambda number: number < job.attempt)
             sync_folder(home)

@@ -270,8 +270,8 @@ def test_what_the_api_image_holds_probes_every_kind_of_slide(
 def test_what_the_api_image_holds_shows_slides_and_results(
     python: str, api_image: dict[str, str], data: Path, tmp_path: Path
 ) -> None:
-    slide, zarr = data / "slides" / "OS-1-detail.ome.tif", tmp_path / "result.ome.zarr"
-    tiff = tmp_path / "result.ome.tiff"
+    slide, zarr = data / "slides" / "OS-1-detail.ome.tif", tmp_path / "zarr.ome.zarr"
+    tiff = tmp_path / "tiff.ome.tiff"
     for output in (tiff, zarr):
         upscale(UpscaleRequest(slide, output, model="nearest", region=(0, 0, 300, 200)))
     code = (
@@ -288,6 +288,6 @@ def test_what_the_api_image_holds_shows_slides_and_results(
     shown = {str(path.name): run(python, code, api_image, kind, path, name) for kind, path, name in sights}
     assert shown == {
         "OS-1-detail.ome.tif": "1101 1101 True",
-        "result.ome.tiff": "1200 800 True",
-        "result.ome.zarr": "1200 800 True",
+        "tiff.ome.tiff": "1200 800 True",
+        "zarr.ome.zarr": "1200 800 True",
     }

@@ -1,22 +1,26 @@
 """Files that appear whole or not at all, and stay after a power cut: write, flush, rename, flush the folder."""
 
 import errno
+import hashlib
 import os
-import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 _SYNCS_AT_ONCE = 16
+_LONGEST_NAME = 255
 # What file systems answer that keep no log of names to be flushed (some network and FUSE ones).
 _CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EISDIR, errno.EACCES}
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Put `data` at `path`, in the place of what was there; several processes may do so at once."""
-    partial = path.with_name(f".{uuid.uuid4().hex}.part")
+    """Put `data` at `path`, in the place of what was there; one process at a time.
+
+    What a killed process has left half-written is written anew by the next one, since its name is the same.
+    """
+    partial = path.with_name(_partial_name(path.name))
     try:
-        with partial.open("xb") as file:
+        with partial.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -72,3 +76,10 @@ def sync_folder(folder: Path) -> None:
     except OSError as error:
         if error.errno not in _CANNOT_SYNC:
             raise
+
+
+def _partial_name(name: str) -> str:
+    """The name while a file is written; one that would be too long is replaced by a hash."""
+    if len(os.fsencode(name)) + len(".part") <= _LONGEST_NAME:
+        return name + ".part"
+    return f".{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}.part"

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from pydantic import TypeAdapter, ValidationError
-
 from service.codes import refusal
 
 _MOST_PIXELS = 2**31
@@ -75,6 +73,8 @@ class SlideFacts:
         ServiceError
             slide.unreadable: they are not what a slide can say of itself, and are not stored.
         """
+        from pydantic import TypeAdapter, ValidationError  # here, so that the command line says it where it is missing
+
         try:
             found: Self = TypeAdapter(cls).validate_json(json.dumps(facts), strict=True)
         except ValidationError as error:

@@ -389,7 +389,7 @@ def test_finished_stripes_are_seen_while_the_job_runs(
     deadline, held = time.monotonic() + 120, None
     while held is None:
         assert time.monotonic() < deadline
-        if list(service.folder.glob(f"jobs/{job}/.slidelift-*/stripe-00000.segment")):
+        if list(service.folder.glob(f"jobs/{job}/attempt-1/.slidelift-*/stripe-00000.segment")):
             (held,) = service.descendants("upscale")
             held.send_signal(signal.SIGSTOP)
         time.sleep(0.05)
