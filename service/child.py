@@ -41,12 +41,11 @@ _SAMPLE_SIDE = 256
 
 # What a job may hold: 0.25 to 0.53 GB were measured on a CPU (bicubic, compact-x4, realesrgan-x4), and each thread that
 # decodes may hold a tile of the largest size as it is read, as it is decoded and as it is handed on. It is a limit of
-# data (RLIMIT_DATA), since torch and CUDA reserve addresses that they never fill. What CUDA's own library holds is its
-# business and was not measured: where there is a card it gets ample room. The bound stands behind the refusals of
+# data (RLIMIT_DATA), since torch reserves addresses that it never fills. What CUDA's library holds was not measured,
+# and too low a limit would fail every job: where there is a card there is none. The bound stands behind the refusals of
 # `wsi.readers.bounds`, for formats in which a tile's own header says more than they can tell.
 _WORK_MEMORY = 4 << 30
 _THREAD_MEMORY = 3 * MAX_PIECE_BYTES
-_CUDA_MEMORY = 16 << 30
 _CUDA_DEVICE = Path("/dev/nvidiactl")
 
 
@@ -72,7 +71,7 @@ def main() -> None:
         limit_self(resource.RLIMIT_AS, _PROBE_MEMORY)
         limit_self(resource.RLIMIT_NOFILE, _PROBE_FILES)
         limit_self(resource.RLIMIT_FSIZE, 0)  # looking is not writing
-    if role == "upscale":
+    if role == "upscale" and not _CUDA_DEVICE.exists():
         limit_self(resource.RLIMIT_DATA, work_memory_bytes())
     if role == "probe":
         limit_self(resource.RLIMIT_CPU, _PROBE_CPU_SECONDS, _PROBE_CPU_SECONDS + 5)  # SIGXCPU first
@@ -95,9 +94,8 @@ def main() -> None:
 
 
 def work_memory_bytes() -> int:
-    """How much data the child of a job may hold, network, threads and CUDA included."""
-    threads = os.cpu_count() or 1
-    return _WORK_MEMORY + threads * _THREAD_MEMORY + (_CUDA_MEMORY if _CUDA_DEVICE.exists() else 0)
+    """How much data the child of a job may hold, network and threads included."""
+    return _WORK_MEMORY + (os.cpu_count() or 1) * _THREAD_MEMORY
 
 
 def _listen(requests: "queue.Queue[tuple[dict[str, Any], CancelToken]]") -> None:

@@ -134,11 +134,10 @@ class Storage:
         """
         home, folder = self._jobs / job.id, self.attempt_folder(job)
         with full_disk_said():
-            home.mkdir(mode=0o700, exist_ok=True)
             while (earlier := [one for one in self._attempts(job.id) if one < job.attempt]) and not folder.exists():
                 with contextlib.suppress(FileNotFoundError):  # an attempt in between was quicker, and is looked for
                     (home / f"{_ATTEMPT}{max(earlier)}").rename(folder)
-            folder.mkdir(exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
             for path in (*folder.glob(f"*{ARRIVING}"), *folder.glob("*.part"), *folder.glob(f"{WORKSPACE}*/lock")):
                 path.unlink(missing_ok=True)
             self._remove_attempts(job, lambda number: number < job.attempt)
@@ -210,6 +209,8 @@ class Storage:
         for path in self._entries(self._jobs / job.id):
             if path.name.endswith(_DISCARDED):
                 remove(path)
+        with contextlib.suppress(OSError):  # it holds something
+            (self._jobs / job.id).rmdir()
 
     @staticmethod
     def _discard(folder: Path) -> None:
@@ -255,9 +256,10 @@ class Storage:
                 os.close(lock)
         for folder in self._entries(self._jobs):
             attempts = self._attempts(folder.name)  # before the job is read: a retry may begin at any moment
-            if not store.job_is_known(folder.name):
+            job = store.job(folder.name)
+            if job is None and not store.job_is_known(folder.name):
                 self._set_aside(folder, "job", folder.name, now)
-            elif (job := store.job(folder.name)) is not None and job.state.is_ended:
+            elif job is not None and job.state.is_ended:
                 self.tidy_job(job)
                 for number in attempts:
                     if number > job.attempt:  # the database was restored from before that attempt

@@ -332,7 +332,10 @@ class SqlStore:
 
     def has_entries(self) -> bool:
         with self._database.reading() as db:
-            row = db.execute("SELECT 1 FROM slides UNION ALL SELECT 1 FROM jobs LIMIT 1").fetchone()
+            row = db.execute(
+                "SELECT 1 FROM slides UNION ALL "
+                "SELECT 1 FROM jobs WHERE state = 'succeeded' AND result_deleted IS NULL LIMIT 1"
+            ).fetchone()
         return row is not None
 
     def retention_time(self) -> float:

@@ -281,7 +281,7 @@ class Store(Protocol):
         """Replace the identity."""
 
     def has_entries(self) -> bool:
-        """Whether there is any slide or job."""
+        """Whether there is any slide or result, of which there must be files."""
 
     def retention_time(self) -> float:
         """What `keep_retention_time` has kept, in seconds since 1970; at first the store's clock."""

@@ -138,7 +138,13 @@ PHASES: dict[str, Callable[[Workers, Job], bool]] = {
 }
 
 
-@pytest.mark.parametrize("phase", PHASES)
+OFTEN = ("claimed", "joining", "packing", "packed")
+"""Phases of every run; the others are in `make soak`."""
+
+
+@pytest.mark.parametrize(
+    "phase", [one if one in OFTEN else pytest.param(one, marks=pytest.mark.soak) for one in PHASES]
+)
 def test_worker_that_wakes_after_its_lease_changes_no_byte_of_the_winners_result(
     workers: Workers, truth: str, phase: str
 ) -> None:
