@@ -15,7 +15,7 @@ from service.codes import problem
 from service.errors import EXIT_DONE, EXIT_FAILED, EXIT_USER, Cancelled, ServiceError
 from service.interrupts import signals_cancel
 from service.pipeline.failures import describe
-from service.pipeline.targets import REPORT, companion, refuse_inputs
+from service.pipeline.targets import REPORT, companion, refuse_inputs, signed_report
 from service.progress import CancelToken, Progress, Stage
 from service.request import BadTilePolicy, Effort, UpscaleRequest
 from service.runner import Runner, probe
@@ -131,6 +131,7 @@ def _upscale_one(request: UpscaleRequest, runner: Runner, cancel: CancelToken) -
         with _Bar(request.slide.name) as bar:
             report = runner.run(request, bar.show, cancel)
         report["slide"]["path"], report["output"]["path"] = str(request.slide.absolute()), str(request.output)
+        report = signed_report(report)
         _write_report(request.output, report)
     except Cancelled:
         say(f"{request.slide.name}: interrupted; the same command continues from the last finished stripe")

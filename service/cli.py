@@ -29,7 +29,7 @@ from service.commands import (
     upscale,
 )
 from service.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER, Cancelled, Problem, ServiceError
-from service.jobs.store import StoreError
+from service.jobs.errors import StoreError
 from service.terminal import say, tell
 from wsi.errors import WsiError
 

@@ -67,8 +67,8 @@ def _machine() -> list[Finding]:
 def _service() -> list[Finding]:
     """What `slidelift serve` would find, by the settings; makes nothing."""
     from service.errors import ServiceError
+    from service.jobs.errors import StoreError
     from service.jobs.open_store import open_store
-    from service.jobs.store import StoreError
     from service.settings import Settings
 
     settings = Settings()

@@ -19,8 +19,9 @@ from service.api.jobs import JobId, known, shown_under
 from service.api.problems import documented
 from service.api.reading import Documented, address
 from service.api.watching import News
+from service.jobs.errors import StoreError
 from service.jobs.job import Job
-from service.jobs.store import Change, StoreError
+from service.jobs.store import Change
 
 router = APIRouter(prefix="/v1", tags=["jobs"], responses=documented())
 

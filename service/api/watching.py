@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from starlette.concurrency import run_in_threadpool
 
 from service.api.shared_look import SharedLook
+from service.jobs.errors import StoreError
 from service.jobs.job import Job
-from service.jobs.store import Change, Store, StoreError
+from service.jobs.store import Change, Store
 
 LOOK_SECONDS = 0.25
 """How late a change is heard; one or two reads of an index for all."""

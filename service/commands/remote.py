@@ -49,7 +49,15 @@ def connect(options: argparse.Namespace) -> "Client":
 
 def fetch(client: "Client", job: "Job", target: Path, *, with_report: bool) -> Path:
     """Download a result with a bar; beside it its report, as JSON and as a page, and the tissue's outlines."""
-    from service.pipeline.targets import OUTLINES, PAGE, REPORT, companion, refuse_long_names, refuse_strangers
+    from service.pipeline.targets import (
+        OUTLINES,
+        PAGE,
+        REPORT,
+        companion,
+        refuse_long_names,
+        refuse_strangers,
+        signed_report,
+    )
     from wsi.durable import write_whole
 
     result = target.with_name(target.name.removesuffix(".zip"))
@@ -60,7 +68,7 @@ def fetch(client: "Client", job: "Job", target: Path, *, with_report: bool) -> P
         client.download(job.id, target, show)
     if with_report:
         for name, content in (
-            (REPORT, json.dumps(client.report(job.id), indent=2, ensure_ascii=False)),
+            (REPORT, json.dumps(signed_report(client.report(job.id)), indent=2, ensure_ascii=False)),
             (PAGE, client.report_page(job.id)),
             (OUTLINES, json.dumps(client.tissue(job.id))),
         ):

@@ -12,7 +12,8 @@ import psycopg
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from service.jobs.database import Connection, Rows
-from service.jobs.store import StoreError, StoreFullError, StoreUnavailableError
+from service.jobs.errors import StoreError
+from service.jobs.store import StoreFullError, StoreUnavailableError
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (

@@ -12,7 +12,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from service.jobs.database import Connection
-from service.jobs.store import StoreError, StoreFullError, StoreUnavailableError
+from service.jobs.errors import StoreError
+from service.jobs.store import StoreFullError, StoreUnavailableError
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (

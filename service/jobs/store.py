@@ -5,16 +5,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Generic, Protocol, TypeVar
 
+from service.jobs.errors import StoreError
 from service.jobs.job import Job, JobState, Outcome
 from service.jobs.slide import Slide
 from service.jobs.token import Token
 from service.progress import Progress
 
 Entry = TypeVar("Entry")
-
-
-class StoreError(Exception):
-    """What a store refuses."""
 
 
 class UnknownSlideError(StoreError):

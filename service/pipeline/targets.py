@@ -1,8 +1,8 @@
 """Where a result and its companions go, and what they may replace: what this program made there, and no input.
 
 A result is known by its metadata (`wsi.verify.is_result`). A companion holds the suffix of the result that it was made
-beside, so that `x.ome.tiff` and `x.ome.zarr`, whose companions have the same names, don't take each other's. Outlines
-and page also hold a hash of themselves: one that somebody has edited is no longer taken for this program's.
+beside, so that `x.ome.tiff` and `x.ome.zarr`, whose companions have the same names, don't take each other's. Each also
+holds a hash of itself: one that somebody has edited is no longer taken for this program's.
 """
 
 import hashlib
@@ -69,8 +69,9 @@ def refuse_strangers(output: Path, names: Iterable[str] = (*COMPANIONS, REPORT))
     for name in names:
         target = companion(output, name)
         if target.is_dir():
-            detail = f"{target}: a folder, in the place of a file that stands beside the result; choose another output"
-            raise ServiceError(problem("storage.unusable", detail))
+            raise _refused(
+                f"{target}: a folder, in the place of a file that stands beside the result; choose another output"
+            )
         if os.path.lexists(target) and _beside(target, name) != suffix:
             raise _refused(
                 f"{target.name} is there, and was not made with {output.name}: it would be lost; move it away, or "
@@ -91,6 +92,11 @@ def signed_outlines(collection: Mapping[str, Any], output: Path) -> str:
     return json.dumps({"type": collection["type"], _MEMBER: sign, **collection})
 
 
+def signed_report(report: Mapping[str, Any]) -> dict[str, Any]:
+    """A report that can be told from one that somebody has edited."""
+    return {**report, _MEMBER: {"sha256": _digest(report)}}
+
+
 def _beside(path: Path, name: str) -> str | None:
     """The suffix of the result that a companion was made beside; None for what is none, or was edited."""
     try:
@@ -107,17 +113,17 @@ def _page_beside(told: bytes) -> str | None:
 
 
 def _json_beside(told: Any, name: str) -> str | None:
-    inner = told.get("output" if name == REPORT else _MEMBER) if isinstance(told, dict) else None
-    if not isinstance(inner, dict):
+    sign = told.pop(_MEMBER, None) if isinstance(told, dict) else None
+    if not isinstance(sign, dict) or sign.get("sha256") != _digest(told if name == REPORT else told.get("features")):
         return None
-    if name == REPORT:
-        ours = str(told.get("software")).startswith("slidelift ")
-        return str(inner.get("suffix")) if ours else None
-    return str(inner.get("beside")) if inner.get("sha256") == _digest(told.get("features")) else None
+    if name != REPORT:
+        return str(sign.get("beside"))
+    output = told.get("output")
+    return str(output.get("suffix")) if isinstance(output, dict) else None
 
 
-def _digest(features: Any) -> str:
-    return hashlib.sha256(json.dumps(features).encode()).hexdigest()
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
 def _holds(target: Path, path: Path) -> bool:

@@ -5,7 +5,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from wsi.errors import SlideUnreadableError, TileReadError, UnsupportedPixelsError
 from wsi.geometry import Region, Size
@@ -58,6 +58,11 @@ class FlatImageReader:
             raise UnsupportedPixelsError(
                 f"{path.name}: more than {MAX_PIXELS // 10**6} megapixels in one piece; save it as a tiled, pyramidal "
                 "TIFF first"
+            ) from error
+        except UnidentifiedImageError as error:
+            raise SlideUnreadableError(
+                f"{path.name}: its head is none of a PNG, JPEG or BMP that can be read; it may be of a rare kind, as "
+                "a JPEG of 12 bits is (save it as a PNG of 8 bits), or cut short (copy it again)"
             ) from error
         except (OSError, ValueError, SyntaxError) as error:
             raise SlideUnreadableError(f"{path.name}: the picture can't be decoded ({error}); copy it again") from error

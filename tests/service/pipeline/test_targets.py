@@ -14,6 +14,7 @@ import tifffile
 import zarr
 
 from service.errors import Problem, ServiceError
+from service.pipeline.targets import signed_report
 from service.pipeline.upscale import upscale
 from service.progress import Stage
 from service.request import UpscaleRequest
@@ -62,7 +63,7 @@ def test_a_result_and_its_companions_are_replaced_by_the_next(request_of, tmp_pa
     for name in ("o.ome.tiff", "p.ome.zarr"):
         report = upscale(request_of(name))
         stem = name.partition(".")[0]
-        (tmp_path / f"{stem}.report.json").write_text(json.dumps(report))  # as the command line does
+        (tmp_path / f"{stem}.report.json").write_text(json.dumps(signed_report(report)))  # as the command line does
         before = (tmp_path / f"{stem}.report.html").read_bytes()
         assert upscale(request_of(name, model="bicubic"))["model"]["name"] == "bicubic"
         assert (tmp_path / f"{stem}.report.html").read_bytes() != before
@@ -86,15 +87,18 @@ def test_another_formats_companions_of_the_same_names_are_kept(request_of, first
     refused(request_of(second))  # nor where the result was moved away
 
 
-@pytest.mark.parametrize("name", ["o.report.html", "o.tissue.geojson"])
+@pytest.mark.parametrize("name", ["o.report.html", "o.tissue.geojson", "o.report.json"])
 def test_a_companion_that_somebody_edited_is_kept(request_of, tmp_path, name) -> None:
-    upscale(request_of(entropy=0))
+    report = upscale(request_of(entropy=0))
+    (tmp_path / "o.report.json").write_text(json.dumps(signed_report(report)))
     target = tmp_path / name
     text = target.read_text("utf-8")
     if name.endswith("geojson"):
         value = json.loads(text)
         value["features"][0]["properties"]["name"] = "seen by me"
         text = json.dumps(value)
+    elif name.endswith("json"):
+        text = json.dumps({**json.loads(text), "note": "seen by me"})
     else:
         text = text.replace("</body>", "<p>seen by me</p></body>")
         assert "seen by me" in text
@@ -105,7 +109,7 @@ def test_a_companion_that_somebody_edited_is_kept(request_of, tmp_path, name) ->
 def test_a_folder_in_a_companions_place_is_said_before_the_work(request_of, tmp_path) -> None:
     for name in COMPANIONS:
         (tmp_path / name).mkdir()
-        assert refused(request_of()).code == "storage.unusable"
+        assert refused(request_of()).code == "request.output"
         (tmp_path / name).rmdir()
 
 
