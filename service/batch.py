@@ -81,6 +81,8 @@ def _requests(options: argparse.Namespace) -> list[UpscaleRequest]:
 
 def _outputs(slides: Sequence[Path], out: str) -> list[Path]:
     """The result of each slide: `out` itself, or in the folder that it names."""
+    if not out:
+        raise ServiceError(problem("request.output", "OUT is empty; name a file or folder (. is this one)"))
     path = Path(out)
     if path.name.lower().endswith(SUFFIXES):
         if len(slides) > 1:

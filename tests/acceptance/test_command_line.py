@@ -322,7 +322,7 @@ def test_a_slide_whose_report_cannot_be_written_does_not_end_the_batch(slidelift
     for name in ("a.tiff", "b.tiff"):
         (tmp_path / name).write_bytes(small.read_bytes())
     done = slidelift("upscale", tmp_path / "a.tiff", tmp_path / "b.tiff", tmp_path / "out", "--model", "nearest")
-    assert done.code == 1
+    assert done.code == 2
     assert "Traceback" not in done.err
     assert (tmp_path / "out" / "b.report.json").is_file()
 

@@ -46,6 +46,13 @@ def test_a_folder_that_can_not_be_made_is_the_users_to_change(small, tmp_path) -
     assert (tmp_path / "file").read_bytes() == b""
 
 
+def test_an_empty_name_is_not_this_folder(tmp_path, small) -> None:
+    done = run("upscale", small, "", "--model", "nearest", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "OUT is empty" in done.stderr
+    assert list(tmp_path.iterdir()) == [small]
+
+
 @pytest.mark.parametrize(
     ("name", "code", "exit_code"), [("none.svs", "slide.unreadable", 2), ("text.svs", "slide.unreadable", 2)]
 )
