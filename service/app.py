@@ -217,10 +217,12 @@ def serve(settings: Settings, probe: Probe = probe) -> None:
     context: Context = app.state.context
     if settings.asks_for_tokens and not context.store.tokens():
         context.store.close()
+        reason = "SLIDELIFT_AUTH=on asks for tokens"
+        if not settings.is_private:
+            reason = f"{settings.host} can be reached from other machines"
         raise refusal(
             "access.unsafe",
-            f"{settings.host} can be reached from other machines, and nobody has a token: make one with "
-            "`slidelift token create --name NAME` first",
+            f"{reason}, and nobody has a token: make one with `slidelift token create --name NAME` first",
         )
     config = uvicorn.Config(
         Lingering(app),

@@ -91,8 +91,10 @@ class Sqlite:
         self._path, self.now = path, clock
         self._idle: list[sqlite3.Connection] = []
         self._lock = threading.Lock()
+        self._inode: int | None = None
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # slides will lie here
         self._migrate()
+        self._inode = path.stat().st_ino
 
     def alone(self, db: Connection) -> None:
         """Nothing to do: there is one writer at a time."""
@@ -112,6 +114,7 @@ class Sqlite:
     def _migrate(self) -> None:
         with closing(self._connect()) as db:
             _switch_to_write_ahead_log(db)
+            _require_sound(db, self._path)
         with self.writing() as db:
             version = db.execute("PRAGMA user_version").fetchone()[0]
             if version > len(MIGRATIONS):
@@ -150,6 +153,7 @@ class Sqlite:
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """See `Database`; immediate, so that what it read can't change meanwhile."""
+        self._require_in_place()
         with self._lent() as db:
             db.execute("BEGIN IMMEDIATE")
             try:
@@ -160,6 +164,15 @@ class Sqlite:
                     db.execute("ROLLBACK")
                 raise
 
+    def _require_in_place(self) -> None:
+        """Refuse to write into a file that was removed or replaced: what it takes would be gone with the process."""
+        try:
+            in_place = self._inode in (None, self._path.stat().st_ino)
+        except OSError:
+            in_place = False
+        if not in_place:
+            raise StoreUnavailableError(f"the database {self._path.name} was removed or replaced: restart the service")
+
     def _connect(self) -> sqlite3.Connection:
         # One thread at a time uses a connection, though not always the same one; hence check_same_thread.
         try:
@@ -168,6 +181,16 @@ class Sqlite:
         except sqlite3.Error as error:
             raise StoreUnavailableError(f"the database {self._path.name} can't be opened ({error})") from error
         return db
+
+
+def _require_sound(db: sqlite3.Connection, path: Path) -> None:
+    """Refuse a damaged file at the start, rather than at each request that meets its damage; 0.05 s at 10,000 jobs."""
+    try:
+        (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.DatabaseError as error:
+        found = str(error)
+    if found != "ok":
+        raise StoreError(f"{path} is damaged ({found}): restore it from a copy, with the service stopped")
 
 
 def _switch_to_write_ahead_log(db: sqlite3.Connection) -> None:

@@ -813,6 +813,29 @@ class TestSqlite(StoreContract):
             store.check()
         store.check()
 
+    def test_a_file_that_was_removed_or_replaced_takes_no_more_writes(self, store: SqlStore, tmp_path: Path) -> None:
+        store.add_slide(slide())
+        for path in tmp_path.glob("jobs.sqlite3*"):
+            path.unlink()
+        for refused in (store.check, lambda: add(store, "j")):
+            with pytest.raises(StoreUnavailableError, match="removed or replaced"):
+                refused()
+        other = SqlStore(Sqlite(tmp_path / "jobs.sqlite3"))
+        with pytest.raises(StoreUnavailableError, match="removed or replaced"):
+            store.check()
+        other.close()
+
+    def test_a_damaged_file_is_refused_at_the_start(self, store: SqlStore, tmp_path: Path) -> None:
+        store.add_slide(slide())
+        for number in range(200):
+            add(store, f"j{number}")
+        store.close()
+        with (tmp_path / "jobs.sqlite3").open("r+b") as file:
+            file.seek(4096)
+            file.write(b"\xa5" * 8192)
+        with pytest.raises(StoreError, match="damaged"):
+            Sqlite(tmp_path / "jobs.sqlite3")
+
     def test_refused_write_changes_nothing_and_frees_the_store(self, store: Store) -> None:
         with pytest.raises(UnknownSlideError):
             add(store, "j")
