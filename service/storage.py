@@ -193,6 +193,8 @@ class Storage:
         folder = self.attempt_folder(job)
         kept: set[Path] = set()
         if job.state is JobState.FAILED and job.result_deleted is None:
+            if not folder.exists():  # it failed before it could take over what an earlier attempt has left
+                return
             kept |= set(folder.glob(f"{WORKSPACE}*"))
             if self.read_report(job) is not None:
                 kept |= {self.report_path(job), self.output_path(job), *self._beside(folder)}

@@ -489,6 +489,30 @@ def test_disk_full_while_packing_keeps_the_result_and_a_retry_only_packs(
     until(store, "j", lambda _: sorted(one.name for one in folder.iterdir()) == ["report.json", "result.ome.zarr.zip"])
 
 
+def test_attempt_that_could_not_begin_leaves_the_stripes_of_the_one_before(
+    settings: Settings, store: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left_by(store, settings, ".slidelift-0/stripe", b"finished", None)
+
+    def full(*_: Any) -> Path:
+        raise OSError(errno.ENOSPC, "no space")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Storage, "begin_attempt", full)
+        with working(settings, Pipeline(honest)):
+            assert until(store, "j", ended).state is JobState.FAILED
+    found: list[bytes] = []
+
+    def looks(request: UpscaleRequest, *rest: Any) -> dict[str, Any]:
+        found.append((request.output.parent / ".slidelift-0" / "stripe").read_bytes())
+        return honest(request, *rest)
+
+    store.retry("j")
+    with working(settings, Pipeline(looks)):
+        assert until(store, "j", ended).state is JobState.SUCCEEDED
+    assert found == [b"finished"]
+
+
 def test_slide_that_vanished_fails_the_job(settings: Settings, store: SqlStore) -> None:
     add(store, "j", JobOrder("s", "bicubic"))
     with store._database.writing() as db:
