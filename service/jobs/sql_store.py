@@ -164,10 +164,13 @@ class SqlStore:
 
     def changes(self, after: int, limit: int) -> list[Change]:
         with self._database.reading() as db:
-            rows = db.execute(
+            while rows := db.execute(
                 "SELECT changed, id, document FROM jobs WHERE changed > ? ORDER BY changed LIMIT ?", (after, limit)
-            ).fetchall()
-        return self._changes(rows)
+            ).fetchall():
+                if found := self._changes(rows):
+                    return found
+                after = rows[-1][0]  # none of these can be read: they must not hide what comes after them
+        return []
 
     def unfinished(self) -> list[Change]:
         with self._database.reading() as db:

@@ -181,24 +181,39 @@ class Workspace:
         write_whole(self.folder / name, text.encode("utf-8"))
 
     def publish(self) -> None:
-        """Give the verified result and its companions their names, in the place of earlier ones; the result last."""
-        companions = {self.folder / name: companion(self._output, name) for name in COMPANIONS}
-        placed: list[Path] = []
-        replaced = self.folder / "replaced"
+        """Give the verified result and its companions their names, in the place of earlier ones; the result last.
+
+        Where one of them can't take its place, all earlier ones stay.
+        """
+        made = {companion(self._output, name): self.folder / name for name in COMPANIONS} | {self._output: self.result}
+        earlier = self.folder / "earlier"
+        earlier.mkdir(exist_ok=True)
+        begun: list[Path] = []
         try:
-            for made, target in companions.items():
-                made.replace(target)
-                placed.append(target)
-            if self._output.is_dir():
-                self._output.rename(replaced)
-            self.result.replace(self._output)
+            for target, new in made.items():
+                begun.append(target)
+                _keep_aside(target, earlier / target.name)
+                new.replace(target)
         except OSError:
-            for target in placed:
-                target.unlink(missing_ok=True)
-            if replaced.is_dir() and not self._output.exists():
-                replaced.rename(self._output)
+            for target in begun:
+                kept = earlier / target.name
+                if kept.exists():
+                    _remove(target)
+                    kept.rename(target)
+                elif not made[target].exists():
+                    _remove(target)
             raise
         sync_folder(self._output.parent)
+
+
+def _keep_aside(target: Path, kept: Path) -> None:
+    """Let an earlier result have a second name, or another one where it is a folder, until the new one is in place."""
+    _remove(kept)
+    if target.is_dir():
+        target.rename(kept)
+    elif target.exists():
+        with suppress(OSError):  # a file system without hard links
+            kept.hardlink_to(target)
 
 
 def _is_state(state: Any) -> bool:

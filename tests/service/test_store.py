@@ -533,6 +533,7 @@ class StoreContract:
         assert (ids(store.slides(9)), store.slide("b"), store.slide_is_known("b")) == (["c", "a"], None, True)
         assert (ids(store.jobs(9)), store.job("j"), store.job_is_known("j")) == (["k"], None, True)
         assert [change.job.id for change in (*store.changes(0, 9), *store.unfinished())] == ["k", "k"]
+        assert [change.job.id for change in store.changes(0, 1)] == ["k"], "an unreadable page hides no later change"
         assert [one.id for one in store.idle_slides(9)] == ["c"]
         assert (store.tokens(), store.token(token.sha256)) == ([], None)
         claimed = store.claim("w")

@@ -263,16 +263,30 @@ def test_companions_are_replaced_with_their_result_and_stay_when_a_run_fails(tmp
     assert "bicubic" in companions(request.output)[0].read_text("utf-8")
 
 
-def test_an_earlier_result_stays_where_the_new_one_cannot_be_published(tmp_path) -> None:
-    output = tmp_path / "out.ome.zarr"
-    output.mkdir()
-    (output / ".zattrs").write_text("of an earlier run")
+@pytest.mark.parametrize("suffix", ["tiff", "zarr"])
+def test_an_earlier_result_and_its_companions_stay_where_the_new_one_cannot_be_published(tmp_path, suffix) -> None:
+    output = tmp_path / f"out.ome.{suffix}"
+    if suffix == "zarr":
+        output.mkdir()
+    earlier = [output / ".zattrs" if suffix == "zarr" else output, *(tmp_path / f"out.{name}" for name in COMPANIONS)]
+    for path in earlier:
+        path.write_text("of an earlier run")
     with Workspace(output) as workspace:
         for name in COMPANIONS:
             workspace.write_companion(name, "new")
         with pytest.raises(FileNotFoundError):  # somebody has removed the joined result
             workspace.publish()
-    assert (output / ".zattrs").read_text() == "of an earlier run"
+    assert [path.read_text() for path in earlier] == ["of an earlier run"] * len(earlier)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_nothing_stays_of_a_first_result_that_cannot_be_published(tmp_path) -> None:
+    with Workspace(tmp_path / "out.ome.tiff") as workspace:
+        for name in COMPANIONS:
+            workspace.write_companion(name, "new")
+        with pytest.raises(FileNotFoundError):
+            workspace.publish()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_companion_is_left_alone_where_the_result_cannot_be_published(tmp_path, write_png, monkeypatch) -> None:
