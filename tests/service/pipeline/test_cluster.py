@@ -198,13 +198,14 @@ def test_cancelled_there_and_continued_here(standing, tall, undisturbed, tmp_pat
     assert digest(output) == undisturbed
 
 
-def test_waiting_for_a_busy_worker_tells_progress(standing, tall, undisturbed, tmp_path, monkeypatch) -> None:
+def test_waiting_for_a_busy_worker_tells_progress(machines, tall, undisturbed, tmp_path, monkeypatch) -> None:
     """A worker's watchdog (`service.worker`) ends what tells nothing."""
     from distributed import Client
 
     from service.pipeline import cluster
 
     monkeypatch.setattr(cluster, "_SIGN_SECONDS", 0.1)
+    machines.start_worker()  # the only one
     output, enough, told = tmp_path / "out.ome.tiff", tmp_path / "enough", list[Stage]()
 
     def until_enough(path: str) -> bool:
@@ -222,9 +223,9 @@ def test_waiting_for_a_busy_worker_tells_progress(standing, tall, undisturbed, t
         if told.count(Stage.PLANNING) == 4:
             enough.touch()
 
-    with Client(standing.address, set_as_default=False) as client:
+    with Client(machines.address, set_as_default=False) as client:
         busy = client.submit(until_enough, str(enough), pure=False)
-        upscale(UpscaleRequest(tall, output, model=MODEL, mpp=1.0, scheduler=standing.address), listen)
+        upscale(UpscaleRequest(tall, output, model=MODEL, mpp=1.0, scheduler=machines.address), listen)
         assert busy.result(timeout=5)
     assert digest(output) == undisturbed
 
