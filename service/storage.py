@@ -26,6 +26,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +69,7 @@ class Storage:
         Done again after a crash in between, it does what is left to do.
         """
         home = self._slides / slide.id
-        with full_disk_said():
-            lock = self._lock_slides(fcntl.LOCK_SH)
+        with full_disk_said(), held_lock(self._slides_lock, fcntl.LOCK_SH):
             try:
                 remove(home)
                 sync_folder(folder)
@@ -79,8 +79,6 @@ class Storage:
             except BaseException:
                 remove(home)
                 raise
-            finally:
-                os.close(lock)
 
     def require_room(self, wanted_bytes: int) -> None:
         """Raise ServiceError storage.full if writing that much would eat into the reserve."""
@@ -116,12 +114,9 @@ class Storage:
         SlideInUseError, UnknownSlideError
             As `Store.remove_slide`.
         """
-        lock = self._lock_slides(fcntl.LOCK_SH)
-        try:
+        with held_lock(self._slides_lock, fcntl.LOCK_SH):
             store.remove_slide(slide_id)
             remove(self._slides / slide_id)
-        finally:
-            os.close(lock)
 
     def attempt_folder(self, job: Job) -> Path:
         """Where the job's last attempt writes, or wrote."""
@@ -248,14 +243,10 @@ class Storage:
         now
             Seconds since 1970; kept in the name.
         """
-        with contextlib.suppress(BlockingIOError):
-            lock = self._lock_slides(fcntl.LOCK_EX | fcntl.LOCK_NB)
-            try:
-                for folder in self._entries(self._slides):
-                    if folder.is_dir() and not store.slide_is_known(folder.name):
-                        self._set_aside(folder, "slide", folder.name, now)
-            finally:
-                os.close(lock)
+        with contextlib.suppress(BlockingIOError), held_lock(self._slides_lock, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            for folder in self._entries(self._slides):
+                if folder.is_dir() and not store.slide_is_known(folder.name):
+                    self._set_aside(folder, "slide", folder.name, now)
         for folder in self._entries(self._jobs):
             attempts = self._attempts(folder.name)  # before the job is read: a retry may begin at any moment
             job = store.job(folder.name)
@@ -303,24 +294,13 @@ class Storage:
         """Replace the identity, durably."""
         write_whole(self._identity, f"{identity}\n".encode())
 
-    @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
+    def alone(self) -> AbstractContextManager[None]:
         """While inside, no other process is inside; for the start of a service."""
-        descriptor = os.open(self.data_dir / ".lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
+        return held_lock(self.data_dir / ".lock", fcntl.LOCK_EX)
 
-    def _lock_slides(self, mode: int) -> int:
-        descriptor = os.open(self._slides / ".lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, mode)
-        except OSError:
-            os.close(descriptor)
-            raise
-        return descriptor
+    @property
+    def _slides_lock(self) -> Path:
+        return self._slides / ".lock"
 
     @staticmethod
     def _entries(folder: Path) -> list[Path]:
@@ -328,6 +308,23 @@ class Storage:
             return sorted(folder.iterdir())
         except (FileNotFoundError, NotADirectoryError):  # also where another process has just removed it
             return []
+
+
+@contextlib.contextmanager
+def held_lock(path: Path, mode: int) -> Iterator[None]:
+    """Hold a lock of the kernel's on a file, which is made if need be; it ends with its process, too.
+
+    Raises
+    ------
+    BlockingIOError
+        Another has it, and `mode` (of `fcntl.flock`) says not to wait.
+    """
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, mode)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def too_large(max_bytes: int) -> Exception:

@@ -16,7 +16,8 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -26,7 +27,7 @@ from pydantic import TypeAdapter
 
 from service.codes import problem, refusal
 from service.errors import Problem, ServiceError
-from service.storage import CHUNK_BYTES, full_disk_said, remove, too_large
+from service.storage import CHUNK_BYTES, full_disk_said, held_lock, remove, too_large
 from service.uploads.promises import BOOKED_AHEAD_BYTES, Unfinished, claimed_bytes, has_stalled
 from wsi.durable import sync_folder, write_whole
 
@@ -318,15 +319,9 @@ class Inbox:
         self._folder, self._expiry_seconds, self._clock = folder, expiry_seconds, clock
         folder.mkdir(exist_ok=True)
 
-    @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
+    def alone(self) -> AbstractContextManager[None]:
         """While inside, no other thread or process begins an upload or sweeps: what is free stays free."""
-        descriptor = os.open(self._folder / ".lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
+        return held_lock(self._folder / ".lock", fcntl.LOCK_EX)
 
     def begin(
         self,
