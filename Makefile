@@ -17,7 +17,7 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 demo: $(READY)
-	$(BIN)/python -m service.demo $(if $(SLIDE),--slide "$(SLIDE)") $(if $(MPP),--mpp $(MPP))
+	$(BIN)/python -m slidelift.service.tools.demo $(if $(SLIDE),--slide "$(SLIDE)") $(if $(MPP),--mpp $(MPP))
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not soak" -n $(PROCESSES) --dist loadfile --no-loadscope-reorder

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import end_to_end, engine, growth, tiler, viewer, writer
-from models.inference import choose_device
+from slidelift.models.inference import choose_device
 
 
 def main() -> None:

@@ -8,9 +8,9 @@ from benchmarks.engine import seconds_per_tile
 from benchmarks.plain_loop import upscale_plainly
 from benchmarks.slides import big_slide
 from benchmarks.table import cells, table
-from models.inference import choose_device, choose_precision
-from service.pipeline.upscale import upscale
-from service.request import UpscaleRequest
+from slidelift.models.inference import choose_device, choose_precision
+from slidelift.service.pipeline.request import UpscaleRequest
+from slidelift.service.pipeline.upscale import upscale
 
 
 def job(model: str, slide: str, out: str, options: dict[str, Any] | None = None) -> dict[str, int]:

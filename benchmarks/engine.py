@@ -9,12 +9,12 @@ from torch import nn
 
 from benchmarks.cost import here
 from benchmarks.table import table
-from models.inference import choose_device, choose_precision
-from models.networks.blocks import ImageNetwork
-from models.upscaler import load_upscaler
-from models.zoo.catalog import ModelKind, catalog, weights_paths
-from models.zoo.weights import load_weights
-from wsi.tiling import CORE
+from slidelift.models.inference import choose_device, choose_precision
+from slidelift.models.networks.blocks import ImageNetwork
+from slidelift.models.upscaler import load_upscaler
+from slidelift.models.zoo.catalog import ModelKind, catalog, weights_paths
+from slidelift.models.zoo.weights import load_weights
+from slidelift.wsi.tiling import CORE
 
 _REPEATS = 5
 _SECONDS = 6.0

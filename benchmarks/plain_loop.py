@@ -10,8 +10,8 @@ import numpy as np
 import openslide
 import torch
 
-from models.zoo.catalog import catalog, weights_paths
-from models.zoo.weights import load_weights
+from slidelift.models.zoo.catalog import catalog, weights_paths
+from slidelift.models.zoo.weights import load_weights
 
 _TILE, _PAD = 256, 10
 

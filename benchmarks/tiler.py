@@ -11,10 +11,10 @@ from openslide.deepzoom import DeepZoomGenerator
 from benchmarks.cost import apart
 from benchmarks.slides import big_slide
 from benchmarks.table import table
-from wsi.geometry import Region
-from wsi.readers.open_slide import open_slide
-from wsi.tiler import Tiler
-from wsi.tiling import CORE, TilePlan
+from slidelift.wsi.geometry import Region
+from slidelift.wsi.readers.open_slide import open_slide
+from slidelift.wsi.tiler import Tiler
+from slidelift.wsi.tiling import CORE, TilePlan
 
 _HALO = 22
 

@@ -18,8 +18,8 @@ from openslide.deepzoom import DeepZoomGenerator
 
 from benchmarks.slides import big_slide
 from benchmarks.table import table
-from wsi.deepzoom import VIEW_TILE, DeepZoom
-from wsi.geometry import Size
+from slidelift.wsi.deepzoom import VIEW_TILE, DeepZoom
+from slidelift.wsi.geometry import Size
 
 _CONNECTIONS = 6
 _TILES = 300
@@ -29,7 +29,7 @@ _TILES = 300
 def _service(folder: Path) -> Iterator[httpx.Client]:
     """A service without a worker, and a client of it."""
     port = 8963
-    command = [sys.executable, "-m", "service.cli", "serve", "--no-worker", "--port", str(port)]
+    command = [sys.executable, "-m", "slidelift", "serve", "--no-worker", "--port", str(port)]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen([*command, "--data-dir", str(folder / "data")], env=dict(os.environ), **quiet)  # type: ignore[call-overload]
     try:

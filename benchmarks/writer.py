@@ -13,14 +13,14 @@ from benchmarks.cost import apart, here
 from benchmarks.plain_loop import save_pyramid
 from benchmarks.slides import picture
 from benchmarks.table import cells, table
-from service.pipeline.stripe import Encoding
-from wsi.geometry import Size
-from wsi.ome_xml import ImageFacts
-from wsi.pyramid import TILE, PyramidBuilder, halve, level_sizes, levels_in_stripe
-from wsi.tiling import CORE, ROWS_PER_STRIPE
-from wsi.writers.join import build_crown, joined_levels
-from wsi.writers.segment import Segment, SegmentWriter, blank_colour
-from wsi.writers.table import format_named
+from slidelift.service.pipeline.stripe import Encoding
+from slidelift.wsi.geometry import Size
+from slidelift.wsi.ome_xml import ImageFacts
+from slidelift.wsi.pyramid import TILE, PyramidBuilder, halve, level_sizes, levels_in_stripe
+from slidelift.wsi.tiling import CORE, ROWS_PER_STRIPE
+from slidelift.wsi.writers.join import build_top_levels, joined_levels
+from slidelift.wsi.writers.segment import Segment, SegmentWriter, blank_colour
+from slidelift.wsi.writers.table import format_named
 
 _BLOCK = 4 * CORE
 _STRIPE = ROWS_PER_STRIPE * _BLOCK
@@ -52,10 +52,10 @@ def ours(folder: str, width: int, height: int, name: str = "ome-tiff") -> Callab
     def write() -> None:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             segments = [segment(pool, number, top) for number, top in enumerate(range(0, height, _STRIPE))]
-        crown = None
+        top_levels = None
         if len(sizes) > in_stripe:
-            crown = build_crown(Path(folder) / "crown.segment", segments, sizes, in_stripe, encode)
-        joined = joined_levels(segments, crown, _STRIPE, sizes, in_stripe, lambda: None)
+            top_levels = build_top_levels(Path(folder) / "top_levels.segment", segments, sizes, in_stripe, encode)
+        joined = joined_levels(segments, top_levels, _STRIPE, sizes, in_stripe, lambda: None)
         facts = ImageFacts("urn:uuid:0", "", "", "", sizes, (0.25, 0.25), None, (), None)
         known.join(Path(folder) / f"ours{known.suffixes[0]}", joined, facts, _QUALITY, lambda: None)
 

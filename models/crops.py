@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.metrics.fidelity import luma
-from models.metrics.panel import Reference
+from slidelift.models.metrics.fidelity import luma
+from slidelift.models.metrics.panel import Reference
 
 SIDE = 96
 """Pixels of the truth along a crop's side, or the next lower multiple of the scale: nuclei fill it, pixels are seen."""

@@ -33,12 +33,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models import machine
-from models.errors import ImagesError
-from models.metrics.panel import MEASURES, Reference, measure
-from models.metrics.source import SourceModel
-from models.pictures import read_rgb
-from models.upscaler import PatchUpscaler
+from slidelift.models import machine
+from slidelift.models.errors import ImagesError
+from slidelift.models.image_files import read_rgb
+from slidelift.models.metrics.panel import MEASURES, Reference, measure
+from slidelift.models.metrics.source import SourceModel
+from slidelift.models.upscaler import PatchUpscaler
 
 BASELINE = "bicubic"
 DEFAULT_MPP = 0.25

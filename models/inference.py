@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.errors import DeviceError, NonFiniteOutputError, OutOfMemoryError
-from models.networks.blocks import ImageNetwork
-from models.networks.spec import Geometry
-from models.zoo.weights import Weights
+from slidelift.models.errors import DeviceError, NonFiniteOutputError, OutOfMemoryError
+from slidelift.models.networks.blocks import ImageNetwork
+from slidelift.models.networks.spec import Geometry
+from slidelift.models.zoo.weights import Weights
 
 Pixels = NDArray[np.uint8] | NDArray[np.float32]
 

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.errors import UnknownModelError, UnsupportedScaleError
-from models.zoo.catalog import catalog
+from slidelift.models.errors import UnknownModelError, UnsupportedScaleError
+from slidelift.models.zoo.catalog import catalog
 
 _FILTERS = {
     "nearest": Image.Resampling.NEAREST,

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from models.upscaler import UpscalerFacts
+from slidelift.models.upscaler import UpscalerFacts
 
 _CPUINFO = Path("/proc/cpuinfo")
 

@@ -9,9 +9,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from models.errors import UnsupportedScaleError
-from models.interpolate import Interpolator
-from models.zoo.catalog import ModelCard, ModelKind, catalog, find, weights_paths
+from slidelift.models.errors import UnsupportedScaleError
+from slidelift.models.interpolate import Interpolator
+from slidelift.models.zoo.catalog import ModelCard, ModelKind, catalog, find, weights_paths
 
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt")
 
@@ -104,8 +104,8 @@ def load_upscaler(
     if card is not None and card.kind is ModelKind.INTERPOLATION:
         return Interpolator(model, card.default_scale if scale is None else scale)
     paths = (Path(model),) if card is None else weights_paths(card)
-    from models.inference import NetworkUpscaler
-    from models.zoo.weights import load_weights
+    from slidelift.models.inference import NetworkUpscaler
+    from slidelift.models.zoo.weights import load_weights
 
     weights = load_weights(paths, sha256=card.sha256 if card else None)
     if scale not in (None, weights.geometry.scale):
@@ -125,7 +125,7 @@ def model_card(model: str) -> ModelCard:
     """
     if not _is_file(model):
         return find(model)
-    from models.zoo.weights import load_weights
+    from slidelift.models.zoo.weights import load_weights
 
     return load_weights(Path(model)).card()
 

@@ -19,9 +19,8 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.api import (
+from slidelift.service.api import (
     batches,
-    catalog,
     deepzoom,
     docs,
     events,
@@ -34,26 +33,27 @@ from service.api import (
     slides,
     uploads,
 )
-from service.api.access import Access
-from service.api.bodies import Lingering, Patience
-from service.api.context import Context
-from service.api.metrics import Metrics
-from service.api.requests import Requests
-from service.api.watching import Watch
-from service.codes import refusal
-from service.data_identity import require_same_identity
-from service.errors import EXIT_FAILED
-from service.jobs.open_store import open_store
-from service.logs import log_config
-from service.looking import Lookers
-from service.memory import give_back_what_is_freed
-from service.retention_clock import RetentionClock
-from service.settings import Settings
-from service.start_checks import keep_private, require_usable
-from service.storage import Storage
-from service.sweeper import sweep
-from service.uploads.reception import Probe, Reception
-from service.uploads.reception import sweep as sweep_uploads
+from slidelift.service.api import models as catalog
+from slidelift.service.api.access import Access
+from slidelift.service.api.body_timeouts import Lingering, Patience
+from slidelift.service.api.context import Context
+from slidelift.service.api.job_changes import JobChanges
+from slidelift.service.api.metrics import Counters
+from slidelift.service.api.request_log import Requests
+from slidelift.service.codes import refusal
+from slidelift.service.errors import EXIT_FAILED
+from slidelift.service.jobs.open_store import open_store
+from slidelift.service.logs import log_config
+from slidelift.service.processes.memory import give_back_what_is_freed
+from slidelift.service.processes.viewer_pool import DecoderPool
+from slidelift.service.settings import Settings
+from slidelift.service.storage.data_identity import require_same_identity
+from slidelift.service.storage.files import Storage
+from slidelift.service.storage.retention import sweep
+from slidelift.service.storage.retention_clock import RetentionClock
+from slidelift.service.storage.start_checks import keep_private, require_usable
+from slidelift.service.uploads.upload_service import Probe, UploadService
+from slidelift.service.uploads.upload_service import sweep as sweep_uploads
 
 SHUTDOWN_SECONDS = 10
 """What requests under way get to end in; a download cut off can be continued, and so can an upload in pieces."""
@@ -79,8 +79,8 @@ log = logging.getLogger(__name__)
 
 
 def probe(slide: Path, between: Callable[[], None]) -> Mapping[str, Any]:
-    """Look into a slide in a process of its own; see `service.runner.probe`."""
-    from service.runner import probe as probe_in_subprocess
+    """Look into a slide in a process of its own; see `service.processes.runner.probe`."""
+    from slidelift.service.processes.runner import probe as probe_in_subprocess
 
     return probe_in_subprocess(slide, between)
 
@@ -91,7 +91,7 @@ def create_app(settings: Settings, probe: Probe = probe) -> FastAPI:
     Parameters
     ----------
     probe
-        Tells a slide's facts, and refuses what is none; see `service.uploads.reception.Probe`.
+        Tells a slide's facts, and refuses what is none; see `service.uploads.upload_service.Probe`.
     """
     storage = Storage(settings.data_dir, disk_reserve_bytes=settings.disk_reserve_bytes)
     store = open_store(settings)
@@ -102,11 +102,13 @@ def create_app(settings: Settings, probe: Probe = probe) -> FastAPI:
         store.close()
         raise
     clock = RetentionClock(store)
-    counted = Metrics(store, storage)
-    reception = Reception(settings, store, storage, probe, counted.count_slide, clock.now)
-    watch = Watch(store, events.writer(settings.root_path))
+    counted = Counters(store, storage)
+    upload_service = UploadService(settings, store, storage, probe, counted.count_slide, clock.now)
+    watch = JobChanges(store, events.writer(settings.root_path))
     readiness = health.Readiness(settings, store, storage)
-    context = Context(settings, store, storage, reception, watch, counted, Lookers(), deepzoom.Shelf(), readiness)
+    context = Context(
+        settings, store, storage, upload_service, watch, counted, DecoderPool(), deepzoom.TileCache(), readiness
+    )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -115,8 +117,8 @@ def create_app(settings: Settings, probe: Probe = probe) -> FastAPI:
         sweeping.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await sweeping
-        context.lookers.close()
-        reception.close()
+        context.decoders.close()
+        upload_service.close()
         store.close()
 
     app = FastAPI(
@@ -157,7 +159,7 @@ async def _keep_sweeping(context: Context, clock: RetentionClock) -> None:
     while True:
         try:
             await run_in_threadpool(sweep, context.settings, context.store, context.storage, clock)
-            await run_in_threadpool(sweep_uploads, context.reception)
+            await run_in_threadpool(sweep_uploads, context.upload_service)
         except Exception:
             log.exception("the sweep failed and is tried again in %g s", context.settings.sweep_seconds)
         await asyncio.sleep(context.settings.sweep_seconds)
@@ -195,7 +197,7 @@ def _take_all_descriptors() -> None:
 class _Server(uvicorn.Server):
     """Lets go, at the first signal, of those who wait for news of a job: they would hold up the stop."""
 
-    def __init__(self, config: uvicorn.Config, watch: Watch) -> None:
+    def __init__(self, config: uvicorn.Config, watch: JobChanges) -> None:
         super().__init__(config)
         self._watch = watch
 
@@ -237,7 +239,7 @@ def serve(settings: Settings, probe: Probe = probe) -> None:
     give_back_what_is_freed()
     for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises them once more when it has stopped: let us go on
         signal.signal(number, signal.SIG_IGN)
-    server = _Server(config, context.watch)
+    server = _Server(config, context.job_changes)
     server.run()
     if not server.started:
         raise SystemExit(EXIT_FAILED)

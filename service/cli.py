@@ -9,9 +9,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from models.errors import ModelError
-from service.codes import problem
-from service.commands import (
+from slidelift.models.errors import ModelError
+from slidelift.service.codes import problem
+from slidelift.service.commands import (
     adopt,
     doctor,
     entropy,
@@ -28,10 +28,10 @@ from service.commands import (
     train,
     upscale,
 )
-from service.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER, Cancelled, Problem, ServiceError
-from service.jobs.errors import StoreError
-from service.terminal import say, tell
-from wsi.errors import WsiError
+from slidelift.service.commands.terminal import say, tell
+from slidelift.service.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER, Cancelled, Problem, ServiceError
+from slidelift.service.jobs.errors import StoreError
+from slidelift.wsi.errors import WsiError
 
 _COMMANDS = (
     info,
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _described(error: Exception) -> Problem:
     if isinstance(error, StoreError):
         return problem("store.unavailable", str(error))
-    from service.pipeline.failures import describe
+    from slidelift.service.pipeline.failures import describe
 
     return describe(error)
 

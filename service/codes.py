@@ -7,7 +7,7 @@ its own status; the table then only lends it a title.
 from dataclasses import dataclass
 from http import HTTPStatus
 
-from service.errors import Problem, ServiceError
+from slidelift.service.errors import Problem, ServiceError
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,20 +19,20 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
-from service.archive import archive
-from service.codes import problem
-from service.data_identity import require_same_identity
-from service.errors import EXIT_DONE, EXIT_FAILED, Cancelled, Problem, ServiceError
-from service.jobs.job import Job, JobState, Outcome, Result, ResultFormat
-from service.jobs.open_store import open_store
-from service.jobs.slide import Slide
-from service.jobs.store import Beat, LeaseLostError, Store, StoreFullError, StoreUnavailableError, WorkerSign
-from service.logs import about_job, configure
-from service.progress import CancelToken, Progress
-from service.request import UpscaleRequest
-from service.settings import Settings
-from service.start_checks import require_usable
-from service.storage import Storage, digest, is_full, remove, under_its_name
+from slidelift.service.codes import problem
+from slidelift.service.errors import EXIT_DONE, EXIT_FAILED, Cancelled, Problem, ServiceError
+from slidelift.service.jobs.job import Job, JobState, Outcome, Result, ResultFormat
+from slidelift.service.jobs.open_store import open_store
+from slidelift.service.jobs.slide import Slide
+from slidelift.service.jobs.store import Beat, LeaseLostError, Store, StoreFullError, StoreUnavailableError, WorkerSign
+from slidelift.service.logs import about_job, configure
+from slidelift.service.pipeline.progress import CancelToken, Progress
+from slidelift.service.pipeline.request import UpscaleRequest
+from slidelift.service.settings import Settings
+from slidelift.service.storage.data_identity import require_same_identity
+from slidelift.service.storage.files import Storage, digest, is_full, remove, under_its_name
+from slidelift.service.storage.start_checks import require_usable
+from slidelift.service.storage.zip_folder import archive
 
 GRACE_SECONDS = 15
 """How long the pipeline gets to look at its token before its process is killed; a batch takes a second or two."""
@@ -52,7 +52,7 @@ _FULL = problem(
 
 
 class Pipeline(Protocol):
-    """What the worker needs of `service.runner.Runner`."""
+    """What the worker needs of `service.processes.runner.Runner`."""
 
     def run(
         self, request: UpscaleRequest, on_progress: Callable[[Progress], None], cancel: CancelToken
@@ -356,7 +356,7 @@ class Worker:
 def work(settings: Settings, stop: threading.Event, runner_factory: Callable[[], Pipeline] | None = None) -> None:
     """Run jobs of a data folder until `stop` is set; returns within 30 seconds of that."""
     if runner_factory is None:
-        from service.runner import Runner
+        from slidelift.service.processes.runner import Runner
 
         runner_factory = Runner
     storage = Storage(settings.data_dir, disk_reserve_bytes=settings.disk_reserve_bytes)

@@ -14,9 +14,9 @@ import pytest
 import tifffile
 from PIL import Image
 
-from wsi.errors import TileReadError
-from wsi.geometry import Region, Size
-from wsi.slide import Level, Pixels, SlideInfo
+from slidelift.wsi.errors import TileReadError
+from slidelift.wsi.geometry import Region, Size
+from slidelift.wsi.slide import Level, Pixels, SlideInfo
 
 ROOT = Path(__file__).resolve().parent.parent
 

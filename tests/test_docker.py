@@ -18,8 +18,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from service.pipeline.upscale import upscale
-from service.request import UpscaleRequest
+from slidelift.service.pipeline.request import UpscaleRequest
+from slidelift.service.pipeline.upscale import upscale
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCKER = ROOT / "docker"
@@ -245,7 +245,7 @@ def run(python: str, code: str, environment: dict[str, str], *arguments: object)
 
 def test_what_the_api_image_holds_serves(python: str, api_image: dict[str, str], tmp_path: Path) -> None:
     code = (
-        "import sys; from service.app import create_app; from service.settings import Settings;"
+        "import sys; from slidelift.service.app import create_app; from slidelift.service.settings import Settings;"
         "print(len(create_app(Settings(data_dir=sys.argv[1])).openapi()['paths']))"
     )
     assert int(run(python, code, api_image, tmp_path / "data")) > 5
@@ -261,7 +261,7 @@ def test_what_the_api_image_holds_probes_every_kind_of_slide(
         "prostate-with-ink.jpeg": "pillow",
     }
     code = (
-        "import sys; from pathlib import Path; from service.runner import probe;"
+        "import sys; from pathlib import Path; from slidelift.service.processes.runner import probe;"
         "print(probe(Path(sys.argv[1]))['reader'])"
     )
     assert {name: run(python, code, api_image, slides / name) for name in readers} == readers
@@ -275,17 +275,17 @@ def test_what_the_api_image_holds_shows_slides_and_results(
     for output in (tiff, zarr):
         upscale(UpscaleRequest(slide, output, model="nearest", region=(0, 0, 300, 200)))
     code = (
-        "import asyncio, sys; from service.looking import Lookers, Sight\n"
+        "import asyncio, sys; from slidelift.service.processes.viewer_pool import DecoderPool, ImageSource\n"
         "async def look():\n"
-        "    lookers, sight = Lookers(), Sight(*sys.argv[1:])\n"
-        "    size = await lookers.size(sight)\n"
-        "    tile = await lookers.tile(sight, 8, 0, 0, 'jpeg', None)\n"
-        "    lookers.close()\n"
+        "    decoders, source = DecoderPool(), ImageSource(*sys.argv[1:])\n"
+        "    size = await decoders.size(source)\n"
+        "    tile = await decoders.tile(source, 8, 0, 0, 'jpeg', None)\n"
+        "    decoders.close()\n"
         "    print(*size, tile[:2] == bytes([0xff, 0xd8]))\n"
         "asyncio.run(look())"
     )
-    sights = [("slide", slide, ""), ("result", tiff, "ome-tiff"), ("result", zarr, "ome-zarr")]
-    shown = {str(path.name): run(python, code, api_image, kind, path, name) for kind, path, name in sights}
+    sources = [("slide", slide, ""), ("result", tiff, "ome-tiff"), ("result", zarr, "ome-zarr")]
+    shown = {str(path.name): run(python, code, api_image, kind, path, name) for kind, path, name in sources}
     assert shown == {
         "OS-1-detail.ome.tif": "1101 1101 True",
         "tiff.ome.tiff": "1200 800 True",

@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from models.zoo import sheet
-from models.zoo.catalog import catalog
-from service import cli, errors
-from service.app import create_app
-from service.codes import CODES
-from service.jobs.job import JobState, ResultFormat
-from service.progress import Stage
-from service.request import BadTilePolicy
-from service.settings import Settings
+from slidelift.models.zoo.catalog import catalog
+from slidelift.service import cli, errors
+from slidelift.service.app import create_app
+from slidelift.service.codes import CODES
+from slidelift.service.jobs.job import JobState, ResultFormat
+from slidelift.service.pipeline.progress import Stage
+from slidelift.service.pipeline.request import BadTilePolicy
+from slidelift.service.settings import Settings
+from slidelift.service.tools import model_table as sheet
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = (ROOT / "docs" / "reference.md").read_text("utf-8")
@@ -75,12 +75,12 @@ def test_every_flag_of_a_command_is_documented_with_its_default(command: str) ->
 
 
 def test_the_table_of_systems_is_what_recipes_and_cards_say() -> None:
-    """After a change: python -m models.zoo.sheet."""
+    """After a change: python -m slidelift.service.tools.model_table."""
     assert sheet.render() in (ROOT / "docs" / "models.md").read_text("utf-8")
 
 
 def test_the_tables_of_gains_are_what_the_cards_say() -> None:
-    """After a measurement: python -m models.zoo.sheet."""
+    """After a measurement: python -m slidelift.service.tools.model_table."""
     shipped = [card for card in catalog().values() if not card.imported and card.gains]
     assert sheet.gains_table(shipped) in (ROOT / "docs" / "models.md").read_text("utf-8")
     recommended = [card for card in shipped if card.effort]

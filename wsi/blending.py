@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi.geometry import Region
-from wsi.slide import Pixels
-from wsi.tiling import Stripe, Tile, TilePlan
+from slidelift.wsi.geometry import Region
+from slidelift.wsi.slide import Pixels
+from slidelift.wsi.tiling import Stripe, Tile, TilePlan
 
 Values = NDArray[np.float32]
 Upscaled = Pixels | Values

@@ -11,8 +11,8 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-from wsi.dicom import Instance, is_dicom, read_instance
-from wsi.errors import ForeignFileError, SlideUnreadableError
+from slidelift.wsi.dicom import Instance, is_dicom, read_instance
+from slidelift.wsi.errors import ForeignFileError, SlideUnreadableError
 
 _INDEX_MAX_BYTES = 2**20
 """Decoders refuse longer ones; so a name can't be hidden behind the part that is looked at."""

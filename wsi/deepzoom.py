@@ -6,7 +6,7 @@ ceil(size / 2 ** (M - L)) pixels, and level 0 has one. Tiles don't overlap: each
 
 from dataclasses import dataclass
 
-from wsi.geometry import Region, Size
+from slidelift.wsi.geometry import Region, Size
 
 VIEW_TILE = 512
 

@@ -17,7 +17,7 @@ WsiError
 
 from pathlib import Path
 
-from wsi.geometry import Region
+from slidelift.wsi.geometry import Region
 
 
 class WsiError(Exception):

@@ -7,8 +7,8 @@ Physical sizes carry no unit, which by the schema means µm, and no character en
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
-from wsi.geometry import Size
-from wsi.quantities import is_positive
+from slidelift.wsi.geometry import Size
+from slidelift.wsi.quantities import is_positive
 
 _NAMESPACE = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
 _SCHEMA = f"{_NAMESPACE} {_NAMESPACE}/ome.xsd"

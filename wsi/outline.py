@@ -12,7 +12,7 @@ import numpy as np
 import scipy
 from numpy.typing import NDArray
 
-from wsi.geometry import Size
+from slidelift.wsi.geometry import Size
 
 Corner = tuple[int, int]
 Ring = list[Corner]

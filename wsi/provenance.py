@@ -6,7 +6,7 @@ import uuid
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-from wsi.tiling import TilePlan
+from slidelift.wsi.tiling import TilePlan
 
 NOT_FOR_DIAGNOSIS = "Computed by super-resolution, not scanned; not for primary diagnosis."
 

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from wsi.geometry import Region, Size
-from wsi.slide import Pixels
+from slidelift.wsi.geometry import Region, Size
+from slidelift.wsi.slide import Pixels
 
 TILE = 512
 

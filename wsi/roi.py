@@ -13,8 +13,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from wsi.errors import RoiError
-from wsi.geometry import Region, Size
+from slidelift.wsi.errors import RoiError
+from slidelift.wsi.geometry import Region, Size
 
 MAX_POINTS = 100_000
 MAX_FILE_BYTES = 64 << 20

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from wsi.blending import Block
-from wsi.slide import Pixels
-from wsi.tiling import Tile, TilePlan
+from slidelift.wsi.blending import Block
+from slidelift.wsi.slide import Pixels
+from slidelift.wsi.tiling import Tile, TilePlan
 
 _STEP = 64
 

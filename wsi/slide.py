@@ -8,9 +8,9 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi.errors import PixelSizeImplausibleError, PixelSizeMissingError
-from wsi.geometry import Region, Size
-from wsi.quantities import is_positive
+from slidelift.wsi.errors import PixelSizeImplausibleError, PixelSizeMissingError
+from slidelift.wsi.geometry import Region, Size
+from slidelift.wsi.quantities import is_positive
 
 Pixels = NDArray[np.uint8]
 

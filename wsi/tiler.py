@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from wsi.errors import TileReadError
-from wsi.geometry import Region
-from wsi.slide import Pixels, SlideReader
-from wsi.tiling import Tile, TilePlan
-from wsi.tissue import is_tissue
+from slidelift.wsi.errors import TileReadError
+from slidelift.wsi.geometry import Region
+from slidelift.wsi.slide import Pixels, SlideReader
+from slidelift.wsi.tiling import Tile, TilePlan
+from slidelift.wsi.tissue import is_tissue
 
 # What is saved around unreadable pixels is found in squares of this side.
 SALVAGE = 64

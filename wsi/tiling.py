@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from wsi.errors import PlanError
-from wsi.geometry import Region, Size
-from wsi.slide import SlideInfo
+from slidelift.wsi.errors import PlanError
+from slidelift.wsi.geometry import Region, Size
+from slidelift.wsi.slide import SlideInfo
 
 CORE = 256
 ROWS_PER_STRIPE = 8

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from wsi.errors import TileReadError
-from wsi.geometry import Region
-from wsi.slide import Level, Pixels, SlideReader
+from slidelift.wsi.errors import TileReadError
+from slidelift.wsi.geometry import Region
+from slidelift.wsi.slide import Level, Pixels, SlideReader
 
 # Bits. At about 1 µm per pixel all 127 patches (256 px or less) of six H&E sets, fat and pale stroma included, have
 # 3.46 bits or more. Evenly lit glass has at most 1.5; a mosaic of unequally bright fields reaches 3.35, and some of it

@@ -21,13 +21,13 @@ from lxml import etree
 from numpy.typing import NDArray
 from PIL import Image
 
-from wsi.errors import TileReadError, VerificationError
-from wsi.geometry import Region, Size
-from wsi.ome_xml import ImageFacts
-from wsi.pyramid import TILE, halve
-from wsi.slide import Pixels, SlideReader
-from wsi.tiling import TilePlan
-from wsi.writers import ome_tiff
+from slidelift.wsi.errors import TileReadError, VerificationError
+from slidelift.wsi.geometry import Region, Size
+from slidelift.wsi.ome_xml import ImageFacts
+from slidelift.wsi.pyramid import TILE, halve
+from slidelift.wsi.slide import Pixels, SlideReader
+from slidelift.wsi.tiling import TilePlan
+from slidelift.wsi.writers import ome_tiff
 
 if TYPE_CHECKING:
     import zarr

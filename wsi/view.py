@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from PIL import Image
 
-from wsi.errors import TooCoarseError
-from wsi.geometry import Region, Size
-from wsi.slide import Level, Pixels, SlideReader
+from slidelift.wsi.errors import TooCoarseError
+from slidelift.wsi.geometry import Region, Size
+from slidelift.wsi.slide import Level, Pixels, SlideReader
 
 # What one view may decode: seconds of work. More is asked for only where a slide of over 16,000 px has one level.
 MAX_READ_PIXELS = 1 << 28

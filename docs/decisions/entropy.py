@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from wsi.geometry import Region
-from wsi.readers.open_slide import open_slide
-from wsi.slide import Pixels
-from wsi.tissue import DEFAULT_ENTROPY, ENTROPY_BLOCK, grey_levels, is_tissue, shannon_entropy
+from slidelift.wsi.geometry import Region
+from slidelift.wsi.readers.open_slide import open_slide
+from slidelift.wsi.slide import Pixels
+from slidelift.wsi.tissue import DEFAULT_ENTROPY, ENTROPY_BLOCK, grey_levels, is_tissue, shannon_entropy
 
 PATCH = 256
 SHRINK = 4

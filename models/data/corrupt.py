@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from models.data.draws import Range, chance, choose, normal_like, per_sample, uniform
-from models.data.kernels import filter_each, gaussian_kernels
+from slidelift.models.data.draws import Range, chance, choose, normal_like, per_sample, uniform
+from slidelift.models.data.kernels import filter_each, gaussian_kernels
 
 NOISES: Range = (10.0, 50.0)
 """Standard deviation in grey levels of 255 (weak signal)."""

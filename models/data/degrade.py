@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.data.draws import Range, chances, choose, normal_like, per_sample, uniform
-from models.data.jpeg import Sampling, jpeg, quality_of_steps, steps_of_quality
-from models.data.kernels import filter_each, gaussian_kernels
-from models.data.pair import Pair, to_8_bits
-from models.data.second_order import realesrgan
+from slidelift.models.data.draws import Range, chances, choose, normal_like, per_sample, uniform
+from slidelift.models.data.jpeg import Sampling, jpeg, quality_of_steps, steps_of_quality
+from slidelift.models.data.kernels import filter_each, gaussian_kernels
+from slidelift.models.data.pair import Pair, to_8_bits
+from slidelift.models.data.second_order import realesrgan
 
 
 def reduce_bicubic(images: Tensor, scale: int) -> Tensor:

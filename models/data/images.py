@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.data.draws import chances
-from models.errors import ImagesError
-from models.pictures import image_files, read_rgb
+from slidelift.models.data.draws import chances
+from slidelift.models.errors import ImagesError
+from slidelift.models.image_files import image_files, read_rgb
 
 
 class ImageSet:

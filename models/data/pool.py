@@ -7,7 +7,7 @@ batches that the network sees diverse again (Wang et al., ICCVW 2021, section 4.
 import torch
 from torch import Tensor
 
-from models.data.pair import Pair
+from slidelift.models.data.pair import Pair
 
 PoolState = dict[str, Tensor | None]
 

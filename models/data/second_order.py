@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.data.draws import (
+from slidelift.models.data.draws import (
     Range,
     chance,
     chances,
@@ -24,9 +24,9 @@ from models.data.draws import (
     per_sample,
     uniform,
 )
-from models.data.jpeg import jpeg
-from models.data.kernels import filter_each, lowpass_kernels, pulse_kernels, shaped_kernels
-from models.data.pair import Pair, crop_pair, to_8_bits
+from slidelift.models.data.jpeg import jpeg
+from slidelift.models.data.kernels import filter_each, lowpass_kernels, pulse_kernels, shaped_kernels
+from slidelift.models.data.pair import Pair, crop_pair, to_8_bits
 
 _SIZE = 21
 _ODD_SIDES = torch.arange(7, _SIZE + 1, 2)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from models.data.draws import Range, chances, uniform
+from slidelift.models.data.draws import Range, chances, uniform
 
 
 def stain_jitter(

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from models.losses.pixel import QuasiNorm
+from slidelift.models.losses.pixel import QuasiNorm
 
 
 class Manifold:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from models.errors import WeightsError
+from slidelift.models.errors import WeightsError
 
 _WIDTHS = ((64, 64), (128, 128), (256,) * 4, (512,) * 4, (512,) * 4)
 _MEAN = (0.485, 0.456, 0.406)

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 
-from models.losses.consistency import Consistency
-from models.losses.loss import Loss
-from models.losses.manifold import Manifold
-from models.losses.perceptual import Perceptual
-from models.losses.pixel import L1, MSE, Charbonnier, NegativePsnr, QuasiNorm, Spectrum
-from models.losses.structural import MultiScaleStructure, Structure
+from slidelift.models.losses.consistency import Consistency
+from slidelift.models.losses.loss import Loss
+from slidelift.models.losses.manifold import Manifold
+from slidelift.models.losses.perceptual import Perceptual
+from slidelift.models.losses.pixel import L1, MSE, Charbonnier, NegativePsnr, QuasiNorm, Spectrum
+from slidelift.models.losses.structural import MultiScaleStructure, Structure
 
 LOSSES: dict[str, Callable[..., Loss]] = {
     "l1": L1,

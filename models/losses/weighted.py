@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from models.losses.loss import Loss
+from slidelift.models.losses.loss import Loss
 
 
 class WeightedSum:

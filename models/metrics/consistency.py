@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.metrics.fidelity import psnr_rgb
-from models.metrics.reduction import Reduction, bicubic
+from slidelift.models.metrics.fidelity import psnr_rgb
+from slidelift.models.metrics.reduction import Reduction, bicubic
 
 
 def downscale_consistency(image: NDArray[np.uint8], source: NDArray[np.uint8], reduction: Reduction = bicubic) -> float:

@@ -8,13 +8,13 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from models.metrics.consistency import downscale_consistency
-from models.metrics.fidelity import mse, psnr_rgb, psnr_y, rrmse, ssim_rgb, ssim_y
-from models.metrics.nuclei import nuclei, nucleus_agreement
-from models.metrics.reduction import Reduction, bicubic
-from models.metrics.region import region_ssim
-from models.metrics.stain import StainVectors, stain_angles, stain_vectors
-from models.metrics.structural import ms_ssim, qilv
+from slidelift.models.metrics.consistency import downscale_consistency
+from slidelift.models.metrics.fidelity import mse, psnr_rgb, psnr_y, rrmse, ssim_rgb, ssim_y
+from slidelift.models.metrics.nuclei import nuclei, nucleus_agreement
+from slidelift.models.metrics.reduction import Reduction, bicubic
+from slidelift.models.metrics.region import region_ssim
+from slidelift.models.metrics.stain import StainVectors, stain_angles, stain_vectors
+from slidelift.models.metrics.structural import ms_ssim, qilv
 
 
 @dataclass(frozen=True, slots=True)

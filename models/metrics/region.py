@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.metrics.fidelity import WINDOW, ssim_y_map
+from slidelift.models.metrics.fidelity import WINDOW, ssim_y_map
 
 
 @dataclass(frozen=True, slots=True)

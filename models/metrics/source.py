@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from models.metrics.reduction import REDUCTIONS, Reduction
+from slidelift.models.metrics.reduction import REDUCTIONS, Reduction
 
 Sampling = Literal["4:4:4", "4:2:2", "4:2:0", "RGB"]
 SAMPLINGS: tuple[Sampling, ...] = ("4:2:0", "4:2:2", "4:4:4", "RGB")

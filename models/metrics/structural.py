@@ -10,7 +10,7 @@ import numpy as np
 import scipy
 from numpy.typing import NDArray
 
-from models.metrics.fidelity import WINDOW, luma
+from slidelift.models.metrics.fidelity import WINDOW, luma
 
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """Exponents of the five scales, the finest first (Wang, Simoncelli, Bovik, Asilomar 2003, section 3.2)."""

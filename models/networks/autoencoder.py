@@ -9,7 +9,7 @@ Source: Upadhyay & Awate, "Robust Super-Resolution GAN, with Manifold-Based and 
 
 from torch import Tensor, nn
 
-from models.networks.blocks import ResidualBlock, conv3
+from slidelift.models.networks.blocks import ResidualBlock, conv3
 
 _BLOCKS = 2
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.networks.spec import StateDict
+from slidelift.models.networks.spec import StateDict
 
 RED, GREEN, BLUE = 0.299, 0.587, 0.114
 """BT.601's shares of the colours in luma."""

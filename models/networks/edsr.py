@@ -13,14 +13,14 @@ from math import ceil
 
 from torch import Tensor
 
-from models.networks.blocks import (
+from slidelift.models.networks.blocks import (
     ResidualBlock,
     ShiftedNetwork,
     mean_shift_state,
     tail_radius,
     tail_scale,
 )
-from models.networks.spec import Geometry, NetworkSpec, StateDict
+from slidelift.models.networks.spec import Geometry, NetworkSpec, StateDict
 
 _DAMPED_FEATURES = 256
 """Damping does not stand in the weights; of the published networks those this wide have it."""

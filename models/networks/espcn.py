@@ -11,8 +11,8 @@ from math import isqrt
 
 from torch import Tensor, nn
 
-from models.networks.blocks import BICUBIC_RADIUS, ImageNetwork, conv3, float32
-from models.networks.spec import Geometry, NetworkSpec, StateDict
+from slidelift.models.networks.blocks import BICUBIC_RADIUS, ImageNetwork, conv3, float32
+from slidelift.models.networks.spec import Geometry, NetworkSpec, StateDict
 
 _FIRST = 5
 

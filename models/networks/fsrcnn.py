@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.networks.blocks import BICUBIC_RADIUS, ImageNetwork, conv3, float32
-from models.networks.spec import Geometry, NetworkSpec, StateDict
+from slidelift.models.networks.blocks import BICUBIC_RADIUS, ImageNetwork, conv3, float32
+from slidelift.models.networks.spec import Geometry, NetworkSpec, StateDict
 
 _FIRST, _LAST = 5, 9
 

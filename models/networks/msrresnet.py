@@ -12,7 +12,7 @@ from math import ceil
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.networks.blocks import (
+from slidelift.models.networks.blocks import (
     BICUBIC_RADIUS,
     ImageNetwork,
     conv3,
@@ -21,7 +21,7 @@ from models.networks.blocks import (
     tail_radius,
     tail_scale,
 )
-from models.networks.spec import Geometry, NetworkSpec, StateDict
+from slidelift.models.networks.spec import Geometry, NetworkSpec, StateDict
 
 _UPCONVS = ("upconv1", "upconv2")
 

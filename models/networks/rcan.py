@@ -12,13 +12,13 @@ from itertools import count
 
 from torch import Tensor, nn
 
-from models.networks.blocks import (
+from slidelift.models.networks.blocks import (
     ShiftedNetwork,
     conv3,
     mean_shift_state,
     tail_scale,
 )
-from models.networks.spec import Geometry, NetworkSpec, StateDict
+from slidelift.models.networks.spec import Geometry, NetworkSpec, StateDict
 
 
 class ChannelAttention(nn.Module):
@@ -142,7 +142,7 @@ def hyperparameters(state: StateDict) -> dict[str, int]:
 def geometry(hyperparameters: Mapping[str, int]) -> Geometry:
     """No halo makes tiles join exactly, so neighbours are cross-faded, with RRDBNet's halo and fade.
 
-    What remains is measured by `python -m models.seam` and stands in a card.
+    What remains is measured by `python -m slidelift.service.tools.measure_halo` and stands in a card.
     """
     return Geometry(hyperparameters["scale"], halo=32, exact=False, fade=16)
 

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.networks.blocks import ImageNetwork, conv3, float32
-from models.networks.spec import Geometry, NetworkSpec, StateDict
+from slidelift.models.networks.blocks import ImageNetwork, conv3, float32
+from slidelift.models.networks.spec import Geometry, NetworkSpec, StateDict
 
 _FOLD = {4: 1, 2: 2, 1: 4}
 """Scale -> side of the source square that is folded into channels."""
@@ -180,8 +180,9 @@ def hyperparameters(state: StateDict) -> dict[str, int]:
 def geometry(hyperparameters: Mapping[str, int]) -> Geometry:
     """The receptive radius (349 at 23 blocks) is too wide to read for each tile, so neighbours are cross-faded.
 
-    What `python -m models.seam` found stands in the catalog under `realesrgan-x4`. Briefly trained networks need a
-    halo of 8; 32 leaves room for 23 blocks trained for long, where users have found 32 to 48 necessary.
+    `python -m slidelift.service.tools.measure_halo` measured the halo; the catalog holds the result under
+    `realesrgan-x4`. Briefly trained networks need a halo of 8; 32 leaves room for 23 blocks trained for long, where
+    users have found 32 to 48 necessary.
     """
     scale = hyperparameters["scale"]
     fold = hyperparameters.get("fold") or _FOLD.get(scale, 1)

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.networks.blocks import ImageNetwork, bicubic_reach, enlarge_bicubic, float32
-from models.networks.spec import Geometry, NetworkSpec, StateDict
+from slidelift.models.networks.blocks import ImageNetwork, bicubic_reach, enlarge_bicubic, float32
+from slidelift.models.networks.spec import Geometry, NetworkSpec, StateDict
 
 _FIRST, _LAST = 9, 5
 

@@ -13,7 +13,7 @@ from math import ceil
 import torch
 from torch import Tensor, nn
 
-from models.networks.blocks import (
+from slidelift.models.networks.blocks import (
     BICUBIC_RADIUS,
     ImageNetwork,
     conv3,
@@ -22,7 +22,7 @@ from models.networks.blocks import (
     tail_radius,
     tail_scale,
 )
-from models.networks.spec import Geometry, NetworkSpec, StateDict
+from slidelift.models.networks.spec import Geometry, NetworkSpec, StateDict
 
 _END = 9
 """Side of the first and the last convolution."""

@@ -14,8 +14,8 @@ from math import isqrt
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.networks.blocks import BICUBIC_RADIUS, ImageNetwork
-from models.networks.spec import Geometry, NetworkSpec, StateDict
+from slidelift.models.networks.blocks import BICUBIC_RADIUS, ImageNetwork
+from slidelift.models.networks.spec import Geometry, NetworkSpec, StateDict
 
 
 class SRVGGNetCompact(ImageNetwork):

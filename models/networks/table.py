@@ -1,7 +1,18 @@
 """Every architecture that weights can be loaded for: one line a network."""
 
-from models.networks import edsr, espcn, fsrcnn, msrresnet, rcan, rrdbnet, srcnn, srresnet, srvgg_compact, vdsr
-from models.networks.spec import NetworkSpec
+from slidelift.models.networks import (
+    edsr,
+    espcn,
+    fsrcnn,
+    msrresnet,
+    rcan,
+    rrdbnet,
+    srcnn,
+    srresnet,
+    srvgg_compact,
+    vdsr,
+)
+from slidelift.models.networks.spec import NetworkSpec
 
 NETWORKS: dict[str, NetworkSpec] = {
     spec.name: spec

@@ -14,8 +14,8 @@ from itertools import count
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.networks.blocks import ImageNetwork, bicubic_reach, enlarge_bicubic, float32
-from models.networks.spec import Geometry, NetworkSpec, StateDict
+from slidelift.models.networks.blocks import ImageNetwork, bicubic_reach, enlarge_bicubic, float32
+from slidelift.models.networks.spec import Geometry, NetworkSpec, StateDict
 
 
 class ConvolutionAndReLU(nn.Module):

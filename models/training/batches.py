@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
-from models.data.corrupt import corrupt
-from models.data.degrade import DEGRADATIONS
-from models.data.images import ImageSet
-from models.data.pair import Pair, crop_pair
-from models.data.pool import PairPool
-from models.data.stain import odd_colours, stain_jitter
-from models.training.recipe import Recipe, Stage
+from slidelift.models.data.corrupt import corrupt
+from slidelift.models.data.degrade import DEGRADATIONS
+from slidelift.models.data.images import ImageSet
+from slidelift.models.data.pair import Pair, crop_pair
+from slidelift.models.data.pool import PairPool
+from slidelift.models.data.stain import odd_colours, stain_jitter
+from slidelift.models.training.recipe import Recipe, Stage
 
 
 class Batches:

@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from models.data.pair import Pair
+from slidelift.models.data.pair import Pair
 
 Losses = dict[str, Tensor]
 Number = float | Tensor

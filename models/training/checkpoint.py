@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from models.durable import whole
-from models.errors import TrainingError
+from slidelift.models.durable import whole
+from slidelift.models.errors import TrainingError
 
 
 def save(path: Path, state: dict[str, Any]) -> None:

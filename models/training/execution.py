@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-from models.inference import computes_in_bf16
-from models.training.captured_step import CudaGraphs, Graphs
+from slidelift.models.inference import computes_in_bf16
+from slidelift.models.training.captured_step import CudaGraphs, Graphs
 
 _CUDA_BATCHES = 4
 """A quarter of the operations a step; eight would spare an eighth more, and hold twice the pixels."""

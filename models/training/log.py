@@ -5,7 +5,7 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from models.durable import whole
+from slidelift.models.durable import whole
 
 
 class Log:

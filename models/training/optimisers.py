@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.training.muon import Muon
-from models.training.recipe import Stage
+from slidelift.models.training.muon import Muon
+from slidelift.models.training.recipe import Stage
 
 
 def optimisers(stage: Stage, network: nn.Module, *, capturable: bool = False) -> list[torch.optim.Optimizer]:

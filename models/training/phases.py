@@ -8,19 +8,19 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from models.data.images import ImageSet
-from models.data.pair import Pair
-from models.errors import RecipeError
-from models.losses.adversarial import critic_loss, generator_loss
-from models.losses.weighted import WeightedSum
-from models.networks.autoencoder import Autoencoder
-from models.networks.back_projection import BackProjected
-from models.networks.critics import CRITICS
-from models.training.batches import Batches
-from models.training.captured_step import CapturedStep, Losses, Number
-from models.training.execution import Execution
-from models.training.optimisers import learning_rate, optimisers, restore_optimiser, set_rate
-from models.training.recipe import Recipe, Stage
+from slidelift.models.data.images import ImageSet
+from slidelift.models.data.pair import Pair
+from slidelift.models.errors import RecipeError
+from slidelift.models.losses.adversarial import critic_loss, generator_loss
+from slidelift.models.losses.weighted import WeightedSum
+from slidelift.models.networks.autoencoder import Autoencoder
+from slidelift.models.networks.back_projection import BackProjected
+from slidelift.models.networks.critics import CRITICS
+from slidelift.models.training.batches import Batches
+from slidelift.models.training.captured_step import CapturedStep, Losses, Number
+from slidelift.models.training.execution import Execution
+from slidelift.models.training.optimisers import learning_rate, optimisers, restore_optimiser, set_rate
+from slidelift.models.training.recipe import Recipe, Stage
 
 MANIFOLD = "manifold"
 

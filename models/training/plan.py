@@ -9,22 +9,22 @@ from typing import Any
 import torch
 from torch import nn
 
-from models.data.corrupt import corrupt
-from models.data.degrade import DEGRADATIONS
-from models.data.images import ImageSet
-from models.errors import RecipeError
-from models.losses.table import LOSSES
-from models.losses.weighted import WeightedSum
-from models.networks.autoencoder import Autoencoder
-from models.networks.critics import CRITICS
-from models.networks.spec import NetworkSpec
-from models.networks.table import NETWORKS
-from models.training.batches import crop_side
-from models.training.execution import Execution
-from models.training.optimisers import learning_rate
-from models.training.phases import MANIFOLD, ManifoldPhase, Phase, StagePhase
-from models.training.recipe import Recipe, Stage
-from models.zoo.weights import Weights, load_weights
+from slidelift.models.data.corrupt import corrupt
+from slidelift.models.data.degrade import DEGRADATIONS
+from slidelift.models.data.images import ImageSet
+from slidelift.models.errors import RecipeError
+from slidelift.models.losses.table import LOSSES
+from slidelift.models.losses.weighted import WeightedSum
+from slidelift.models.networks.autoencoder import Autoencoder
+from slidelift.models.networks.critics import CRITICS
+from slidelift.models.networks.spec import NetworkSpec
+from slidelift.models.networks.table import NETWORKS
+from slidelift.models.training.batches import crop_side
+from slidelift.models.training.execution import Execution
+from slidelift.models.training.optimisers import learning_rate
+from slidelift.models.training.phases import MANIFOLD, ManifoldPhase, Phase, StagePhase
+from slidelift.models.training.recipe import Recipe, Stage
+from slidelift.models.zoo.weights import Weights, load_weights
 
 
 class Plan:

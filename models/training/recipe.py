@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from models.errors import RecipeError
-from models.networks.back_projection import SCALES
+from slidelift.models.errors import RecipeError
+from slidelift.models.networks.back_projection import SCALES
 
 _HERE = Path(__file__).parent / "recipes"
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from models.errors import TrainingError, WeightsError
-from models.training import recipe as recipes
-from models.training.recipe import Recipe
+from slidelift.models.errors import TrainingError, WeightsError
+from slidelift.models.training import recipe as recipes
+from slidelift.models.training.recipe import Recipe
 
 _GAUSSIAN = 2.0
 

@@ -19,16 +19,16 @@ from typing import Any
 
 import torch
 
-from models.data.images import ImageSet
-from models.errors import TrainingError, UntrainedWeightsError
-from models.inference import choose_device
-from models.training import checkpoint
-from models.training.execution import execution_on
-from models.training.log import Log
-from models.training.phases import Phase
-from models.training.plan import Plan
-from models.training.recipe import Recipe
-from models.zoo.weights import load_weights, save_weights
+from slidelift.models.data.images import ImageSet
+from slidelift.models.errors import TrainingError, UntrainedWeightsError
+from slidelift.models.inference import choose_device
+from slidelift.models.training import checkpoint
+from slidelift.models.training.execution import execution_on
+from slidelift.models.training.log import Log
+from slidelift.models.training.phases import Phase
+from slidelift.models.training.plan import Plan
+from slidelift.models.training.recipe import Recipe
+from slidelift.models.zoo.weights import load_weights, save_weights
 
 
 @dataclass(frozen=True, slots=True)

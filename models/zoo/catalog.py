@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 
-from models.errors import UnknownModelError, WeightsError
+from slidelift.models.errors import UnknownModelError, WeightsError
 
 DEFAULT_MODEL = "compact-x4"
 CARD_SUFFIX = ".json"
@@ -26,7 +26,8 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """What an imported model may be called: it becomes a file's name, and a word of the command line."""
 _HERE = Path(__file__).parent
 METRICS = _HERE / "metrics.json"
-"""Model -> the card's `metrics`, `gains`, `precision_loss` and `computed_on`, as `python -m models.zoo.sheet` found."""
+"""Measured figures of each model, written by `python -m slidelift.service.tools.model_table`:
+`metrics`, `gains`, `precision_loss` and `computed_on` of its card."""
 _MAX_CARD_BYTES = 2**17
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -125,7 +126,7 @@ class ModelCard:
 
 
 @dataclass(frozen=True, slots=True)
-class Shelf:
+class ModelCatalog:
     """All cards that could be read, and what is wrong with the others."""
 
     cards: Mapping[str, ModelCard]
@@ -134,17 +135,17 @@ class Shelf:
 
 def catalog() -> Mapping[str, ModelCard]:
     """Every card by name: the default model first, then the others that are shipped, then the user's."""
-    return shelf().cards
+    return model_catalog().cards
 
 
 def damaged_cards() -> Mapping[str, str]:
     """Names of the user's models whose cards can't be used -> what is wrong, with the file's name."""
-    return shelf().damaged
+    return model_catalog().damaged
 
 
 @cache
-def shelf() -> Shelf:
-    """Both, read once a process; `shelf.cache_clear()` after a change."""
+def model_catalog() -> ModelCatalog:
+    """Both, read once a process; `model_catalog.cache_clear()` after a change."""
     tables = tomllib.loads((_HERE / "catalog.toml").read_text(encoding="utf-8"))
     for name, measured in json.loads(METRICS.read_text(encoding="utf-8")).items():
         if name in tables:
@@ -159,7 +160,7 @@ def shelf() -> Shelf:
             cards[name] = _imported(name, path)
         except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
             damaged[name] = f"{path}: not a model's card ({error}); import the model again, or delete the file"
-    return Shelf(MappingProxyType(cards), MappingProxyType(damaged))
+    return ModelCatalog(MappingProxyType(cards), MappingProxyType(damaged))
 
 
 def models_folder() -> Path:

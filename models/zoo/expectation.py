@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from models.zoo.catalog import ModelCard
+from slidelift.models.zoo.catalog import ModelCard
 
 NOT_COMPRESSED = "none"
 """The label of sources that were not compressed, among the keys of `ModelCard.gains`."""

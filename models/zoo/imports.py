@@ -9,9 +9,17 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from models.durable import whole
-from models.errors import UnknownModelError, WeightsError
-from models.zoo.catalog import CARD_SUFFIX, NAME, ModelCard, catalog, damaged_cards, models_folder, shelf
+from slidelift.models.durable import whole
+from slidelift.models.errors import UnknownModelError, WeightsError
+from slidelift.models.zoo.catalog import (
+    CARD_SUFFIX,
+    NAME,
+    ModelCard,
+    catalog,
+    damaged_cards,
+    model_catalog,
+    models_folder,
+)
 
 
 def import_model(
@@ -42,7 +50,7 @@ def import_model(
     WeightsError
         If the weights can't be used, or the name is not free or not a name.
     """
-    from models.zoo.weights import load_weights, save_weights
+    from slidelift.models.zoo.weights import load_weights, save_weights
 
     if name is not None:
         _check_free(name)
@@ -71,7 +79,7 @@ def import_model(
     )
     with whole(folder / f"{name}{CARD_SUFFIX}") as file:
         file.write(_as_json(card))
-    shelf.cache_clear()
+    model_catalog.cache_clear()
     return card
 
 
@@ -91,7 +99,7 @@ def remove_model(name: str) -> None:
     (folder / f"{name}{CARD_SUFFIX}").unlink(missing_ok=True)
     for file in (card.weights if card else None) or (f"{name}.safetensors",):
         (folder / file).unlink(missing_ok=True)
-    shelf.cache_clear()
+    model_catalog.cache_clear()
 
 
 def _check_free(name: str) -> None:

@@ -20,12 +20,12 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from models.durable import whole
-from models.errors import UntrainedWeightsError, WeightsError
-from models.networks.back_projection import REACH, SCALES, BackProjected
-from models.networks.spec import Geometry, NetworkSpec, StateDict
-from models.networks.table import NETWORKS
-from models.zoo.catalog import ModelCard, ModelKind
+from slidelift.models.durable import whole
+from slidelift.models.errors import UntrainedWeightsError, WeightsError
+from slidelift.models.networks.back_projection import REACH, SCALES, BackProjected
+from slidelift.models.networks.spec import Geometry, NetworkSpec, StateDict
+from slidelift.models.networks.table import NETWORKS
+from slidelift.models.zoo.catalog import ModelCard, ModelKind
 
 MAX_BYTES = 512 * 2**20
 """Eight times the largest network in the table; what is larger is something else."""

@@ -19,14 +19,14 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.api.context import Context
-from service.api.problems import response
-from service.codes import problem, refusal
-from service.errors import Problem
-from service.jobs import token as tokens
-from service.jobs.store import StoreUnavailableError
-from service.jobs.token import Token
-from service.session import claimed, key_of, opened
+from slidelift.service.api.context import Context
+from slidelift.service.api.problems import response
+from slidelift.service.auth import tokens
+from slidelift.service.auth.sessions import claimed, key_of, opened
+from slidelift.service.auth.tokens import Token
+from slidelift.service.codes import problem, refusal
+from slidelift.service.errors import Problem
+from slidelift.service.jobs.store import StoreUnavailableError
 
 OPEN = ("/health", "/docs", "/openapi.json", "/page", "/v1/session")
 """For anybody: a balancer asks for health, how to call the service is no secret, the page holds nothing but the means

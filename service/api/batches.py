@@ -5,15 +5,15 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
 
-from service.api.access import Caller, InCaller
-from service.api.asking import KeyHeader, checked, keyed_by, queued
-from service.api.context import Context, InContext
-from service.api.problems import BODY_MAX_BYTES, documented
-from service.api.reading import Documented, address, readable
-from service.api.schemas import BatchIn, BatchOut
-from service.codes import refusal
-from service.jobs.job import ForbiddenMoveError, Job
-from service.jobs.store import JobFilter
+from slidelift.service.api.access import Caller, InCaller
+from slidelift.service.api.context import Context, InContext
+from slidelift.service.api.job_creation import KeyHeader, checked, keyed_by, queued
+from slidelift.service.api.problems import BODY_MAX_BYTES, documented
+from slidelift.service.api.responses import Documented, address, readable
+from slidelift.service.api.schemas import BatchIn, BatchOut
+from slidelift.service.codes import refusal
+from slidelift.service.jobs.job import ForbiddenMoveError, Job
+from slidelift.service.jobs.store import JobFilter
 
 router = APIRouter(prefix="/v1/batches", tags=["batches"], responses=documented(), max_body_size=BODY_MAX_BYTES)
 

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 from fastapi import Depends, Request
 
-from service.api.watching import Watch
-from service.jobs.store import Store
-from service.looking import Lookers
-from service.settings import Settings
-from service.storage import Storage
-from service.uploads.reception import Reception
+from slidelift.service.api.job_changes import JobChanges
+from slidelift.service.jobs.store import Store
+from slidelift.service.processes.viewer_pool import DecoderPool
+from slidelift.service.settings import Settings
+from slidelift.service.storage.files import Storage
+from slidelift.service.uploads.upload_service import UploadService
 
 if TYPE_CHECKING:
-    from service.api.deepzoom import Shelf
-    from service.api.health import Readiness
-    from service.api.metrics import Metrics
+    from slidelift.service.api.deepzoom import TileCache
+    from slidelift.service.api.health import Readiness
+    from slidelift.service.api.metrics import Counters
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +29,11 @@ class Context:
     settings: Settings
     store: Store
     storage: Storage
-    reception: Reception
-    watch: Watch
-    metrics: "Metrics"
-    lookers: Lookers
-    shelf: "Shelf"
+    upload_service: UploadService
+    job_changes: JobChanges
+    counters: "Counters"
+    decoders: DecoderPool
+    tile_cache: "TileCache"
     readiness: "Readiness"
     clock: Callable[[], float] = time.time
 

@@ -11,19 +11,19 @@ from fastapi import APIRouter, Depends, Path, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.convertors import StringConvertor, register_url_convertor
 
-from service.api import jobs, slides
-from service.api.access import Caller, InCaller
-from service.api.context import Context, InContext
-from service.api.problems import documented
-from service.api.reading import Documented, is_known, readable, written
-from service.api.schemas import MapOut
-from service.codes import refusal
-from service.errors import ServiceError
-from service.jobs.job import JobState
-from service.jobs.slide import Slide
-from service.looking import Sight
-from wsi.deepzoom import DeepZoom
-from wsi.geometry import Size
+from slidelift.service.api import jobs, slides
+from slidelift.service.api.access import Caller, InCaller
+from slidelift.service.api.context import Context, InContext
+from slidelift.service.api.problems import documented
+from slidelift.service.api.responses import Documented, is_known, readable, written
+from slidelift.service.api.schemas import MapOut
+from slidelift.service.codes import refusal
+from slidelift.service.errors import ServiceError
+from slidelift.service.jobs.job import JobState
+from slidelift.service.jobs.slide import Slide
+from slidelift.service.processes.viewer_pool import ImageSource
+from slidelift.wsi.deepzoom import DeepZoom
+from slidelift.wsi.geometry import Size
 
 router = APIRouter(prefix="/v1", tags=["view"], responses=documented())
 
@@ -62,7 +62,7 @@ class _Place:
 class _Subject:
     """What is looked at, and the hash of what its tiles are taken from; None where that still grows."""
 
-    sight: Sight
+    source: ImageSource
     content: str | None
 
 
@@ -84,7 +84,7 @@ register_url_convertor("piece", _Piece())
 _PLACE = "{level}/{column:piece}_{row:piece}.{tile_format}"
 
 
-class Shelf:
+class TileCache:
     """Encoded tiles that were asked for lately, up to `_CACHE_BYTES`; belongs to the event loop."""
 
     def __init__(self) -> None:
@@ -130,7 +130,7 @@ async def slide_tile(
 
     def find() -> _Subject:
         found = slides.known(context, caller, slide)
-        return _Subject(Sight("slide", str(context.storage.slide_path(found))), found.sha256)
+        return _Subject(ImageSource("slide", str(context.storage.slide_path(found))), found.sha256)
 
     return await _seen(find, lambda subject: _tile(request, context, subject, place))
 
@@ -150,7 +150,7 @@ async def result_descriptor(job: jobs.JobId, context: InContext, caller: InCalle
     """
 
     async def described(subject: _Subject) -> Response:
-        zoom = DeepZoom(Size(*await context.lookers.size(subject.sight)))
+        zoom = DeepZoom(Size(*await context.decoders.size(subject.source)))
         return _described(zoom, TileFormat.JPEG if subject.content else TileFormat.PNG, "private, no-cache")
 
     return await _seen(lambda: _result(context, caller, job), described)
@@ -180,7 +180,7 @@ async def job_map(job: jobs.JobId, context: InContext, caller: InCaller) -> Resp
 
     Answered while the job runs, too.
     """
-    found = await _seen(lambda: _result(context, caller, job), lambda subject: context.lookers.map(subject.sight))
+    found = await _seen(lambda: _result(context, caller, job), lambda subject: context.decoders.map(subject.source))
     return await run_in_threadpool(lambda: written(MapOut.model_validate(found)))  # of 100,000 tiles and more
 
 
@@ -194,7 +194,7 @@ async def _seen(find: Callable[[], _Subject], look: Callable[[_Subject], Awaitab
         return await look(subject)
     except ServiceError:
         now = await run_in_threadpool(find)
-        if now.sight == subject.sight:
+        if now.source == subject.source:
             raise
     return await look(now)
 
@@ -207,7 +207,7 @@ def _result(context: Context, caller: Caller, job_id: str) -> _Subject:
         if found.result is None or path is None or not path.exists():
             raise refusal("result.deleted", f"the result of job {found.id} was deleted; post the job again to see it")
         report = str(storage.report_path(found))
-        return _Subject(Sight("result", str(path), order.format, report=report), found.result.sha256)
+        return _Subject(ImageSource("result", str(path), order.format, report=report), found.result.sha256)
     if found.state is JobState.CANCELLED or found.result_deleted is not None:
         raise refusal("job.no-result", f"job {found.id} is {found.state}, and nothing of it was kept")
     slide: Slide | None = context.store.slide(order.slide)
@@ -215,7 +215,7 @@ def _result(context: Context, caller: Caller, job_id: str) -> _Subject:
         raise refusal("job.no-result", f"the slide of job {found.id} was deleted")
     mpp = (order.mpp, order.mpp) if order.mpp else None
     output = storage.output_path(found)
-    return _Subject(Sight("stripes", str(output), order.format, str(storage.slide_path(slide)), mpp), None)
+    return _Subject(ImageSource("stripes", str(output), order.format, str(storage.slide_path(slide)), mpp), None)
 
 
 def _described(zoom: DeepZoom, tile_format: TileFormat, cached: str) -> Response:
@@ -231,13 +231,13 @@ async def _tile(request: Request, context: Context, subject: _Subject, place: _P
         headers["ETag"] = tag
         if is_known(request, tag):
             return Response(status_code=304, headers=headers)
-    tile = context.shelf.get(tag) if tag else None
+    tile = context.tile_cache.get(tag) if tag else None
     if tile is None:
-        tile = await context.lookers.tile(
-            subject.sight, place.level, place.column, place.row, place.tile_format, request.is_disconnected
+        tile = await context.decoders.tile(
+            subject.source, place.level, place.column, place.row, place.tile_format, request.is_disconnected
         )
         if tag:
-            context.shelf.put(tag, tile)
+            context.tile_cache.put(tag, tile)
     return Response(tile, media_type=f"image/{place.tile_format}", headers=headers)
 
 

@@ -6,8 +6,8 @@ from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
 
-from service.api.access import COOKIE
-from service.api.reading import address
+from slidelift.service.api.access import COOKIE
+from slidelift.service.api.responses import address
 
 _VENDORED = Path(__file__).parent.parent / "web" / "vendor" / "swagger-ui"
 _PAGE = """<!DOCTYPE html>

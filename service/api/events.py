@@ -13,15 +13,15 @@ from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
 from starlette.concurrency import run_in_threadpool
 
-from service.api.access import Caller, InCaller
-from service.api.context import Context, InContext
-from service.api.jobs import JobId, known, shown_under
-from service.api.problems import documented
-from service.api.reading import Documented, address
-from service.api.watching import News
-from service.jobs.errors import StoreError
-from service.jobs.job import Job
-from service.jobs.store import Change
+from slidelift.service.api.access import Caller, InCaller
+from slidelift.service.api.context import Context, InContext
+from slidelift.service.api.job_changes import News
+from slidelift.service.api.jobs import JobId, known, shown_under
+from slidelift.service.api.problems import documented
+from slidelift.service.api.responses import Documented, address
+from slidelift.service.jobs.errors import StoreError
+from slidelift.service.jobs.job import Job
+from slidelift.service.jobs.store import Change
 
 router = APIRouter(prefix="/v1", tags=["jobs"], responses=documented())
 
@@ -85,7 +85,7 @@ async def events(context: InContext, caller: InCaller, last_event_id: LastEventI
     seen = _number(last_event_id)
     if seen is not None and await run_in_threadpool(_is_usable, context, seen):
         return _stream(_of_all(context, caller, [], seen))
-    found = await context.watch.unfinished()
+    found = await context.job_changes.unfinished()
     return _stream(_of_all(context, caller, [one for one in found.news if caller.sees(one.job.owner)], found.number))
 
 
@@ -146,15 +146,15 @@ async def _of_job(
     if job.revision < seen:  # an id of another life
         seen = -1
     admission = _Pass(context, caller)
-    with context.watch.listening(after, lambda changed: changed.id == job.id) as listener:
+    with context.job_changes.listening(after, lambda changed: changed.id == job.id) as listener:
         while True:
             if job.revision != seen:
                 seen = job.revision
                 yield _event(prefix, seen, job)
             if job.state.is_ended or not await admission.holds():
                 return
-            told = await context.watch.news(listener, KEEP_ALIVE_SECONDS)
-            if context.watch.is_closed:
+            told = await context.job_changes.news(listener, KEEP_ALIVE_SECONDS)
+            if context.job_changes.is_closed:
                 return
             if not told:
                 yield format_sse_event(comment="still here")
@@ -171,15 +171,15 @@ async def _of_all(context: Context, caller: Caller, unfinished: list[News], afte
     """Those jobs, then each change after that number, to the end of the token or of the service."""
     yield format_sse_event(retry=_RETRY_MILLISECONDS, comment="slidelift")
     admission = _Pass(context, caller)
-    with context.watch.listening(after, lambda job: caller.sees(job.owner)) as listener:
+    with context.job_changes.listening(after, lambda job: caller.sees(job.owner)) as listener:
         async for some in _in_slices(unfinished):
             yield some
         yield format_sse_event(comment="changes from here on", id=str(after))
         while await admission.holds():
-            told = await context.watch.news(listener, KEEP_ALIVE_SECONDS)
+            told = await context.job_changes.news(listener, KEEP_ALIVE_SECONDS)
             async for some in _in_slices(told):
                 yield some
-            if context.watch.is_closed:
+            if context.job_changes.is_closed:
                 return
             if not told:
                 yield format_sse_event(comment="still here")

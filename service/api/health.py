@@ -7,15 +7,15 @@ import asyncio
 
 from fastapi import APIRouter, Request, Response
 
-from service.api.context import InContext
-from service.api.problems import documented, response
-from service.api.reading import readable
-from service.api.schemas import CheckOut, LiveOut, ReadyOut
-from service.api.shared_look import SharedLook, in_own_thread
-from service.codes import problem
-from service.jobs.store import Store
-from service.settings import Settings
-from service.storage import Storage
+from slidelift.service.api.context import InContext
+from slidelift.service.api.problems import documented, response
+from slidelift.service.api.responses import readable
+from slidelift.service.api.schemas import CheckOut, LiveOut, ReadyOut
+from slidelift.service.api.shared_call import SharedLook, in_own_thread
+from slidelift.service.codes import problem
+from slidelift.service.jobs.store import Store
+from slidelift.service.settings import Settings
+from slidelift.service.storage.files import Storage
 
 ANSWER_SECONDS = 2.0
 """How long database and disk get to answer; a balancer asks every few seconds, and gives up after as many."""

@@ -7,18 +7,28 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import FileResponse
 from starlette.concurrency import run_in_threadpool
 
-from service.api.access import Caller, InCaller
-from service.api.asking import KeyHeader, checked, keyed_by, queued
-from service.api.context import Context, InContext
-from service.api.problems import BODY_MAX_BYTES, documented
-from service.api.reading import Before, Documented, Limit, address, conditional, is_known, next_page, readable, written
-from service.api.schemas import JobIn, JobOut, JobsOut, ProblemOut
-from service.api.sending import OpenedFile
-from service.api.waiting import Prefer, wait_seconds
-from service.codes import refusal
-from service.jobs.job import Job, JobState
-from service.jobs.store import JobFilter, UnknownJobError
-from service.limits import Limits
+from slidelift.service.api.access import Caller, InCaller
+from slidelift.service.api.context import Context, InContext
+from slidelift.service.api.file_responses import OpenedFile
+from slidelift.service.api.job_creation import KeyHeader, checked, keyed_by, queued
+from slidelift.service.api.prefer_wait import Prefer, wait_seconds
+from slidelift.service.api.problems import BODY_MAX_BYTES, documented
+from slidelift.service.api.responses import (
+    Before,
+    Documented,
+    Limit,
+    address,
+    conditional,
+    is_known,
+    next_page,
+    readable,
+    written,
+)
+from slidelift.service.api.schemas import JobIn, JobOut, JobsOut, ProblemOut
+from slidelift.service.codes import refusal
+from slidelift.service.jobs.job import Job, JobState
+from slidelift.service.jobs.quotas import Limits
+from slidelift.service.jobs.store import JobFilter, UnknownJobError
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], responses=documented(), max_body_size=BODY_MAX_BYTES)
 
@@ -109,7 +119,7 @@ async def job_state(
     found = await run_in_threadpool(known, context, caller, job)
     seconds = wait_seconds(prefer)
     if is_known(request, _etag(found)) and not found.state.is_ended:
-        await context.watch.change(found.id, found.revision, seconds)
+        await context.job_changes.change(found.id, found.revision, seconds)
         found = await run_in_threadpool(known, context, caller, job)
     elif "if-none-match" not in request.headers:
         found = await _until_ended(context, found, seconds)
@@ -294,7 +304,7 @@ async def _until_ended(context: Context, job: Job, seconds: float) -> Job:
     clock = asyncio.get_running_loop().time
     deadline = clock() + seconds
     while not job.state.is_ended and (left := deadline - clock()) > 0:
-        if not await context.watch.change(job.id, job.revision, left):
+        if not await context.job_changes.change(job.id, job.revision, left):
             break
         found = await run_in_threadpool(context.store.job, job.id)
         if found is None:

@@ -8,20 +8,20 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
-from service.api.access import InCaller, require_admin
-from service.api.context import InContext
-from service.api.problems import documented
-from service.jobs.job import JobState
-from service.jobs.slide import Slide
-from service.jobs.store import Store
-from service.storage import Storage
+from slidelift.service.api.access import InCaller, require_admin
+from slidelift.service.api.context import InContext
+from slidelift.service.api.problems import documented
+from slidelift.service.jobs.job import JobState
+from slidelift.service.jobs.slide import Slide
+from slidelift.service.jobs.store import Store
+from slidelift.service.storage.files import Storage
 
 _SECONDS = (0.005, 0.02, 0.1, 0.5, 2, 10, 60, 600)
 
 router = APIRouter(tags=["health"], responses=documented())
 
 
-class Metrics:
+class Counters:
     """The counters of one process and its registry."""
 
     def __init__(self, store: Store, storage: Storage) -> None:
@@ -99,4 +99,4 @@ class _Shared(Collector):
 def metrics(context: InContext, caller: InCaller) -> Response:
     """Tell queue, speed, bytes and failures; with tokens, to those of scope admin."""
     require_admin(caller)
-    return Response(generate_latest(context.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+    return Response(generate_latest(context.counters.registry), media_type=CONTENT_TYPE_LATEST)

@@ -19,11 +19,11 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.schemas import ProblemOut
-from service.codes import phrase, problem, title
-from service.errors import Problem, ServiceError
-from service.jobs.job import ForbiddenMoveError
-from service.jobs.store import (
+from slidelift.service.api.schemas import ProblemOut
+from slidelift.service.codes import phrase, problem, title
+from slidelift.service.errors import Problem, ServiceError
+from slidelift.service.jobs.job import ForbiddenMoveError
+from slidelift.service.jobs.store import (
     KeyReusedError,
     SlideInUseError,
     StoreFullError,

@@ -8,17 +8,17 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, StrictInt
 
-from models.zoo.catalog import ModelKind, catalog
-from service.codes import refusal, title
-from service.errors import Problem
-from service.jobs.job import Job, JobOrder, JobState, ResultFormat
-from service.jobs.slide import Slide
-from service.jobs.token import Scope
-from service.progress import Stage
-from service.request import AUTO, BadTilePolicy, Effort, Roi
-from service.uploads.inbox import Seen, UploadState
-from wsi.errors import RoiError
-from wsi.slide import Codec
+from slidelift.models.zoo.catalog import ModelKind, catalog
+from slidelift.service.auth.tokens import Scope
+from slidelift.service.codes import refusal, title
+from slidelift.service.errors import Problem
+from slidelift.service.jobs.job import Job, JobOrder, JobState, ResultFormat
+from slidelift.service.jobs.slide import Slide
+from slidelift.service.pipeline.progress import Stage
+from slidelift.service.pipeline.request import AUTO, BadTilePolicy, Effort, Roi
+from slidelift.service.uploads.inbox import Seen, UploadState
+from slidelift.wsi.errors import RoiError
+from slidelift.wsi.slide import Codec
 
 
 def _whole(value: Any) -> Any:

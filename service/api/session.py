@@ -4,17 +4,17 @@ from contextlib import suppress
 
 from fastapi import APIRouter, Request, Response
 
-from service.api.access import CHALLENGE, COOKIE, EVERYBODY, Caller, identified
-from service.api.context import InContext
-from service.api.problems import documented, response
-from service.api.reading import Documented, address, readable
-from service.api.schemas import SessionIn, SessionOut, moment
-from service.codes import problem
-from service.errors import Problem
-from service.jobs import token as tokens
-from service.jobs.store import UnknownTokenError
-from service.session import begun, made_key_of
-from service.storage import full_disk_said
+from slidelift.service.api.access import CHALLENGE, COOKIE, EVERYBODY, Caller, identified
+from slidelift.service.api.context import InContext
+from slidelift.service.api.problems import documented, response
+from slidelift.service.api.responses import Documented, address, readable
+from slidelift.service.api.schemas import SessionIn, SessionOut, moment
+from slidelift.service.auth import tokens
+from slidelift.service.auth.sessions import begun, made_key_of
+from slidelift.service.codes import problem
+from slidelift.service.errors import Problem
+from slidelift.service.jobs.store import UnknownTokenError
+from slidelift.service.storage.files import full_disk_said
 
 _BODY_MAX_BYTES = 4096
 

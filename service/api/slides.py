@@ -9,22 +9,22 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.convertors import StringConvertor, register_url_convertor
 
-from service.api.access import Caller, InCaller
-from service.api.asking import recommended
-from service.api.context import Context, InContext
-from service.api.problems import documented
-from service.api.reading import Before, Limit, address, next_page, readable, written
-from service.api.receiving import announced_bytes, finished, letting_go, pump, require_arrived
-from service.api.schemas import Mpp, RecommendationOut, SlideOut, SlidesOut, UploadOut, UriIn
-from service.api.waiting import Prefer, seen_after, wait_seconds
-from service.codes import refusal
-from service.jobs.slide import Slide
-from service.jobs.store import UnknownSlideError
-from service.request import Effort
-from service.uploads.digests import as_field, expected_digests
-from service.uploads.fetch import fetch
-from service.uploads.form import OVERHEAD_BYTES, FormFile
-from service.uploads.inbox import Way, Writer
+from slidelift.service.api.access import Caller, InCaller
+from slidelift.service.api.context import Context, InContext
+from slidelift.service.api.job_creation import recommended
+from slidelift.service.api.prefer_wait import Prefer, seen_after, wait_seconds
+from slidelift.service.api.problems import documented
+from slidelift.service.api.request_body import announced_bytes, finished, letting_go, pump, require_arrived
+from slidelift.service.api.responses import Before, Limit, address, next_page, readable, written
+from slidelift.service.api.schemas import Mpp, RecommendationOut, SlideOut, SlidesOut, UploadOut, UriIn
+from slidelift.service.codes import refusal
+from slidelift.service.jobs.slide import Slide
+from slidelift.service.jobs.store import UnknownSlideError
+from slidelift.service.pipeline.request import Effort
+from slidelift.service.uploads.digests import as_field, expected_digests
+from slidelift.service.uploads.fetch import fetch
+from slidelift.service.uploads.form import OVERHEAD_BYTES, FormFile
+from slidelift.service.uploads.inbox import Way, Writer
 
 
 class _Name(StringConvertor):
@@ -108,7 +108,9 @@ async def upload(
     """
     _require_bare_file(request)
     announced, expected = announced_bytes(request), expected_digests(request.headers)
-    writer = await run_in_threadpool(context.reception.begin, slide, Way.PUT, owner=caller.owner, total_bytes=announced)
+    writer = await run_in_threadpool(
+        context.upload_service.begin, slide, Way.PUT, owner=caller.owner, total_bytes=announced
+    )
     async with letting_go([writer], keep=False):
         hashes = [(digest, writer.hash_from_here(digest.algorithm)) for digest in expected]
         await pump(request, writer.append)
@@ -213,7 +215,7 @@ async def _form(request: Request, response: Response, context: Context, caller: 
     begun: list[Writer] = []
 
     def begin(name: str) -> Writer:
-        begun.append(context.reception.begin(name, Way.FORM, owner=caller.owner, booked_bytes=booked))
+        begun.append(context.upload_service.begin(name, Way.FORM, owner=caller.owner, booked_bytes=booked))
         return begun[0]
 
     form = FormFile(request.headers["content-type"], begin)
@@ -227,14 +229,14 @@ async def _form(request: Request, response: Response, context: Context, caller: 
 
 async def _fetched(request: Request, response: Response, context: Context, caller: Caller, wait: int) -> UploadOut:
     asked = await _read_uri(request)
-    checked = await asyncio.wrap_future(context.reception.check(asked.uri, asked.name, caller.owner))
+    checked = await asyncio.wrap_future(context.upload_service.check(asked.uri, asked.name, caller.owner))
     try:
-        writer = await run_in_threadpool(context.reception.begin, checked.name, Way.URI, owner=caller.owner)
+        writer = await run_in_threadpool(context.upload_service.begin, checked.name, Way.URI, owner=caller.owner)
     except BaseException:
         checked.close()
         raise
     upload_id = writer.upload.id
-    context.reception.fetch(fetch(checked), writer)
+    context.upload_service.fetch(fetch(checked), writer)
     response.status_code = 202
     response.headers["Location"] = here = address(request, f"/v1/uploads/{upload_id}")
     return UploadOut.of(await seen_after(context, upload_id, wait), here)
@@ -256,7 +258,7 @@ async def _read_uri(request: Request) -> UriIn:
 
 
 async def _landed(context: Context, writer: Writer, request: Request, response: Response) -> SlideOut:
-    slide = await finished(context.reception.finish(writer))
+    slide = await finished(context.upload_service.finish(writer))
     response.headers["Location"] = address(request, f"/v1/slides/{slide.id}")
     response.headers["Repr-Digest"] = as_field(slide.sha256)
     return SlideOut.of(slide)

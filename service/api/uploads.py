@@ -7,19 +7,19 @@ from fastapi import APIRouter, Path, Request, Response
 from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 
-from service.api import problems
-from service.api.access import Caller, InCaller
-from service.api.context import Context, InContext
-from service.api.reading import address
-from service.api.receiving import announced_bytes, finished, letting_go, pump
-from service.api.schemas import UploadOut
-from service.api.waiting import Prefer, seen_after, wait_seconds
-from service.codes import refusal
-from service.errors import ServiceError
-from service.storage import too_large
-from service.uploads import tus
-from service.uploads.digests import Digest, expected_checksum
-from service.uploads.inbox import Seen, Way, Writer, unknown
+from slidelift.service.api import problems
+from slidelift.service.api.access import Caller, InCaller
+from slidelift.service.api.context import Context, InContext
+from slidelift.service.api.prefer_wait import Prefer, seen_after, wait_seconds
+from slidelift.service.api.request_body import announced_bytes, finished, letting_go, pump
+from slidelift.service.api.responses import address
+from slidelift.service.api.schemas import UploadOut
+from slidelift.service.codes import refusal
+from slidelift.service.errors import ServiceError
+from slidelift.service.storage.files import too_large
+from slidelift.service.uploads import tus
+from slidelift.service.uploads.digests import Digest, expected_checksum
+from slidelift.service.uploads.inbox import Seen, Way, Writer, unknown
 
 
 class _TusRoute(APIRoute):
@@ -105,7 +105,7 @@ async def create(request: Request, context: InContext, caller: InCaller) -> Resp
     if creation.total_bytes is not None and announced > creation.total_bytes:
         raise refusal("upload.too-large", f"the piece is larger than the {creation.total_bytes} bytes announced")
     writer = await run_in_threadpool(
-        context.reception.begin,
+        context.upload_service.begin,
         creation.name,
         Way.TUS,
         owner=caller.owner,
@@ -147,7 +147,7 @@ def offset(upload: UploadId, request: Request, context: InContext, caller: InCal
     if seen.upload.slide is not None:
         headers |= _of_slide(request, seen.upload.slide)
     if seen.waits_to_be_finished:
-        context.reception.finish_interrupted(upload)
+        context.upload_service.finish_interrupted(upload)
     return Response(status_code=200, headers=headers)
 
 
@@ -172,7 +172,7 @@ async def append(upload: UploadId, request: Request, context: InContext, caller:
         raise refusal("upload.header", "Upload-Offset says where the piece begins; HEAD tells it")
     checksum, announced = expected_checksum(request.headers.get("upload-checksum")), announced_bytes(request) or 0
     await run_in_threadpool(_known, context, caller, upload)
-    writer = await run_in_threadpool(context.reception.inbox.open, upload)
+    writer = await run_in_threadpool(context.upload_service.inbox.open, upload)
     async with letting_go([writer], keep=True):
         if begins != writer.bytes:
             raise refusal("upload.offset", f"the upload has {writer.bytes} bytes, the piece begins at {begins}")
@@ -181,7 +181,7 @@ async def append(upload: UploadId, request: Request, context: InContext, caller:
         _require_fitting(writer, announced, context.settings.max_upload_bytes)
         if writer.upload.arrived:
             return await _ended(request, context, writer)
-        await run_in_threadpool(context.reception.resume, writer)
+        await run_in_threadpool(context.upload_service.resume, writer)
         await _take(request, writer, checksum)
     return await _told(request, context, writer, 204, {})
 
@@ -196,7 +196,7 @@ async def upload_facts(
     """Tell how far an upload is; one that was whole when the service died is finished now."""
     seen = await run_in_threadpool(_known, context, caller, upload)
     if seen.waits_to_be_finished:
-        await run_in_threadpool(context.reception.finish_interrupted, upload)
+        await run_in_threadpool(context.upload_service.finish_interrupted, upload)
     seen = await seen_after(context, upload, wait_seconds(prefer))
     return UploadOut.of(seen, address(request, f"/v1/uploads/{upload}"))
 
@@ -207,13 +207,13 @@ def terminate(upload: UploadId, request: Request, context: InContext, caller: In
     if "tus-resumable" in request.headers:  # who lets a slide be fetched need not know tus
         tus.require_version(request.headers)
     _known(context, caller, upload)
-    context.reception.inbox.cancel(upload)
+    context.upload_service.inbox.cancel(upload)
     return Response(status_code=204, headers={"Tus-Resumable": tus.VERSION})
 
 
 def _known(context: Context, caller: Caller, upload_id: str) -> Seen:
     """The upload of an id, if it is the caller's to see; raises ServiceError upload.unknown, upload.expired."""
-    seen = context.reception.inbox.find(upload_id)
+    seen = context.upload_service.inbox.find(upload_id)
     if not caller.sees(seen.upload.owner):
         raise unknown(upload_id)
     return seen
@@ -222,7 +222,7 @@ def _known(context: Context, caller: Caller, upload_id: str) -> Seen:
 def _announce(context: Context, writer: Writer, total: int) -> None:
     known = writer.upload.total_bytes
     if known is None and total >= writer.bytes:
-        context.reception.announce(writer, total)
+        context.upload_service.announce(writer, total)
     elif total != known:
         raise refusal("upload.header", "Upload-Length was said before, and otherwise, or is less than has arrived")
 
@@ -282,7 +282,7 @@ async def _ended(request: Request, context: Context, writer: Writer) -> Response
 async def _told(request: Request, context: Context, writer: Writer, status: int, headers: dict[str, str]) -> Response:
     """Answer after a piece; where it was the last, after the slide was looked at."""
     if writer.upload.arrived:
-        slide = await finished(context.reception.finish(writer))
+        slide = await finished(context.upload_service.finish(writer))
         headers = {**headers, **_of_slide(request, slide.id)}
     else:
         await run_in_threadpool(writer.close)
@@ -290,7 +290,7 @@ async def _told(request: Request, context: Context, writer: Writer, status: int,
 
 
 async def _progress(context: Context, writer: Writer) -> dict[str, str]:
-    seen = await run_in_threadpool(context.reception.inbox.find, writer.upload.id)
+    seen = await run_in_threadpool(context.upload_service.inbox.find, writer.upload.id)
     expires = tus.moment(seen.expires)
     return {"Tus-Resumable": tus.VERSION, "Upload-Offset": str(writer.bytes), "Upload-Expires": expires}
 

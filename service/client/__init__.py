@@ -1,7 +1,7 @@
 """The Python client of the REST service; it needs neither torch nor a decoder, and of the service no code."""
 
-from service.client.client import Client
-from service.client.errors import (
+from slidelift.service.client.client import Client
+from slidelift.service.client.errors import (
     ClientError,
     IntegrityError,
     ServiceRefusedError,
@@ -9,7 +9,7 @@ from service.client.errors import (
     UnreachableError,
     UnusableError,
 )
-from service.client.values import Job, JobOptions, JobProgress, JobResult, Level, Model, Recommendation, Slide
+from slidelift.service.client.values import Job, JobOptions, JobProgress, JobResult, Level, Model, Recommendation, Slide
 
 __all__ = [
     "Client",

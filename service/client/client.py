@@ -8,13 +8,14 @@ from types import TracebackType
 from typing import Any, Self, Unpack
 from urllib.parse import quote, urlencode
 
-from service.client import downloading, following, journal
-from service.client.connection import Connection, member
-from service.client.errors import ServiceRefusedError, UnexpectedAnswerError
-from service.client.following import OnChange
-from service.client.parcel import parcel_of
-from service.client.uploading import OnBytes, Upload
-from service.client.values import Job, JobOptions, Model, Recommendation, RecommendationOptions, Slide, built
+from slidelift.service.client import downloading, journal
+from slidelift.service.client import job_events as following
+from slidelift.service.client.connection import Connection, member
+from slidelift.service.client.errors import ServiceRefusedError, UnexpectedAnswerError
+from slidelift.service.client.job_events import OnChange
+from slidelift.service.client.upload_source import parcel_of
+from slidelift.service.client.uploading import OnBytes, Upload
+from slidelift.service.client.values import Job, JobOptions, Model, Recommendation, RecommendationOptions, Slide, built
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8000"
 

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from service.client.errors import (
+from slidelift.service.client.errors import (
     ClientError,
     ServiceRefusedError,
     SilentError,
@@ -19,8 +19,8 @@ from service.client.errors import (
     UnreachableError,
     UnusableError,
 )
-from service.client.values import problem_of
-from service.errors import Problem
+from slidelift.service.client.values import problem_of
+from slidelift.service.errors import Problem
 
 Answer = httpx.Response
 FOREIGN = "client.refused"

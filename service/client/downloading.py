@@ -9,11 +9,17 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import BinaryIO
 
-from service.client.connection import Answer, Connection
-from service.client.errors import ClientError, IntegrityError, UnexpectedAnswerError, UnreachableError, UnusableError
-from service.client.uploading import OnBytes
-from service.client.values import JobResult
-from wsi.durable import sync_folder
+from slidelift.service.client.connection import Answer, Connection
+from slidelift.service.client.errors import (
+    ClientError,
+    IntegrityError,
+    UnexpectedAnswerError,
+    UnreachableError,
+    UnusableError,
+)
+from slidelift.service.client.uploading import OnBytes
+from slidelift.service.client.values import JobResult
+from slidelift.wsi.durable import sync_folder
 
 _PIECE_BYTES = 2**20
 

@@ -9,7 +9,7 @@ ClientError                carries a Problem, as every ServiceError does
 └── UnusableError          an address, a token or a file of this machine can't be used
 """
 
-from service.errors import Problem, ServiceError
+from slidelift.service.errors import Problem, ServiceError
 
 
 class ClientError(ServiceError):

@@ -11,8 +11,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from service.client.parcel import Parcel
-from wsi.durable import write_whole
+from slidelift.service.client.upload_source import UploadSource
+from slidelift.wsi.durable import write_whole
 
 _KEPT_SECONDS = 30 * 86400
 """Longer than a service keeps an upload that does not go on."""
@@ -21,7 +21,7 @@ _KEPT_SECONDS = 30 * 86400
 class Journal:
     """What is remembered of one upload."""
 
-    def __init__(self, folder: Path, address: str, parcel: Parcel) -> None:
+    def __init__(self, folder: Path, address: str, parcel: UploadSource) -> None:
         key = "\n".join((address, parcel.name, parcel.mark))
         self._file = folder / hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
 

@@ -12,18 +12,18 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from service.client.connection import FOREIGN, Answer, Connection, Patience, json_of, member
-from service.client.errors import (
+from slidelift.service.client.connection import FOREIGN, Answer, Connection, Patience, json_of, member
+from slidelift.service.client.errors import (
     ClientError,
     IntegrityError,
     ServiceRefusedError,
     UnexpectedAnswerError,
     UnreachableError,
 )
-from service.client.journal import Journal
-from service.client.parcel import Parcel, RunningDigest
-from service.client.values import Slide, built, problem_of
-from service.errors import Problem
+from slidelift.service.client.journal import Journal
+from slidelift.service.client.upload_source import RunningDigest, UploadSource
+from slidelift.service.client.values import Slide, built, problem_of
+from slidelift.service.errors import Problem
 
 OnBytes = Callable[[int, int], None]
 """Hears how many bytes have arrived, and of how many."""
@@ -42,7 +42,9 @@ _FOR_GOOD = {413, 415, 422}
 class Upload:
     """One slide on its way to the service."""
 
-    def __init__(self, connection: Connection, parcel: Parcel, journal: Journal, on_progress: OnBytes | None) -> None:
+    def __init__(
+        self, connection: Connection, parcel: UploadSource, journal: Journal, on_progress: OnBytes | None
+    ) -> None:
         self._connection, self._parcel, self._journal = connection, parcel, journal
         self._on_progress = on_progress or _unheard
         self._digest = RunningDigest(parcel)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, Literal, TypedDict, TypeVar
 
-from service.client.errors import UnexpectedAnswerError
-from service.errors import Problem
+from slidelift.service.client.errors import UnexpectedAnswerError
+from slidelift.service.errors import Problem
 
 Value = TypeVar("Value")
 ENDED = frozenset({"succeeded", "failed", "cancelled"})

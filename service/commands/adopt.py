@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from service.errors import EXIT_DONE
-from service.terminal import say
+from slidelift.service.commands.terminal import say
+from slidelift.service.errors import EXIT_DONE
 
 
 def add(commands: Any) -> None:
@@ -16,10 +16,10 @@ def add(commands: Any) -> None:
 
 
 def _adopt(options: argparse.Namespace) -> int:
-    from service.data_identity import adopt
-    from service.jobs.open_store import open_store
-    from service.settings import Settings
-    from service.storage import Storage
+    from slidelift.service.jobs.open_store import open_store
+    from slidelift.service.settings import Settings
+    from slidelift.service.storage.data_identity import adopt
+    from slidelift.service.storage.files import Storage
 
     settings = Settings(**({"data_dir": options.data_dir} if options.data_dir else {}))
     storage = Storage(settings.data_dir, disk_reserve_bytes=settings.disk_reserve_bytes)

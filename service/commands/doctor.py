@@ -3,8 +3,8 @@
 import argparse
 from typing import Any
 
-from service.errors import EXIT_DONE, EXIT_FAILED
-from service.terminal import tell
+from slidelift.service.commands.terminal import tell
+from slidelift.service.errors import EXIT_DONE, EXIT_FAILED
 
 
 def add(commands: Any) -> None:
@@ -14,7 +14,7 @@ def add(commands: Any) -> None:
 
 
 def _run(_options: argparse.Namespace) -> int:
-    from service.doctor import examine
+    from slidelift.service.commands.diagnostics import examine
 
     findings = examine()
     for finding in findings:

@@ -6,10 +6,10 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from service.commands import arguments
+from slidelift.service.commands import arguments
 
 if TYPE_CHECKING:
-    from service.pipeline.calibrate import Spread
+    from slidelift.service.pipeline.calibrate import Spread
 
 
 def add(commands: Any) -> None:
@@ -42,9 +42,9 @@ def _share(text: str) -> float:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from service.errors import EXIT_DONE, EXIT_FAILED, EXIT_USER
-    from service.pipeline.calibrate import calibration
-    from wsi.durable import write_whole
+    from slidelift.service.errors import EXIT_DONE, EXIT_FAILED, EXIT_USER
+    from slidelift.service.pipeline.calibrate import calibration
+    from slidelift.wsi.durable import write_whole
 
     spreads, codes = [], {EXIT_DONE}
     for image in options.images:
@@ -65,13 +65,13 @@ def _run(options: argparse.Namespace) -> int:
 
 def _measured(image: Path, options: argparse.Namespace) -> "Spread | int":
     """An image's entropies, or the exit code of what went wrong."""
-    from service.errors import ServiceError
-    from service.pipeline.calibrate import entropies
-    from service.pipeline.failures import describe
-    from service.runner import probe
-    from service.terminal import say
-    from wsi.errors import WsiError
-    from wsi.readers import flat_image
+    from slidelift.service.commands.terminal import say
+    from slidelift.service.errors import ServiceError
+    from slidelift.service.pipeline.calibrate import entropies
+    from slidelift.service.pipeline.failures import describe
+    from slidelift.service.processes.runner import probe
+    from slidelift.wsi.errors import WsiError
+    from slidelift.wsi.readers import flat_image
 
     try:
         if not (image.is_file() and flat_image.accepts(image)):  # pictures are Pillow's, which does not crash
@@ -84,7 +84,7 @@ def _measured(image: Path, options: argparse.Namespace) -> "Spread | int":
 
 
 def _show(result: dict[str, Any]) -> None:
-    from service.terminal import tell
+    from slidelift.service.commands.terminal import tell
 
     rows = [*result["images"], result["all"]]
     width = max(len(row["image"]) for row in rows)

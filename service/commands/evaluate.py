@@ -9,13 +9,13 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.zoo.catalog import DEFAULT_MODEL
-from service.codes import refusal
-from service.commands import arguments
-from service.errors import EXIT_DONE
+from slidelift.models.zoo.catalog import DEFAULT_MODEL
+from slidelift.service.codes import refusal
+from slidelift.service.commands import arguments
+from slidelift.service.errors import EXIT_DONE
 
 if TYPE_CHECKING:
-    from models.metrics.source import SourceModel
+    from slidelift.models.metrics.source import SourceModel
 
 
 def add(commands: Any) -> None:
@@ -118,12 +118,12 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _evaluate_images(options: argparse.Namespace) -> int:
-    from models import evaluate
-    from models.crops import CropPicker
-    from models.machine import computed_on_words
-    from models.pictures import image_files
-    from models.report import image_report
-    from service.terminal import tell
+    from slidelift.models import evaluate
+    from slidelift.models.crops import CropPicker
+    from slidelift.models.evaluation_report import image_report
+    from slidelift.models.image_files import image_files
+    from slidelift.models.machine import computed_on_words
+    from slidelift.service.commands.terminal import tell
 
     names = Counter(folder.absolute().name for folder in options.images)
     picker = CropPicker(evaluate.BASELINE)
@@ -155,7 +155,7 @@ def _evaluate_images(options: argparse.Namespace) -> int:
 
 
 def _source(options: argparse.Namespace, quality: int | None) -> "SourceModel":
-    from models.metrics.source import SourceModel
+    from slidelift.models.metrics.source import SourceModel
 
     return SourceModel(
         reduction=options.degradation,
@@ -167,12 +167,12 @@ def _source(options: argparse.Namespace, quality: int | None) -> "SourceModel":
 
 
 def _evaluate_slide(options: argparse.Namespace) -> int:
-    from service.pipeline.self_evaluation import as_json, evaluate_slide, table
-    from service.pipeline.self_report import slide_report
-    from service.runner import probe
-    from service.terminal import say, tell
-    from wsi.errors import TileReadError
-    from wsi.geometry import Region
+    from slidelift.service.commands.terminal import say, tell
+    from slidelift.service.pipeline.self_evaluation import as_json, evaluate_slide, table
+    from slidelift.service.pipeline.self_report import slide_report
+    from slidelift.service.processes.runner import probe
+    from slidelift.wsi.errors import TileReadError
+    from slidelift.wsi.geometry import Region
 
     probe(options.slide)
     upscalers = _upscalers(options)
@@ -204,8 +204,8 @@ def _evaluate_slide(options: argparse.Namespace) -> int:
 
 
 def _upscalers(options: argparse.Namespace) -> dict[str, Any]:
-    from models.evaluate import BASELINE
-    from models.upscaler import load_upscaler
+    from slidelift.models.evaluate import BASELINE
+    from slidelift.models.upscaler import load_upscaler
 
     names = dict.fromkeys([BASELINE, *options.models])
     return {
@@ -228,7 +228,7 @@ def _write_json(out: Path | None, values: dict[str, Any]) -> None:
 
 
 def _write(out: Path | None, text: str) -> None:
-    from wsi.durable import write_whole
+    from slidelift.wsi.durable import write_whole
 
     if out is not None:
         write_whole(out, text.encode("utf-8", "backslashreplace"))  # a name may be no UTF-8

@@ -4,9 +4,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from service.commands import remote
-from service.errors import EXIT_DONE
-from service.terminal import say, tell
+from slidelift.service.commands import remote
+from slidelift.service.commands.terminal import say, tell
+from slidelift.service.errors import EXIT_DONE
 
 
 def add(commands: Any) -> None:

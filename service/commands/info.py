@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from service.errors import EXIT_DONE
-from service.terminal import tell
+from slidelift.service.commands.terminal import tell
+from slidelift.service.errors import EXIT_DONE
 
 
 def add(commands: Any) -> None:
@@ -27,9 +27,9 @@ def _compression(told: Mapping[str, Any] | None) -> str:
 
 
 def _recommendation(facts: Mapping[str, Any], name: str) -> str:
-    from service.pipeline.recommendation import recommend
-    from wsi.errors import PixelSizeImplausibleError, PixelSizeMissingError
-    from wsi.slide import SlideInfo
+    from slidelift.service.pipeline.recommendation import recommend
+    from slidelift.wsi.errors import PixelSizeImplausibleError, PixelSizeMissingError
+    from slidelift.wsi.slide import SlideInfo
 
     try:
         found = recommend(SlideInfo.from_dict(facts, name), is_dark=facts["is_dark"])
@@ -39,7 +39,7 @@ def _recommendation(facts: Mapping[str, Any], name: str) -> str:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from service.runner import probe
+    from slidelift.service.processes.runner import probe
 
     facts = probe(options.slide)
     if options.json:

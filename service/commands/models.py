@@ -6,11 +6,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from models.errors import ModelError
-from models.zoo.catalog import catalog, damaged_cards
-from service.commands import arguments
-from service.errors import EXIT_DONE, EXIT_FAILED, ServiceError
-from service.terminal import say, tell
+from slidelift.models.errors import ModelError
+from slidelift.models.zoo.catalog import catalog, damaged_cards
+from slidelift.service.commands import arguments
+from slidelift.service.commands.terminal import say, tell
+from slidelift.service.errors import EXIT_DONE, EXIT_FAILED, ServiceError
 
 
 def add(commands: Any) -> None:
@@ -52,7 +52,7 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _import(options: argparse.Namespace) -> int:
-    from models.zoo.imports import import_model
+    from slidelift.models.zoo.imports import import_model
 
     facts = {"licence": options.licence, "source_mpp": options.source_mpp}
     try:
@@ -67,7 +67,7 @@ def _import(options: argparse.Namespace) -> int:
 
 
 def _remove(options: argparse.Namespace) -> int:
-    from models.zoo.imports import remove_model
+    from slidelift.models.zoo.imports import remove_model
 
     try:
         remove_model(options.name)
@@ -77,7 +77,7 @@ def _remove(options: argparse.Namespace) -> int:
 
 
 def _told(error: ModelError) -> ServiceError:
-    from service.pipeline.failures import describe
+    from slidelift.service.pipeline.failures import describe
 
     return ServiceError(describe(error))
 

@@ -5,11 +5,11 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from service.commands import arguments
+from slidelift.service.commands import arguments
 
 if TYPE_CHECKING:
-    from service.pipeline.patch_folder import PatchFolder, PatchWishes
-    from service.progress import CancelToken
+    from slidelift.service.pipeline.patch_folder import PatchFolder, PatchWishes
+    from slidelift.service.pipeline.progress import CancelToken
 
 
 def add(commands: Any) -> None:
@@ -48,11 +48,11 @@ def add(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from service.codes import refusal
-    from service.errors import EXIT_DONE, EXIT_FAILED, EXIT_USER
-    from service.interrupts import signals_cancel
-    from service.pipeline.patch_folder import PatchFolder, PatchWishes
-    from service.progress import CancelToken
+    from slidelift.service.codes import refusal
+    from slidelift.service.commands.signals import signals_cancel
+    from slidelift.service.errors import EXIT_DONE, EXIT_FAILED, EXIT_USER
+    from slidelift.service.pipeline.patch_folder import PatchFolder, PatchWishes
+    from slidelift.service.pipeline.progress import CancelToken
 
     twice = [stem for stem, count in Counter(slide.stem for slide in options.slides).items() if count > 1]
     if twice:
@@ -69,12 +69,12 @@ def _run(options: argparse.Namespace) -> int:
 def _cut_one(slide: Path, wishes: "PatchWishes", folder: "PatchFolder", cancel: "CancelToken") -> int:
     from tqdm import tqdm
 
-    from service.errors import EXIT_DONE, Cancelled, ServiceError
-    from service.pipeline.failures import describe
-    from service.pipeline.patches import cut_patches
-    from service.runner import probe
-    from service.terminal import say
-    from wsi.errors import WsiError
+    from slidelift.service.commands.terminal import say
+    from slidelift.service.errors import EXIT_DONE, Cancelled, ServiceError
+    from slidelift.service.pipeline.failures import describe
+    from slidelift.service.pipeline.patches import cut_patches
+    from slidelift.service.processes.runner import probe
+    from slidelift.wsi.errors import WsiError
 
     try:
         for warning in probe(slide)["warnings"]:

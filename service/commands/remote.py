@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from service.codes import refusal
-from service.errors import EXIT_DONE, EXIT_FAILED
-from service.terminal import say
+from slidelift.service.codes import refusal
+from slidelift.service.commands.terminal import say
+from slidelift.service.errors import EXIT_DONE, EXIT_FAILED
 
 if TYPE_CHECKING:
-    from service.client import Client, Job
+    from slidelift.service.client import Client, Job
 
 ADDRESS_VARIABLE, TOKEN_VARIABLE = "SLIDELIFT_SERVICE", "SLIDELIFT_TOKEN"
 
@@ -35,9 +35,9 @@ def add_service(command: argparse.ArgumentParser) -> None:
 
 def connect(options: argparse.Namespace) -> "Client":
     """Make a client of what the command was told; raises ServiceError."""
-    from service.client import Client
-    from service.client.client import DEFAULT_ADDRESS
-    from service.client.connection import LOOPBACK
+    from slidelift.service.client import Client
+    from slidelift.service.client.client import DEFAULT_ADDRESS
+    from slidelift.service.client.connection import LOOPBACK
 
     address = options.service or os.environ.get(ADDRESS_VARIABLE) or DEFAULT_ADDRESS
     token = _token(options)
@@ -49,7 +49,7 @@ def connect(options: argparse.Namespace) -> "Client":
 
 def fetch(client: "Client", job: "Job", target: Path, *, with_report: bool) -> Path:
     """Download a result with a bar; beside it its report, as JSON and as a page, and the tissue's outlines."""
-    from service.pipeline.targets import (
+    from slidelift.service.pipeline.targets import (
         OUTLINES,
         PAGE,
         REPORT,
@@ -58,7 +58,7 @@ def fetch(client: "Client", job: "Job", target: Path, *, with_report: bool) -> P
         refuse_strangers,
         signed_report,
     )
-    from wsi.durable import write_whole
+    from slidelift.wsi.durable import write_whole
 
     result = target.with_name(target.name.removesuffix(".zip"))
     if with_report:

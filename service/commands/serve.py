@@ -21,9 +21,9 @@ def add(commands: Any) -> None:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from service import together
-    from service.settings import Settings
-    from service.start_checks import require_usable
+    from slidelift.service.commands import supervisor as together
+    from slidelift.service.settings import Settings
+    from slidelift.service.storage.start_checks import require_usable
 
     given = {"host": options.host, "port": options.port, "data_dir": options.data_dir}
     settings = Settings(**{key: value for key, value in given.items() if value is not None})
@@ -32,9 +32,9 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _worker(options: argparse.Namespace) -> int:
-    from service import worker
-    from service.settings import Settings
-    from service.together import end_with_parent
+    from slidelift.service import worker
+    from slidelift.service.commands.supervisor import end_with_parent
+    from slidelift.service.settings import Settings
 
     if options.with_parent:
         end_with_parent()

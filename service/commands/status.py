@@ -4,12 +4,12 @@ import argparse
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from service.commands import arguments, remote
-from service.errors import EXIT_DONE, EXIT_FAILED, EXIT_USER
-from service.terminal import say, tell
+from slidelift.service.commands import arguments, remote
+from slidelift.service.commands.terminal import say, tell
+from slidelift.service.errors import EXIT_DONE, EXIT_FAILED, EXIT_USER
 
 if TYPE_CHECKING:
-    from service.client import Client, Job
+    from slidelift.service.client import Client, Job
 
 _STATES = ("queued", "running", "paused", "succeeded", "failed", "cancelled")
 _HEAD = ("job", "state", "tiles", "tiles/s", "left", "slide", "error")

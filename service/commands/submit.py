@@ -6,13 +6,13 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from service.codes import refusal
-from service.commands import arguments, remote
-from service.errors import EXIT_DONE, EXIT_FAILED, EXIT_USER, ServiceError
-from service.terminal import say, tell
+from slidelift.service.codes import refusal
+from slidelift.service.commands import arguments, remote
+from slidelift.service.commands.terminal import say, tell
+from slidelift.service.errors import EXIT_DONE, EXIT_FAILED, EXIT_USER, ServiceError
 
 if TYPE_CHECKING:
-    from service.client import Client, Job
+    from slidelift.service.client import Client, Job
 
 _OPTIONS = (
     "model",

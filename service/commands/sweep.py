@@ -5,12 +5,12 @@ import csv
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from service.commands.train import add_settings
-from service.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED
-from service.terminal import say, tell
+from slidelift.service.commands.terminal import say, tell
+from slidelift.service.commands.train import add_settings
+from slidelift.service.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED
 
 if TYPE_CHECKING:
-    from models.training.sweep import Row
+    from slidelift.models.training.sweep import Row
 
 _MEASURES = ("psnr_y", "ms_ssim", "qilv", "rrmse")
 
@@ -43,13 +43,13 @@ def _numbers(text: str) -> list[float]:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from models.evaluate import BASELINE, evaluate, panel
-    from models.inference import NetworkUpscaler
-    from models.pictures import image_files
-    from models.training import sweep
-    from models.upscaler import load_upscaler
-    from models.zoo.weights import load_weights
-    from service.training import read_images, train
+    from slidelift.models.evaluate import BASELINE, evaluate, panel
+    from slidelift.models.image_files import image_files
+    from slidelift.models.inference import NetworkUpscaler
+    from slidelift.models.training import sweep
+    from slidelift.models.upscaler import load_upscaler
+    from slidelift.models.zoo.weights import load_weights
+    from slidelift.service.commands.training_run import read_images, train
 
     experiment = sweep.cells(options.recipe, options.corruption, options.q, options.set or (), smoke=options.smoke)
     scale = experiment[0].recipe.scale

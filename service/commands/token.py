@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from service.commands import arguments
-from service.errors import EXIT_DONE
-from service.terminal import say, tell
+from slidelift.service.commands import arguments
+from slidelift.service.commands.terminal import say, tell
+from slidelift.service.errors import EXIT_DONE
 
 _SCOPES = ("read", "write", "admin")
 
@@ -44,8 +44,8 @@ def add(commands: Any) -> None:
 
 
 def _create(options: argparse.Namespace) -> int:
-    from service.codes import refusal
-    from service.jobs.token import Scope, new_token
+    from slidelift.service.auth.tokens import Scope, new_token
+    from slidelift.service.codes import refusal
 
     names = [name.strip() for name in options.scopes.split(",") if name.strip()]
     if not names or any(name not in _SCOPES for name in names):
@@ -97,8 +97,8 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _revoke(options: argparse.Namespace) -> int:
-    from service.codes import refusal
-    from service.jobs.store import UnknownTokenError
+    from slidelift.service.codes import refusal
+    from slidelift.service.jobs.store import UnknownTokenError
 
     store = _store(options)
     try:
@@ -112,8 +112,8 @@ def _revoke(options: argparse.Namespace) -> int:
 
 
 def _store(options: argparse.Namespace) -> Any:
-    from service.jobs.open_store import open_store
-    from service.settings import Settings
+    from slidelift.service.jobs.open_store import open_store
+    from slidelift.service.settings import Settings
 
     return open_store(Settings(**({"data_dir": options.data_dir} if options.data_dir else {})))
 

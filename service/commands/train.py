@@ -4,9 +4,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from service.commands import arguments
-from service.errors import EXIT_DONE, EXIT_INTERRUPTED
-from service.terminal import say, tell
+from slidelift.service.commands import arguments
+from slidelift.service.commands.terminal import say, tell
+from slidelift.service.errors import EXIT_DONE, EXIT_INTERRUPTED
 
 
 def add(commands: Any) -> None:
@@ -41,8 +41,8 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from models.errors import RecipeError
-    from models.training import recipe as recipes
+    from slidelift.models.errors import RecipeError
+    from slidelift.models.training import recipe as recipes
 
     if options.list:
         for name in recipes.names():
@@ -50,7 +50,7 @@ def _run(options: argparse.Namespace) -> int:
         return EXIT_DONE
     if options.recipe is None or options.images is None:
         raise RecipeError("a RECIPE and --images DIR are needed; --list shows the recipes")
-    from service.training import read_images, train
+    from slidelift.service.commands.training_run import read_images, train
 
     recipe = recipes.load(options.recipe, options.set or (), smoke=options.smoke)
     out = options.out or Path("training-runs") / recipe.name

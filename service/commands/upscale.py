@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from service.commands import arguments
+from slidelift.service.commands import arguments
 
 
 def add(commands: Any) -> None:
@@ -62,6 +62,6 @@ def add(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from service.batch import upscale_all
+    from slidelift.service.commands.upscale_slides import upscale_all
 
     return upscale_all(options)

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
-from service.codes import refusal
+from slidelift.service.codes import refusal
 
 
 class Rows(Protocol):
@@ -80,13 +80,13 @@ def database_of(url: str | None, file: Path) -> Database:
         The database was written by a newer slidelift, or does not answer.
     """
     if url is None:
-        from service.jobs.sqlite import Sqlite
+        from slidelift.service.jobs.sqlite import Sqlite
 
         return Sqlite(file)
     if not url.startswith(("postgresql://", "postgres://")):
         raise refusal("database.url", "SLIDELIFT_DATABASE_URL must be postgresql://USER@HOST/NAME, or not be set")
     try:
-        from service.jobs.postgres import Postgres
+        from slidelift.service.jobs.postgres import Postgres
     except ModuleNotFoundError as error:
         raise refusal("database.url", f"{error.name} is not installed: pip install 'slidelift[postgres]'") from error
     return Postgres(url)

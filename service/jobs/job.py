@@ -17,10 +17,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
 
-from service.codes import problem
-from service.errors import Problem
-from service.progress import Progress
-from service.request import BadTilePolicy, Effort, Roi, UpscaleRequest
+from slidelift.service.codes import problem
+from slidelift.service.errors import Problem
+from slidelift.service.pipeline.progress import Progress
+from slidelift.service.pipeline.request import BadTilePolicy, Effort, Roi, UpscaleRequest
 
 MAX_CRASHES = 3
 """Crashes after which a job is the culprit: two may be bad luck; more would only keep the worker from others."""
@@ -88,7 +88,7 @@ class JobOrder:
     Attributes
     ----------
     slide
-        The id of an uploaded slide; the other attributes are those of `service.request.UpscaleRequest`.
+        The id of an uploaded slide; the other attributes are those of `service.pipeline.request.UpscaleRequest`.
     roi_points
         How many points the region of interest has; told where that itself is not at hand.
     """

@@ -1,8 +1,8 @@
 """The store that the settings name."""
 
-from service.jobs.database import database_of
-from service.jobs.sql_store import SqlStore
-from service.settings import Settings
+from slidelift.service.jobs.database import database_of
+from slidelift.service.jobs.sql_store import SqlStore
+from slidelift.service.settings import Settings
 
 
 def open_store(settings: Settings) -> SqlStore:

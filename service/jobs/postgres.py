@@ -11,9 +11,9 @@ from typing import Any
 import psycopg
 from psycopg_pool import ConnectionPool, PoolTimeout
 
-from service.jobs.database import Connection, Rows
-from service.jobs.errors import StoreError
-from service.jobs.store import StoreFullError, StoreUnavailableError
+from slidelift.service.jobs.database import Connection, Rows
+from slidelift.service.jobs.errors import StoreError
+from slidelift.service.jobs.store import StoreFullError, StoreUnavailableError
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (

@@ -16,10 +16,11 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from service.jobs.database import Connection, Database
-from service.jobs.job import LEASE_SLACK_SECONDS, UNFINISHED, Job, JobState, Outcome
-from service.jobs.slide import Slide
-from service.jobs.store import (
+from slidelift.service.auth.tokens import Token
+from slidelift.service.jobs.database import Connection, Database
+from slidelift.service.jobs.job import LEASE_SLACK_SECONDS, UNFINISHED, Job, JobState, Outcome
+from slidelift.service.jobs.slide import Slide
+from slidelift.service.jobs.store import (
     Admit,
     Beat,
     Change,
@@ -37,9 +38,8 @@ from service.jobs.store import (
     admit_all,
     admit_any_bytes,
 )
-from service.jobs.token import Token
-from service.progress import Progress
-from service.request import Roi
+from slidelift.service.pipeline.progress import Progress
+from slidelift.service.pipeline.request import Roi
 
 WORKER_MEMORY_SECONDS = 24 * 3600
 """How long the sign of life of a worker that is gone is kept."""

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from service.jobs.database import Connection
-from service.jobs.errors import StoreError
-from service.jobs.store import StoreFullError, StoreUnavailableError
+from slidelift.service.jobs.database import Connection
+from slidelift.service.jobs.errors import StoreError
+from slidelift.service.jobs.store import StoreFullError, StoreUnavailableError
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (

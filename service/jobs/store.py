@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Generic, Protocol, TypeVar
 
-from service.jobs.errors import StoreError
-from service.jobs.job import Job, JobState, Outcome
-from service.jobs.slide import Slide
-from service.jobs.token import Token
-from service.progress import Progress
+from slidelift.service.auth.tokens import Token
+from slidelift.service.jobs.errors import StoreError
+from slidelift.service.jobs.job import Job, JobState, Outcome
+from slidelift.service.jobs.slide import Slide
+from slidelift.service.pipeline.progress import Progress
 
 Entry = TypeVar("Entry")
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from service.pipeline.patches import in_parallel, read_resampled
-from wsi.errors import PlanError
-from wsi.geometry import Size
-from wsi.readers.open_slide import open_slide
-from wsi.slide import SlideReader
-from wsi.tissue import grey_levels, shannon_entropy
+from slidelift.service.pipeline.patches import in_parallel, read_resampled
+from slidelift.wsi.errors import PlanError
+from slidelift.wsi.geometry import Size
+from slidelift.wsi.readers.open_slide import open_slide
+from slidelift.wsi.slide import SlideReader
+from slidelift.wsi.tissue import grey_levels, shannon_entropy
 
 THRESHOLDS = tuple(half / 2 for half in range(2, 16))
 

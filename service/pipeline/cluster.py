@@ -20,19 +20,19 @@ from urllib.parse import urlsplit
 from distributed import Client, Future, KilledWorker, Security
 from distributed.comm import CommClosedError
 
-from models.upscaler import UpscalerFacts
-from service.codes import problem
-from service.errors import Problem, ServiceError
-from service.pipeline.errand import Errand, Model, load_there, make_there, stamps
-from service.pipeline.finished import require_finished
-from service.pipeline.prepare import versions
-from service.pipeline.stripe import Advance, StripeOrder, tally
-from service.pipeline.workspace import Workspace
-from service.progress import CancelToken, Tally
-from service.request import UpscaleRequest
-from wsi.slide import SlideReader
-from wsi.tiling import Stripe, TilePlan
-from wsi.writers.segment import Segment
+from slidelift.models.upscaler import UpscalerFacts
+from slidelift.service.codes import problem
+from slidelift.service.errors import Problem, ServiceError
+from slidelift.service.pipeline.cluster_task import ClusterTask, Model, load_there, make_there, stamps
+from slidelift.service.pipeline.finished import require_finished
+from slidelift.service.pipeline.prepare import versions
+from slidelift.service.pipeline.progress import CancelToken, Tally
+from slidelift.service.pipeline.request import UpscaleRequest
+from slidelift.service.pipeline.stripe import Advance, StripeOrder, tally
+from slidelift.service.pipeline.workspace import Workspace
+from slidelift.wsi.slide import SlideReader
+from slidelift.wsi.tiling import Stripe, TilePlan
+from slidelift.wsi.writers.segment import Segment
 
 PATIENCE_SECONDS = 120.0
 """How long a cluster may be without a scheduler or a worker before a job gives up."""
@@ -142,7 +142,7 @@ class Cluster:
             What a worker met; cluster.unreachable, cluster.workers or runner.crashed where the cluster is at fault.
         """
         sign = workspace.folder.absolute() / f"cluster-{uuid.uuid4().hex[:8]}"
-        errand = Errand(
+        errand = ClusterTask(
             slide=str(request.slide.absolute()),
             files=stamps(request.slide),
             model=self._model,
@@ -166,7 +166,7 @@ class Cluster:
     def _make_some(
         self,
         client: Client,
-        errand: Errand,
+        errand: ClusterTask,
         waiting: dict[int, Stripe],
         workspace: Workspace,
         advance: Advance,

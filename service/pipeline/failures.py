@@ -2,10 +2,10 @@
 
 import errno
 
-from models import errors as models_errors
-from service.codes import problem
-from service.errors import Problem, ServiceError
-from wsi import errors as wsi_errors
+from slidelift.models import errors as models_errors
+from slidelift.service.codes import problem
+from slidelift.service.errors import Problem, ServiceError
+from slidelift.wsi import errors as wsi_errors
 
 _CODES: tuple[tuple[type[Exception], str], ...] = (
     (wsi_errors.SlideUnreadableError, "slide.unreadable"),

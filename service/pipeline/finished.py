@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from service.pipeline.stripe import TOLD, Mark, StripeOrder, StripeReport
-from wsi.errors import SegmentDamagedError
-from wsi.pyramid import TILE
-from wsi.seam import is_seam
-from wsi.tiling import Stripe, TilePlan
-from wsi.writers.segment import Segment
+from slidelift.service.pipeline.stripe import TOLD, Mark, StripeOrder, StripeReport
+from slidelift.wsi.errors import SegmentDamagedError
+from slidelift.wsi.pyramid import TILE
+from slidelift.wsi.seam import is_seam
+from slidelift.wsi.tiling import Stripe, TilePlan
+from slidelift.wsi.writers.segment import Segment
 
 
 def require_finished(segment: Segment, order: StripeOrder, stripe: Stripe) -> None:

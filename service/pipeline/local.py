@@ -7,14 +7,14 @@ from typing import Protocol
 
 import numpy as np
 
-from models.errors import NonFiniteOutputError
-from models.upscaler import PatchUpscaler, UpscalerFacts, load_upscaler
-from service.pipeline.stripe import Advance, StripeOrder, stripe_work
-from service.pipeline.workspace import Workspace
-from service.progress import CancelToken
-from service.request import UpscaleRequest
-from wsi.slide import SlideReader
-from wsi.tiling import Stripe, TilePlan
+from slidelift.models.errors import NonFiniteOutputError
+from slidelift.models.upscaler import PatchUpscaler, UpscalerFacts, load_upscaler
+from slidelift.service.pipeline.progress import CancelToken
+from slidelift.service.pipeline.request import UpscaleRequest
+from slidelift.service.pipeline.stripe import Advance, StripeOrder, stripe_work
+from slidelift.service.pipeline.workspace import Workspace
+from slidelift.wsi.slide import SlideReader
+from slidelift.wsi.tiling import Stripe, TilePlan
 
 # A trial of the model may cost a fiftieth of the work at most.
 _WORTH_A_TRIAL = 50

@@ -13,12 +13,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
-from service.codes import problem
-from service.errors import ServiceError
-from service.pipeline.workspace import WITHOUT_LOCKS, no_locks
-from wsi.durable import write_whole
-from wsi.geometry import Region
-from wsi.provenance import software
+from slidelift.service.codes import problem
+from slidelift.service.errors import ServiceError
+from slidelift.service.pipeline.workspace import WITHOUT_LOCKS, no_locks
+from slidelift.wsi.durable import write_whole
+from slidelift.wsi.geometry import Region
+from slidelift.wsi.provenance import software
 
 INDEX = "patches.json"
 _LIBRARIES = ("imagecodecs", "numpy", "openslide-bin", "pillow", "tiffslide")

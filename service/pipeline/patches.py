@@ -19,16 +19,16 @@ import dask.threaded
 import numpy as np
 from PIL import Image
 
-from service.codes import problem
-from service.errors import ServiceError
-from service.pipeline.patch_folder import PatchFolder, PatchWishes, Verdict
-from wsi.companions import content_hash
-from wsi.errors import PixelSizeImplausibleError, PixelSizeMissingError, PlanError, TileReadError
-from wsi.geometry import Region, Size
-from wsi.readers.open_slide import open_slide
-from wsi.slide import Pixels, SlideInfo, SlideReader
-from wsi.tiling import source_region
-from wsi.tissue import grey_levels, shannon_entropy, survey
+from slidelift.service.codes import problem
+from slidelift.service.errors import ServiceError
+from slidelift.service.pipeline.patch_folder import PatchFolder, PatchWishes, Verdict
+from slidelift.wsi.companions import content_hash
+from slidelift.wsi.errors import PixelSizeImplausibleError, PixelSizeMissingError, PlanError, TileReadError
+from slidelift.wsi.geometry import Region, Size
+from slidelift.wsi.readers.open_slide import open_slide
+from slidelift.wsi.slide import Pixels, SlideInfo, SlideReader
+from slidelift.wsi.tiling import source_region
+from slidelift.wsi.tissue import grey_levels, shannon_entropy, survey
 
 # Enlarging by so little hides no missing detail; scanners' pixel sizes are written with about three digits.
 MOST_ENLARGED = 1.02

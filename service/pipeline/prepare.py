@@ -10,26 +10,26 @@ from typing import Any
 
 import numpy as np
 
-from models.interpolate import Interpolator
-from models.upscaler import UpscalerFacts, model_card
-from models.zoo.catalog import ModelCard, ModelKind
-from service.codes import problem
-from service.errors import ServiceError
-from service.pipeline.local import StripeMaker
-from service.pipeline.recommendation import compression_warnings
-from service.pipeline.workspace import Workspace
-from service.request import BadTilePolicy, Effort, UpscaleRequest
-from wsi.companions import content_hash
-from wsi.errors import TileReadError
-from wsi.geometry import Region
-from wsi.icc import neutral_profile
-from wsi.ome_xml import ImageFacts
-from wsi.provenance import NOT_FOR_DIAGNOSIS, Provenance, software
-from wsi.pyramid import level_sizes
-from wsi.slide import SlideInfo, SlideReader
-from wsi.tiling import TilePlan, choose_level, is_close, source_region
-from wsi.tissue import DEFAULT_ENTROPY, looks_dark, survey
-from wsi.writers.table import OutputFormat
+from slidelift.models.interpolate import Interpolator
+from slidelift.models.upscaler import UpscalerFacts, model_card
+from slidelift.models.zoo.catalog import ModelCard, ModelKind
+from slidelift.service.codes import problem
+from slidelift.service.errors import ServiceError
+from slidelift.service.pipeline.local import StripeMaker
+from slidelift.service.pipeline.recommendation import compression_warnings
+from slidelift.service.pipeline.request import BadTilePolicy, Effort, UpscaleRequest
+from slidelift.service.pipeline.workspace import Workspace
+from slidelift.wsi.companions import content_hash
+from slidelift.wsi.errors import TileReadError
+from slidelift.wsi.geometry import Region
+from slidelift.wsi.icc import neutral_profile
+from slidelift.wsi.ome_xml import ImageFacts
+from slidelift.wsi.provenance import NOT_FOR_DIAGNOSIS, Provenance, software
+from slidelift.wsi.pyramid import level_sizes
+from slidelift.wsi.slide import SlideInfo, SlideReader
+from slidelift.wsi.tiling import TilePlan, choose_level, is_close, source_region
+from slidelift.wsi.tissue import DEFAULT_ENTROPY, looks_dark, survey
+from slidelift.wsi.writers.table import OutputFormat
 
 SEGMENTS = 4
 """What a stripe's report holds; an interrupted run of a program that told less is not continued."""

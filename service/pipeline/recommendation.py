@@ -7,11 +7,11 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from models.zoo.catalog import ModelCard, ModelKind, catalog
-from models.zoo.expectation import Expectation, expected_gain
-from service.request import Effort
-from wsi.slide import Codec, SlideInfo
-from wsi.tiling import require_level
+from slidelift.models.zoo.catalog import ModelCard, ModelKind, catalog
+from slidelift.models.zoo.expectation import Expectation, expected_gain
+from slidelift.service.pipeline.request import Effort
+from slidelift.wsi.slide import Codec, SlideInfo
+from slidelift.wsi.tiling import require_level
 
 _FINE_MPP = 0.25
 """µm per pixel of a 40x scan: what a result should come nearest to where nothing else is asked for."""

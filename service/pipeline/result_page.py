@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.report import heat, heat_scale, page, picture
-from service.pipeline.stripe import Mark
-from wsi.geometry import Region
-from wsi.slide import Pixels
+from slidelift.models.evaluation_report import heat, heat_scale, page, picture
+from slidelift.service.pipeline.stripe import Mark
+from slidelift.wsi.geometry import Region
+from slidelift.wsi.slide import Pixels
 
 THUMBNAIL = 500
 """Pixels of the longer side of the thumbnails."""
@@ -52,7 +52,7 @@ class Shown:
     before
         None where the source has no level small enough.
     map
-        As `service.pipeline.account.Account.map`.
+        As `service.pipeline.report_builder.ReportBuilder.map`.
     consistency
         (rows, columns); NaN where nothing was measured.
     crops

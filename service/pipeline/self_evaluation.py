@@ -26,21 +26,21 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from models.evaluate import BASELINE, CLEAN, Summary, finite, finite_summary
-from models.machine import computed_on, computed_on_words
-from models.metrics.fidelity import luma, mse, psnr_rgb, psnr_y, ssim_y
-from models.metrics.reduction import bicubic
-from models.metrics.source import SAMPLINGS, SourceModel
-from models.upscaler import PatchUpscaler
-from service.codes import problem
-from service.errors import ServiceError
-from wsi.errors import PlanError
-from wsi.geometry import Region
-from wsi.readers.open_slide import open_slide
-from wsi.slide import Compression, Pixels, SlideReader
-from wsi.tiler import PatchBatch, Tiler
-from wsi.tiling import Tile, TilePlan, source_region
-from wsi.tissue import DEFAULT_ENTROPY, survey
+from slidelift.models.evaluate import BASELINE, CLEAN, Summary, finite, finite_summary
+from slidelift.models.machine import computed_on, computed_on_words
+from slidelift.models.metrics.fidelity import luma, mse, psnr_rgb, psnr_y, ssim_y
+from slidelift.models.metrics.reduction import bicubic
+from slidelift.models.metrics.source import SAMPLINGS, SourceModel
+from slidelift.models.upscaler import PatchUpscaler
+from slidelift.service.codes import problem
+from slidelift.service.errors import ServiceError
+from slidelift.wsi.errors import PlanError
+from slidelift.wsi.geometry import Region
+from slidelift.wsi.readers.open_slide import open_slide
+from slidelift.wsi.slide import Compression, Pixels, SlideReader
+from slidelift.wsi.tiler import PatchBatch, Tiler
+from slidelift.wsi.tiling import Tile, TilePlan, source_region
+from slidelift.wsi.tissue import DEFAULT_ENTROPY, survey
 
 MEASURED = ("psnr_y", "ssim_y", "rmse", "consistency")
 """Of each tile and model; `rmse` is over RGB, in grey levels."""

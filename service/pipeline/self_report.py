@@ -6,11 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.evaluate import BASELINE, Summary
-from models.plots import box_plot, colours, legend
-from models.report import heat, heat_scale, page, picture
-from service.pipeline.self_evaluation import SelfEvaluation
-from wsi.slide import Pixels
+from slidelift.models.evaluate import BASELINE, Summary
+from slidelift.models.evaluation_report import heat, heat_scale, page, picture
+from slidelift.models.plots import box_plot, colours, legend
+from slidelift.service.pipeline.self_evaluation import SelfEvaluation
+from slidelift.wsi.slide import Pixels
 
 _OVERVIEW = 480
 """Pixels of the longer side of every map."""

@@ -17,20 +17,20 @@ from typing import Any
 
 import numpy as np
 
-from models.errors import NonFiniteOutputError
-from models.interpolate import Interpolator
-from models.metrics.consistency import STRAYED, mean_consistency, worst_block
-from models.upscaler import PatchUpscaler
-from service.progress import CancelToken, Tally
-from wsi.blending import Upscaled, blender_for
-from wsi.geometry import Region, Size
-from wsi.pyramid import PyramidBuilder, level_sizes, levels_in_stripe
-from wsi.seam import SeamGauge
-from wsi.slide import Pixels, SlideReader
-from wsi.tiler import BadTile, PatchBatch, Tiler
-from wsi.tiling import Stripe, Tile, TilePlan
-from wsi.writers.segment import Segment, SegmentWriter, blank_colour
-from wsi.writers.table import format_named
+from slidelift.models.errors import NonFiniteOutputError
+from slidelift.models.interpolate import Interpolator
+from slidelift.models.metrics.consistency import STRAYED, mean_consistency, worst_block
+from slidelift.models.upscaler import PatchUpscaler
+from slidelift.service.pipeline.progress import CancelToken, Tally
+from slidelift.wsi.blending import Upscaled, blender_for
+from slidelift.wsi.geometry import Region, Size
+from slidelift.wsi.pyramid import PyramidBuilder, level_sizes, levels_in_stripe
+from slidelift.wsi.seam import SeamGauge
+from slidelift.wsi.slide import Pixels, SlideReader
+from slidelift.wsi.tiler import BadTile, PatchBatch, Tiler
+from slidelift.wsi.tiling import Stripe, Tile, TilePlan
+from slidelift.wsi.writers.segment import Segment, SegmentWriter, blank_colour
+from slidelift.wsi.writers.table import format_named
 
 Encode = Callable[[Pixels], Sequence[bytes]]
 Advance = Callable[[Tally, float | None], None]

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from service.codes import problem
-from service.errors import ServiceError
-from wsi.suffixes import suffix_of, without_suffix
+from slidelift.service.codes import problem
+from slidelift.service.errors import ServiceError
+from slidelift.wsi.suffixes import suffix_of, without_suffix
 
 PAGE, OUTLINES, REPORT = "report.html", "tissue.geojson", "report.json"
 COMPANIONS = (PAGE, OUTLINES)

@@ -8,33 +8,33 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from models.errors import ModelError, OutOfMemoryError
-from service.codes import problem
-from service.errors import Cancelled, ServiceError
-from service.pipeline.account import Account, Stopwatch
-from service.pipeline.finished import require_finished
-from service.pipeline.local import Local, StripeMaker
-from service.pipeline.package import write_package
-from service.pipeline.prepare import Prepared, prepare, samples_dark
-from service.pipeline.recommendation import recommend
-from service.pipeline.stripe import StripeOrder, tally
-from service.pipeline.targets import refuse_inputs, refuse_long_names, refuse_strangers
-from service.pipeline.workspace import Workspace
-from service.progress import CancelToken, Progress, Stage, Tally, TileClock
-from service.request import AUTO, BadTilePolicy, UpscaleRequest
-from wsi.companions import companion_files
-from wsi.errors import SegmentDamagedError, WsiError
-from wsi.geometry import Region
-from wsi.pyramid import levels_in_stripe
-from wsi.readers.open_slide import open_slide
-from wsi.slide import SlideReader
-from wsi.tiling import Stripe
-from wsi.verify import Source, is_result, verify
-from wsi.writers import ome_zarr
-from wsi.writers.join import build_crown, joined_levels
-from wsi.writers.read_back import read_back
-from wsi.writers.segment import Entry, Segment
-from wsi.writers.table import OutputFormat, format_of
+from slidelift.models.errors import ModelError, OutOfMemoryError
+from slidelift.service.codes import problem
+from slidelift.service.errors import Cancelled, ServiceError
+from slidelift.service.pipeline.companion_files import write_package
+from slidelift.service.pipeline.finished import require_finished
+from slidelift.service.pipeline.local import Local, StripeMaker
+from slidelift.service.pipeline.prepare import Prepared, prepare, samples_dark
+from slidelift.service.pipeline.progress import CancelToken, Progress, Stage, Tally, TileClock
+from slidelift.service.pipeline.recommendation import recommend
+from slidelift.service.pipeline.report_builder import ReportBuilder, Stopwatch
+from slidelift.service.pipeline.request import AUTO, BadTilePolicy, UpscaleRequest
+from slidelift.service.pipeline.stripe import StripeOrder, tally
+from slidelift.service.pipeline.targets import refuse_inputs, refuse_long_names, refuse_strangers
+from slidelift.service.pipeline.workspace import Workspace
+from slidelift.wsi.companions import companion_files
+from slidelift.wsi.errors import SegmentDamagedError, WsiError
+from slidelift.wsi.geometry import Region
+from slidelift.wsi.pyramid import levels_in_stripe
+from slidelift.wsi.readers.open_slide import open_slide
+from slidelift.wsi.slide import SlideReader
+from slidelift.wsi.tiling import Stripe
+from slidelift.wsi.verify import Source, is_result, verify
+from slidelift.wsi.writers import ome_zarr
+from slidelift.wsi.writers.join import build_top_levels, joined_levels
+from slidelift.wsi.writers.read_back import read_back
+from slidelift.wsi.writers.segment import Entry, Segment
+from slidelift.wsi.writers.table import OutputFormat, format_of
 
 Tell = Callable[[Progress], None]
 
@@ -96,7 +96,7 @@ def upscale(
             job = prepare(request, reader, output_format, workspace, maker)
             cancel.raise_if_cancelled()
             made = _make_stripes(job, workspace, maker, tell)
-            account = Account(job, tuple(segment.report for segment in made.segments), made.resumed)
+            account = ReportBuilder(job, tuple(segment.report for segment in made.segments), made.resumed)
             _finish(job, workspace, made, account.tiles["bad"], tell, cancel)
 
             def still_at_it() -> None:
@@ -123,7 +123,7 @@ def with_model(request: UpscaleRequest, reader: SlideReader) -> UpscaleRequest:
     """
     if request.model != AUTO:
         return request
-    from models.inference import choose_device
+    from slidelift.models.inference import choose_device
 
     info = reader.info
     device = request.device if request.scheduler else choose_device(request.device).type
@@ -149,7 +149,7 @@ def _maker(
     if request.scheduler is None:
         return Local(cancel)
     try:
-        from service.pipeline.cluster import Cluster
+        from slidelift.service.pipeline.cluster import Cluster
     except ModuleNotFoundError as error:
         raise ServiceError(
             problem("cluster.not-installed", f"{error.name} is not installed here: pip install 'slidelift[cluster]'")
@@ -264,8 +264,8 @@ def _finish(
     plan, facts, quality = job.plan, job.facts, job.request.quality
     on_progress(made.clock.snapshot(Stage.JOINING))
     in_stripe = levels_in_stripe(plan.stripe_height, len(facts.sizes))
-    crown = (
-        build_crown(workspace.crown, made.segments, facts.sizes, in_stripe, job.format.encoder(quality))
+    top_levels = (
+        build_top_levels(workspace.top_levels, made.segments, facts.sizes, in_stripe, job.format.encoder(quality))
         if len(facts.sizes) > in_stripe
         else None
     )
@@ -275,11 +275,13 @@ def _finish(
         on_progress(made.clock.snapshot(stage))
 
     def levels(stage: Stage) -> Iterator[Iterator[Entry]]:
-        return joined_levels(made.segments, crown, plan.stripe_height, facts.sizes, in_stripe, lambda: between(stage))
+        return joined_levels(
+            made.segments, top_levels, plan.stripe_height, facts.sizes, in_stripe, lambda: between(stage)
+        )
 
     workspace.clear_result()
     job.format.join(workspace.result, levels(Stage.JOINING), facts, quality, lambda: between(Stage.JOINING))
-    made.clock.advance(Tally(bytes_written=_tile_bytes([*made.segments, *([crown] if crown else [])])), 0.0)
+    made.clock.advance(Tally(bytes_written=_tile_bytes([*made.segments, *([top_levels] if top_levels else [])])), 0.0)
     on_progress(made.clock.snapshot(Stage.VERIFYING))
     read_back(workspace.result, job.format, levels(Stage.VERIFYING), quality)
     skip = tuple(Region(*one["region"]) for one in bad)

@@ -12,12 +12,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from service.codes import problem
-from service.errors import ServiceError
-from service.pipeline.targets import COMPANIONS, companion
-from wsi.durable import sync_folder, write_whole
-from wsi.errors import SegmentDamagedError
-from wsi.writers.segment import Segment
+from slidelift.service.codes import problem
+from slidelift.service.errors import ServiceError
+from slidelift.service.pipeline.targets import COMPANIONS, companion
+from slidelift.wsi.durable import sync_folder, write_whole
+from slidelift.wsi.errors import SegmentDamagedError
+from slidelift.wsi.writers.segment import Segment
 
 _IN_PIXELS = ("key", "precision", "plan")
 """What of the state the result's bytes depend on; a checksum of them stands beside."""
@@ -168,9 +168,9 @@ class Workspace:
         return self.folder / ("joined" + "".join(self._output.suffixes[-2:]))
 
     @property
-    def crown(self) -> Path:
+    def top_levels(self) -> Path:
         """Where the coarse levels are gathered."""
-        return self.folder / "crown.segment"
+        return self.folder / "top_levels.segment"
 
     def clear_result(self) -> None:
         """Remove what an interrupted join left."""

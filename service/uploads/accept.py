@@ -8,20 +8,20 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from service.codes import problem, refusal
-from service.errors import Problem, ServiceError
-from service.jobs.slide import Slide, SlideFacts
-from service.limits import Limits
-from service.runner import unpack
-from service.storage import full_disk_said, remove, under_its_name
-from service.uploads.closing import Closing
-from service.uploads.inbox import Upload, Writer
-from service.uploads.names import Bundle, stored_file_name
-from service.uploads.promises import claimed_bytes
-from service.uploads.turns import SentBackError
+from slidelift.service.codes import problem, refusal
+from slidelift.service.errors import Problem, ServiceError
+from slidelift.service.jobs.quotas import Limits
+from slidelift.service.jobs.slide import Slide, SlideFacts
+from slidelift.service.processes.runner import unpack
+from slidelift.service.storage.files import full_disk_said, remove, under_its_name
+from slidelift.service.uploads.closing import Closing
+from slidelift.service.uploads.inbox import Upload, Writer
+from slidelift.service.uploads.names import Bundle, stored_file_name
+from slidelift.service.uploads.promises import claimed_bytes
+from slidelift.service.uploads.turns import SentBackError
 
 if TYPE_CHECKING:
-    from service.uploads.reception import Reception
+    from slidelift.service.uploads.upload_service import UploadService
 
 UNPACKED_TO_UPLOADED = 2
 """An unpacked slide may be so many times the largest upload: scanners compress, so an archive saves little."""
@@ -37,7 +37,7 @@ class Landed:
     sha256: str
 
 
-def finish(reception: "Reception", writer: Writer, between: Callable[[], None]) -> Slide:
+def finish(upload_service: "UploadService", writer: Writer, between: Callable[[], None]) -> Slide:
     """Make the slide of an upload that has arrived, note what became of it, and close the writer.
 
     Parameters
@@ -53,14 +53,14 @@ def finish(reception: "Reception", writer: Writer, between: Callable[[], None]) 
     upload, is_over = writer.upload, True
 
     def check() -> None:
-        reception.raise_if_closing()
+        upload_service.raise_if_closing()
         between()
 
     try:
-        slide = reception.store.slide(upload.id)
+        slide = upload_service.store.slide(upload.id)
         if slide is None:
-            landed = _laid_out(reception, writer, check)
-            slide = accept(reception, landed, upload, check)
+            landed = _laid_out(upload_service, writer, check)
+            slide = accept(upload_service, landed, upload, check)
         writer.settle(slide.id, None)
     except Closing:
         raise  # the service stops: the next start finishes
@@ -90,7 +90,7 @@ def _kept(writer: Writer, found: Problem) -> Problem:
     return replace(found, detail=f"{found.detail}; the upload is kept, {how} looks again")
 
 
-def accept(reception: "Reception", landed: Landed, upload: Upload, between: Callable[[], None]) -> Slide:
+def accept(upload_service: "UploadService", landed: Landed, upload: Upload, between: Callable[[], None]) -> Slide:
     """Take a slide into the service, whichever way it came: the one place where a Slide is made.
 
     Raises
@@ -100,7 +100,7 @@ def accept(reception: "Reception", landed: Landed, upload: Upload, between: Call
     """
     main, name, owner = landed.folder / landed.file, upload.name, upload.owner
     try:
-        facts = SlideFacts.from_probe(reception.probe(main, between))
+        facts = SlideFacts.from_probe(upload_service.probe(main, between))
     except Closing:
         raise
     except ServiceError as error:
@@ -108,13 +108,13 @@ def accept(reception: "Reception", landed: Landed, upload: Upload, between: Call
         detail = under_its_name(found.detail, main, name)
         raise ServiceError(Problem(found.code, detail, found.status, found.by_user)) from error
     slide = Slide(upload.id, name, landed.file, landed.bytes, landed.sha256, time.time(), facts, owner)
-    limits = Limits.of_owner(reception.settings, reception.store, owner)
-    reception.storage.adopt(landed.folder, slide, reception.store, partial(limits.admit_bytes, slide.bytes))
-    reception.on_slide(slide)
+    limits = Limits.of_owner(upload_service.settings, upload_service.store, owner)
+    upload_service.storage.adopt(landed.folder, slide, upload_service.store, partial(limits.admit_bytes, slide.bytes))
+    upload_service.on_slide(slide)
     return slide
 
 
-def _laid_out(reception: "Reception", writer: Writer, between: Callable[[], None]) -> Landed:
+def _laid_out(upload_service: "UploadService", writer: Writer, between: Callable[[], None]) -> Landed:
     name, folder = writer.upload.name, writer.folder / "slide"
     if not writer.bytes:
         raise refusal("upload.empty", "nothing arrived; send the slide's file as it is: curl -T slide.svs URL")
@@ -127,14 +127,16 @@ def _laid_out(reception: "Reception", writer: Writer, between: Callable[[], None
         file = stored_file_name(name)
         os.link(writer.data, folder / file)  # a second name, not a move: after a crash all is still here
     else:
-        file = _unpacked(reception, writer, bundle, folder, between)
+        file = _unpacked(upload_service, writer, bundle, folder, between)
     return Landed(folder, file, writer.bytes, sha256)
 
 
-def _unpacked(reception: "Reception", writer: Writer, bundle: Bundle, folder: Path, between: Callable[[], None]) -> str:
-    claimed = claimed_bytes(reception.inbox.unfinished(), writer.upload.owner)
-    free = reception.storage.free_bytes() - reception.storage.disk_reserve_bytes - claimed
-    most = UNPACKED_TO_UPLOADED * reception.settings.max_upload_bytes
+def _unpacked(
+    upload_service: "UploadService", writer: Writer, bundle: Bundle, folder: Path, between: Callable[[], None]
+) -> str:
+    claimed = claimed_bytes(upload_service.inbox.unfinished(), writer.upload.owner)
+    free = upload_service.storage.free_bytes() - upload_service.storage.disk_reserve_bytes - claimed
+    most = UNPACKED_TO_UPLOADED * upload_service.settings.max_upload_bytes
     return unpack(
         *(writer.data, bundle, folder),
         name=writer.upload.name,

@@ -2,13 +2,13 @@
 
 from typing import TYPE_CHECKING
 
-from service.codes import refusal
-from service.limits import Limits
-from service.storage import too_large
-from service.uploads.promises import claimed_bytes
+from slidelift.service.codes import refusal
+from slidelift.service.jobs.quotas import Limits
+from slidelift.service.storage.files import too_large
+from slidelift.service.uploads.promises import claimed_bytes
 
 if TYPE_CHECKING:
-    from service.uploads.reception import Reception
+    from slidelift.service.uploads.upload_service import UploadService
 
 
 MAX_UNFINISHED = 200
@@ -16,7 +16,12 @@ MAX_UNFINISHED = 200
 
 
 def admit(
-    reception: "Reception", announced_bytes: int, owner: str | None, *, but_for: str = "", received_bytes: int = 0
+    upload_service: "UploadService",
+    announced_bytes: int,
+    owner: str | None,
+    *,
+    but_for: str = "",
+    received_bytes: int = 0,
 ) -> None:
     """Let an upload of that size in, or refuse it; called inside `Inbox.alone`, so that two can't be let into one room.
 
@@ -34,14 +39,14 @@ def admit(
     ServiceError
         upload.too-large, quota.uploads, quota.bytes, storage.full.
     """
-    if announced_bytes > reception.settings.max_upload_bytes:
-        raise too_large(reception.settings.max_upload_bytes)
-    others = reception.inbox.unfinished(but_for)
+    if announced_bytes > upload_service.settings.max_upload_bytes:
+        raise too_large(upload_service.settings.max_upload_bytes)
+    others = upload_service.inbox.unfinished(but_for)
     own = [one for one in others if one.owner == owner]
     if len(own) >= MAX_UNFINISHED:
         raise refusal(
             "quota.uploads", f"{len(own)} of your uploads are unfinished; finish some, or DELETE them to begin others"
         )
-    limits = Limits.of_owner(reception.settings, reception.store, owner)
-    limits.admit_bytes(announced_bytes, reception.store.kept_bytes(owner) + sum(one.bytes for one in own))
-    reception.storage.require_room(max(0, announced_bytes - received_bytes) + claimed_bytes(others, owner))
+    limits = Limits.of_owner(upload_service.settings, upload_service.store, owner)
+    limits.admit_bytes(announced_bytes, upload_service.store.kept_bytes(owner) + sum(one.bytes for one in own))
+    upload_service.storage.require_room(max(0, announced_bytes - received_bytes) + claimed_bytes(others, owner))

@@ -7,8 +7,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from service.storage import CHUNK_BYTES
-from service.uploads.sources import Checked
+from slidelift.service.storage.files import CHUNK_BYTES
+from slidelift.service.uploads.sources import Checked
 
 LOOK_SECONDS = 0.25
 """How often who waits for a source looks round, and how long bytes are gathered before they are handed on."""

@@ -5,15 +5,15 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from service.codes import refusal
-from service.errors import ServiceError
-from service.uploads.closing import Closing
-from service.uploads.feed import Feed
-from service.uploads.inbox import Writer
-from service.uploads.sources import Checked
+from slidelift.service.codes import refusal
+from slidelift.service.errors import ServiceError
+from slidelift.service.uploads.closing import Closing
+from slidelift.service.uploads.feed import Feed
+from slidelift.service.uploads.inbox import Writer
+from slidelift.service.uploads.sources import Checked
 
 if TYPE_CHECKING:
-    from service.uploads.reception import Reception
+    from slidelift.service.uploads.upload_service import UploadService
 
 SYNC_EVERY_BYTES = 64 * 2**20
 LEAST_BYTES_PER_SECOND, WINDOW_SECONDS = 16 * 2**10, 60.0
@@ -21,13 +21,13 @@ LEAST_BYTES_PER_SECOND, WINDOW_SECONDS = 16 * 2**10, 60.0
 no fetch open."""
 
 
-def fetch(checked: Checked) -> "Callable[[Reception, Writer], None]":
+def fetch(checked: Checked) -> "Callable[[UploadService, Writer], None]":
     """Make the work of copying what has been checked; the work notes in the upload what goes wrong, and raises it."""
 
-    def work(reception: "Reception", writer: Writer) -> None:
+    def work(upload_service: "UploadService", writer: Writer) -> None:
         try:
             with Feed(checked) as feed:
-                _copy(reception, feed, writer)
+                _copy(upload_service, feed, writer)
             writer.arrive()
         except Closing:
             writer.close()  # the service stops: the next start says so
@@ -50,11 +50,11 @@ def _fail(writer: Writer, error: ServiceError) -> None:
         writer.close()
 
 
-def _copy(reception: "Reception", feed: Feed, writer: Writer) -> None:
-    pace = _Pace(reception, writer)
+def _copy(upload_service: "UploadService", feed: Feed, writer: Writer) -> None:
+    pace = _Pace(upload_service, writer)
     total = feed.total_bytes(pace.check)
     if total is not None:
-        reception.announce(writer, total)
+        upload_service.announce(writer, total)
     synced = 0
     for piece in _read(feed, pace):
         writer.append(piece)
@@ -75,14 +75,14 @@ def _read(feed: Feed, pace: "_Pace") -> Iterator[bytes]:
 class _Pace:
     """Says when a fetch must end before it is done."""
 
-    def __init__(self, reception: "Reception", writer: Writer) -> None:
-        self._reception, self._writer = reception, writer
-        self._deadline = time.monotonic() + reception.settings.upload_expiry_seconds
+    def __init__(self, upload_service: "UploadService", writer: Writer) -> None:
+        self._upload_service, self._writer = upload_service, writer
+        self._deadline = time.monotonic() + upload_service.settings.upload_expiry_seconds
         self._since, self._bytes = time.monotonic(), writer.bytes
 
     def check(self) -> None:
         """Raise Closing, or ServiceError where it was deleted, took too long or comes too slowly."""
-        self._reception.raise_if_closing()
+        self._upload_service.raise_if_closing()
         if self._writer.is_cancelled:
             raise refusal("upload.unknown", "the upload was deleted")
         now = time.monotonic()

@@ -25,11 +25,11 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from service.codes import problem, refusal
-from service.errors import Problem, ServiceError
-from service.storage import CHUNK_BYTES, full_disk_said, held_lock, remove, too_large
-from service.uploads.promises import BOOKED_AHEAD_BYTES, Unfinished, claimed_bytes, has_stalled
-from wsi.durable import sync_folder, write_whole
+from slidelift.service.codes import problem, refusal
+from slidelift.service.errors import Problem, ServiceError
+from slidelift.service.storage.files import CHUNK_BYTES, full_disk_said, held_lock, remove, too_large
+from slidelift.service.uploads.promises import BOOKED_AHEAD_BYTES, Unfinished, claimed_bytes, has_stalled
+from slidelift.wsi.durable import sync_folder, write_whole
 
 _ID = re.compile(r"[0-9a-f]{32}")
 

@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 
-from service.codes import refusal
+from slidelift.service.codes import refusal
 
 SLIDE_SUFFIXES = (
     *(".ome.tiff", ".ome.tif", ".tiff", ".tif", ".svs", ".ndpi", ".scn", ".bif", ".svslide", ".dcm"),

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from service.codes import refusal
-from service.errors import ServiceError
-from service.settings import Settings
-from service.uploads import https
+from slidelift.service.codes import refusal
+from slidelift.service.errors import ServiceError
+from slidelift.service.settings import Settings
+from slidelift.service.uploads import https
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import formatdate
 
-from service.codes import refusal
-from service.uploads.digests import CHECKSUM_ALGORITHMS
+from slidelift.service.codes import refusal
+from slidelift.service.uploads.digests import CHECKSUM_ALGORITHMS
 
 VERSION = "1.0.0"
 EXTENSIONS = "creation,creation-with-upload,creation-defer-length,expiration,checksum,termination"

@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-SLIDELIFT = [sys.executable, "-m", "service.cli"]
+SLIDELIFT = [sys.executable, "-m", "slidelift"]
 
 
 @dataclass

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from service.client import Client
+from slidelift.service.client import Client
 
 REGION = "600,900,600,500"
 ASKED = ("--model", "bicubic", "--region", REGION)
@@ -119,7 +119,7 @@ def test_a_token_comes_by_a_file_that_nobody_else_can_read(service, slidelift, t
 
 def test_ctrl_c_while_waiting_leaves_the_job_and_says_how_to_come_back(service, slide) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "service.cli", "submit", slide, "--model", "compact-x4", "--wait"],
+        [sys.executable, "-m", "slidelift", "submit", slide, "--model", "compact-x4", "--wait"],
         env={**os.environ, "SLIDELIFT_SERVICE": service.address},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

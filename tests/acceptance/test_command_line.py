@@ -16,7 +16,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from service.cli import main
+from slidelift.service.cli import main
 
 
 def damaged_files() -> list[str]:
@@ -190,7 +190,7 @@ def test_a_batch_of_damaged_files_ends_in_good_order(batches) -> None:
 
 
 def start_upscale(slide: Path, output: Path, *options: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "service.cli", "upscale", str(slide), str(output), *options]
+    command = [sys.executable, "-m", "slidelift", "upscale", str(slide), str(output), *options]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 

@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from service.cli import main
+from slidelift.service.cli import main
 
 VOID = {"meta", "img", "br"}
 

@@ -15,13 +15,13 @@ from typing import Any
 import psutil
 import pytest
 
-from service.jobs.job import Job, JobOrder, JobState, ResultFormat
-from service.jobs.open_store import open_store
-from service.jobs.slide import Slide, SlideFacts
-from service.jobs.sql_store import SqlStore
-from service.jobs.store import StoreUnavailableError
-from service.progress import Stage
-from service.settings import Settings
+from slidelift.service.jobs.job import Job, JobOrder, JobState, ResultFormat
+from slidelift.service.jobs.open_store import open_store
+from slidelift.service.jobs.slide import Slide, SlideFacts
+from slidelift.service.jobs.sql_store import SqlStore
+from slidelift.service.jobs.store import StoreUnavailableError
+from slidelift.service.pipeline.progress import Stage
+from slidelift.service.settings import Settings
 
 REGION = (300, 700, 700, 1500)  # two stripes
 
@@ -93,7 +93,7 @@ def workers(tmp_path_factory: pytest.TempPathFactory, cmu: Path) -> Iterator[Wor
     store.add_slide(Slide("s", "cmu.svs", "slide.svs", cmu.stat().st_size, sha256, 0, facts))
     with ExitStack() as stack:
         log = stack.enter_context((settings.data_dir.parent / "workers.log").open("ab"))
-        command = [sys.executable, "-m", "service.cli", "worker"]
+        command = [sys.executable, "-m", "slidelift", "worker"]
         started = [
             subprocess.Popen(command, env={**os.environ, **settings.as_environment()}, stderr=log) for _ in range(2)
         ]

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from wsi.durable import sync_folder, write_whole
+from slidelift.wsi.durable import sync_folder, write_whole
 
 
 def run(*arguments: object, path: Path | None = None, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """The command, with a folder of modules before all others."""
     known = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
     paths = os.pathsep.join([str(path)] * (path is not None) + [one for one in known if one])
-    command = [sys.executable, "-m", "service.cli", *(os.fsencode(str(one)) for one in arguments)]
+    command = [sys.executable, "-m", "slidelift", *(os.fsencode(str(one)) for one in arguments)]
     environment = os.environ | {"PYTHONPATH": paths}
     return subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment, cwd=cwd)
 

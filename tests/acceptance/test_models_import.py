@@ -7,7 +7,7 @@ import pytest
 import tifffile
 import torch
 
-from models.networks.srcnn import SRCNN
+from slidelift.models.networks.srcnn import SRCNN
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import openslide
 import pytest
 from PIL import Image
 
-from wsi.geometry import Region
+from slidelift.wsi.geometry import Region
 
 
 def test_a_real_slide_gives_patches_of_its_tissue_and_a_bad_one_is_named(slidelift, cmu, data, tmp_path) -> None:
@@ -50,7 +50,9 @@ def test_a_killed_run_completes_when_called_again_and_no_file_is_half_written(
     arguments = ["patches", slide, "--mpp", "0.5", "--size", "96", "--entropy", "0", "--out"]
     out = tmp_path / "out"
     process = subprocess.Popen(
-        [sys.executable, "-m", "service.cli", *map(str, arguments), str(out)], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "slidelift", *map(str, arguments), str(out)],
+        stderr=subprocess.PIPE,
+        text=True,
     )
     deadline = time.monotonic() + 60
     while not list(out.glob("*.png")):

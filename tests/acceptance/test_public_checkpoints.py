@@ -20,10 +20,10 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from models.networks.srvgg_compact import SRVGGNetCompact
-from models.upscaler import load_upscaler
-from models.zoo.weights import load_weights
-from wsi.geometry import Region
+from slidelift.models.networks.srvgg_compact import SRVGGNetCompact
+from slidelift.models.upscaler import load_upscaler
+from slidelift.models.zoo.weights import load_weights
+from slidelift.wsi.geometry import Region
 
 ROOT = Path(__file__).resolve().parents[2]
 X4PLUS, ANIME = "rrdbnet-x4-37224a53", "rrdbnet-x4-a8196794"

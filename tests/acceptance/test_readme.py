@@ -32,7 +32,7 @@ def test_the_curl_session_gives_a_pyramid(slide, tmp_path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    serve = f"{sys.executable} -m service.cli serve --port {port} --data-dir {tmp_path / 'data'} 2>/dev/null"
+    serve = f"{sys.executable} -m slidelift serve --port {port} --data-dir {tmp_path / 'data'} 2>/dev/null"
     assert "make serve &" in session
     session = session.replace("make serve", serve).replace("localhost:8000", f"localhost:{port}")
     shell = subprocess.Popen(["bash", "-ec", session], cwd=tmp_path, start_new_session=True, stderr=subprocess.DEVNULL)
@@ -46,12 +46,12 @@ def test_the_curl_session_gives_a_pyramid(slide, tmp_path) -> None:
 
 def test_the_session_from_another_machine_brings_results(service, data, write_pyramid, tmp_path, monkeypatch) -> None:
     (session,) = [block for block in blocks("sh") if "SLIDELIFT_SERVICE" in block]
-    (example,) = [block for block in blocks("python") if "service.client" in block]
+    (example,) = [block for block in blocks("python") if "slidelift.service.client" in block]
     pixels = tifffile.imread(data / "slides" / "cmu-0-small.tiff", level=0)
     write_pyramid(tmp_path / "slide.svs", np.ascontiguousarray(pixels[:512]), mpp=3.19)  # the region, and beside it
     commands = tmp_path / "bin"
     commands.mkdir()
-    (commands / "slidelift").write_text(f'#!/bin/sh\nexec {sys.executable} -m service.cli "$@"\n')
+    (commands / "slidelift").write_text(f'#!/bin/sh\nexec {sys.executable} -m slidelift "$@"\n')
     (commands / "slidelift").chmod(0o755)
     monkeypatch.setenv("PATH", f"{commands}:{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
@@ -66,7 +66,7 @@ def test_the_session_from_another_machine_brings_results(service, data, write_py
 
 
 def test_the_python_example_gives_a_report(slide, tmp_path, monkeypatch) -> None:
-    (example,) = [block for block in blocks("python") if "service.pipeline" in block]
+    (example,) = [block for block in blocks("python") if "slidelift.service.pipeline" in block]
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     exec(example, names)

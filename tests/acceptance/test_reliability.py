@@ -24,7 +24,7 @@ import httpx
 import psutil
 import pytest
 
-from service.archive import archive
+from slidelift.service.storage.zip_folder import archive
 
 MODELS = ("bicubic", "compact-x4-fast")
 BESIDE = ("result.report.html", "result.tissue.geojson")
@@ -139,7 +139,7 @@ def test_kills_at_random_lose_no_upload_change_no_byte_and_leave_no_process(
             time.sleep(draw.uniform(0.2, 2.5))
             every |= set(family(psutil.Process(service.process.pid)))
             victim = draw.choice(("api", "worker", "decoder"))
-            word = {"worker": "worker", "decoder": "service.child"}.get(victim)
+            word = {"worker": "worker", "decoder": "slidelift.service.processes.child"}.get(victim)
             found = service.descendants(word) if word else [psutil.Process(service.process.pid)]
             if not found:
                 victim, found = "api", [psutil.Process(service.process.pid)]
@@ -366,7 +366,7 @@ def test_a_job_out_of_room_fails_cleanly_and_is_retried_when_there_is_some(
         return str(answer.json()["id"])
 
     def work(job_id: str) -> dict[str, Any]:
-        command = [sys.executable, "-m", "service.cli", "worker", "--data-dir", str(service.folder)]
+        command = [sys.executable, "-m", "slidelift", "worker", "--data-dir", str(service.folder)]
         environment = {**os.environ, **{f"SLIDELIFT_{name.upper()}": str(value) for name, value in settings.items()}}
         with (small_disk.parent / "worker.log").open("a") as log:
             worker = subprocess.Popen(command, env=environment, stderr=log)

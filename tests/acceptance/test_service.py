@@ -130,7 +130,7 @@ def test_kill_9_of_the_worker_costs_at_most_a_stripe_and_not_a_byte(start_servic
 def test_kill_9_of_the_decoding_child_is_a_retry_not_a_failure(start_service, cmu) -> None:
     service = start_service()
     job = service.submit(slide=service.upload(cmu)["id"], model="bicubic")
-    kill_when(service, job, "service.child", 10)
+    kill_when(service, job, "slidelift.service.processes.child", 10)
     job = service.follow(job["id"])
     assert job["state"] == "succeeded", job
     assert job["attempt"] == 2

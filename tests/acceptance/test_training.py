@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from service.cli import main
+from slidelift.service.cli import main
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def test_a_killed_training_ends_with_the_same_weights(slidelift, patches, tmp_pa
     whole = slidelift(*train, "--out", tmp_path / "whole")
     assert whole.code == 0, whole.err
     weights = Path(whole.out.strip())
-    command = [sys.executable, "-m", "service.cli", *map(str, train), "--out", str(tmp_path / "killed")]
+    command = [sys.executable, "-m", "slidelift", *map(str, train), "--out", str(tmp_path / "killed")]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     log = tmp_path / "killed" / "log.csv"

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.networks.table import NETWORKS
-from models.zoo.weights import COLOURS
+from slidelift.models.networks.table import NETWORKS
+from slidelift.models.zoo.weights import COLOURS
 
 TINY = {
     "srvgg-compact": {"features": 8, "convolutions": 3},

@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from models.inference import NetworkUpscaler
-from models.networks.back_projection import SCALES, BackProjected
-from models.networks.table import NETWORKS
-from models.zoo.weights import load_weights, save_weights
+from slidelift.models.inference import NetworkUpscaler
+from slidelift.models.networks.back_projection import SCALES, BackProjected
+from slidelift.models.networks.table import NETWORKS
+from slidelift.models.zoo.weights import load_weights, save_weights
 
 TINY = {"features": 8, "convolutions": 2}
 

@@ -10,24 +10,24 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from models.errors import UnknownModelError, WeightsError
-from models.evaluate import evaluate
-from models.inference import MAX_PRECISION_LOSS
-from models.metrics.consistency import STRAYED, worst_block
-from models.pictures import image_files
-from models.upscaler import load_upscaler
-from models.zoo.catalog import (
+from slidelift.models.errors import UnknownModelError, WeightsError
+from slidelift.models.evaluate import evaluate
+from slidelift.models.image_files import image_files
+from slidelift.models.inference import MAX_PRECISION_LOSS
+from slidelift.models.metrics.consistency import STRAYED, worst_block
+from slidelift.models.upscaler import load_upscaler
+from slidelift.models.zoo.catalog import (
     DEFAULT_MODEL,
     ModelKind,
     catalog,
     damaged_cards,
     find,
+    model_catalog,
     models_folder,
-    shelf,
     weights_paths,
 )
-from models.zoo.imports import import_model, remove_model
-from models.zoo.weights import load_weights
+from slidelift.models.zoo.imports import import_model, remove_model
+from slidelift.models.zoo.weights import load_weights
 
 NETWORK_CARDS = [card for card in catalog().values() if card.kind is ModelKind.NETWORK and not card.imported]
 
@@ -78,18 +78,20 @@ def modules_after(statement: str) -> set[str]:
 
 
 def test_listing_the_models_imports_neither_torch_nor_numpy():
-    loaded = modules_after("from models.zoo.catalog import catalog; catalog()")
+    loaded = modules_after("from slidelift.models.zoo.catalog import catalog; catalog()")
     assert not {"torch", "numpy", "PIL"} & loaded
 
 
 def test_interpolating_never_imports_torch():
-    assert "torch" not in modules_after("from models.upscaler import load_upscaler as l; l('bicubic', scale=2)")
+    assert "torch" not in modules_after(
+        "from slidelift.models.upscaler import load_upscaler as l; l('bicubic', scale=2)"
+    )
 
 
 def test_loading_a_network_does_not_import_torchs_compiler():
     """Two seconds of every start, for drawing numbers into tensors that hold none."""
     names = [card.name for card in NETWORK_CARDS]
-    loaded = modules_after(f"from models.upscaler import load_upscaler as l; [l(name) for name in {names}]")
+    loaded = modules_after(f"from slidelift.models.upscaler import load_upscaler as l; [l(name) for name in {names}]")
     assert "torch" in loaded
     assert "torch._dynamo" not in loaded
 
@@ -138,9 +140,9 @@ def test_interpolation_has_no_weights():
 def folder(tmp_path, monkeypatch):
     """An empty folder of the user's models."""
     monkeypatch.setenv("SLIDELIFT_MODELS_DIR", str(tmp_path / "models"))
-    shelf.cache_clear()
+    model_catalog.cache_clear()
     yield tmp_path / "models"
-    shelf.cache_clear()
+    model_catalog.cache_clear()
 
 
 class TestImported:
@@ -214,7 +216,7 @@ class TestImported:
     def test_a_damaged_card_is_named_and_the_others_are_offered(self, folder, file, content):
         import_model(file, name="mine", scale=3)
         (folder / "bad.json").write_text(content, "latin-1")
-        shelf.cache_clear()
+        model_catalog.cache_clear()
         assert "mine" in catalog()
         assert "bad" not in catalog()
         assert str(folder / "bad.json") in damaged_cards()["bad"]
@@ -235,14 +237,14 @@ class TestImported:
         import_model(file, name="mine", scale=3)
         card = json.loads((folder / "mine.json").read_text("utf-8"))
         (folder / "mine.json").write_text(json.dumps(card | {key: value}))
-        shelf.cache_clear()
+        model_catalog.cache_clear()
         assert "mine" not in catalog()
         assert "mine" in damaged_cards()
 
     def test_a_card_that_shadows_a_shipped_model_is_damaged(self, folder, file):
         import_model(file, name="mine", scale=3)
         (folder / "mine.json").rename(folder / f"{DEFAULT_MODEL}.json")
-        shelf.cache_clear()
+        model_catalog.cache_clear()
         assert not catalog()[DEFAULT_MODEL].imported
         assert "name of a shipped model" in damaged_cards()[DEFAULT_MODEL]
         assert load_upscaler(DEFAULT_MODEL).name == DEFAULT_MODEL

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.data.corrupt import BLURS, CONTRASTS, NOISES, corrupt
+from slidelift.models.data.corrupt import BLURS, CONTRASTS, NOISES, corrupt
 
 
 def rng(seed: int = 0) -> torch.Generator:

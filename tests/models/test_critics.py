@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.networks.critics import CRITICS
+from slidelift.models.networks.critics import CRITICS
 
 
 @pytest.fixture(params=CRITICS)

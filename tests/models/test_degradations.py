@@ -10,14 +10,22 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from models.data.degrade import DEGRADATIONS, compress, gaussian, mixed, reduce_area, reduce_bicubic, scanner
-from models.data.draws import choose
-from models.data.jpeg import CHROMA_STEP, jpeg, quality_of_steps, steps_of_quality
-from models.data.kernels import filter_each, gaussian_kernels, lowpass_kernels, pulse_kernels, shaped_kernels
-from models.data.pair import Pair, crop_pair
-from models.data.pool import PairPool
-from models.data.second_order import FIRST, SECOND, _add_gaussian, _add_poisson, blur_kernels, realesrgan, sharpen
-from models.data.stain import odd_colours, stain_jitter
+from slidelift.models.data.degrade import DEGRADATIONS, compress, gaussian, mixed, reduce_area, reduce_bicubic, scanner
+from slidelift.models.data.draws import choose
+from slidelift.models.data.jpeg import CHROMA_STEP, jpeg, quality_of_steps, steps_of_quality
+from slidelift.models.data.kernels import filter_each, gaussian_kernels, lowpass_kernels, pulse_kernels, shaped_kernels
+from slidelift.models.data.pair import Pair, crop_pair
+from slidelift.models.data.pool import PairPool
+from slidelift.models.data.second_order import (
+    FIRST,
+    SECOND,
+    _add_gaussian,
+    _add_poisson,
+    blur_kernels,
+    realesrgan,
+    sharpen,
+)
+from slidelift.models.data.stain import odd_colours, stain_jitter
 
 FAITHFUL = {"scanner": {"noise_share": 0.0, "jpeg_share": 0.0}}
 """JPEG's steps alone may shift a colour by two grey levels."""

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.crops import CropPicker
-from models.errors import ImagesError
-from models.evaluate import (
+from slidelift.models.crops import CropPicker
+from slidelift.models.errors import ImagesError
+from slidelift.models.evaluate import (
     CLEAN,
     ModelScores,
     Summary,
@@ -20,13 +20,13 @@ from models.evaluate import (
     table,
     upscale_image,
 )
-from models.interpolate import Interpolator
-from models.metrics.panel import MEASURES, Reference, measure
-from models.metrics.source import SourceModel
-from models.pictures import image_files, read_rgb
-from models.report import image_report
-from models.upscaler import load_upscaler
-from models.zoo.catalog import DEFAULT_MODEL
+from slidelift.models.evaluation_report import image_report
+from slidelift.models.image_files import image_files, read_rgb
+from slidelift.models.interpolate import Interpolator
+from slidelift.models.metrics.panel import MEASURES, Reference, measure
+from slidelift.models.metrics.source import SourceModel
+from slidelift.models.upscaler import load_upscaler
+from slidelift.models.zoo.catalog import DEFAULT_MODEL
 
 MODELS = {name: Interpolator(name, 4) for name in ("bicubic", "nearest")}
 

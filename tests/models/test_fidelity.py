@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structural_similarity
 
-from models.metrics.fidelity import luma, mse, psnr_rgb, psnr_y, rrmse, ssim_rgb, ssim_y, ssim_y_map
+from slidelift.models.metrics.fidelity import luma, mse, psnr_rgb, psnr_y, rrmse, ssim_rgb, ssim_y, ssim_y_map
 
 
 def grey(value: int, side: int = 16) -> np.ndarray:

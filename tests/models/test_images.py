@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from models.data.images import ImageSet, grey_levels, shannon_entropy
-from models.errors import ImagesError
-from wsi.tissue import grey_levels as slide_grey_levels
-from wsi.tissue import shannon_entropy as slide_entropy
+from slidelift.models.data.images import ImageSet, grey_levels, shannon_entropy
+from slidelift.models.errors import ImagesError
+from slidelift.wsi.tissue import grey_levels as slide_grey_levels
+from slidelift.wsi.tissue import shannon_entropy as slide_entropy
 
 
 def rng(seed: int = 0) -> torch.Generator:

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from models.errors import UnknownModelError, UnsupportedScaleError
-from models.interpolate import Interpolator
+from slidelift.models.errors import UnknownModelError, UnsupportedScaleError
+from slidelift.models.interpolate import Interpolator
 
 
 def noise(height: int, width: int) -> np.ndarray:

@@ -12,12 +12,12 @@ from scipy.ndimage import gaussian_filter
 from skimage.metrics import structural_similarity
 from torch import Tensor, nn
 
-from models.errors import WeightsError
-from models.losses.adversarial import critic_loss, generator_loss
-from models.losses.manifold import Manifold
-from models.losses.perceptual import Perceptual, VGG19Features
-from models.losses.table import LOSSES
-from models.losses.weighted import WeightedSum
+from slidelift.models.errors import WeightsError
+from slidelift.models.losses.adversarial import critic_loss, generator_loss
+from slidelift.models.losses.manifold import Manifold
+from slidelift.models.losses.perceptual import Perceptual, VGG19Features
+from slidelift.models.losses.table import LOSSES
+from slidelift.models.losses.weighted import WeightedSum
 
 LOW = torch.zeros(2, 3, 4, 4)
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from models.metrics.nuclei import nuclei, nucleus_agreement
+from slidelift.models.metrics.nuclei import nuclei, nucleus_agreement
 
 MPP = 0.25
 CENTRES = [(40, 40), (40, 120), (60, 180), (120, 50), (130, 140), (180, 100), (185, 185)]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.metrics.consistency import downscale_consistency, mean_consistency, worst_block
-from models.metrics.reduction import REDUCTIONS, area, bicubic, gaussian
+from slidelift.models.metrics.consistency import downscale_consistency, mean_consistency, worst_block
+from slidelift.models.metrics.reduction import REDUCTIONS, area, bicubic, gaussian
 
 
 @pytest.fixture

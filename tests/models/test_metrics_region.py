@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from models.metrics.fidelity import ssim_y
-from models.metrics.region import region_ssim
+from slidelift.models.metrics.fidelity import ssim_y
+from slidelift.models.metrics.region import region_ssim
 
 TRUTH = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
 

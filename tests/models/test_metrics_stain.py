@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from models.metrics.stain import StainVectors, stain_angles, stain_vectors
+from slidelift.models.metrics.stain import StainVectors, stain_angles, stain_vectors
 
 HAEMATOXYLIN = np.array([0.65, 0.70, 0.29])
 EOSIN = np.array([0.07, 0.99, 0.11])

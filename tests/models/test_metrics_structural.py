@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from models.metrics.fidelity import luma, ssim_y
-from models.metrics.structural import ms_ssim, qilv, scales_that_fit
+from slidelift.models.metrics.fidelity import luma, ssim_y
+from slidelift.models.metrics.structural import ms_ssim, qilv, scales_that_fit
 
 C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 BELL = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)

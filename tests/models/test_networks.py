@@ -10,11 +10,11 @@ from PIL import Image
 from skimage.color import rgb2ycbcr
 from torch import Tensor, nn
 
-from models.networks.autoencoder import Autoencoder
-from models.networks.blocks import enlarge_bicubic, to_luma_and_chroma, to_rgb
-from models.networks.edsr import EDSR
-from models.networks.table import NETWORKS
-from models.zoo.weights import load_weights, save_weights
+from slidelift.models.networks.autoencoder import Autoencoder
+from slidelift.models.networks.blocks import enlarge_bicubic, to_luma_and_chroma, to_rgb
+from slidelift.models.networks.edsr import EDSR
+from slidelift.models.networks.table import NETWORKS
+from slidelift.models.zoo.weights import load_weights, save_weights
 
 ONE_PLANE = [name for name in NETWORKS if name not in ("edsr", "rcan")]
 """EDSR and RCAN subtract the mean of three colours."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.metrics.source import SAMPLINGS, SourceModel
+from slidelift.models.metrics.source import SAMPLINGS, SourceModel
 
 
 @pytest.fixture(scope="module")

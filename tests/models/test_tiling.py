@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from models.inference import NetworkUpscaler
-from models.interpolate import Interpolator
-from models.networks.spec import Geometry
-from models.networks.table import NETWORKS
-from models.upscaler import PatchUpscaler
-from models.zoo.catalog import ModelKind, catalog
+from slidelift.models.inference import NetworkUpscaler
+from slidelift.models.interpolate import Interpolator
+from slidelift.models.networks.spec import Geometry
+from slidelift.models.networks.table import NETWORKS
+from slidelift.models.upscaler import PatchUpscaler
+from slidelift.models.zoo.catalog import ModelKind, catalog
 
 
 def cores(side: int, core: int) -> Iterator[tuple[int, int]]:

@@ -19,22 +19,22 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from models.data.images import ImageSet
-from models.errors import RecipeError, TrainingError, UntrainedWeightsError
-from models.networks.autoencoder import Autoencoder
-from models.networks.critics import CRITICS
-from models.networks.table import NETWORKS
-from models.training import recipe as recipes
-from models.training import sweep
-from models.training.captured_step import CudaGraphs, Losses
-from models.training.execution import Execution, execution_on
-from models.training.muon import Muon, orthogonal
-from models.training.optimisers import learning_rate
-from models.training.phases import Phase
-from models.training.plan import Plan
-from models.training.recipe import Stage
-from models.training.trainer import Progress, Trainer
-from models.zoo.weights import load_weights
+from slidelift.models.data.images import ImageSet
+from slidelift.models.errors import RecipeError, TrainingError, UntrainedWeightsError
+from slidelift.models.networks.autoencoder import Autoencoder
+from slidelift.models.networks.critics import CRITICS
+from slidelift.models.networks.table import NETWORKS
+from slidelift.models.training import recipe as recipes
+from slidelift.models.training import sweep
+from slidelift.models.training.captured_step import CudaGraphs, Losses
+from slidelift.models.training.execution import Execution, execution_on
+from slidelift.models.training.muon import Muon, orthogonal
+from slidelift.models.training.optimisers import learning_rate
+from slidelift.models.training.phases import Phase
+from slidelift.models.training.plan import Plan
+from slidelift.models.training.recipe import Stage
+from slidelift.models.training.trainer import Progress, Trainer
+from slidelift.models.zoo.weights import load_weights
 
 
 def texture(side: int, seed: int) -> np.ndarray:

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from models.errors import (
+from slidelift.models.errors import (
     DeviceError,
     NonFiniteOutputError,
     OutOfMemoryError,
@@ -16,11 +16,11 @@ from models.errors import (
     UnsupportedScaleError,
     WeightsError,
 )
-from models.inference import NetworkUpscaler, choose_device, choose_precision, is_out_of_memory
-from models.networks.rrdbnet import RRDBNet
-from models.networks.spec import Geometry
-from models.networks.table import NETWORKS
-from models.upscaler import load_upscaler
+from slidelift.models.inference import NetworkUpscaler, choose_device, choose_precision, is_out_of_memory
+from slidelift.models.networks.rrdbnet import RRDBNet
+from slidelift.models.networks.spec import Geometry
+from slidelift.models.networks.table import NETWORKS
+from slidelift.models.upscaler import load_upscaler
 
 EXACT = Geometry(scale=2, halo=1, exact=True, fade=0)
 INEXACT = Geometry(scale=2, halo=1, exact=False, fade=1)

@@ -14,15 +14,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-import models.zoo.weights
-from models.errors import UntrainedWeightsError, WeightsError
-from models.networks.rrdbnet import RRDBNet
-from models.networks.srvgg_compact import SRVGGNetCompact
-from models.networks.table import NETWORKS
-from models.upscaler import load_upscaler, model_card
-from models.zoo.catalog import catalog, damaged_cards, find, shelf, weights_paths
-from models.zoo.imports import import_model
-from models.zoo.weights import load_weights, save_weights
+import slidelift.models.zoo.weights
+from slidelift.models.errors import UntrainedWeightsError, WeightsError
+from slidelift.models.networks.rrdbnet import RRDBNet
+from slidelift.models.networks.srvgg_compact import SRVGGNetCompact
+from slidelift.models.networks.table import NETWORKS
+from slidelift.models.upscaler import load_upscaler, model_card
+from slidelift.models.zoo.catalog import catalog, damaged_cards, find, model_catalog, weights_paths
+from slidelift.models.zoo.imports import import_model
+from slidelift.models.zoo.weights import load_weights, save_weights
 
 
 def realesrgan_x4plus_keys() -> set[str]:
@@ -374,7 +374,7 @@ class TestRefusal:
             load_weights(tmp_path / "large.pth")
 
     def test_file_above_the_limit_is_refused_unread(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(models.zoo.weights, "MAX_BYTES", 10)
+        monkeypatch.setattr(slidelift.models.zoo.weights, "MAX_BYTES", 10)
         (tmp_path / "large.pth").write_bytes(b"x" * 11)
         with pytest.raises(WeightsError, match="more than the 10"):
             load_weights(tmp_path / "large.pth")
@@ -478,7 +478,7 @@ class TestColourShift:
 
     def test_an_imported_models_card_keeps_the_figure(self, moving, tmp_path, monkeypatch):
         monkeypatch.setenv("SLIDELIFT_MODELS_DIR", str(tmp_path / "models"))
-        shelf.cache_clear()
+        model_catalog.cache_clear()
         try:
             for levels, name in ((3, "tinted"), (1, "true")):
                 import_model(moving(levels), name=name)
@@ -492,10 +492,10 @@ class TestColourShift:
             for wrong in ("much", -1, 256, True):
                 card = json.loads((tmp_path / "models" / "true.json").read_text("utf-8"))
                 (tmp_path / "models" / "true.json").write_text(json.dumps(card | {"colour_shift": wrong}))
-                shelf.cache_clear()
+                model_catalog.cache_clear()
                 assert "colour_shift" in damaged_cards()["true"]
         finally:
-            shelf.cache_clear()
+            model_catalog.cache_clear()
 
     @pytest.mark.parametrize("name", [name for name, card in catalog().items() if card.weights])
     def test_shipped_networks_need_no_warning(self, name):

@@ -10,9 +10,9 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from service.app import create_app
-from service.errors import Problem, ServiceError
-from service.settings import Settings
+from slidelift.service.app import create_app
+from slidelift.service.errors import Problem, ServiceError
+from slidelift.service.settings import Settings
 
 
 class Client:

@@ -10,15 +10,15 @@ import threading
 import time
 from pathlib import Path
 
-from service.api import events
-from service.api.access import Caller
-from service.app import serve
-from service.codes import problem
-from service.jobs.job import ForbiddenMoveError, JobState, Outcome, Result
-from service.jobs.open_store import open_store
-from service.jobs.store import JobFilter, LeaseLostError, UnknownJobError, WorkerSign
-from service.progress import Progress, Stage
-from service.settings import Settings
+from slidelift.service.api import events
+from slidelift.service.api.access import Caller
+from slidelift.service.app import serve
+from slidelift.service.codes import problem
+from slidelift.service.jobs.job import ForbiddenMoveError, JobState, Outcome, Result
+from slidelift.service.jobs.open_store import open_store
+from slidelift.service.jobs.store import JobFilter, LeaseLostError, UnknownJobError, WorkerSign
+from slidelift.service.pipeline.progress import Progress, Stage
+from slidelift.service.settings import Settings
 
 FACTS = {
     "width": 64,

@@ -8,8 +8,8 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from service.jobs.token import Scope, new_token
-from service.settings import Settings
+from slidelift.service.auth.tokens import Scope, new_token
+from slidelift.service.settings import Settings
 
 ADDRESSES = [
     ("GET", "/v1/slides"),

@@ -14,10 +14,10 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from service.api import health
-from service.codes import CODES
-from service.jobs.store import WorkerSign
-from service.settings import Settings
+from slidelift.service.api import health
+from slidelift.service.codes import CODES
+from slidelift.service.jobs.store import WorkerSign
+from slidelift.service.settings import Settings
 
 Call = Callable[..., httpx.Response]
 
@@ -48,7 +48,7 @@ def test_service_is_ready_only_with_a_living_worker(
     assert call("GET", "/health/ready").json()["status"] == "ready"
     assert "1 alive, on cpu" in call("GET", "/health/ready").json()["checks"]["worker"]["detail"]
     late = time.time() + settings.lease_seconds + 1
-    monkeypatch.setattr("service.jobs.sql_store.SqlStore.now", lambda _: late)
+    monkeypatch.setattr("slidelift.service.jobs.sql_store.SqlStore.now", lambda _: late)
     assert is_problem(call("GET", "/health/ready"), 503, "service.not-ready")
 
 
@@ -62,7 +62,7 @@ def test_a_process_whose_threads_all_wait_for_a_lock_is_live_and_tells_within_se
         checks.append(1)
         assert unlocked.wait(60)
 
-    monkeypatch.setattr("service.jobs.sql_store.SqlStore.check", locked)
+    monkeypatch.setattr("slidelift.service.jobs.sql_store.SqlStore.check", locked)
     monkeypatch.setattr(health, "ANSWER_SECONDS", 0.2)
 
     async def test() -> None:
@@ -96,8 +96,8 @@ def test_full_disk_and_broken_database_are_named(app: FastAPI, call: Call, monke
         raise OSError("/secret/path is read-only")
 
     app.state.context.store.sign_of_life(WorkerSign("w", 0, "cpu"))
-    monkeypatch.setattr("service.storage.Storage.has_reserve", lambda _: False)
-    monkeypatch.setattr("service.jobs.sql_store.SqlStore.check", broken)
+    monkeypatch.setattr("slidelift.service.storage.files.Storage.has_reserve", lambda _: False)
+    monkeypatch.setattr("slidelift.service.jobs.sql_store.SqlStore.check", broken)
     answer = call("GET", "/health/ready")
     assert is_problem(answer, 503, "service.not-ready")
     assert "database:" in answer.json()["detail"]
@@ -118,7 +118,7 @@ def test_unexpected_error_is_logged_and_tells_nothing(
     def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("secret words")
 
-    monkeypatch.setattr("service.jobs.sql_store.SqlStore.slides", broken)
+    monkeypatch.setattr("slidelift.service.jobs.sql_store.SqlStore.slides", broken)
     with caplog.at_level(logging.ERROR):
         answer = call("GET", "/v1/slides")
     assert is_problem(answer, 500, "internal")
@@ -132,19 +132,19 @@ def test_log_of_a_failed_upload_holds_no_name(
     def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("no")
 
-    monkeypatch.setattr("service.uploads.reception.Reception.begin", broken)
+    monkeypatch.setattr("slidelift.service.uploads.upload_service.UploadService.begin", broken)
     assert call("PUT", "/v1/slides/Patient.svs", content=b"x").status_code == 500
     assert caplog.records
     assert "Patient" not in caplog.text
 
 
 def test_store_without_room_answers_507(call: Call, slide_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from service.jobs.store import StoreFullError
+    from slidelift.service.jobs.store import StoreFullError
 
     def full(*_: Any, **__: Any) -> None:
         raise StoreFullError("the disk is full")
 
-    monkeypatch.setattr("service.jobs.sql_store.SqlStore.add_jobs", full)
+    monkeypatch.setattr("slidelift.service.jobs.sql_store.SqlStore.add_jobs", full)
     assert is_problem(call("POST", "/v1/jobs", json={"slide": slide_id}), 507, "storage.full")
 
 
@@ -182,7 +182,7 @@ def test_each_code_has_a_status_of_its_kind() -> None:
 
 def test_api_and_worker_import_neither_torch_nor_a_decoder() -> None:
     script = (
-        "import sys, service.app, service.worker;"
+        "import sys, slidelift.service.app, slidelift.service.worker;"
         "heavy = 'torch openslide tifffile tiffslide imagecodecs PIL zarr dask numcodecs skimage scipy'.split();"
         "print([name for name in heavy if name in sys.modules])"
     )

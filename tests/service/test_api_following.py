@@ -11,11 +11,11 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from service.codes import problem
-from service.jobs.job import JobState, Outcome
-from service.jobs.sql_store import SqlStore
-from service.progress import Progress, Stage
-from service.settings import Settings
+from slidelift.service.codes import problem
+from slidelift.service.jobs.job import JobState, Outcome
+from slidelift.service.jobs.sql_store import SqlStore
+from slidelift.service.pipeline.progress import Progress, Stage
+from slidelift.service.settings import Settings
 
 Call = Callable[..., httpx.Response]
 FAILED = Outcome(JobState.FAILED, problem("slide.unreadable", "no"))
@@ -219,7 +219,7 @@ def test_jobs_are_listed_by_slide(ask: Call, call: Call, slide_id: str) -> None:
 def small_disk(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The room that the disk has, as a list of one number that a test may change."""
     room = [10**10]
-    monkeypatch.setattr("service.storage.Storage.free_bytes", lambda _: room[0])
+    monkeypatch.setattr("slidelift.service.storage.files.Storage.free_bytes", lambda _: room[0])
     return room
 
 

@@ -11,11 +11,11 @@ import pytest
 from fastapi import FastAPI
 from fastapi.responses import FileResponse
 
-from models.zoo.catalog import catalog
-from service.codes import problem
-from service.jobs.job import JobState, Outcome, Result
-from service.progress import Progress, Stage
-from service.settings import Settings
+from slidelift.models.zoo.catalog import catalog
+from slidelift.service.codes import problem
+from slidelift.service.jobs.job import JobState, Outcome, Result
+from slidelift.service.pipeline.progress import Progress, Stage
+from slidelift.service.settings import Settings
 
 Call = Callable[..., httpx.Response]
 PIXELS = bytes(range(256)) * 10

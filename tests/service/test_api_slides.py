@@ -13,12 +13,12 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from service.app import create_app
-from service.errors import ServiceError
-from service.settings import Settings
-from service.uploads.inbox import Way
-from service.uploads.names import stored_file_name
-from service.uploads.reception import sweep
+from slidelift.service.app import create_app
+from slidelift.service.errors import ServiceError
+from slidelift.service.settings import Settings
+from slidelift.service.uploads.inbox import Way
+from slidelift.service.uploads.names import stored_file_name
+from slidelift.service.uploads.upload_service import sweep
 
 Call = Callable[..., httpx.Response]
 
@@ -182,7 +182,7 @@ def test_upload_that_would_eat_the_reserve_is_refused(settings: Settings, facts:
     for reserve, announced in ((free * 2, 10), (0, free * 2)):
         app = create_app(Settings(**most, disk_reserve_bytes=reserve), lambda *_: facts)
         with pytest.raises(ServiceError, match="reserve"):
-            app.state.context.reception.begin("a.svs", Way.PUT, total_bytes=announced)
+            app.state.context.upload_service.begin("a.svs", Way.PUT, total_bytes=announced)
         app.state.context.store.close()
 
 
@@ -192,7 +192,7 @@ def test_disk_that_fills_up_is_said_and_leaves_nothing(
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("service.uploads.inbox.os.fsync", full)
+    monkeypatch.setattr("slidelift.service.uploads.inbox.os.fsync", full)
     assert is_problem(call("PUT", "/v1/slides/a.svs", content=tiff), 507, "storage.full")
     assert leftovers(settings) == []
 
@@ -203,7 +203,7 @@ def test_slide_whose_row_could_not_be_written_leaves_no_file(
     def broken(*_: Any) -> None:
         raise RuntimeError("secret words")
 
-    monkeypatch.setattr("service.jobs.sql_store.SqlStore.add_slide", broken)
+    monkeypatch.setattr("slidelift.service.jobs.sql_store.SqlStore.add_slide", broken)
     answer = call("PUT", "/v1/slides/a.svs", content=tiff)
     assert is_problem(answer, 500, "internal")
     assert "secret" not in answer.text
@@ -295,13 +295,13 @@ def test_sweep_sets_aside_what_a_crash_left_and_keeps_what_counts(
 
 
 def test_sweep_spares_an_upload_under_way(app: FastAPI, settings: Settings) -> None:
-    reception = app.state.context.reception
-    arriving = reception.begin("a.svs", Way.PUT, total_bytes=3)
+    upload_service = app.state.context.upload_service
+    arriving = upload_service.begin("a.svs", Way.PUT, total_bytes=3)
     arriving.append(b"abc")
-    sweep(reception)
+    sweep(upload_service)
     assert arriving.data.read_bytes() == b"abc"
     arriving.close()
-    sweep(reception)
+    sweep(upload_service)
     assert leftovers(settings) == []
 
 

@@ -21,7 +21,8 @@ from typing import Any
 import httpx
 import pytest
 
-from service.client import (
+from slidelift.service.auth.tokens import Scope, new_token
+from slidelift.service.client import (
     Client,
     IntegrityError,
     Job,
@@ -29,15 +30,14 @@ from service.client import (
     UnexpectedAnswerError,
     UnreachableError,
     UnusableError,
-    following,
 )
-from service.client.parcel import parcel_of
-from service.codes import problem
-from service.jobs.job import JobState, Outcome, Result
-from service.jobs.sql_store import SqlStore
-from service.jobs.sqlite import Sqlite
-from service.jobs.token import Scope, new_token
-from service.progress import Progress, Stage
+from slidelift.service.client import job_events as following
+from slidelift.service.client.upload_source import parcel_of
+from slidelift.service.codes import problem
+from slidelift.service.jobs.job import JobState, Outcome, Result
+from slidelift.service.jobs.sql_store import SqlStore
+from slidelift.service.jobs.sqlite import Sqlite
+from slidelift.service.pipeline.progress import Progress, Stage
 
 SCRIPT = Path(__file__).with_name("serve_for_tests.py")
 CONTENT = random.Random(0).randbytes(6 * 2**20)

@@ -11,14 +11,14 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from service import worker
-from service.app import create_app
-from service.cli import main
-from service.errors import ServiceError
-from service.jobs.job import Job, JobState
-from service.retention_clock import RetentionClock
-from service.settings import Settings
-from service.sweeper import sweep
+from slidelift.service import worker
+from slidelift.service.app import create_app
+from slidelift.service.cli import main
+from slidelift.service.errors import ServiceError
+from slidelift.service.jobs.job import Job, JobState
+from slidelift.service.settings import Settings
+from slidelift.service.storage.retention import sweep
+from slidelift.service.storage.retention_clock import RetentionClock
 
 Call = Callable[..., httpx.Response]
 

@@ -16,13 +16,13 @@ import pytest
 from fastapi import FastAPI
 from PIL import Image
 
-from service.errors import Cancelled
-from service.jobs.job import JobState, Outcome, Result
-from service.jobs.token import Scope, new_token
-from service.looking import Lookers, Sight
-from service.pipeline.upscale import upscale
-from service.progress import CancelToken
-from service.request import UpscaleRequest
+from slidelift.service.auth.tokens import Scope, new_token
+from slidelift.service.errors import Cancelled
+from slidelift.service.jobs.job import JobState, Outcome, Result
+from slidelift.service.pipeline.progress import CancelToken
+from slidelift.service.pipeline.request import UpscaleRequest
+from slidelift.service.pipeline.upscale import upscale
+from slidelift.service.processes.viewer_pool import DecoderPool, ImageSource
 
 Call = Callable[..., httpx.Response]
 
@@ -33,7 +33,7 @@ def shown(open_app: Callable[..., FastAPI], client: Any, cmu: Path) -> Iterator[
     app = open_app()
     call = client(app)
     yield app, call, call("PUT", "/v1/slides/cmu.svs", content=cmu.read_bytes()).json()["id"]
-    app.state.context.lookers.close()
+    app.state.context.decoders.close()
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_a_tile_is_kept_by_its_tag_and_never_decoded_twice(
     async def forbidden(*_: Any) -> bytes:
         raise AssertionError("it was decoded again")
 
-    monkeypatch.setattr(app.state.context.lookers, "tile", forbidden)
+    monkeypatch.setattr(app.state.context.decoders, "tile", forbidden)
     assert call("GET", address).content == first.content
     known = call("GET", address, headers={"If-None-Match": first.headers["etag"]})
     assert (known.status_code, known.content) == (304, b"")
@@ -148,7 +148,7 @@ def test_before_there_is_a_plan_and_after_the_result_is_gone_the_viewer_is_told(
 def test_a_decoder_that_dies_costs_its_tile_and_nothing_else(shown: tuple[FastAPI, Call, str]) -> None:
     app, call, slide = shown
     call("GET", f"/v1/slides/{slide}_files/12/0_0.jpeg")
-    (child,) = app.state.context.lookers._idle
+    (child,) = app.state.context.decoders._idle
     os.kill(child.process.pid, signal.SIGSTOP)
     later = threading.Timer(0.5, os.kill, (child.process.pid, signal.SIGKILL))
     later.start()
@@ -161,7 +161,7 @@ def test_a_decoder_that_dies_costs_its_tile_and_nothing_else(shown: tuple[FastAP
 def test_a_decoder_that_died_while_idle_costs_no_tile(shown: tuple[FastAPI, Call, str]) -> None:
     app, call, slide = shown
     call("GET", f"/v1/slides/{slide}_files/12/0_0.jpeg")
-    (child,) = app.state.context.lookers._idle
+    (child,) = app.state.context.decoders._idle
     child.process.kill()
     os.waitid(os.P_PID, child.process.pid, os.WEXITED | os.WNOWAIT)
     child.send({})  # what could not be sent is kept, and is in the way of closing
@@ -195,7 +195,7 @@ def test_what_has_gone_from_the_disk_is_a_problem_without_paths(
 def meanwhile(shown: tuple[FastAPI, Call, str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., httpx.Response]:
     """Ask for something, and let something else happen between its look-up and the look."""
     app, call, _ = shown
-    ask = app.state.context.lookers._ask
+    ask = app.state.context.decoders._ask
 
     def asked(url: str, happens: Callable[[], Any]) -> httpx.Response:
         waits = [happens]
@@ -205,7 +205,7 @@ def meanwhile(shown: tuple[FastAPI, Call, str], monkeypatch: pytest.MonkeyPatch)
                 await asyncio.to_thread(waits.pop())
             return await ask(*given)
 
-        monkeypatch.setattr(app.state.context.lookers, "_ask", late)
+        monkeypatch.setattr(app.state.context.decoders, "_ask", late)
         return call("GET", url)
 
     return asked
@@ -268,7 +268,7 @@ def test_a_damaged_tile_names_no_path_of_the_service(open_app: Callable[..., Fas
     damaged = (data / "damaged" / "unreadable.svs").read_bytes()
     slide = call("PUT", "/v1/slides/bad.svs", content=damaged).json()["id"]
     answer = call("GET", f"/v1/slides/{slide}_files/0/0_0.jpeg")
-    app.state.context.lookers.close()
+    app.state.context.decoders.close()
     assert code(answer) == (422, "slide.tile-unreadable")
     assert str(app.state.context.settings.data_dir) not in answer.text
 
@@ -276,23 +276,23 @@ def test_a_damaged_tile_names_no_path_of_the_service(open_app: Callable[..., Fas
 def test_a_slide_that_takes_long_keeps_nobody_from_another(monkeypatch: pytest.MonkeyPatch) -> None:
     done = threading.Event()
 
-    def asked(self: Lookers, question: dict[str, Any], sight: Sight) -> dict[str, Any]:
-        if sight.path == "slow":
+    def asked(self: DecoderPool, question: dict[str, Any], source: ImageSource) -> dict[str, Any]:
+        if source.path == "slow":
             assert done.wait(30)
         return {"size": [1, 1]}
 
-    monkeypatch.setattr(Lookers, "_asked", asked)
+    monkeypatch.setattr(DecoderPool, "_asked", asked)
 
     async def look() -> None:
-        lookers = Lookers()
-        slow = [asyncio.create_task(lookers.size(Sight("slide", "slow"))) for _ in range(9)]
+        decoders = DecoderPool()
+        slow = [asyncio.create_task(decoders.size(ImageSource("slide", "slow"))) for _ in range(9)]
         await asyncio.sleep(0.1)
         async with asyncio.timeout(10):
-            assert await lookers.size(Sight("slide", "quick")) == (1, 1)
+            assert await decoders.size(ImageSource("slide", "quick")) == (1, 1)
         assert not any(one.done() for one in slow)
         done.set()
         assert set(await asyncio.gather(*slow)) == {(1, 1)}
-        lookers.close()
+        decoders.close()
 
     asyncio.run(look())
 
@@ -309,4 +309,4 @@ def test_tiles_are_their_owners_alone(open_app: Callable[..., FastAPI], client: 
         assert call("GET", address, headers=headers[0]).status_code == 200
         assert code(call("GET", address, headers=headers[1])) == (404, "slide.unknown")
         assert call("GET", address).status_code == 401
-    context.lookers.close()
+    context.decoders.close()

@@ -9,13 +9,13 @@ from typing import Any, Self
 import pytest
 from fastapi import FastAPI
 
-from service.api import events
-from service.api.watching import News
-from service.codes import problem
-from service.jobs.job import Job, JobOrder, JobState, Outcome
-from service.jobs.sql_store import SqlStore
-from service.jobs.store import StoreUnavailableError
-from service.jobs.token import Scope, Token, new_token
+from slidelift.service.api import events
+from slidelift.service.api.job_changes import News
+from slidelift.service.auth.tokens import Scope, Token, new_token
+from slidelift.service.codes import problem
+from slidelift.service.jobs.job import Job, JobOrder, JobState, Outcome
+from slidelift.service.jobs.sql_store import SqlStore
+from slidelift.service.jobs.store import StoreUnavailableError
 
 FAILED = Outcome(JobState.FAILED, problem("slide.unreadable", "no"))
 Told = tuple[int, str, str]
@@ -348,7 +348,7 @@ def test_who_follows_one_job_asks_the_database_nothing_that_others_do_not(
 def test_many_changes_at_once_come_all_and_in_order(
     app: FastAPI, store: SqlStore, slide_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.api.watching._CHANGES_AT_ONCE", 7)
+    monkeypatch.setattr("slidelift.service.api.job_changes._CHANGES_AT_ONCE", 7)
 
     async def test() -> None:
         async with Ear(app) as ear, Ear(app) as late:

@@ -17,10 +17,10 @@ import tifffile
 from fastapi import FastAPI
 from PIL import Image
 
-from service.app import create_app
-from service.cli import main
-from service.jobs.token import Scope, new_token
-from service.settings import Settings
+from slidelift.service.app import create_app
+from slidelift.service.auth.tokens import Scope, new_token
+from slidelift.service.cli import main
+from slidelift.service.settings import Settings
 
 Call = Callable[..., httpx.Response]
 SIDE = 256

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.codes import problem
-from service.jobs.job import (
+from slidelift.service.codes import problem
+from slidelift.service.jobs.job import (
     ALLOWED_MOVES,
     MAX_CRASHES,
     ForbiddenMoveError,
@@ -17,7 +17,7 @@ from service.jobs.job import (
     Outcome,
     Result,
 )
-from service.progress import Progress, Stage
+from slidelift.service.pipeline.progress import Progress, Stage
 
 LEASE = 10.0
 CRASH = Outcome(JobState.QUEUED, problem("runner.crashed", "signal 11"), crashed=True)

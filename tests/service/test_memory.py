@@ -14,17 +14,17 @@ import pytest
 import tifffile
 from PIL import Image
 
-from service.child import probe, work_memory_bytes
-from service.request import UpscaleRequest
-from service.runner import Child
-from wsi.geometry import Region
+from slidelift.service.pipeline.request import UpscaleRequest
+from slidelift.service.processes.child import probe, work_memory_bytes
+from slidelift.service.processes.runner import Child
+from slidelift.wsi.geometry import Region
 
 MIB = 2**20
 
 
 @contextmanager
 def child(role: str) -> Iterator[Child]:
-    made = Child("service.child", role)
+    made = Child("slidelift.service.processes.child", role)
     try:
         yield made
     finally:

@@ -14,13 +14,13 @@ import pytest
 from fastapi import FastAPI
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.codes import problem
-from service.jobs.job import JobState, Outcome, Result
-from service.jobs.store import WorkerSign
-from service.logs import JsonFormatter, about_job
-from service.retention_clock import RetentionClock
-from service.settings import Settings
-from service.sweeper import sweep
+from slidelift.service.codes import problem
+from slidelift.service.jobs.job import JobState, Outcome, Result
+from slidelift.service.jobs.store import WorkerSign
+from slidelift.service.logs import JsonFormatter, about_job
+from slidelift.service.settings import Settings
+from slidelift.service.storage.retention import sweep
+from slidelift.service.storage.retention_clock import RetentionClock
 
 Call = Callable[..., httpx.Response]
 
@@ -87,7 +87,7 @@ def test_requests_are_logged_with_ids_and_never_with_names(
         answer = call("PUT", "/v1/slides/Patient Müller.svs", content=tiff)
         call("GET", f"/v1/slides/{answer.json()['id']}")
         call("GET", "/Patient Müller")
-    told = [record for record in caplog.records if record.name == "service.api.requests"]
+    told = [record for record in caplog.records if record.name == "slidelift.service.api.request_log"]
     assert [record.status for record in told] == [201, 200, 404]  # type: ignore[attr-defined]
     assert answer.headers["x-request-id"] in told[0].getMessage()
     assert answer.json()["id"] in told[1].getMessage()
@@ -153,12 +153,12 @@ def test_a_large_json_is_refused(call: Call) -> None:
 
 
 def test_a_database_that_does_not_answer_is_503(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    from service.jobs.store import StoreUnavailableError
+    from slidelift.service.jobs.store import StoreUnavailableError
 
     def gone(*_: Any, **__: Any) -> None:
         raise StoreUnavailableError("the database does not answer")
 
-    monkeypatch.setattr("service.jobs.sql_store.SqlStore.jobs", gone)
+    monkeypatch.setattr("slidelift.service.jobs.sql_store.SqlStore.jobs", gone)
     answer = call("GET", "/v1/jobs")
     assert (answer.status_code, answer.json()["code"]) == (503, "store.unavailable")
     assert int(answer.headers["retry-after"]) > 0
@@ -266,7 +266,7 @@ def test_vendored_scripts_are_those_that_the_notice_names() -> None:
 def test_doctor_says_whether_the_service_could_be_reached_safely(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, postgres: str
 ) -> None:
-    from service.doctor import _service
+    from slidelift.service.commands.diagnostics import _service
 
     def found() -> dict[str, tuple[bool, str]]:
         return {one.subject: (one.ok, one.word) for one in _service()}

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from service.progress import Progress, Stage, Tally, TileClock
+from slidelift.service.pipeline.progress import Progress, Stage, Tally, TileClock
 
 PLAIN, MODEL = 0.02, 0.40  # seconds: a tile with tissue takes 21 times as long
 

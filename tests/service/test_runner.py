@@ -14,8 +14,8 @@ import psutil
 import pytest
 from PIL import Image
 
-from service.errors import ServiceError
-from service.runner import Child, probe, unpack
+from slidelift.service.errors import ServiceError
+from slidelift.service.processes.runner import Child, probe, unpack
 
 
 class StoppedError(Exception):
@@ -116,7 +116,7 @@ def test_a_killed_unpacking_says_nothing_against_the_archive(tmp_path: Path) -> 
 
 def test_processor_time_used_up_is_told_from_a_kill_from_outside(tmp_path: Path) -> None:
     """The kernel sends SIGKILL at the hard limit, so that one must lie above the soft one."""
-    child = Child("service.child", "probe")
+    child = Child("slidelift.service.processes.child", "probe")
     try:
         for _ in range(500):
             soft, hard = psutil.Process(child.process.pid).rlimit(psutil.RLIMIT_CPU)
@@ -135,7 +135,17 @@ def test_limits_below_those_of_the_children_are_kept(tmp_path: Path, write_png, 
     slide = write_png(64, 64)
     asked = [str(slide)]
     asked += [str(tmp_path / "out.ome.tiff"), "--model", "bicubic", "--mpp", "0.5"] if command == "upscale" else []
-    shell = ["bash", "-c", f'ulimit {limit}; exec "$@"', "-", sys.executable, "-m", "service.cli", command, *asked]
+    shell = [
+        "bash",
+        "-c",
+        f'ulimit {limit}; exec "$@"',
+        "-",
+        sys.executable,
+        "-m",
+        "slidelift.service.cli",
+        command,
+        *asked,
+    ]
     done = subprocess.run(shell, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -143,6 +153,6 @@ def test_limits_below_those_of_the_children_are_kept(tmp_path: Path, write_png, 
 def test_file_larger_than_its_limit_is_told_in_words(tmp_path: Path, write_png) -> None:
     slide = write_png(400, 400)
     asked = ["upscale", str(slide), str(tmp_path / "out.ome.tiff"), "--model", "bicubic", "--mpp", "0.5"]
-    shell = ["bash", "-c", 'ulimit -f 8; exec "$@"', "-", sys.executable, "-m", "service.cli", *asked]
+    shell = ["bash", "-c", 'ulimit -f 8; exec "$@"', "-", sys.executable, "-m", "slidelift", *asked]
     done = subprocess.run(shell, capture_output=True, text=True)
     assert "larger than its file system takes" in done.stderr

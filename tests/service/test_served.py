@@ -14,9 +14,9 @@ import httpx
 import psutil
 import pytest
 
-from service.jobs.job import JobState, Outcome, Result
-from service.jobs.sql_store import SqlStore
-from service.jobs.sqlite import Sqlite
+from slidelift.service.jobs.job import JobState, Outcome, Result
+from slidelift.service.jobs.sql_store import SqlStore
+from slidelift.service.jobs.sqlite import Sqlite
 
 SCRIPT = Path(__file__).with_name("serve_for_tests.py")
 PIXELS = bytes(range(256)) * 4096

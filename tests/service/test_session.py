@@ -14,10 +14,10 @@ import pytest
 from fastapi import FastAPI
 from starlette.requests import HTTPConnection
 
-from service.api.access import Caller, identified
-from service.errors import ServiceError
-from service.jobs.token import Scope, new_token
-from service.session import KEY_FILE, SESSION_SECONDS, begun, key_of, made_key_of, opened
+from slidelift.service.api.access import Caller, identified
+from slidelift.service.auth.sessions import KEY_FILE, SESSION_SECONDS, begun, key_of, made_key_of, opened
+from slidelift.service.auth.tokens import Scope, new_token
+from slidelift.service.errors import ServiceError
 
 PAGE = {"X-Slidelift": "page"}
 Client = Callable[[FastAPI], Any]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.settings import Settings
+from slidelift.service.settings import Settings
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 from fastapi import FastAPI
 
-from service import child, start_checks
-from service.errors import ServiceError
-from service.settings import Settings
-from service.start_checks import keep_private, require_usable
-from service.uploads import unpack
+from slidelift.service.errors import ServiceError
+from slidelift.service.processes import child
+from slidelift.service.settings import Settings
+from slidelift.service.storage.files import start_checks
+from slidelift.service.storage.start_checks import keep_private, require_usable
+from slidelift.service.uploads import unpack
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -70,7 +71,7 @@ def test_what_is_private_stays_as_it_is(tmp_path: Path) -> None:
 
 def serve(settings: Settings, *more: str, limit: str = "true") -> "subprocess.CompletedProcess[str]":
     """Start the real service; it ends by itself where it refuses to."""
-    inner = f"{sys.executable} -m service.cli serve --port 0 --data-dir {settings.data_dir} {' '.join(more)}"
+    inner = f"{sys.executable} -m slidelift serve --port 0 --data-dir {settings.data_dir} {' '.join(more)}"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = ["sh", "-c", f"{limit} && exec timeout 60 {inner}"]
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=90)
@@ -91,7 +92,7 @@ def test_low_limit_is_said_once_at_the_start(tmp_path: Path, limit: str, word: s
 
 
 def test_low_limit_is_said_by_a_worker(tmp_path: Path) -> None:
-    inner = f"{sys.executable} -m service.cli worker --data-dir {tmp_path}/data"
+    inner = f"{sys.executable} -m slidelift worker --data-dir {tmp_path}/data"
     command = ["sh", "-c", f"ulimit -n 256 && exec {inner}"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     found = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
@@ -157,7 +158,7 @@ def test_real_service_makes_private_what_was_wide(tmp_path: Path) -> None:
     settings = wide(tmp_path)
     for path in settings.data_dir.glob("*sqlite3*"):
         path.unlink()
-    command = [sys.executable, "-m", "service.cli", "serve", "--no-worker", "--port", "0"]
+    command = [sys.executable, "-m", "slidelift", "serve", "--no-worker", "--port", "0"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
         [*command, "--data-dir", str(settings.data_dir)], env=environment, stderr=subprocess.DEVNULL

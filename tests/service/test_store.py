@@ -15,14 +15,15 @@ import psycopg
 import psycopg.conninfo
 import pytest
 
-from service.codes import problem
-from service.jobs import postgres as postgres_module
-from service.jobs.job import MAX_CRASHES, ForbiddenMoveError, Job, JobOrder, JobState, Outcome, Result
-from service.jobs.postgres import Postgres
-from service.jobs.slide import Slide, SlideFacts, SlideLevel
-from service.jobs.sql_store import SqlStore
-from service.jobs.sqlite import MIGRATIONS, Sqlite
-from service.jobs.store import (
+from slidelift.service.auth.tokens import Scope, hash_of, new_token
+from slidelift.service.codes import problem
+from slidelift.service.jobs import postgres as postgres_module
+from slidelift.service.jobs.job import MAX_CRASHES, ForbiddenMoveError, Job, JobOrder, JobState, Outcome, Result
+from slidelift.service.jobs.postgres import Postgres
+from slidelift.service.jobs.slide import Slide, SlideFacts, SlideLevel
+from slidelift.service.jobs.sql_store import SqlStore
+from slidelift.service.jobs.sqlite import MIGRATIONS, Sqlite
+from slidelift.service.jobs.store import (
     Beat,
     IdempotencyKey,
     JobFilter,
@@ -38,9 +39,8 @@ from service.jobs.store import (
     UnknownTokenError,
     WorkerSign,
 )
-from service.jobs.token import Scope, hash_of, new_token
-from service.progress import Progress, Stage
-from service.request import BadTilePolicy, Roi
+from slidelift.service.pipeline.progress import Progress, Stage
+from slidelift.service.pipeline.request import BadTilePolicy, Roi
 
 LEASE = 10.0
 FACTS = SlideFacts(640, 480, (0.5, 0.25), 20.0, "aperio", (SlideLevel(640, 480, 1.0),), ("tilted",))
@@ -845,7 +845,7 @@ class TestSqlite(StoreContract):
 
 
 def test_processes_may_all_start_on_a_new_database_at_once(tmp_path: Path) -> None:
-    script = "import sys; from pathlib import Path; from service.jobs.sqlite import Sqlite; Sqlite(Path(sys.argv[1]))"
+    script = "import sys, pathlib; from slidelift.service.jobs.sqlite import Sqlite; Sqlite(pathlib.Path(sys.argv[1]))"
     started = [subprocess.Popen([sys.executable, "-c", script, tmp_path / "new.sqlite3"]) for _ in range(4)]
     assert [process.wait(60) for process in started] == [0] * 4
 
@@ -853,10 +853,10 @@ def test_processes_may_all_start_on_a_new_database_at_once(tmp_path: Path) -> No
 WRITER = """
 import sys
 from pathlib import Path
-from service.jobs.job import Job, JobOrder
-from service.jobs.slide import Slide, SlideFacts
-from service.jobs.sql_store import SqlStore
-from service.jobs.sqlite import Sqlite
+from slidelift.service.jobs.job import Job, JobOrder
+from slidelift.service.jobs.slide import Slide, SlideFacts
+from slidelift.service.jobs.sql_store import SqlStore
+from slidelift.service.jobs.sqlite import Sqlite
 store = SqlStore(Sqlite(Path(sys.argv[1])))
 if store.slide("s") is None:
     store.add_slide(Slide("s", "n", "f", 1, "00", 0.0, SlideFacts(1, 1, None, None, None, ())))

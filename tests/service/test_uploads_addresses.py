@@ -17,14 +17,14 @@ import pytest
 import trustme
 from fastapi import FastAPI
 
-from service.app import create_app
-from service.errors import ServiceError
-from service.settings import Settings
-from service.uploads import https
-from service.uploads.fetch import fetch
-from service.uploads.inbox import UploadState, Way
-from service.uploads.reception import Reception, sweep
-from service.uploads.sources import Checked
+from slidelift.service.app import create_app
+from slidelift.service.errors import ServiceError
+from slidelift.service.settings import Settings
+from slidelift.service.uploads import https
+from slidelift.service.uploads.fetch import fetch
+from slidelift.service.uploads.inbox import UploadState, Way
+from slidelift.service.uploads.sources import Checked
+from slidelift.service.uploads.upload_service import UploadService, sweep
 
 Call = Callable[..., httpx.Response]
 WAIT = {"Prefer": "wait=20"}
@@ -105,7 +105,7 @@ def test_file_swapped_for_a_link_after_the_look_is_not_followed(
     root: Path, tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between resolving the path and opening it, a folder on the way becomes a link."""
-    from service.uploads import sources
+    from slidelift.service.uploads import sources
 
     resolved = os.path.realpath
 
@@ -275,13 +275,13 @@ def server(tiff: bytes) -> Iterator[Callable[[str], https.Checked]]:
 
 
 def fetched(app: FastAPI, host: https.Checked) -> Any:
-    reception: Reception = app.state.context.reception
-    writer = reception.begin("a.svs", Way.URI)
+    upload_service: UploadService = app.state.context.upload_service
+    writer = upload_service.begin("a.svs", Way.URI)
     upload_id = writer.upload.id
     with contextlib.suppress(ServiceError):
-        fetch(Checked("a.svs", urlsplit(""), _host=host))(reception, writer)
-        reception.finish(writer).result(20)
-    return reception.inbox.find(upload_id)
+        fetch(Checked("a.svs", urlsplit(""), _host=host))(upload_service, writer)
+        upload_service.finish(writer).result(20)
+    return upload_service.inbox.find(upload_id)
 
 
 def test_slide_comes_from_the_checked_address_under_the_hosts_name(app: FastAPI, server: Any, tiff: bytes) -> None:
@@ -323,31 +323,31 @@ def test_server_that_falls_silent_is_given_up(server: Any) -> None:
 
 
 def test_fetch_of_a_process_that_died_is_failed_and_not_resumed(app: FastAPI, call: Call) -> None:
-    reception = app.state.context.reception
-    writer = reception.begin("a.svs", Way.URI)
+    upload_service = app.state.context.upload_service
+    writer = upload_service.begin("a.svs", Way.URI)
     writer.append(b"half")
     upload_id = writer.upload.id
     writer.close()  # as the kernel does for a dead process
-    sweep(reception)
+    sweep(upload_service)
     seen = call("GET", f"/v1/uploads/{upload_id}").json()
     assert (seen["state"], seen["error"]["code"]) == ("failed", "upload.interrupted")
     assert "ask again" in seen["error"]["detail"]
 
 
 def test_piece_for_a_fetch_that_failed_is_refused(app: FastAPI, call: Call) -> None:
-    reception = app.state.context.reception
-    writer = reception.begin("a.svs", Way.URI)
+    upload_service = app.state.context.upload_service
+    writer = upload_service.begin("a.svs", Way.URI)
     writer.append(b"half")
     writer.close()
-    sweep(reception)  # notes that nobody goes on with it, and removes its bytes
+    sweep(upload_service)  # notes that nobody goes on with it, and removes its bytes
     piece = {"Tus-Resumable": "1.0.0", "Upload-Offset": "4", "Content-Type": "application/offset+octet-stream"}
     answer = call("PATCH", f"/v1/uploads/{writer.upload.id}", headers=piece, content=b"rest")
     assert is_refused(answer, 409, "upload.offset")
 
 
 def test_fetch_under_way_can_be_given_up(app: FastAPI, call: Call, settings: Settings) -> None:
-    reception = app.state.context.reception
-    writer = reception.begin("a.svs", Way.URI)
+    upload_service = app.state.context.upload_service
+    writer = upload_service.begin("a.svs", Way.URI)
     url = f"/v1/uploads/{writer.upload.id}"
     assert call("DELETE", url).status_code == 204
     assert call("GET", url).status_code == 404
@@ -356,5 +356,5 @@ def test_fetch_under_way_can_be_given_up(app: FastAPI, call: Call, settings: Set
         right.sendall(b"x")
         right.close()
         checked = Checked("a.svs", urlsplit(""), _file=os.dup(left.fileno()))
-        fetch(checked)(reception, writer)
+        fetch(checked)(upload_service, writer)
     assert list((settings.data_dir / "uploads").glob("*/")) == []

@@ -16,13 +16,13 @@ import pytest
 from fastapi import FastAPI
 from PIL import Image
 
-from service.app import create_app
-from service.codes import CODES
-from service.errors import ServiceError
-from service.runner import unpack
-from service.settings import Settings
-from service.uploads import unpack as unpacking
-from service.uploads.names import Bundle
+from slidelift.service.app import create_app
+from slidelift.service.codes import CODES
+from slidelift.service.errors import ServiceError
+from slidelift.service.processes.runner import unpack
+from slidelift.service.settings import Settings
+from slidelift.service.uploads import unpack as unpacking
+from slidelift.service.uploads.names import Bundle
 
 Call = Callable[..., httpx.Response]
 Files = dict[str, bytes]

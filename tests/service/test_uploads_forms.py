@@ -10,9 +10,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.errors import ServiceError
-from service.settings import Settings
-from service.uploads.form import OTHER_FIELDS_MAX_BYTES, FormFile
+from slidelift.service.errors import ServiceError
+from slidelift.service.settings import Settings
+from slidelift.service.uploads.form import OTHER_FIELDS_MAX_BYTES, FormFile
 
 Call = Callable[..., httpx.Response]
 KIND = "multipart/form-data; boundary=XX"

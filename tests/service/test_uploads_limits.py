@@ -20,7 +20,7 @@ def limits(process: "subprocess.Popen[str]") -> dict[str, str]:
 
 @pytest.mark.parametrize(
     ("command", "wanted"),
-    [(["service.child", "probe"], WRITES_NOTHING), (["service.uploads.unpack"], UNPACKS)],
+    [(["slidelift.service.processes.child", "probe"], WRITES_NOTHING), (["slidelift.service.uploads.unpack"], UNPACKS)],
 )
 def test_child_sets_its_limits_before_it_opens_the_file(
     command: list[str], wanted: Mapping[str, int], tmp_path: Path

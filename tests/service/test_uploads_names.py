@@ -8,7 +8,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from service.settings import Settings
+from slidelift.service.settings import Settings
 
 Call = Callable[..., httpx.Response]
 ODD = [

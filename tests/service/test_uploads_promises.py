@@ -14,30 +14,33 @@ from fastapi import FastAPI
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.errors import ServiceError
-from service.jobs.token import Scope, Token, hash_of
-from service.settings import Settings
-from service.uploads.inbox import Way
-from service.uploads.promises import BOOKED_AHEAD_BYTES, STALLED_SECONDS, Unfinished, claimed_bytes
-from service.uploads.reception import Reception
+from slidelift.service.auth.tokens import Scope, Token, hash_of
+from slidelift.service.errors import ServiceError
+from slidelift.service.settings import Settings
+from slidelift.service.uploads.inbox import Way
+from slidelift.service.uploads.promises import BOOKED_AHEAD_BYTES, STALLED_SECONDS, Unfinished, claimed_bytes
+from slidelift.service.uploads.upload_service import UploadService
 
 MIB, GIB = 2**20, 2**30
 TUS = {"Tus-Resumable": "1.0.0"}
 
 
 @pytest.fixture
-def reception(app: FastAPI) -> Reception:
+def upload_service(app: FastAPI) -> UploadService:
     """With room for 64 GiB."""
-    found: Reception = app.state.context.reception
+    found: UploadService = app.state.context.upload_service
     set_room(found, 64 * GIB)
     return found
 
 
-def set_room(reception: Reception, room: int) -> None:
+def set_room(upload_service: UploadService, room: int) -> None:
     """Say that so much is free, whatever the disk is."""
     most = {"max_upload_bytes": 1024 * GIB}
-    reception.settings, reception.inbox.max_bytes = reception.settings.model_copy(update=most), 1024 * GIB
-    reception.storage.free_bytes = lambda: room  # type: ignore[method-assign]
+    upload_service.settings, upload_service.inbox.max_bytes = (
+        upload_service.settings.model_copy(update=most),
+        1024 * GIB,
+    )
+    upload_service.storage.free_bytes = lambda: room  # type: ignore[method-assign]
 
 
 def stall(settings: Settings, upload_id: str, seconds: float = STALLED_SECONDS + 5) -> None:
@@ -45,49 +48,49 @@ def stall(settings: Settings, upload_id: str, seconds: float = STALLED_SECONDS +
         os.utime(file, (time.time() - seconds,) * 2)
 
 
-def test_announced_bytes_that_never_come_refuse_nobody_else(reception: Reception) -> None:
+def test_announced_bytes_that_never_come_refuse_nobody_else(upload_service: UploadService) -> None:
     for _ in range(2):
-        reception.begin("a.svs", Way.TUS, owner="attacker", total_bytes=31 * GIB).close()
+        upload_service.begin("a.svs", Way.TUS, owner="attacker", total_bytes=31 * GIB).close()
     for way in (Way.PUT, Way.TUS):
-        reception.begin("b.svs", way, owner="honest", total_bytes=30 * GIB).close()
-    unknown = reception.begin("c.svs", Way.URI, owner="third")
+        upload_service.begin("b.svs", way, owner="honest", total_bytes=30 * GIB).close()
+    unknown = upload_service.begin("c.svs", Way.URI, owner="third")
     unknown.append(b"x")
-    reception.announce(unknown, 60 * GIB)
+    upload_service.announce(unknown, 60 * GIB)
     unknown.close()
 
 
-def test_many_announcements_of_one_are_one_small_claim(reception: Reception) -> None:
+def test_many_announcements_of_one_are_one_small_claim(upload_service: UploadService) -> None:
     for _ in range(150):
-        reception.begin("a.svs", Way.TUS, owner="attacker", total_bytes=400 * MIB).close()
-    reception.begin("b.svs", Way.PUT, owner="honest", total_bytes=64 * GIB - BOOKED_AHEAD_BYTES).close()
+        upload_service.begin("a.svs", Way.TUS, owner="attacker", total_bytes=400 * MIB).close()
+    upload_service.begin("b.svs", Way.PUT, owner="honest", total_bytes=64 * GIB - BOOKED_AHEAD_BYTES).close()
 
 
-def test_what_comes_has_a_claim_before_others(reception: Reception) -> None:
-    coming = reception.begin("a.svs", Way.PUT, owner="a", total_bytes=40 * GIB)
+def test_what_comes_has_a_claim_before_others(upload_service: UploadService) -> None:
+    coming = upload_service.begin("a.svs", Way.PUT, owner="a", total_bytes=40 * GIB)
     os.truncate(coming.data, 20 * GIB)  # sparse: as if it had come
     with pytest.raises(ServiceError) as error:
-        reception.begin("b.svs", Way.PUT, owner="b", total_bytes=45 * GIB)
+        upload_service.begin("b.svs", Way.PUT, owner="b", total_bytes=45 * GIB)
     assert (error.value.problem.code, error.value.problem.status) == ("storage.full", 507)
     coming.discard()
 
 
-def test_own_announcements_do_not_exceed_the_room(reception: Reception) -> None:
-    reception.begin("a.svs", Way.TUS, owner="a", total_bytes=40 * GIB).close()
+def test_own_announcements_do_not_exceed_the_room(upload_service: UploadService) -> None:
+    upload_service.begin("a.svs", Way.TUS, owner="a", total_bytes=40 * GIB).close()
     with pytest.raises(ServiceError, match="reserve"):
-        reception.begin("b.svs", Way.TUS, owner="a", total_bytes=40 * GIB)
+        upload_service.begin("b.svs", Way.TUS, owner="a", total_bytes=40 * GIB)
 
 
-def test_more_than_is_free_is_refused_at_once(reception: Reception) -> None:
+def test_more_than_is_free_is_refused_at_once(upload_service: UploadService) -> None:
     with pytest.raises(ServiceError) as error:
-        reception.begin("a.svs", Way.TUS, owner="a", total_bytes=65 * GIB)
+        upload_service.begin("a.svs", Way.TUS, owner="a", total_bytes=65 * GIB)
     assert error.value.problem.status == 507
 
 
-def test_stalled_upload_has_no_claim(reception: Reception, settings: Settings) -> None:
-    writer = reception.begin("a.svs", Way.TUS, total_bytes=40 * GIB)
+def test_stalled_upload_has_no_claim(upload_service: UploadService, settings: Settings) -> None:
+    writer = upload_service.begin("a.svs", Way.TUS, total_bytes=40 * GIB)
     writer.close()
     stall(settings, writer.upload.id)
-    reception.begin("b.svs", Way.TUS, total_bytes=40 * GIB).discard()
+    upload_service.begin("b.svs", Way.TUS, total_bytes=40 * GIB).discard()
 
 
 def patch(call: Callable[..., httpx.Response], url: str, offset: int, piece: bytes) -> httpx.Response:
@@ -96,35 +99,35 @@ def patch(call: Callable[..., httpx.Response], url: str, offset: int, piece: byt
 
 
 def test_stalled_upload_goes_on_where_there_is_room_and_is_told_where_not(
-    call: Callable[..., httpx.Response], reception: Reception, settings: Settings, tiff: bytes
+    call: Callable[..., httpx.Response], upload_service: UploadService, settings: Settings, tiff: bytes
 ) -> None:
     name = {"Upload-Metadata": f"filename {base64.b64encode(b'a.svs').decode()}"}
     url = call("POST", "/v1/uploads", headers={**TUS, **name, "Upload-Length": str(len(tiff))}).headers["location"]
     assert patch(call, url, 0, tiff[:9]).status_code == 204
     stall(settings, url.rpartition("/")[2])
-    set_room(reception, 5)
+    set_room(upload_service, 5)
     refused = patch(call, url, 9, tiff[9:])
     assert (refused.status_code, refused.json()["code"]) == (507, "storage.full")
     assert "9 bytes that have arrived stay" in refused.json()["detail"]
-    set_room(reception, GIB)
+    set_room(upload_service, GIB)
     assert call("HEAD", url, headers=TUS).headers["upload-offset"] == "9"
     assert patch(call, url, 9, tiff[9:]).status_code == 204
     assert call("GET", url).json()["state"] == "landed"
 
 
-def test_upload_that_goes_on_has_its_claim_again(reception: Reception, settings: Settings) -> None:
-    writer = reception.begin("a.svs", Way.TUS, total_bytes=40 * GIB)
+def test_upload_that_goes_on_has_its_claim_again(upload_service: UploadService, settings: Settings) -> None:
+    writer = upload_service.begin("a.svs", Way.TUS, total_bytes=40 * GIB)
     stall(settings, writer.upload.id)
-    reception.resume(writer)
+    upload_service.resume(writer)
     with pytest.raises(ServiceError, match="reserve"):
-        reception.begin("b.svs", Way.TUS, total_bytes=40 * GIB)
+        upload_service.begin("b.svs", Way.TUS, total_bytes=40 * GIB)
     writer.close()
 
 
 def test_disk_that_is_full_is_said_before_the_body_is_read(
-    call: Callable[..., httpx.Response], reception: Reception, tiff: bytes
+    call: Callable[..., httpx.Response], upload_service: UploadService, tiff: bytes
 ) -> None:
-    set_room(reception, len(tiff) - 1)
+    set_room(upload_service, len(tiff) - 1)
     answer = call("PUT", "/v1/slides/a.svs", content=tiff)
     assert (answer.status_code, answer.json()["code"]) == (507, "storage.full")
 
@@ -135,8 +138,8 @@ def test_two_tokens_over_rest(open_app: Callable[..., FastAPI], client: Any, tif
     for name in ("attacker", "honest"):
         everything = frozenset({Scope.READ, Scope.WRITE})
         app.state.context.store.add_token(Token(name, name, hash_of(name), everything, time.time(), None))
-    call, reception = client(app), app.state.context.reception
-    set_room(reception, 64 * GIB)
+    call, upload_service = client(app), app.state.context.upload_service
+    set_room(upload_service, 64 * GIB)
     name = {"Upload-Metadata": f"filename {base64.b64encode(b'a.svs').decode()}"}
     for _ in range(2):
         headers = {**TUS, **name, "Upload-Length": str(31 * GIB), "Authorization": "Bearer attacker"}
@@ -170,8 +173,8 @@ def test_claims_of_others_are_bounded_by_what_they_sent(unfinished: list[Unfinis
 
 def test_no_upload_is_lost_for_want_of_a_file(app: FastAPI, settings: Settings, tmp_path: Path) -> None:
     """A folder that is being removed is not counted, and stops nobody."""
-    reception = app.state.context.reception
-    writer = reception.begin("a.svs", Way.TUS, total_bytes=5)
+    upload_service = app.state.context.upload_service
+    writer = upload_service.begin("a.svs", Way.TUS, total_bytes=5)
     (settings.data_dir / "uploads" / writer.upload.id / "info.json").unlink()
-    assert reception.inbox.unfinished() == []
+    assert upload_service.inbox.unfinished() == []
     writer.discard()

@@ -23,17 +23,17 @@ import trustme
 from fastapi import FastAPI
 from PIL import Image
 
-from service.app import create_app
-from service.errors import Problem, ServiceError
-from service.settings import Settings
-from service.uploads import fetch as fetching
-from service.uploads import https
-from service.uploads import reception as receiving
-from service.uploads.fetch import fetch
-from service.uploads.inbox import UploadState, Way
-from service.uploads.reception import Reception
-from service.uploads.sources import Checked
-from service.uploads.turns import Lane, Turns
+from slidelift.service.app import create_app
+from slidelift.service.errors import Problem, ServiceError
+from slidelift.service.settings import Settings
+from slidelift.service.uploads import fetch as fetching
+from slidelift.service.uploads import https
+from slidelift.service.uploads import upload_service as receiving
+from slidelift.service.uploads.fetch import fetch
+from slidelift.service.uploads.inbox import UploadState, Way
+from slidelift.service.uploads.sources import Checked
+from slidelift.service.uploads.turns import Lane, Turns
+from slidelift.service.uploads.upload_service import UploadService
 
 SCRIPT = Path(__file__).with_name("serve_for_tests.py")
 SLOW = ["/trickle", "/silent", "/headers", "/chunks", "/handshake"]
@@ -117,10 +117,10 @@ def source(authority: trustme.CA, port: int, mute: int) -> Source:
     return checked
 
 
-def begin(reception: Reception, source: Checked, owner: str | None = None) -> str:
-    writer = reception.begin("a.svs", Way.URI, owner=owner)
+def begin(upload_service: UploadService, source: Checked, owner: str | None = None) -> str:
+    writer = upload_service.begin("a.svs", Way.URI, owner=owner)
     upload_id = writer.upload.id
-    reception.fetch(fetch(source), writer)
+    upload_service.fetch(fetch(source), writer)
     return upload_id
 
 
@@ -132,8 +132,8 @@ def wait_until(is_so: Callable[[], bool], seconds: float) -> float:
     return time.monotonic() - started
 
 
-def landed(reception: Reception, upload_id: str) -> bool:
-    return reception.inbox.find(upload_id).state is UploadState.LANDED
+def landed(upload_service: UploadService, upload_id: str) -> bool:
+    return upload_service.inbox.find(upload_id).state is UploadState.LANDED
 
 
 def threads(*names: str) -> int:
@@ -144,20 +144,20 @@ def threads(*names: str) -> int:
 def test_fetch_from_a_slow_source_ends_when_it_is_deleted(
     app: FastAPI, settings: Settings, source: Source, path: str
 ) -> None:
-    reception: Reception = app.state.context.reception
-    upload_id = begin(reception, source(path))
+    upload_service: UploadService = app.state.context.upload_service
+    upload_id = begin(upload_service, source(path))
     time.sleep(0.5)
-    reception.inbox.cancel(upload_id)
+    upload_service.inbox.cancel(upload_id)
     wait_until(lambda: not (settings.data_dir / "uploads" / upload_id).exists(), 20)
     wait_until(lambda: threads("fetching", "reading") == 0, 20)
 
 
 @pytest.mark.parametrize("path", SLOW)
 def test_fetch_from_a_slow_source_ends_when_the_service_stops(app: FastAPI, source: Source, path: str) -> None:
-    reception: Reception = app.state.context.reception
-    begin(reception, source(path))
+    upload_service: UploadService = app.state.context.upload_service
+    begin(upload_service, source(path))
     time.sleep(0.5)
-    reception.close()
+    upload_service.close()
     wait_until(lambda: threads("fetching", "reading") == 0, 20)
 
 
@@ -166,10 +166,10 @@ def test_source_that_sends_too_little_is_given_up(
     app: FastAPI, source: Source, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fetching, "WINDOW_SECONDS", 0.5)
-    reception: Reception = app.state.context.reception
-    upload_id = begin(reception, source(path))
-    wait_until(lambda: reception.inbox.find(upload_id).state is UploadState.FAILED, 20)
-    error = reception.inbox.find(upload_id).upload.error
+    upload_service: UploadService = app.state.context.upload_service
+    upload_id = begin(upload_service, source(path))
+    wait_until(lambda: upload_service.inbox.find(upload_id).state is UploadState.FAILED, 20)
+    error = upload_service.inbox.find(upload_id).upload.error
     assert error is not None
     assert error.code == "upload.source"
     assert "bytes a second" in error.detail
@@ -180,23 +180,23 @@ def test_source_that_takes_too_long_in_all_is_given_up(
     settings: Settings, facts: Mapping[str, Any], source: Source
 ) -> None:
     app = create_app(settings.model_copy(update={"upload_expiry_seconds": 1}), lambda *_: facts)
-    reception: Reception = app.state.context.reception
-    writer = reception.begin("a.svs", Way.URI)
+    upload_service: UploadService = app.state.context.upload_service
+    writer = upload_service.begin("a.svs", Way.URI)
     started = time.monotonic()
     with pytest.raises(ServiceError, match="longer than"):
-        fetch(source("/trickle"))(reception, writer)
+        fetch(source("/trickle"))(upload_service, writer)
     assert time.monotonic() - started < 20
     app.state.context.store.close()
 
 
 def test_slow_sources_of_one_hold_up_nobody_elses(app: FastAPI, source: Source) -> None:
-    reception: Reception = app.state.context.reception
+    upload_service: UploadService = app.state.context.upload_service
     for number in range(30):
-        begin(reception, source(SLOW[number % len(SLOW)]), "attacker")
+        begin(upload_service, source(SLOW[number % len(SLOW)]), "attacker")
     assert threads("fetching") == receiving.FETCHES_OF_ONE
-    wanted = begin(reception, source("/whole"), "honest")
-    wait_until(lambda: landed(reception, wanted), 20)
-    reception.close()
+    wanted = begin(upload_service, source("/whole"), "honest")
+    wait_until(lambda: landed(upload_service, wanted), 20)
+    upload_service.close()
     wait_until(lambda: threads("fetching", "reading") == 0, 20)
 
 
@@ -204,7 +204,7 @@ def test_stop_of_the_service_waits_for_no_source(tmp_path: Path, authority: trus
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     change = f"""
 import runpy, ssl, sys
-from service.uploads import https
+from slidelift.service.uploads import https
 trust = ssl.create_default_context(cafile={str(tmp_path / "ca.pem")!r})
 https.check = lambda url: https.Checked("slides.example", url.path, "127.0.0.1", {port}, trust)
 del sys.argv[0]
@@ -361,7 +361,7 @@ def probes() -> list[psutil.Process]:
     found = []
     for one in psutil.Process().children():
         with contextlib.suppress(psutil.Error):
-            if one.cmdline()[-2:] == ["service.child", "probe"]:
+            if one.cmdline()[-2:] == ["slidelift.service.processes.child", "probe"]:
                 found.append(one)
     return found
 

@@ -18,12 +18,12 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from service.api import receiving
-from service.app import create_app
-from service.errors import Problem, ServiceError
-from service.settings import Settings
-from service.uploads.inbox import UploadState, Way
-from service.uploads.reception import sweep
+from slidelift.service.api import request_body as receiving
+from slidelift.service.app import create_app
+from slidelift.service.errors import Problem, ServiceError
+from slidelift.service.settings import Settings
+from slidelift.service.uploads.inbox import UploadState, Way
+from slidelift.service.uploads.upload_service import sweep
 
 Call = Callable[..., httpx.Response]
 TUS = {"Tus-Resumable": "1.0.0"}
@@ -201,7 +201,7 @@ def test_piece_whose_checksum_was_never_reached_does_not_count(call: Call, app: 
     """As after a kill in mid-piece: the bytes are there, nobody has checked them."""
     url = begin(call, 100)
     patch(call, url, 0, b"checked")
-    writer = app.state.context.reception.inbox.open(url.rpartition("/")[2])
+    writer = app.state.context.upload_service.inbox.open(url.rpartition("/")[2])
     writer.begin_unchecked()
     writer.append(b" not checked")
     writer.close()
@@ -258,7 +258,7 @@ def test_upload_that_nobody_touches_expires(call: Call, app: FastAPI, settings: 
     grow_old(settings, old)
     assert is_refused(patch(call, old, 3, b"abc"), 410, "upload.expired")
     assert call("HEAD", old, headers=TUS).status_code == 410
-    sweep(app.state.context.reception)
+    sweep(app.state.context.upload_service)
     assert (folder(settings, old).exists(), folder(settings, young).exists()) == (False, True)
     assert is_refused(patch(call, old, 3, b"abc"), 404, "upload.unknown")
 
@@ -269,7 +269,7 @@ def test_a_clock_that_jumps_a_day_ahead_expires_no_upload(
     url, clock = begin(call, 100), time.time
     patch(call, url, 0, b"abc")
     monkeypatch.setattr(time, "time", lambda: clock() + settings.upload_expiry_seconds + 100)
-    sweep(app.state.context.reception)
+    sweep(app.state.context.upload_service)
     assert patch(call, url, 3, b"abc").status_code == 204
 
 
@@ -289,9 +289,9 @@ def test_sweep_leaves_what_another_process_writes(call: Call, app: FastAPI, sett
     grow_old(settings, url)
     with (folder(settings, url) / "lock").open() as elsewhere:
         fcntl.flock(elsewhere, fcntl.LOCK_EX)
-        sweep(app.state.context.reception)
+        sweep(app.state.context.upload_service)
         assert folder(settings, url).exists()
-    sweep(app.state.context.reception)
+    sweep(app.state.context.upload_service)
     assert not folder(settings, url).exists()
 
 
@@ -299,7 +299,7 @@ def test_sweep_removes_what_never_began(app: FastAPI, settings: Settings) -> Non
     half = settings.data_dir / "uploads" / ("0" * 32)
     half.mkdir()
     (half / "lock").touch()
-    sweep(app.state.context.reception)
+    sweep(app.state.context.upload_service)
     assert not half.exists()
 
 
@@ -340,7 +340,7 @@ def test_upload_cut_short_while_it_was_finished_is_finished_when_asked_for(
     call: Call, app: FastAPI, settings: Settings, tiff: bytes
 ) -> None:
     url = begin(call, len(tiff))
-    writer = app.state.context.reception.inbox.open(url.rpartition("/")[2])
+    writer = app.state.context.upload_service.inbox.open(url.rpartition("/")[2])
     writer.append(tiff)
     writer.arrive()
     (writer.folder / "slide").mkdir()  # as far as it came
@@ -356,7 +356,7 @@ def test_upload_killed_after_the_last_byte_becomes_a_slide_without_another_piece
 ) -> None:
     """A client that hears from HEAD that all is there asks for nothing more."""
     url = begin(call, len(tiff))
-    writer = app.state.context.reception.inbox.open(url.rpartition("/")[2])
+    writer = app.state.context.upload_service.inbox.open(url.rpartition("/")[2])
     writer.append(tiff)
     writer.close()
     assert offset(call, url) == len(tiff)
@@ -384,33 +384,33 @@ def test_upload_killed_between_move_and_note_is_one_slide(
     said = json.loads(info.read_text())
     info.write_text(json.dumps({**said, "slide": None, "bytes": None}))
     (folder(settings, url) / "data").write_bytes(tiff)
-    sweep(app.state.context.reception)
+    sweep(app.state.context.upload_service)
     seen = call("GET", url, headers={"Prefer": "wait=20"}).json()
     assert (seen["state"], seen["slide"]) == ("landed", slide)
     assert len(call("GET", "/v1/slides").json()["slides"]) == 1
 
 
 def test_two_uploads_are_not_promised_the_same_room(app: FastAPI, settings: Settings) -> None:
-    reception = app.state.context.reception
-    free = reception.storage.free_bytes()
+    upload_service = app.state.context.upload_service
+    free = upload_service.storage.free_bytes()
     roomy = settings.model_copy(update={"max_upload_bytes": free * 4})
-    reception.settings, reception.inbox.max_bytes = roomy, free * 4
-    first = reception.begin("a.svs", Way.TUS, total_bytes=free * 6 // 10)
+    upload_service.settings, upload_service.inbox.max_bytes = roomy, free * 4
+    first = upload_service.begin("a.svs", Way.TUS, total_bytes=free * 6 // 10)
     with pytest.raises(ServiceError, match="reserve"):
-        reception.begin("b.svs", Way.PUT, total_bytes=free * 6 // 10)
-    later = reception.begin("c.svs", Way.TUS)
+        upload_service.begin("b.svs", Way.PUT, total_bytes=free * 6 // 10)
+    later = upload_service.begin("c.svs", Way.TUS)
     with pytest.raises(ServiceError, match="reserve"):
-        reception.announce(later, free * 6 // 10)
+        upload_service.announce(later, free * 6 // 10)
     first.discard()
-    reception.announce(later, free * 6 // 10)
+    upload_service.announce(later, free * 6 // 10)
     later.discard()
 
 
 def test_upload_of_unknown_size_does_not_eat_what_was_promised(app: FastAPI, settings: Settings) -> None:
-    reception = app.state.context.reception
-    promised = reception.begin("a.svs", Way.TUS, total_bytes=1)
-    unknown = reception.begin("b.svs", Way.TUS)
-    promised.note(replace(promised.upload, booked_bytes=2 * reception.storage.free_bytes()))
+    upload_service = app.state.context.upload_service
+    promised = upload_service.begin("a.svs", Way.TUS, total_bytes=1)
+    unknown = upload_service.begin("b.svs", Way.TUS)
+    promised.note(replace(promised.upload, booked_bytes=2 * upload_service.storage.free_bytes()))
     with pytest.raises(ServiceError, match="reserve"):
         unknown.append(b"x")
     promised.discard()
@@ -560,7 +560,7 @@ def test_upload_whose_probe_was_killed_stays_and_is_looked_at_again(
     assert (answer.status_code, answer.json()["code"]) == (503, "slide.not-checked")
     assert "retry-after" in answer.headers
     url = re.search(r"/v1/uploads/[0-9a-f]{32}", answer.json()["detail"])[0]  # type: ignore[index]
-    sweep(app.state.context.reception)
+    sweep(app.state.context.upload_service)
     assert patch(call, url, len(tiff), b"").status_code == 503
     assert patch(call, url, len(tiff), b"").status_code == 204
     slide = call("GET", url).json()["slide"]

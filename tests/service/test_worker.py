@@ -18,18 +18,18 @@ from typing import Any
 
 import pytest
 
-from service.codes import refusal
-from service.data_identity import require_same_identity
-from service.jobs.job import Job, JobOrder, JobState, Outcome, ResultFormat
-from service.jobs.open_store import open_store
-from service.jobs.slide import Slide, SlideFacts
-from service.jobs.sql_store import SqlStore
-from service.progress import CancelToken, Progress, Stage
-from service.request import UpscaleRequest
-from service.settings import Settings
-from service.storage import Storage
-from service.worker import work
-from wsi.result_hash import result_hash
+from slidelift.service.codes import refusal
+from slidelift.service.jobs.job import Job, JobOrder, JobState, Outcome, ResultFormat
+from slidelift.service.jobs.open_store import open_store
+from slidelift.service.jobs.slide import Slide, SlideFacts
+from slidelift.service.jobs.sql_store import SqlStore
+from slidelift.service.pipeline.progress import CancelToken, Progress, Stage
+from slidelift.service.pipeline.request import UpscaleRequest
+from slidelift.service.settings import Settings
+from slidelift.service.storage.data_identity import require_same_identity
+from slidelift.service.storage.files import Storage
+from slidelift.service.worker import work
+from slidelift.wsi.result_hash import result_hash
 
 Run = Callable[[UpscaleRequest, Callable[[Progress], None], CancelToken], Mapping[str, Any]]
 
@@ -414,7 +414,7 @@ def test_output_that_changes_after_it_was_verified_is_no_success(settings: Setti
 def test_pipeline_that_does_not_listen_is_killed(
     settings: Settings, store: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.worker.GRACE_SECONDS", 0.2)
+    monkeypatch.setattr("slidelift.service.worker.GRACE_SECONDS", 0.2)
 
     def deaf(*_: Any) -> dict[str, Any]:
         assert pipeline.closed.wait(20)
@@ -475,7 +475,7 @@ def test_disk_full_while_packing_keeps_the_result_and_a_retry_only_packs(
     add(store, "j", JobOrder("s", "bicubic", format=ResultFormat.OME_ZARR))
     pipeline = Pipeline(honest)
     with monkeypatch.context() as patched:
-        patched.setattr("service.worker.archive", full)
+        patched.setattr("slidelift.service.worker.archive", full)
         with working(settings, pipeline):
             failed = until(store, "j", ended)
     assert failed.problem is not None
@@ -526,10 +526,10 @@ def test_slide_that_vanished_fails_the_job(settings: Settings, store: SqlStore) 
 PROCESS = """
 import sys, time
 from pathlib import Path
-from service.progress import Progress, Stage
-from service.settings import Settings
-from service.worker import main
-from wsi.result_hash import result_hash
+from slidelift.service.pipeline.progress import Progress, Stage
+from slidelift.service.settings import Settings
+from slidelift.service.worker import main
+from slidelift.wsi.result_hash import result_hash
 
 class Slow:
     def run(self, request, on_progress, cancel):

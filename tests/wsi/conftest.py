@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from wsi.readers import open_slide as table
-from wsi.slide import SlideReader
+from slidelift.wsi.readers import open_slide as table
+from slidelift.wsi.slide import SlideReader
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsi.blending import blender_for
-from wsi.geometry import Region
-from wsi.tiling import TilePlan
+from slidelift.wsi.blending import blender_for
+from slidelift.wsi.geometry import Region
+from slidelift.wsi.tiling import TilePlan
 
 
 def plan_for(width: int, height: int, fade: int, scale: int = 2, rows_per_stripe: int = 2) -> TilePlan:

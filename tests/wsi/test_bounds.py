@@ -15,11 +15,11 @@ import pytest
 import tifffile
 from PIL import Image
 
-from wsi.errors import SlideUnreadableError, TileReadError, UnsupportedPixelsError
-from wsi.geometry import Region, Size
-from wsi.readers import flat_image
-from wsi.readers.bounds import MAX_PIECE_BYTES, declared_size
-from wsi.readers.open_slide import open_slide
+from slidelift.wsi.errors import SlideUnreadableError, TileReadError, UnsupportedPixelsError
+from slidelift.wsi.geometry import Region, Size
+from slidelift.wsi.readers import flat_image
+from slidelift.wsi.readers.bounds import MAX_PIECE_BYTES, declared_size
+from slidelift.wsi.readers.open_slide import open_slide
 
 PLAIN = np.full((512, 512, 3), (200, 120, 180), np.uint8)
 NOISE = np.random.default_rng(0).integers(0, 255, (256, 256, 3), np.uint8)

@@ -7,9 +7,9 @@ import pytest
 import tifffile
 from PIL import Image
 
-from wsi.readers.compression import nearest_quality, read_compression
-from wsi.readers.open_slide import open_slide
-from wsi.slide import Codec, Compression
+from slidelift.wsi.readers.compression import nearest_quality, read_compression
+from slidelift.wsi.readers.open_slide import open_slide
+from slidelift.wsi.slide import Codec, Compression
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from wsi.icc import neutral_profile
+from slidelift.wsi.icc import neutral_profile
 
 SECRET = "Meier 1957"
 

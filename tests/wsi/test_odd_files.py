@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.child import probe
-from service.cli import main
-from service.pipeline.failures import describe
-from wsi.errors import UnsupportedPixelsError, WsiError
-from wsi.geometry import Region, Size
-from wsi.slide import Pixels, SlideInfo
+from slidelift.service.cli import main
+from slidelift.service.pipeline.failures import describe
+from slidelift.service.processes.child import probe
+from slidelift.wsi.errors import UnsupportedPixelsError, WsiError
+from slidelift.wsi.geometry import Region, Size
+from slidelift.wsi.slide import Pixels, SlideInfo
 
 
 @pytest.fixture

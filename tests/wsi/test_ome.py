@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from wsi.errors import SlideUnreadableError, WsiError
-from wsi.geometry import Region, Size
+from slidelift.wsi.errors import SlideUnreadableError, WsiError
+from slidelift.wsi.geometry import Region, Size
 
 MUTANTS = 200
 _INSTRUMENT = (

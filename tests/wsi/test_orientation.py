@@ -8,8 +8,8 @@ import pytest
 import tifffile
 from PIL import ExifTags, Image, ImageOps
 
-from wsi.errors import UnsupportedPixelsError
-from wsi.geometry import Region, Size
+from slidelift.wsi.errors import UnsupportedPixelsError
+from slidelift.wsi.geometry import Region, Size
 
 TURNS = range(1, 9)
 _ORIENTATION = 274

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from wsi.geometry import Size
-from wsi.outline import geojson, outlines
+from slidelift.wsi.geometry import Size
+from slidelift.wsi.outline import geojson, outlines
 
 MASKS = arrays(np.bool_, st.tuples(st.integers(1, 9), st.integers(1, 9)))
 

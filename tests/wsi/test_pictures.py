@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wsi.errors import SlideUnreadableError, UnsupportedPixelsError
-from wsi.geometry import Region
+from slidelift.wsi.errors import SlideUnreadableError, UnsupportedPixelsError
+from slidelift.wsi.geometry import Region
 
 _WHOLE = Region(0, 0, 64, 48)
 

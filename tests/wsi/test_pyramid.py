@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.transform import downscale_local_mean
 
-from wsi.geometry import Size
-from wsi.pyramid import TILE, PyramidBuilder, halve, level_sizes, levels_in_stripe
+from slidelift.wsi.geometry import Size
+from slidelift.wsi.pyramid import TILE, PyramidBuilder, halve, level_sizes, levels_in_stripe
 
 
 def picture(width: int, height: int, seed: int = 0) -> np.ndarray:

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsi.geometry import Size
-from wsi.ome_xml import ImageFacts
-from wsi.quantities import Quantities
-from wsi.slide import Level, SlideInfo
+from slidelift.wsi.geometry import Size
+from slidelift.wsi.ome_xml import ImageFacts
+from slidelift.wsi.quantities import Quantities
+from slidelift.wsi.slide import Level, SlideInfo
 
 _INFO = SlideInfo("slide", "test", (Level(Size(100, 80), 1.0),), (0.5, 0.5), 20.0, None)
 _WORDS = st.one_of(

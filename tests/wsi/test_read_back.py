@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wsi.errors import VerificationError
-from wsi.geometry import Size
-from wsi.ome_xml import ImageFacts
-from wsi.pyramid import TILE
-from wsi.writers.join import joined_levels
-from wsi.writers.read_back import read_back
-from wsi.writers.segment import Blank, Entry, Segment, SegmentWriter
-from wsi.writers.table import FORMATS, OutputFormat
+from slidelift.wsi.errors import VerificationError
+from slidelift.wsi.geometry import Size
+from slidelift.wsi.ome_xml import ImageFacts
+from slidelift.wsi.pyramid import TILE
+from slidelift.wsi.writers.join import joined_levels
+from slidelift.wsi.writers.read_back import read_back
+from slidelift.wsi.writers.segment import Blank, Entry, Segment, SegmentWriter
+from slidelift.wsi.writers.table import FORMATS, OutputFormat
 
 QUALITY = 90
 SIZES = (Size(2 * TILE, TILE), Size(TILE, TILE // 2))

@@ -10,15 +10,15 @@ import pytest
 import tifffile
 from PIL import Image, ImageCms
 
-from wsi.companions import companion_files, content_hash
-from wsi.errors import (
+from slidelift.wsi.companions import companion_files, content_hash
+from slidelift.wsi.errors import (
     PixelSizeImplausibleError,
     PixelSizeMissingError,
     SlideUnreadableError,
     TileReadError,
     UnsupportedPixelsError,
 )
-from wsi.geometry import Region, Size
+from slidelift.wsi.geometry import Region, Size
 
 
 class ReaderContract:

@@ -16,12 +16,12 @@ import tifffile
 import zarr
 from PIL import Image
 
-from wsi.companions import companion_files, content_hash
-from wsi.errors import ForeignFileError, SlideUnreadableError
-from wsi.geometry import Region, Size
-from wsi.readers.open_slide import open_slide
-from wsi.readers.references import LoneFile, options_for, require_alone
-from wsi.readers.result import open_result
+from slidelift.wsi.companions import companion_files, content_hash
+from slidelift.wsi.errors import ForeignFileError, SlideUnreadableError
+from slidelift.wsi.geometry import Region, Size
+from slidelift.wsi.readers.open_slide import open_slide
+from slidelift.wsi.readers.references import LoneFile, options_for, require_alone
+from slidelift.wsi.readers.result import open_result
 
 SIZE = 64
 OWN, SECRET = np.full((SIZE, SIZE, 3), 40, np.uint8), np.full((SIZE, SIZE, 3), (255, 0, 255), np.uint8)

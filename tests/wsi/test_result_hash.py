@@ -3,7 +3,7 @@
 import subprocess
 from pathlib import Path
 
-from wsi.result_hash import result_hash
+from slidelift.wsi.result_hash import result_hash
 
 LISTING = r"find . -type f -printf '%P\0' | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum"
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from wsi.errors import RoiError
-from wsi.geometry import Region, Size
-from wsi.roi import MAX_POINTS, Roi
+from slidelift.wsi.errors import RoiError
+from slidelift.wsi.geometry import Region, Size
+from slidelift.wsi.roi import MAX_POINTS, Roi
 
 SQUARE = [[[10, 10], [20, 10], [20, 20], [10, 20], [10, 10]]]
 TILE, ROWS, COLUMNS = 8, 5, 6

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from wsi.errors import UnsupportedPixelsError
-from wsi.geometry import Region
+from slidelift.wsi.errors import UnsupportedPixelsError
+from slidelift.wsi.geometry import Region
 
 _APERIO = (
     "Aperio Image Library v11.2.1 \r\n192x128 [0,0 192x128] (64x64) JPEG/RGB Q=70|AppMag = 20|MPP = 0.5000|Filename = x"

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from wsi.blending import Block
-from wsi.geometry import Region
-from wsi.seam import Seam, SeamGauge
-from wsi.tiling import TilePlan
+from slidelift.wsi.blending import Block
+from slidelift.wsi.geometry import Region
+from slidelift.wsi.seam import Seam, SeamGauge
+from slidelift.wsi.tiling import TilePlan
 
 SCALE, HALO = 2, 8
 SIDE = 1024

@@ -5,8 +5,8 @@ import threading
 import numpy as np
 import pytest
 
-from wsi.errors import VerificationError
-from wsi.writers.segment import Blank, Segment, SegmentWriter, blank_colour
+from slidelift.wsi.errors import VerificationError
+from slidelift.wsi.writers.segment import Blank, Segment, SegmentWriter, blank_colour
 
 
 def write(path, rest=None):

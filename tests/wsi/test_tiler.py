@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsi.errors import TileReadError
-from wsi.geometry import Region, Size
-from wsi.tiler import Remedy, Tiler
-from wsi.tiling import TilePlan
+from slidelift.wsi.errors import TileReadError
+from slidelift.wsi.geometry import Region, Size
+from slidelift.wsi.tiler import Remedy, Tiler
+from slidelift.wsi.tiling import TilePlan
 
 
 def plan_for(source: Region, **changes: object) -> TilePlan:

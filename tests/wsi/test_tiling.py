@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsi.errors import PlanError
-from wsi.geometry import Region, Size
-from wsi.slide import Level, SlideInfo
-from wsi.tiling import TilePlan, choose_level, is_close, source_region
+from slidelift.wsi.errors import PlanError
+from slidelift.wsi.geometry import Region, Size
+from slidelift.wsi.slide import Level, SlideInfo
+from slidelift.wsi.tiling import TilePlan, choose_level, is_close, source_region
 
 sides = st.integers(1, 5000)
 

@@ -5,9 +5,9 @@ import pytest
 import skimage.measure
 from PIL import Image
 
-from wsi.geometry import Region, Size
-from wsi.readers.open_slide import open_slide
-from wsi.tissue import DEFAULT_ENTROPY, Survey, grey_levels, is_tissue, shannon_entropy, survey
+from slidelift.wsi.geometry import Region, Size
+from slidelift.wsi.readers.open_slide import open_slide
+from slidelift.wsi.tissue import DEFAULT_ENTROPY, Survey, grey_levels, is_tissue, shannon_entropy, survey
 
 
 def glass(height: int = 256, width: int = 256, noise: float = 1.2) -> np.ndarray:

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from openslide.deepzoom import DeepZoomGenerator
 from skimage.transform import downscale_local_mean
 
-from wsi import view
-from wsi.deepzoom import VIEW_TILE, DeepZoom
-from wsi.errors import TileReadError, TooCoarseError
-from wsi.geometry import Region, Size
-from wsi.readers.open_slide import open_slide
-from wsi.slide import Level, SlideInfo
-from wsi.view import MAX_READ_PIXELS, reduced, step_of
+from slidelift.wsi import view
+from slidelift.wsi.deepzoom import VIEW_TILE, DeepZoom
+from slidelift.wsi.errors import TileReadError, TooCoarseError
+from slidelift.wsi.geometry import Region, Size
+from slidelift.wsi.readers.open_slide import open_slide
+from slidelift.wsi.slide import Level, SlideInfo
+from slidelift.wsi.view import MAX_READ_PIXELS, reduced, step_of
 
 sizes = st.builds(Size, st.integers(1, 100_000), st.integers(1, 100_000))
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from wsi.errors import SlideUnreadableError
-from wsi.readers.whole import require_whole
+from slidelift.wsi.errors import SlideUnreadableError
+from slidelift.wsi.readers.whole import require_whole
 
 _PIXELS = np.kron(np.random.default_rng(0).integers(0, 255, (24, 32, 3), np.uint8), np.ones((16, 16, 1), np.uint8))
 _APERIO = "Aperio Image Library v11\n512x384|AppMag = 20|MPP = 0.5"

@@ -11,8 +11,8 @@ import pytest
 import tifffile
 from PIL import Image, ImageCms
 
-from wsi.errors import WsiError
-from wsi.geometry import Region, Size
+from slidelift.wsi.errors import WsiError
+from slidelift.wsi.geometry import Region, Size
 
 _PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 _ICC = 34675

@@ -15,9 +15,9 @@ from typing import Any
 import openslide
 import tifffile
 
-from wsi.companions import entries, mrxs_index
-from wsi.errors import UnsupportedPixelsError
-from wsi.geometry import Size
+from slidelift.wsi.companions import entries, mrxs_index
+from slidelift.wsi.errors import UnsupportedPixelsError
+from slidelift.wsi.geometry import Size
 
 MAX_PIECE_BYTES = 1 << 27
 """Of one decoded tile or strip: 5,792² pixels of RGBA, as libopenslide holds them; 6,689² of RGB."""

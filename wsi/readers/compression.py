@@ -16,7 +16,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image, JpegImagePlugin
 
-from wsi.slide import Codec, Compression
+from slidelift.wsi.slide import Codec, Compression
 
 _SAMPLINGS = {0: "4:4:4", 1: "4:2:2", 2: "4:2:0"}
 _YCC_IDS, _RGB_IDS = (1, 2, 3), (82, 71, 66)

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from wsi.errors import SlideUnreadableError, TileReadError, UnsupportedPixelsError
-from wsi.geometry import Region, Size
-from wsi.icc import usable_profile
-from wsi.readers.compression import read_compression
-from wsi.readers.orientation import UPRIGHT, is_known, turned_warning, upright
-from wsi.slide import Level, Pixels, SlideInfo
+from slidelift.wsi.errors import SlideUnreadableError, TileReadError, UnsupportedPixelsError
+from slidelift.wsi.geometry import Region, Size
+from slidelift.wsi.icc import usable_profile
+from slidelift.wsi.readers.compression import read_compression
+from slidelift.wsi.readers.orientation import UPRIGHT, is_known, turned_warning, upright
+from slidelift.wsi.slide import Level, Pixels, SlideInfo
 
 _SIGNATURES = {b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"BM": "BMP"}
 # A picture is held whole in memory: 100 Mpx are 0.3 GB, and while they are decoded 1.0 GB (JPEG) to 1.6 GB (PNG with

@@ -8,8 +8,8 @@ from xml.etree import ElementTree
 
 import tifffile
 
-from wsi.geometry import Size
-from wsi.quantities import Quantities
+from slidelift.wsi.geometry import Size
+from slidelift.wsi.quantities import Quantities
 
 _OME = "{*}"
 _UNITS = {

@@ -7,13 +7,13 @@ slide is never handed to a more lenient decoder. Which files it may open is sett
 from collections.abc import Callable
 from pathlib import Path
 
-from wsi.companions import companion_files, series_of_folder
-from wsi.errors import SlideUnreadableError
-from wsi.readers import flat_image, openslide, tiffslide
-from wsi.readers.bounds import pieces_of_mrxs, require_small_pieces
-from wsi.readers.references import require_alone
-from wsi.readers.whole import require_whole
-from wsi.slide import SlideReader
+from slidelift.wsi.companions import companion_files, series_of_folder
+from slidelift.wsi.errors import SlideUnreadableError
+from slidelift.wsi.readers import flat_image, openslide, tiffslide
+from slidelift.wsi.readers.bounds import pieces_of_mrxs, require_small_pieces
+from slidelift.wsi.readers.references import require_alone
+from slidelift.wsi.readers.whole import require_whole
+from slidelift.wsi.slide import SlideReader
 
 READERS: tuple[tuple[Callable[[Path], bool], Callable[[Path], SlideReader]], ...] = (
     (openslide.accepts, openslide.OpenSlideReader),

@@ -9,15 +9,15 @@ import openslide
 import tifffile
 from PIL import Image
 
-from wsi.errors import SlideUnreadableError, TileReadError, UnsupportedPixelsError
-from wsi.geometry import Region, Size
-from wsi.icc import usable_profile
-from wsi.quantities import Quantities
-from wsi.readers.bounds import pieces_of_openslide, require_small_pieces
-from wsi.readers.compression import read_compression
-from wsi.readers.ome import begins_as_ome
-from wsi.readers.samples import page_size, planes_warning, samples_of, slide_pages
-from wsi.slide import Level, Pixels, SlideInfo, vendor_word
+from slidelift.wsi.errors import SlideUnreadableError, TileReadError, UnsupportedPixelsError
+from slidelift.wsi.geometry import Region, Size
+from slidelift.wsi.icc import usable_profile
+from slidelift.wsi.quantities import Quantities
+from slidelift.wsi.readers.bounds import pieces_of_openslide, require_small_pieces
+from slidelift.wsi.readers.compression import read_compression
+from slidelift.wsi.readers.ome import begins_as_ome
+from slidelift.wsi.readers.samples import page_size, planes_warning, samples_of, slide_pages
+from slidelift.wsi.slide import Level, Pixels, SlideInfo, vendor_word
 
 _DAMAGE = (
     tifffile.TiffFileError, ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError,

@@ -5,8 +5,8 @@ Source: TIFF 6.0, tag 274, and EXIF 2.32, section 4.6.4.
 
 import numpy as np
 
-from wsi.geometry import Region, Size
-from wsi.slide import Pixels
+from slidelift.wsi.geometry import Region, Size
+from slidelift.wsi.slide import Pixels
 
 UPRIGHT = 1
 _STEPS = {

@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 
 import tifffile
 
-from wsi.errors import ForeignFileError
+from slidelift.wsi.errors import ForeignFileError
 
 _SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _DAMAGE = (tifffile.TiffFileError, ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError,

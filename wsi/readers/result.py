@@ -9,16 +9,16 @@ import numpy as np
 import tifffile
 import zarr
 
-from wsi.errors import SegmentDamagedError, SlideUnreadableError, TileReadError
-from wsi.geometry import Region, Size
-from wsi.pyramid import TILE
-from wsi.readers.references import require_alone
-from wsi.readers.tiffslide import DECODER_ERRORS
-from wsi.readers.zarr_store import LoneStore, bare_path
-from wsi.slide import Level, Pixels, SlideInfo
-from wsi.writers import ome_tiff
-from wsi.writers.segment import Blank, Segment
-from wsi.writers.table import format_named
+from slidelift.wsi.errors import SegmentDamagedError, SlideUnreadableError, TileReadError
+from slidelift.wsi.geometry import Region, Size
+from slidelift.wsi.pyramid import TILE
+from slidelift.wsi.readers.references import require_alone
+from slidelift.wsi.readers.tiffslide import DECODER_ERRORS
+from slidelift.wsi.readers.zarr_store import LoneStore, bare_path
+from slidelift.wsi.slide import Level, Pixels, SlideInfo
+from slidelift.wsi.writers import ome_tiff
+from slidelift.wsi.writers.segment import Blank, Segment
+from slidelift.wsi.writers.table import format_named
 
 Fetch = Callable[[int, int, int], Pixels]
 """Level, row and column -> uint8 (512, 512, channels)."""

@@ -17,9 +17,9 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from wsi.geometry import Size
-from wsi.readers.orientation import UPRIGHT, is_known, turned_warning
-from wsi.slide import Pixels
+from slidelift.wsi.geometry import Size
+from slidelift.wsi.readers.orientation import UPRIGHT, is_known, turned_warning
+from slidelift.wsi.slide import Pixels
 
 _MINISWHITE, _MINISBLACK, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6
 _CHANNELS = {_MINISWHITE: 1, _MINISBLACK: 1, _RGB: 3, _PALETTE: 1, _YCBCR: 3}

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 import tifffile
 
-from wsi.errors import SlideUnreadableError, TileReadError, UnsupportedPixelsError
-from wsi.geometry import Region, Size
-from wsi.icc import usable_profile
-from wsi.quantities import Quantities
-from wsi.readers.bounds import bound_streams, pieces_of_tiff, require_small_pieces
-from wsi.readers.compression import read_compression
-from wsi.readers.ome import MALFORMED, begins_as_ome, impossible_counts, ome_facts
-from wsi.readers.orientation import stored_region, upright, upright_pair, upright_size
-from wsi.readers.references import LoneFile, options_for
-from wsi.readers.samples import planes_warning, samples_of
-from wsi.slide import Level, Pixels, SlideInfo, vendor_word
+from slidelift.wsi.errors import SlideUnreadableError, TileReadError, UnsupportedPixelsError
+from slidelift.wsi.geometry import Region, Size
+from slidelift.wsi.icc import usable_profile
+from slidelift.wsi.quantities import Quantities
+from slidelift.wsi.readers.bounds import bound_streams, pieces_of_tiff, require_small_pieces
+from slidelift.wsi.readers.compression import read_compression
+from slidelift.wsi.readers.ome import MALFORMED, begins_as_ome, impossible_counts, ome_facts
+from slidelift.wsi.readers.orientation import stored_region, upright, upright_pair, upright_size
+from slidelift.wsi.readers.references import LoneFile, options_for
+from slidelift.wsi.readers.samples import planes_warning, samples_of
+from slidelift.wsi.slide import Level, Pixels, SlideInfo, vendor_word
 
 if TYPE_CHECKING:
     from tiffslide import TiffSlide

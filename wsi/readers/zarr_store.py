@@ -5,7 +5,7 @@ from typing import Any
 
 from zarr.storage import LocalStore
 
-from wsi.errors import ForeignFileError
+from slidelift.wsi.errors import ForeignFileError
 
 
 class LoneStore(LocalStore):  # type: ignore[misc]  # zarr is not typed here

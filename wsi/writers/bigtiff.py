@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
-from wsi.geometry import Size
+from slidelift.wsi.geometry import Size
 
 _BYTE, _ASCII, _SHORT, _LONG, _RATIONAL, _UNDEFINED, _LONG8, _IFD8 = 1, 2, 3, 4, 5, 7, 16, 18
 _FORMATS = {_SHORT: "H", _LONG: "I", _LONG8: "Q", _IFD8: "Q"}

@@ -1,20 +1,20 @@
 """Segments of all stripes -> the levels of the whole, in file order.
 
-Stripes bring the tiles of the levels they complete by themselves; the coarser ones (the crown) are made here from
+Stripes bring the tiles of the levels they complete by themselves; the coarser ones (the top_levels) are made here from
 the raw rows that each stripe kept of its first incomplete level.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from wsi.errors import VerificationError
-from wsi.geometry import Size
-from wsi.pyramid import TILE, PyramidBuilder
-from wsi.slide import Pixels
-from wsi.writers.segment import Entry, Segment, SegmentWriter, blank_colour
+from slidelift.wsi.errors import VerificationError
+from slidelift.wsi.geometry import Size
+from slidelift.wsi.pyramid import TILE, PyramidBuilder
+from slidelift.wsi.slide import Pixels
+from slidelift.wsi.writers.segment import Entry, Segment, SegmentWriter, blank_colour
 
 
-def build_crown(
+def build_top_levels(
     path: Path,
     segments: Sequence[Segment],
     sizes: tuple[Size, ...],
@@ -23,7 +23,7 @@ def build_crown(
 ) -> Segment:
     """Encode the levels from `first` on into a segment of their own.
 
-    Memory: one stripe's raw rows, and the tiles of the crown that are begun.
+    Memory: one stripe's raw rows, and the tiles of the top_levels that are begun.
     """
     with SegmentWriter(path) as writer:
 
@@ -44,7 +44,7 @@ def build_crown(
 
 def joined_levels(
     segments: Sequence[Segment],
-    crown: Segment | None,
+    top_levels: Segment | None,
     stripe_height: int,
     sizes: Sequence[Size],
     in_stripes: int,
@@ -63,7 +63,7 @@ def joined_levels(
         After a level of which a tile is missing.
     """
     for level, size in enumerate(sizes):
-        parts = segments if level < in_stripes else [] if crown is None else [crown]
+        parts = segments if level < in_stripes else [] if top_levels is None else [top_levels]
         yield _counted(parts, level, size, (stripe_height >> level) // TILE if level < in_stripes else 0, check)
 
 

@@ -10,12 +10,12 @@ import imagecodecs
 import numpy as np
 import tifffile
 
-from wsi.ome_xml import ImageFacts, interleaved_xml
-from wsi.pyramid import TILE
-from wsi.slide import Pixels
-from wsi.suffixes import OME_TIFF
-from wsi.writers.bigtiff import BigTiffWriter
-from wsi.writers.segment import Blank, Entry
+from slidelift.wsi.ome_xml import ImageFacts, interleaved_xml
+from slidelift.wsi.pyramid import TILE
+from slidelift.wsi.slide import Pixels
+from slidelift.wsi.suffixes import OME_TIFF
+from slidelift.wsi.writers.bigtiff import BigTiffWriter
+from slidelift.wsi.writers.segment import Blank, Entry
 
 NAME = "ome-tiff"
 SUFFIXES = OME_TIFF

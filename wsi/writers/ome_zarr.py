@@ -15,12 +15,12 @@ import numcodecs
 import numpy as np
 from numcodecs import blosc
 
-from wsi.durable import sync_folder, sync_tree
-from wsi.ome_xml import ImageFacts, planar_xml
-from wsi.pyramid import TILE
-from wsi.slide import Pixels
-from wsi.suffixes import OME_ZARR
-from wsi.writers.segment import Blank, Entry
+from slidelift.wsi.durable import sync_folder, sync_tree
+from slidelift.wsi.ome_xml import ImageFacts, planar_xml
+from slidelift.wsi.pyramid import TILE
+from slidelift.wsi.slide import Pixels
+from slidelift.wsi.suffixes import OME_ZARR
+from slidelift.wsi.writers.segment import Blank, Entry
 
 NAME = "ome-zarr"
 SUFFIXES = OME_ZARR

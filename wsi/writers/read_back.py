@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from wsi.errors import VerificationError
-from wsi.writers.segment import Entry
-from wsi.writers.table import OutputFormat
+from slidelift.wsi.errors import VerificationError
+from slidelift.wsi.writers.segment import Entry
+from slidelift.wsi.writers.table import OutputFormat
 
 
 def read_back(path: Path, output_format: OutputFormat, levels: Iterable[Iterable[Entry]], quality: int) -> None:

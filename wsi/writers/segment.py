@@ -23,9 +23,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi.durable import sync_folder
-from wsi.errors import SegmentDamagedError
-from wsi.slide import Pixels
+from slidelift.wsi.durable import sync_folder
+from slidelift.wsi.errors import SegmentDamagedError
+from slidelift.wsi.slide import Pixels
 
 _MAGIC = b"SLSEG2\n\0"
 _SIZES, _CHECK = struct.Struct("<QQQQQ"), struct.Struct("<I8s")

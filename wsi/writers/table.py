@@ -5,11 +5,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsi.errors import OutputFormatError
-from wsi.ome_xml import ImageFacts
-from wsi.slide import Pixels
-from wsi.writers import ome_tiff, ome_zarr
-from wsi.writers.segment import Entry
+from slidelift.wsi.errors import OutputFormatError
+from slidelift.wsi.ome_xml import ImageFacts
+from slidelift.wsi.slide import Pixels
+from slidelift.wsi.writers import ome_tiff, ome_zarr
+from slidelift.wsi.writers.segment import Entry
 
 
 @dataclass(frozen=True, slots=True)

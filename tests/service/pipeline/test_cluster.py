@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 import trustme
 
-from service.errors import Cancelled, ServiceError
-from service.pipeline.upscale import upscale
-from service.progress import CancelToken, Progress, Stage
-from service.request import UpscaleRequest
+from slidelift.service.errors import Cancelled, ServiceError
+from slidelift.service.pipeline.progress import CancelToken, Progress, Stage
+from slidelift.service.pipeline.request import UpscaleRequest
+from slidelift.service.pipeline.upscale import upscale
 
 pytest.importorskip("distributed")
 
@@ -202,7 +202,7 @@ def test_waiting_for_a_busy_worker_tells_progress(machines, tall, undisturbed, t
     """A worker's watchdog (`service.worker`) ends what tells nothing."""
     from distributed import Client
 
-    from service.pipeline import cluster
+    from slidelift.service.pipeline import cluster
 
     monkeypatch.setattr(cluster, "_SIGN_SECONDS", 0.1)
     machines.start_worker()  # the only one
@@ -270,7 +270,18 @@ def test_over_tls_with_the_certificates_of_dasks_configuration(tall, undisturbed
     try:
         machines.start_worker()
         output = tmp_path / "out.ome.tiff"
-        command = [sys.executable, "-m", "service.cli", "upscale", tall, output, "--model", MODEL, "--mpp", "1"]
+        command = [
+            sys.executable,
+            "-m",
+            "slidelift.service.cli",
+            "upscale",
+            tall,
+            output,
+            "--model",
+            MODEL,
+            "--mpp",
+            "1",
+        ]
         command += ["--scheduler", machines.address]
         done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
@@ -285,7 +296,7 @@ def test_over_tls_with_the_certificates_of_dasks_configuration(tall, undisturbed
 def test_a_cluster_that_does_not_answer_is_said_and_costs_no_finished_stripe(
     tall, undisturbed, tmp_path, monkeypatch
 ) -> None:
-    from service.pipeline import cluster
+    from slidelift.service.pipeline import cluster
 
     monkeypatch.setattr(cluster.Cluster.__init__, "__defaults__", (0.5,))
     output, token = tmp_path / "out.ome.tiff", CancelToken()

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.errors import Cancelled
-from service.pipeline.upscale import upscale
-from service.progress import CancelToken, Stage
-from service.request import UpscaleRequest
-from wsi.errors import SegmentDamagedError
-from wsi.writers.segment import Blank, Segment, SegmentWriter
+from slidelift.service.errors import Cancelled
+from slidelift.service.pipeline.progress import CancelToken, Stage
+from slidelift.service.pipeline.request import UpscaleRequest
+from slidelift.service.pipeline.upscale import upscale
+from slidelift.wsi.errors import SegmentDamagedError
+from slidelift.wsi.writers.segment import Blank, Segment, SegmentWriter
 
 STRIPES = 2
 

@@ -10,10 +10,10 @@ import tifffile
 import zarr
 from PIL import Image
 
-from service.pipeline.upscale import upscale
-from service.request import UpscaleRequest
-from wsi.errors import PixelSizeMissingError
-from wsi.geometry import Region
+from slidelift.service.pipeline.request import UpscaleRequest
+from slidelift.service.pipeline.upscale import upscale
+from slidelift.wsi.errors import PixelSizeMissingError
+from slidelift.wsi.geometry import Region
 
 
 def write_ome(path: Path, pixels: np.ndarray, mpp: str, power: str) -> Path:

@@ -12,16 +12,16 @@ import skimage.measure
 import tifffile
 from PIL import Image
 
-from service.cli import main
-from service.errors import ServiceError
-from service.pipeline import patches
-from service.pipeline.calibrate import Spread, calibration, entropies
-from service.pipeline.patch_folder import PatchFolder, PatchWishes
-from service.pipeline.patches import cut_patches, plan_grid, read_resampled
-from wsi.errors import PlanError, TileReadError
-from wsi.geometry import Region, Size
-from wsi.slide import Level, SlideInfo
-from wsi.tissue import grey_levels
+from slidelift.service.cli import main
+from slidelift.service.errors import ServiceError
+from slidelift.service.pipeline import patches
+from slidelift.service.pipeline.calibrate import Spread, calibration, entropies
+from slidelift.service.pipeline.patch_folder import PatchFolder, PatchWishes
+from slidelift.service.pipeline.patches import cut_patches, plan_grid, read_resampled
+from slidelift.wsi.errors import PlanError, TileReadError
+from slidelift.wsi.geometry import Region, Size
+from slidelift.wsi.slide import Level, SlideInfo
+from slidelift.wsi.tissue import grey_levels
 
 GLASS = 243
 
@@ -280,7 +280,7 @@ def test_slides_are_added_to_a_folder_one_after_the_other(half_glass, tmp_path, 
 
 
 def _run_command(*arguments: object) -> int:
-    from service import cli
+    from slidelift.service import cli
 
     options = cli._parser().parse_args([str(argument) for argument in arguments])
     return options.command(options)

@@ -14,9 +14,9 @@ import tifffile
 import zarr
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
-from service.pipeline.upscale import upscale
-from service.progress import Progress, Stage
-from service.request import BadTilePolicy, UpscaleRequest
+from slidelift.service.pipeline.progress import Progress, Stage
+from slidelift.service.pipeline.request import BadTilePolicy, UpscaleRequest
+from slidelift.service.pipeline.upscale import upscale
 
 PLANTED = "Quxmeier"
 """Stands, with a number, in every place where a name could; none of ours has these letters in this order."""
@@ -162,6 +162,6 @@ def magenta(image: Image.Image) -> bool:
 
 
 def test_what_a_file_calls_its_vendor_is_one_of_a_few_words() -> None:
-    from wsi.slide import vendor_word
+    from slidelift.wsi.slide import vendor_word
 
     assert [vendor_word(said) for said in ("aperio", "Leica", secret(1), None)] == ["aperio", "leica", "other", None]

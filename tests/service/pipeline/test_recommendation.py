@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.zoo.catalog import ModelKind, catalog
-from models.zoo.expectation import expected_gain, measured_qualities
-from service.pipeline.recommendation import recommend
-from service.request import Effort
-from wsi.errors import PixelSizeImplausibleError, PixelSizeMissingError
-from wsi.geometry import Size
-from wsi.slide import Codec, Compression, Level, SlideInfo
+from slidelift.models.zoo.catalog import ModelKind, catalog
+from slidelift.models.zoo.expectation import expected_gain, measured_qualities
+from slidelift.service.pipeline.recommendation import recommend
+from slidelift.service.pipeline.request import Effort
+from slidelift.wsi.errors import PixelSizeImplausibleError, PixelSizeMissingError
+from slidelift.wsi.geometry import Size
+from slidelift.wsi.slide import Codec, Compression, Level, SlideInfo
 
 LOSSLESS = Compression(Codec.LOSSLESS)
 
@@ -174,6 +174,6 @@ def test_whatever_the_slide_the_answer_is_finer_than_it_and_no_interpolation(mpp
 
 
 def test_asking_costs_no_torch_and_no_decoder():
-    code = "import sys; import service.pipeline.recommendation; print(*sys.modules)"
+    code = "import sys; import slidelift.service.pipeline.recommendation; print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert not {"torch", "openslide", "tifffile", "PIL"} & set(run.stdout.split())

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.interpolate import Interpolator
-from models.metrics.consistency import downscale_consistency
-from models.metrics.fidelity import luma, psnr_y
-from service.cli import main
-from service.errors import ServiceError
-from service.pipeline.self_evaluation import as_json, evaluate_slide
-from service.pipeline.self_report import slide_report
-from wsi.errors import PlanError
-from wsi.geometry import Region
+from slidelift.models.interpolate import Interpolator
+from slidelift.models.metrics.consistency import downscale_consistency
+from slidelift.models.metrics.fidelity import luma, psnr_y
+from slidelift.service.cli import main
+from slidelift.service.errors import ServiceError
+from slidelift.service.pipeline.self_evaluation import as_json, evaluate_slide
+from slidelift.service.pipeline.self_report import slide_report
+from slidelift.wsi.errors import PlanError
+from slidelift.wsi.geometry import Region
 
 MODELS = {name: Interpolator(name, 4) for name in ("bicubic", "nearest")}
 

@@ -13,12 +13,12 @@ import pytest
 import tifffile
 import zarr
 
-from service.errors import Problem, ServiceError
-from service.pipeline.targets import signed_report
-from service.pipeline.upscale import upscale
-from service.progress import Stage
-from service.request import UpscaleRequest
-from wsi.geometry import Region
+from slidelift.service.errors import Problem, ServiceError
+from slidelift.service.pipeline.progress import Stage
+from slidelift.service.pipeline.request import UpscaleRequest
+from slidelift.service.pipeline.targets import signed_report
+from slidelift.service.pipeline.upscale import upscale
+from slidelift.wsi.geometry import Region
 
 COMPANIONS = ("o.report.html", "o.tissue.geojson", "o.report.json")
 

@@ -20,18 +20,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from models.networks.srvgg_compact import SRVGGNetCompact
-from models.upscaler import load_upscaler
-from service.errors import Cancelled, ServiceError
-from service.pipeline.upscale import upscale
-from service.progress import CancelToken, Progress, Stage
-from service.request import BadTilePolicy, UpscaleRequest
-from wsi.durable import sync_tree
-from wsi.errors import PixelSizeMissingError, PlanError, TileReadError, VerificationError
-from wsi.geometry import Region
-from wsi.icc import neutral_profile
-from wsi.ome_xml import ImageFacts, interleaved_xml
-from wsi.result_hash import result_hash
+from slidelift.models.networks.srvgg_compact import SRVGGNetCompact
+from slidelift.models.upscaler import load_upscaler
+from slidelift.service.errors import Cancelled, ServiceError
+from slidelift.service.pipeline.progress import CancelToken, Progress, Stage
+from slidelift.service.pipeline.request import BadTilePolicy, UpscaleRequest
+from slidelift.service.pipeline.upscale import upscale
+from slidelift.wsi.durable import sync_tree
+from slidelift.wsi.errors import PixelSizeMissingError, PlanError, TileReadError, VerificationError
+from slidelift.wsi.geometry import Region
+from slidelift.wsi.icc import neutral_profile
+from slidelift.wsi.ome_xml import ImageFacts, interleaved_xml
+from slidelift.wsi.result_hash import result_hash
 
 TWICE = {"mpp": 1.0, "target_mpp": 0.5}
 """For runs of several stripes, which are as many tiles at any scale."""
@@ -268,7 +268,7 @@ def test_hashing_a_result_tells_progress_and_can_be_cancelled(tmp_path, write_pn
         token.cancel()
         return result_hash(*arguments)
 
-    monkeypatch.setattr("service.pipeline.account.result_hash", hash_twice)
+    monkeypatch.setattr("slidelift.service.pipeline.report_builder.result_hash", hash_twice)
     with pytest.raises(Cancelled):
         upscale(
             UpscaleRequest(write_png(300, 200), tmp_path / f"out{suffix}", model="bicubic", mpp=1.0), told.append, token
@@ -287,7 +287,7 @@ def test_flushing_a_zarr_tells_progress_and_can_be_cancelled(tmp_path, write_png
         token.cancel()
         sync_tree(folder, *arguments)
 
-    monkeypatch.setattr("wsi.writers.ome_zarr.sync_tree", flush_twice)
+    monkeypatch.setattr("slidelift.wsi.writers.ome_zarr.sync_tree", flush_twice)
     with pytest.raises(Cancelled):
         upscale(
             UpscaleRequest(write_png(300, 200), tmp_path / "out.ome.zarr", model="bicubic", mpp=1.0), told.append, token
@@ -301,8 +301,8 @@ def test_killed_and_continued_is_byte_identical(tmp_path, write_png) -> None:
     whole, again = tmp_path / "whole.ome.tiff", tmp_path / "again.ome.tiff"
     upscale(UpscaleRequest(slide, whole, model="lanczos", mpp=1.0))
     code = (
-        "import sys; from pathlib import Path; from service.pipeline.upscale import upscale; "
-        "from service.request import UpscaleRequest; "
+        "import sys; from pathlib import Path; from slidelift.service.pipeline.upscale import upscale; "
+        "from slidelift.service.pipeline.request import UpscaleRequest; "
         "upscale(UpscaleRequest(Path(sys.argv[1]), Path(sys.argv[2]), model='lanczos', mpp=1.0), "
         "lambda p: print(p.tiles_done, flush=True))"
     )
@@ -390,8 +390,8 @@ def test_a_request_out_of_range_is_refused_before_any_work(tmp_path) -> None:
 
 def test_a_workspace_has_one_owner_at_a_time(tmp_path) -> None:
     code = (
-        "import os, sys, time; from pathlib import Path; from service.errors import ServiceError\n"
-        "from service.pipeline.workspace import Workspace\n"
+        "import os, sys, time; from pathlib import Path; from slidelift.service.errors import ServiceError\n"
+        "from slidelift.service.pipeline.workspace import Workspace\n"
         "end = time.time() + 3; owner = Path(sys.argv[1]).parent / 'owner'\n"
         "while time.time() < end:\n"
         "    try:\n"
@@ -477,7 +477,7 @@ def test_marked_bad_tiles_are_listed_and_the_rest_is_right(tmp_path, data, cmu) 
 
 def test_a_network_that_answers_no_number_fails_with_the_tiles_place(tmp_path, write_png, weights, monkeypatch) -> None:
     network = load_upscaler(str(weights))
-    from models.errors import NonFiniteOutputError
+    from slidelift.models.errors import NonFiniteOutputError
 
     class Broken:
         def __init__(self) -> None:
@@ -506,7 +506,7 @@ def test_a_network_that_answers_no_number_fails_with_the_tiles_place(tmp_path, w
 
     slide = write_png(600, 300)
     at = np.asarray(Image.open(slide))[0, 256]
-    monkeypatch.setattr("service.pipeline.local.load_upscaler", lambda *_, **__: Broken())
+    monkeypatch.setattr("slidelift.service.pipeline.local.load_upscaler", lambda *_, **__: Broken())
     request = UpscaleRequest(slide, tmp_path / "o.ome.tiff", model=str(weights), mpp=1.0, entropy=0)
     with pytest.raises(NonFiniteOutputError, match="x 256, y 0"):
         upscale(request)
@@ -610,7 +610,7 @@ def test_a_result_whose_metadata_is_wrong_is_no_result(
         assert text != interleaved_xml(facts)
         return text
 
-    monkeypatch.setattr("wsi.writers.ome_tiff.interleaved_xml", wrong)
+    monkeypatch.setattr("slidelift.wsi.writers.ome_tiff.interleaved_xml", wrong)
     with pytest.raises(VerificationError, match=says):
         upscale(UpscaleRequest(write_png(300, 200), tmp_path / "o.ome.tiff", model="nearest", mpp=1.0))
     assert list(tmp_path.glob("o.ome.*")) == []
@@ -621,7 +621,7 @@ def test_an_older_result_stays_until_the_new_one_is_verified(tmp_path, write_png
     upscale(UpscaleRequest(slide, output, model="nearest", mpp=1.0))
     before = output.read_bytes()
     broken = imagecodecs.jpeg8_encode(np.zeros((512, 512, 3), np.uint8), subsampling="420")
-    monkeypatch.setattr("wsi.writers.ome_tiff.imagecodecs.jpeg8_encode", lambda *_, **__: broken)
+    monkeypatch.setattr("slidelift.wsi.writers.ome_tiff.imagecodecs.jpeg8_encode", lambda *_, **__: broken)
     with pytest.raises(VerificationError):
         upscale(UpscaleRequest(slide, output, model="bicubic", mpp=1.0))
     assert output.read_bytes() == before

@@ -1,0 +1,67 @@
+"""Every request is counted and logged: method, route, status, seconds, ids; never an address as it came."""
+
+import logging
+import re
+import time
+import uuid
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from slidelift.service.api.metrics import Counters
+
+REQUEST_ID = "X-Request-Id"
+_ID = re.compile(r"[0-9a-f]{32}")
+_UNKNOWN = "(none)"
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+log = logging.getLogger(__name__)
+
+
+class Requests:
+    """ASGI middleware around all others; gives each answer an X-Request-Id that the log repeats."""
+
+    def __init__(self, app: ASGIApp, metrics: Counters) -> None:
+        self._app, self._metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started, request_id, status, sent = time.monotonic(), uuid.uuid4().hex[:16], 0, 0
+
+        async def counted(message: Message) -> None:
+            nonlocal status, sent
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)[REQUEST_ID] = request_id
+            elif message["type"] == "http.response.body":
+                sent += len(message.get("body", b""))
+            await send(message)
+
+        try:
+            await self._app(scope, receive, counted)
+        finally:
+            seconds = time.monotonic() - started
+            route = getattr(scope.get("route"), "path_format", _UNKNOWN)
+            # A method that somebody made up would be a series of its own, and anything in the log.
+            method = scope["method"] if scope["method"] in _METHODS else "(other)"
+            self._metrics.count_request(method, route, status, seconds)
+            # Only what looks like an id of ours: an upload's address ends in the slide's name.
+            ids = {
+                name: value
+                for name, value in scope.get("path_params", {}).items()
+                if isinstance(value, str) and _ID.fullmatch(value)
+            }
+            caller = scope.get("slidelift.caller")
+            owner = {"token": caller.owner} if caller is not None and caller.owner else {}
+            told = {"request": request_id, "method": method, "route": route, "status": status, **ids, **owner}
+            quiet = route.startswith("/health") or "_files/" in route  # a viewer asks for hundreds of tiles
+            level = logging.DEBUG if quiet else logging.INFO
+            words = " ".join(f"{name}={value}" for name, value in (ids | owner).items())
+            log.log(
+                level,
+                "%s %s %d %.3f s %s%s",
+                *(method, route, status, seconds, request_id, f" {words}" if words else ""),
+                extra={**told, "seconds": round(seconds, 4), "bytes_sent": sent},
+            )

@@ -1,0 +1,196 @@
+"""`slidelift upscale`: one slide or many, each in the runner, with a bar, a report and an exit code."""
+
+import argparse
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from slidelift.service.codes import problem
+from slidelift.service.commands.signals import signals_cancel
+from slidelift.service.commands.terminal import say, tell
+from slidelift.service.errors import EXIT_DONE, EXIT_FAILED, EXIT_USER, Cancelled, ServiceError
+from slidelift.service.pipeline.failures import describe
+from slidelift.service.pipeline.progress import CancelToken, Progress, Stage
+from slidelift.service.pipeline.request import BadTilePolicy, Effort, UpscaleRequest
+from slidelift.service.pipeline.targets import REPORT, companion, refuse_inputs, signed_report
+from slidelift.service.processes.runner import Runner, probe
+from slidelift.wsi.durable import write_whole
+from slidelift.wsi.errors import RoiError, WsiError
+from slidelift.wsi.roi import Roi
+from slidelift.wsi.suffixes import SUFFIXES
+
+
+def upscale_all(options: argparse.Namespace) -> int:
+    """Upscale every slide asked for; a batch goes on after a slide that fails. Returns the exit code."""
+    requests = _requests(options)
+    cancel, outcomes = CancelToken(), []
+    with signals_cancel(cancel), Runner() as runner:
+        for request in requests:
+            outcomes.append(_upscale_one(request, runner, cancel))
+    if options.json:
+        answers = [outcome.answer for outcome in outcomes]
+        tell(json.dumps(answers if len(answers) > 1 else answers[0], indent=2))
+    codes = {outcome.exit_code for outcome in outcomes}
+    return next((code for code in (EXIT_FAILED, EXIT_USER) if code in codes), EXIT_DONE)
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    exit_code: int
+    answer: dict[str, Any]
+
+
+def _requests(options: argparse.Namespace) -> list[UpscaleRequest]:
+    out = Path(options.out)
+    outputs = _outputs(options.slides, options.out)
+    inputs = dict.fromkeys(options.slides, "a slide to be upscaled")
+    inputs[Path(options.model)] = "the file of weights"
+    if options.roi:
+        inputs[options.roi] = "the region of interest"
+    for output in outputs:
+        refuse_inputs(output, inputs)
+    roi = _roi(options.roi) if options.roi else None
+    if out not in outputs:
+        _make_folder(out)
+    return [
+        UpscaleRequest(
+            slide=slide,
+            output=output.absolute(),
+            model=options.model,
+            effort=Effort(options.effort),
+            mpp=options.mpp,
+            target_mpp=options.target_mpp,
+            level=options.level,
+            region=options.region,
+            entropy=options.entropy,
+            quality=options.quality,
+            on_bad_tile=BadTilePolicy(options.on_bad_tile),
+            device=options.device,
+            scheduler=options.scheduler,
+            roi=roi,
+        )
+        for slide, output in zip(options.slides, outputs, strict=True)
+    ]
+
+
+def _outputs(slides: Sequence[Path], out: str) -> list[Path]:
+    """The result of each slide: `out` itself, or in the folder that it names."""
+    if not out:
+        raise ServiceError(problem("request.output", "OUT is empty; name a file or folder (. is this one)"))
+    path = Path(out)
+    if path.name.lower().endswith(SUFFIXES):
+        if len(slides) > 1:
+            raise ServiceError(problem("request.output", f"{path.name}: several slides need a folder as OUT"))
+        return [path]
+    names_folder = path.is_dir() or out.endswith(os.sep) or not path.suffix
+    if not names_folder and len(slides) == 1:
+        offered = ", ".join(SUFFIXES)
+        raise ServiceError(
+            problem(
+                "request.format",
+                f"{path.name}: the output's name must end in one of {offered}, or be a folder (end it with {os.sep})",
+            )
+        )
+    outputs = [path / f"{slide.stem}.ome.tiff" for slide in slides]
+    twice = [name for name, count in Counter(output.name for output in outputs).items() if count > 1]
+    if twice:
+        raise ServiceError(
+            problem("request.output", f"two slides would be written to {twice[0]}; upscale them one at a time")
+        )
+    return outputs
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise ServiceError(problem("request.output", f"{out}: a file; name a folder as OUT")) from None
+    except OSError as error:
+        raise ServiceError(
+            problem("request.output", f"{out}: the folder can't be made ({error.strerror}); choose another OUT")
+        ) from error
+
+
+def _roi(path: Path) -> Roi:
+    try:
+        return Roi.read(path)
+    except RoiError as error:
+        raise ServiceError(problem("request.roi", str(error))) from error
+    except OSError as error:
+        raise ServiceError(problem("request.roi", f"{path}: {error.strerror}")) from error
+
+
+def _upscale_one(request: UpscaleRequest, runner: Runner, cancel: CancelToken) -> _Outcome:
+    try:
+        probe(request.slide)
+        cancel.raise_if_cancelled()
+        with _Bar(request.slide.name) as bar:
+            report = runner.run(request, bar.show, cancel)
+        report["slide"]["path"], report["output"]["path"] = str(request.slide.absolute()), str(request.output)
+        report = signed_report(report)
+        _write_report(request.output, report)
+    except Cancelled:
+        say(f"{request.slide.name}: interrupted; the same command continues from the last finished stripe")
+        raise
+    except (ServiceError, WsiError, OSError) as error:
+        found = describe(error)
+        say(f"error: {found.detail}")
+        return _Outcome(found.exit_code, {"error": found.as_dict()})
+    _summarise(request, report)
+    return _Outcome(EXIT_DONE, report)
+
+
+def _write_report(output: Path, report: dict[str, Any]) -> None:
+    text = json.dumps(report, indent=2, ensure_ascii=False)
+    # of a name that is no UTF-8 each odd byte becomes a JSON escape, from which Python makes the same name
+    write_whole(companion(output, REPORT), text.encode("utf-8", "backslashreplace"))
+
+
+def _summarise(request: UpscaleRequest, report: dict[str, Any]) -> None:
+    out, tiles = report["output"], report["tiles"]
+    name = request.output.name
+    say(f"{name}: {'warning: ' if tiles['few_enhanced'] else ''}{report['summary']}")
+    if report["model"]["chosen_because"]:
+        say(f"{name}: {report['model']['chosen_because']}")
+    for warning in report["warnings"]:
+        say(f"warning: {warning}")
+    if tiles["bad"]:
+        say(f"warning: {len(tiles['bad'])} tiles could not be read as they should; the report lists them")
+    say(
+        f"{name}: {out['width']}x{out['height']} px, {out['mpp'][0]:.6g} µm per pixel; "
+        f"{report['model']['name']}, {report['seconds']:.1f} s"
+    )
+
+
+class _Bar:
+    """A progress bar with tiles per second and the time left; silent where nobody watches."""
+
+    def __init__(self, name: str) -> None:
+        self._name, self._stage, self._resumed = name, Stage.OPENING, False
+        self._bar = tqdm(desc=name, unit="tile", disable=None, dynamic_ncols=True)
+
+    def show(self, progress: Progress) -> None:
+        if progress.resumed_tiles and not self._resumed:
+            self._resumed = True
+            self._bar.initial = self._bar.n = progress.resumed_tiles
+            say(
+                f"{self._name}: continuing an interrupted run, {progress.resumed_tiles} of {progress.tiles_total} "
+                "tiles were done"
+            )
+        if progress.stage is not self._stage:
+            self._stage = progress.stage
+            self._bar.set_description(f"{self._name} {progress.stage}")
+        self._bar.total = progress.tiles_total or None
+        self._bar.update(progress.tiles_done - self._bar.n)
+
+    def __enter__(self) -> "_Bar":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()

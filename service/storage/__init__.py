@@ -1,0 +1,1 @@
+"""Files of slides and results: where they lie, how they arrive, when they go."""

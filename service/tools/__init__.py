@@ -1,0 +1,1 @@
+"""Scripts for developers: the demo and the measurements behind the tables."""
