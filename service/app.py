@@ -37,11 +37,12 @@ from slidelift.service.api import models as catalog
 from slidelift.service.api.access import Access
 from slidelift.service.api.body_timeouts import Lingering, Patience
 from slidelift.service.api.context import Context
+from slidelift.service.api.counters import Counters
 from slidelift.service.api.job_changes import JobChanges
-from slidelift.service.api.metrics import Counters
+from slidelift.service.api.readiness import Readiness
 from slidelift.service.api.request_log import Requests
-from slidelift.service.codes import refusal
-from slidelift.service.errors import EXIT_FAILED
+from slidelift.service.api.tile_cache import TileCache
+from slidelift.service.errors import EXIT_FAILED, refusal
 from slidelift.service.jobs.open_store import open_store
 from slidelift.service.logs import log_config
 from slidelift.service.processes.memory import give_back_what_is_freed
@@ -105,10 +106,8 @@ def create_app(settings: Settings, probe: Probe = probe) -> FastAPI:
     counted = Counters(store, storage)
     upload_service = UploadService(settings, store, storage, probe, counted.count_slide, clock.now)
     watch = JobChanges(store, events.writer(settings.root_path))
-    readiness = health.Readiness(settings, store, storage)
-    context = Context(
-        settings, store, storage, upload_service, watch, counted, DecoderPool(), deepzoom.TileCache(), readiness
-    )
+    readiness = Readiness(settings, store, storage)
+    context = Context(settings, store, storage, upload_service, watch, counted, DecoderPool(), TileCache(), readiness)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

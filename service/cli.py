@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from slidelift.models.errors import ModelError
-from slidelift.service.codes import problem
 from slidelift.service.commands import (
     adopt,
     doctor,
@@ -29,7 +28,7 @@ from slidelift.service.commands import (
     upscale,
 )
 from slidelift.service.commands.terminal import say, tell
-from slidelift.service.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER, Cancelled, Problem, ServiceError
+from slidelift.service.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER, Cancelled, Problem, ServiceError, problem
 from slidelift.service.jobs.errors import StoreError
 from slidelift.wsi.errors import WsiError
 

@@ -19,8 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
-from slidelift.service.codes import problem
-from slidelift.service.errors import EXIT_DONE, EXIT_FAILED, Cancelled, Problem, ServiceError
+from slidelift.service.errors import EXIT_DONE, EXIT_FAILED, Cancelled, Problem, ServiceError, problem
 from slidelift.service.jobs.job import Job, JobState, Outcome, Result, ResultFormat
 from slidelift.service.jobs.open_store import open_store
 from slidelift.service.jobs.slide import Slide

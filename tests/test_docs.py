@@ -11,7 +11,7 @@ import pytest
 from slidelift.models.zoo.catalog import catalog
 from slidelift.service import cli, errors
 from slidelift.service.app import create_app
-from slidelift.service.codes import CODES
+from slidelift.service.errors import CODES
 from slidelift.service.jobs.job import JobState, ResultFormat
 from slidelift.service.pipeline.progress import Stage
 from slidelift.service.pipeline.request import BadTilePolicy

@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 
-from slidelift.models.durable import whole
+from slidelift.durable import atomic_file
 from slidelift.models.errors import TrainingError
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
     """Write a checkpoint, on the disk before it takes its name."""
-    with whole(path) as file:
+    with atomic_file(path) as file:
         torch.save(state, file)
 
 

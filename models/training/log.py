@@ -5,7 +5,7 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from slidelift.models.durable import whole
+from slidelift.durable import atomic_file
 
 
 class Log:
@@ -36,7 +36,7 @@ class Log:
         writer = csv.DictWriter(text, self._columns, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(kept)
-        with whole(self._path) as file:
+        with atomic_file(self._path) as file:
             file.write(text.getvalue().encode())
 
     def write(self, row: Mapping[str, float | int | str]) -> None:

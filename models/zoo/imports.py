@@ -9,7 +9,7 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from slidelift.models.durable import whole
+from slidelift.durable import atomic_file
 from slidelift.models.errors import UnknownModelError, WeightsError
 from slidelift.models.zoo.catalog import (
     CARD_SUFFIX,
@@ -77,7 +77,7 @@ def import_model(
         sha256=sha256,
         imported=True,
     )
-    with whole(folder / f"{name}{CARD_SUFFIX}") as file:
+    with atomic_file(folder / f"{name}{CARD_SUFFIX}") as file:
         file.write(_as_json(card))
     model_catalog.cache_clear()
     return card

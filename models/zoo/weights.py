@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from slidelift.models.durable import whole
+from slidelift.durable import atomic_file
 from slidelift.models.errors import UntrainedWeightsError, WeightsError
 from slidelift.models.networks.back_projection import REACH, SCALES, BackProjected
 from slidelift.models.networks.spec import Geometry, NetworkSpec, StateDict
@@ -212,7 +212,7 @@ def save_weights(
         "scale": str(hyperparameters["scale"]),
     }
     tensors = {key: _stored(value, half) for key, value in state.items()}
-    with whole(path) as file:
+    with atomic_file(path) as file:
         file.write(save(tensors, metadata={**facts, **own}))
 
 

@@ -24,8 +24,7 @@ from slidelift.service.api.problems import response
 from slidelift.service.auth import tokens
 from slidelift.service.auth.sessions import claimed, key_of, opened
 from slidelift.service.auth.tokens import Token
-from slidelift.service.codes import problem, refusal
-from slidelift.service.errors import Problem
+from slidelift.service.errors import Problem, problem, refusal
 from slidelift.service.jobs.store import StoreUnavailableError
 
 OPEN = ("/health", "/docs", "/openapi.json", "/page", "/v1/session")

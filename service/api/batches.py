@@ -11,7 +11,7 @@ from slidelift.service.api.job_creation import KeyHeader, checked, keyed_by, que
 from slidelift.service.api.problems import BODY_MAX_BYTES, documented
 from slidelift.service.api.responses import Documented, address, readable
 from slidelift.service.api.schemas import BatchIn, BatchOut
-from slidelift.service.codes import refusal
+from slidelift.service.errors import refusal
 from slidelift.service.jobs.job import ForbiddenMoveError, Job
 from slidelift.service.jobs.store import JobFilter
 

@@ -1,7 +1,6 @@
 """Deep Zoom: slides and results as a viewer's tiles, decoded in processes of their own."""
 
 import hashlib
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import astuple, dataclass
 from enum import StrEnum
@@ -17,8 +16,7 @@ from slidelift.service.api.context import Context, InContext
 from slidelift.service.api.problems import documented
 from slidelift.service.api.responses import Documented, is_known, readable, written
 from slidelift.service.api.schemas import MapOut
-from slidelift.service.codes import refusal
-from slidelift.service.errors import ServiceError
+from slidelift.service.errors import ServiceError, refusal
 from slidelift.service.jobs.job import JobState
 from slidelift.service.jobs.slide import Slide
 from slidelift.service.processes.viewer_pool import ImageSource
@@ -32,7 +30,6 @@ ENCODING = "1"
 _FOREVER = "private, max-age=604800, immutable"
 _GROWING = "no-store"
 _SAFE = {"X-Content-Type-Options": "nosniff"}
-_CACHE_BYTES = 32 * 2**20
 
 Seen = TypeVar("Seen")
 
@@ -82,27 +79,6 @@ class _Piece(StringConvertor):
 
 register_url_convertor("piece", _Piece())
 _PLACE = "{level}/{column:piece}_{row:piece}.{tile_format}"
-
-
-class TileCache:
-    """Encoded tiles that were asked for lately, up to `_CACHE_BYTES`; belongs to the event loop."""
-
-    def __init__(self) -> None:
-        self._tiles: OrderedDict[str, bytes] = OrderedDict()
-        self._bytes = 0
-
-    def get(self, tag: str) -> bytes | None:
-        """The tile of that tag, if it is still there."""
-        if tag in self._tiles:
-            self._tiles.move_to_end(tag)
-        return self._tiles.get(tag)
-
-    def put(self, tag: str, tile: bytes) -> None:
-        """Keep a tile; the one that was not asked for longest goes."""
-        self._bytes += len(tile) - len(self._tiles.pop(tag, b""))
-        self._tiles[tag] = tile
-        while self._bytes > _CACHE_BYTES:
-            self._bytes -= len(self._tiles.popitem(last=False)[1])
 
 
 @readable(router, "/slides/{slide}.dzi", response_class=Response, responses=_DESCRIPTOR, summary="A slide for a viewer")

@@ -3,22 +3,13 @@
 Neither answer waits for one of the threads that requests share: with a locked database all of them may be waiting.
 """
 
-import asyncio
-
 from fastapi import APIRouter, Request, Response
 
 from slidelift.service.api.context import InContext
 from slidelift.service.api.problems import documented, response
 from slidelift.service.api.responses import readable
-from slidelift.service.api.schemas import CheckOut, LiveOut, ReadyOut
-from slidelift.service.api.shared_call import SharedLook, in_own_thread
-from slidelift.service.codes import problem
-from slidelift.service.jobs.store import Store
-from slidelift.service.settings import Settings
-from slidelift.service.storage.files import Storage
-
-ANSWER_SECONDS = 2.0
-"""How long database and disk get to answer; a balancer asks every few seconds, and gives up after as many."""
+from slidelift.service.api.schemas import LiveOut, ReadyOut
+from slidelift.service.errors import problem
 
 router = APIRouter(prefix="/health", tags=["health"], responses=documented())
 
@@ -39,57 +30,3 @@ async def ready(request: Request, context: InContext) -> Response:
         shown = {name: check.model_dump() for name, check in checks.items()}
         return response(found, request, {"Retry-After": "5"}, checks=shown)
     return Response(ReadyOut(checks=checks).model_dump_json(), media_type="application/json")
-
-
-class Readiness:
-    """Looks at what the service needs: those who ask at the same time share one look, whose thread may hang."""
-
-    def __init__(self, settings: Settings, store: Store, storage: Storage) -> None:
-        self.settings, self.store, self.storage = settings, store, storage
-        self._looks = {
-            "database": SharedLook(lambda: _database_and_worker(self), in_own_thread),
-            "disk": SharedLook(lambda: {"disk": _disk(self)}, in_own_thread),
-        }
-
-    async def checks(self) -> dict[str, CheckOut]:
-        """What was found by name; what is not found in time is not there."""
-        found = await asyncio.gather(*(self._in_time(name) for name in self._looks))
-        return {name: check for checks in found for name, check in checks.items()}
-
-    async def _in_time(self, name: str) -> dict[str, CheckOut]:
-        try:
-            async with asyncio.timeout(ANSWER_SECONDS):
-                return await self._looks[name].look()
-        except TimeoutError:
-            return {name: CheckOut(ok=False, detail=f"no answer within {ANSWER_SECONDS:g} s")}
-
-
-def _database_and_worker(context: Readiness) -> dict[str, CheckOut]:
-    database = _database(context)
-    return {"database": database, "worker": _worker(context)} if database.ok else {"database": database}
-
-
-def _database(context: Readiness) -> CheckOut:
-    try:
-        context.store.check()
-    except Exception as error:  # noqa: BLE001 - whatever keeps a store from writing is the answer
-        return CheckOut(ok=False, detail=f"it can't be written ({type(error).__name__})")
-    return CheckOut(ok=True, detail="written")
-
-
-def _disk(context: Readiness) -> CheckOut:
-    free, ok = context.storage.free_bytes(), context.storage.has_reserve()
-    return CheckOut(ok=ok, detail=f"{free} bytes free" + ("" if ok else ", less than the reserve; delete results"))
-
-
-def _worker(context: Readiness) -> CheckOut:
-    found = context.store.workers()
-    if not found:
-        return CheckOut(ok=False, detail="none has ever been seen; start one with `slidelift worker`")
-    now, least = context.store.now(), context.settings.lease_seconds
-    alive = [worker for worker in found if now - worker.seen <= least]
-    if not alive:
-        return CheckOut(ok=False, detail=f"seen {now - found[0].seen:.0f} s ago; start one with `slidelift worker`")
-    devices = sorted({worker.device for worker in alive if worker.device})
-    word = f"on {', '.join(devices)}" if devices else f"device {context.settings.device}, no job yet"
-    return CheckOut(ok=True, detail=f"{len(alive)} alive, {word}")

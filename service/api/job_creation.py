@@ -12,8 +12,7 @@ from pydantic import BaseModel
 from slidelift.models.zoo.catalog import ModelCard, catalog
 from slidelift.service.api.access import Caller
 from slidelift.service.api.context import Context
-from slidelift.service.codes import refusal
-from slidelift.service.errors import ServiceError
+from slidelift.service.errors import ServiceError, refusal
 from slidelift.service.jobs.job import Job, JobOrder
 from slidelift.service.jobs.quotas import Limits, reserved_bytes
 from slidelift.service.jobs.slide import Slide

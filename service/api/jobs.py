@@ -25,7 +25,7 @@ from slidelift.service.api.responses import (
     written,
 )
 from slidelift.service.api.schemas import JobIn, JobOut, JobsOut, ProblemOut
-from slidelift.service.codes import refusal
+from slidelift.service.errors import refusal
 from slidelift.service.jobs.job import Job, JobState
 from slidelift.service.jobs.quotas import Limits
 from slidelift.service.jobs.store import JobFilter, UnknownJobError

@@ -20,8 +20,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from slidelift.service.api.schemas import ProblemOut
-from slidelift.service.codes import phrase, problem, title
-from slidelift.service.errors import Problem, ServiceError
+from slidelift.service.errors import Problem, ServiceError, phrase, problem, title
 from slidelift.service.jobs.job import ForbiddenMoveError
 from slidelift.service.jobs.store import (
     KeyReusedError,

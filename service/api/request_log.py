@@ -8,7 +8,7 @@ import uuid
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from slidelift.service.api.metrics import Counters
+from slidelift.service.api.counters import Counters
 
 REQUEST_ID = "X-Request-Id"
 _ID = re.compile(r"[0-9a-f]{32}")

@@ -10,8 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, S
 
 from slidelift.models.zoo.catalog import ModelKind, catalog
 from slidelift.service.auth.tokens import Scope
-from slidelift.service.codes import refusal, title
-from slidelift.service.errors import Problem
+from slidelift.service.errors import Problem, refusal, title
 from slidelift.service.jobs.job import Job, JobOrder, JobState, ResultFormat
 from slidelift.service.jobs.slide import Slide
 from slidelift.service.pipeline.progress import Stage

@@ -11,8 +11,7 @@ from slidelift.service.api.responses import Documented, address, readable
 from slidelift.service.api.schemas import SessionIn, SessionOut, moment
 from slidelift.service.auth import tokens
 from slidelift.service.auth.sessions import begun, made_key_of
-from slidelift.service.codes import problem
-from slidelift.service.errors import Problem
+from slidelift.service.errors import Problem, problem
 from slidelift.service.jobs.store import UnknownTokenError
 from slidelift.service.storage.files import full_disk_said
 

@@ -17,7 +17,7 @@ from slidelift.service.api.problems import documented
 from slidelift.service.api.request_body import announced_bytes, finished, letting_go, pump, require_arrived
 from slidelift.service.api.responses import Before, Limit, address, next_page, readable, written
 from slidelift.service.api.schemas import Mpp, RecommendationOut, SlideOut, SlidesOut, UploadOut, UriIn
-from slidelift.service.codes import refusal
+from slidelift.service.errors import refusal
 from slidelift.service.jobs.slide import Slide
 from slidelift.service.jobs.store import UnknownSlideError
 from slidelift.service.pipeline.request import Effort

@@ -14,8 +14,7 @@ from slidelift.service.api.prefer_wait import Prefer, seen_after, wait_seconds
 from slidelift.service.api.request_body import announced_bytes, finished, letting_go, pump
 from slidelift.service.api.responses import address
 from slidelift.service.api.schemas import UploadOut
-from slidelift.service.codes import refusal
-from slidelift.service.errors import ServiceError
+from slidelift.service.errors import ServiceError, refusal
 from slidelift.service.storage.files import too_large
 from slidelift.service.uploads import tus
 from slidelift.service.uploads.digests import Digest, expected_checksum

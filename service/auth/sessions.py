@@ -10,16 +10,15 @@ of their cookies; revoking the token does too, and deleting the key file ends ev
 
 import hashlib
 import hmac
-import os
 import re
 import secrets
-import tempfile
+import uuid
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from slidelift.service.codes import refusal
-from slidelift.wsi.durable import sync_folder
+from slidelift.durable import atomic_file
+from slidelift.service.errors import refusal
 
 SESSION_SECONDS = 12 * 3600
 """A working day: nobody signs in twice a day, and no browser left open is signed in the next morning."""
@@ -93,17 +92,12 @@ def made_key_of(folder: Path) -> bytes:
     """
     if (key := key_of(folder)) is not None:
         return key
-    descriptor, partial = tempfile.mkstemp(prefix=f".{KEY_FILE}-", dir=folder)  # for its owner alone
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(secrets.token_bytes(_KEY_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
-        with suppress(FileExistsError):
-            os.link(partial, folder / KEY_FILE)  # unlike a rename, it takes the place of none that is there
-    finally:
-        os.unlink(partial)  # noqa: PTH108 - mkstemp names a string
-    sync_folder(folder)
+    partial = folder / f".{KEY_FILE}-{uuid.uuid4().hex[:8]}"
+    with (
+        suppress(FileExistsError),  # another process made the key first
+        atomic_file(folder / KEY_FILE, partial=partial, mode=0o600, replace=False) as file,
+    ):
+        file.write(secrets.token_bytes(_KEY_BYTES))
     if (key := key_of(folder)) is None:
         raise refusal("storage.unusable", f"{KEY_FILE} in the data folder is not a key: delete it")
     return key

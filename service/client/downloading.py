@@ -9,6 +9,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import BinaryIO
 
+from slidelift.durable import sync_folder
 from slidelift.service.client.connection import Answer, Connection
 from slidelift.service.client.errors import (
     ClientError,
@@ -19,7 +20,6 @@ from slidelift.service.client.errors import (
 )
 from slidelift.service.client.uploading import OnBytes
 from slidelift.service.client.values import JobResult
-from slidelift.wsi.durable import sync_folder
 
 _PIECE_BYTES = 2**20
 

@@ -11,8 +11,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from slidelift.durable import write_atomically
 from slidelift.service.client.upload_source import UploadSource
-from slidelift.wsi.durable import write_whole
 
 _KEPT_SECONDS = 30 * 86400
 """Longer than a service keeps an upload that does not go on."""
@@ -39,7 +39,7 @@ class Journal:
             for old in self._file.parent.iterdir():
                 if old.stat().st_mtime < time.time() - _KEPT_SECONDS:
                     old.unlink()
-            write_whole(self._file, upload.encode())
+            write_atomically(self._file, upload.encode())
 
     def forget(self) -> None:
         """The upload has ended."""

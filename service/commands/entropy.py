@@ -42,9 +42,9 @@ def _share(text: str) -> float:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from slidelift.durable import write_atomically
     from slidelift.service.errors import EXIT_DONE, EXIT_FAILED, EXIT_USER
     from slidelift.service.pipeline.calibrate import calibration
-    from slidelift.wsi.durable import write_whole
 
     spreads, codes = [], {EXIT_DONE}
     for image in options.images:
@@ -59,7 +59,7 @@ def _run(options: argparse.Namespace) -> int:
         if options.json:
             settings = {"size": options.size, "reduce": options.reduce}
             text = json.dumps({**settings, **result}, indent=1, ensure_ascii=False)
-            write_whole(options.json, text.encode("utf-8", "backslashreplace"))  # a name may be no UTF-8
+            write_atomically(options.json, text.encode("utf-8", "backslashreplace"))  # a name may be no UTF-8
     return next((code for code in (EXIT_FAILED, EXIT_USER) if code in codes), EXIT_DONE)
 
 

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slidelift.models.zoo.catalog import DEFAULT_MODEL
-from slidelift.service.codes import refusal
 from slidelift.service.commands import arguments
-from slidelift.service.errors import EXIT_DONE
+from slidelift.service.errors import EXIT_DONE, refusal
 
 if TYPE_CHECKING:
     from slidelift.models.metrics.source import SourceModel
@@ -228,7 +227,7 @@ def _write_json(out: Path | None, values: dict[str, Any]) -> None:
 
 
 def _write(out: Path | None, text: str) -> None:
-    from slidelift.wsi.durable import write_whole
+    from slidelift.durable import write_atomically
 
     if out is not None:
-        write_whole(out, text.encode("utf-8", "backslashreplace"))  # a name may be no UTF-8
+        write_atomically(out, text.encode("utf-8", "backslashreplace"))  # a name may be no UTF-8

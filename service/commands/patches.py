@@ -48,9 +48,8 @@ def add(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from slidelift.service.codes import refusal
     from slidelift.service.commands.signals import signals_cancel
-    from slidelift.service.errors import EXIT_DONE, EXIT_FAILED, EXIT_USER
+    from slidelift.service.errors import EXIT_DONE, EXIT_FAILED, EXIT_USER, refusal
     from slidelift.service.pipeline.patch_folder import PatchFolder, PatchWishes
     from slidelift.service.pipeline.progress import CancelToken
 

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from slidelift.service.codes import refusal
 from slidelift.service.commands.terminal import say
-from slidelift.service.errors import EXIT_DONE, EXIT_FAILED
+from slidelift.service.errors import EXIT_DONE, EXIT_FAILED, refusal
 
 if TYPE_CHECKING:
     from slidelift.service.client import Client, Job
@@ -49,6 +48,7 @@ def connect(options: argparse.Namespace) -> "Client":
 
 def fetch(client: "Client", job: "Job", target: Path, *, with_report: bool) -> Path:
     """Download a result with a bar; beside it its report, as JSON and as a page, and the tissue's outlines."""
+    from slidelift.durable import write_atomically
     from slidelift.service.pipeline.targets import (
         OUTLINES,
         PAGE,
@@ -58,7 +58,6 @@ def fetch(client: "Client", job: "Job", target: Path, *, with_report: bool) -> P
         refuse_strangers,
         signed_report,
     )
-    from slidelift.wsi.durable import write_whole
 
     result = target.with_name(target.name.removesuffix(".zip"))
     if with_report:
@@ -72,7 +71,7 @@ def fetch(client: "Client", job: "Job", target: Path, *, with_report: bool) -> P
             (PAGE, client.report_page(job.id)),
             (OUTLINES, json.dumps(client.tissue(job.id))),
         ):
-            write_whole(companion(result, name), content.encode("utf-8", "backslashreplace"))
+            write_atomically(companion(result, name), content.encode("utf-8", "backslashreplace"))
     return target
 
 

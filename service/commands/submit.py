@@ -6,10 +6,9 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slidelift.service.codes import refusal
 from slidelift.service.commands import arguments, remote
 from slidelift.service.commands.terminal import say, tell
-from slidelift.service.errors import EXIT_DONE, EXIT_FAILED, EXIT_USER, ServiceError
+from slidelift.service.errors import EXIT_DONE, EXIT_FAILED, EXIT_USER, ServiceError, refusal
 
 if TYPE_CHECKING:
     from slidelift.service.client import Client, Job

@@ -45,7 +45,7 @@ def add(commands: Any) -> None:
 
 def _create(options: argparse.Namespace) -> int:
     from slidelift.service.auth.tokens import Scope, new_token
-    from slidelift.service.codes import refusal
+    from slidelift.service.errors import refusal
 
     names = [name.strip() for name in options.scopes.split(",") if name.strip()]
     if not names or any(name not in _SCOPES for name in names):
@@ -97,7 +97,7 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _revoke(options: argparse.Namespace) -> int:
-    from slidelift.service.codes import refusal
+    from slidelift.service.errors import refusal
     from slidelift.service.jobs.store import UnknownTokenError
 
     store = _store(options)

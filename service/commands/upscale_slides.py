@@ -11,16 +11,15 @@ from typing import Any
 
 from tqdm import tqdm
 
-from slidelift.service.codes import problem
+from slidelift.durable import write_atomically
 from slidelift.service.commands.signals import signals_cancel
 from slidelift.service.commands.terminal import say, tell
-from slidelift.service.errors import EXIT_DONE, EXIT_FAILED, EXIT_USER, Cancelled, ServiceError
+from slidelift.service.errors import EXIT_DONE, EXIT_FAILED, EXIT_USER, Cancelled, ServiceError, problem
 from slidelift.service.pipeline.failures import describe
 from slidelift.service.pipeline.progress import CancelToken, Progress, Stage
 from slidelift.service.pipeline.request import BadTilePolicy, Effort, UpscaleRequest
 from slidelift.service.pipeline.targets import REPORT, companion, refuse_inputs, signed_report
 from slidelift.service.processes.runner import Runner, probe
-from slidelift.wsi.durable import write_whole
 from slidelift.wsi.errors import RoiError, WsiError
 from slidelift.wsi.roi import Roi
 from slidelift.wsi.suffixes import SUFFIXES
@@ -149,7 +148,7 @@ def _upscale_one(request: UpscaleRequest, runner: Runner, cancel: CancelToken) -
 def _write_report(output: Path, report: dict[str, Any]) -> None:
     text = json.dumps(report, indent=2, ensure_ascii=False)
     # of a name that is no UTF-8 each odd byte becomes a JSON escape, from which Python makes the same name
-    write_whole(companion(output, REPORT), text.encode("utf-8", "backslashreplace"))
+    write_atomically(companion(output, REPORT), text.encode("utf-8", "backslashreplace"))
 
 
 def _summarise(request: UpscaleRequest, report: dict[str, Any]) -> None:

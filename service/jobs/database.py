@@ -1,11 +1,8 @@
-"""What the store needs of a database, and which database a setting names."""
+"""The interface of a database that the store uses: `service.jobs.sqlite` and `service.jobs.postgres` implement it."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any, Protocol
-
-from slidelift.service.codes import refusal
 
 
 class Rows(Protocol):
@@ -67,26 +64,3 @@ class Database(Protocol):
     def close(self) -> None:
         """Let go of files and connections."""
         ...
-
-
-def database_of(url: str | None, file: Path) -> Database:
-    """Open the database of a URL, or a SQLite file where there is none; makes its tables if need be.
-
-    Raises
-    ------
-    ServiceError
-        database.url: not a PostgreSQL address, or its driver is not installed.
-    StoreError
-        The database was written by a newer slidelift, or does not answer.
-    """
-    if url is None:
-        from slidelift.service.jobs.sqlite import Sqlite
-
-        return Sqlite(file)
-    if not url.startswith(("postgresql://", "postgres://")):
-        raise refusal("database.url", "SLIDELIFT_DATABASE_URL must be postgresql://USER@HOST/NAME, or not be set")
-    try:
-        from slidelift.service.jobs.postgres import Postgres
-    except ModuleNotFoundError as error:
-        raise refusal("database.url", f"{error.name} is not installed: pip install 'slidelift[postgres]'") from error
-    return Postgres(url)

@@ -17,8 +17,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
 
-from slidelift.service.codes import problem
-from slidelift.service.errors import Problem
+from slidelift.service.errors import Problem, problem
 from slidelift.service.pipeline.progress import Progress
 from slidelift.service.pipeline.request import BadTilePolicy, Effort, Roi, UpscaleRequest
 

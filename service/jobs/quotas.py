@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from slidelift.service.auth.tokens import Token
-from slidelift.service.codes import refusal
+from slidelift.service.errors import refusal
 from slidelift.service.jobs.job import Job, ResultFormat
 from slidelift.service.jobs.store import Admit, Store
 from slidelift.service.settings import Settings

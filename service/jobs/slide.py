@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from slidelift.service.codes import refusal
+from slidelift.service.errors import refusal
 
 _MOST_PIXELS = 2**31
 

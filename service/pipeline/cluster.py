@@ -21,8 +21,7 @@ from distributed import Client, Future, KilledWorker, Security
 from distributed.comm import CommClosedError
 
 from slidelift.models.upscaler import UpscalerFacts
-from slidelift.service.codes import problem
-from slidelift.service.errors import Problem, ServiceError
+from slidelift.service.errors import Problem, ServiceError, problem
 from slidelift.service.pipeline.cluster_task import ClusterTask, Model, load_there, make_there, stamps
 from slidelift.service.pipeline.finished import require_finished
 from slidelift.service.pipeline.prepare import versions

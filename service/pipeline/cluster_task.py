@@ -11,8 +11,7 @@ from typing import Any, get_type_hints
 from distributed import get_worker
 
 from slidelift.models.upscaler import PatchUpscaler, UpscalerFacts, load_upscaler
-from slidelift.service.codes import problem
-from slidelift.service.errors import Cancelled, Problem, ServiceError
+from slidelift.service.errors import Cancelled, Problem, ServiceError, problem
 from slidelift.service.pipeline.failures import describe
 from slidelift.service.pipeline.finished import require_finished
 from slidelift.service.pipeline.prepare import versions

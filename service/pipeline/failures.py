@@ -3,8 +3,7 @@
 import errno
 
 from slidelift.models import errors as models_errors
-from slidelift.service.codes import problem
-from slidelift.service.errors import Problem, ServiceError
+from slidelift.service.errors import Problem, ServiceError, problem
 from slidelift.wsi import errors as wsi_errors
 
 _CODES: tuple[tuple[type[Exception], str], ...] = (

@@ -13,10 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
-from slidelift.service.codes import problem
-from slidelift.service.errors import ServiceError
+from slidelift.durable import write_atomically
+from slidelift.service.errors import ServiceError, problem
 from slidelift.service.pipeline.workspace import WITHOUT_LOCKS, no_locks
-from slidelift.wsi.durable import write_whole
 from slidelift.wsi.geometry import Region
 from slidelift.wsi.provenance import software
 
@@ -148,7 +147,7 @@ class PatchFolder:
             "slides": [{key: value for key, value in slide.items() if key != "patches"} for slide in slides],
             "patches": [patch for slide in slides for patch in slide["patches"]],
         }
-        write_whole(
+        write_atomically(
             self.path / INDEX, json.dumps(index, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace")
         )
 
@@ -216,7 +215,7 @@ class Diary:
                 (self._folder.path / self._folder.patch_name(self._stem, verdict.region)).unlink(missing_ok=True)
         self._all = dict(self.known)
         text = "".join(_line(cell, verdict) for cell, verdict in self.known.items())
-        write_whole(self._path, (json.dumps(self._header) + "\n" + text).encode())
+        write_atomically(self._path, (json.dumps(self._header) + "\n" + text).encode())
         self._file: TextIO = self._path.open("a", encoding="utf-8")
         return self
 
@@ -246,7 +245,7 @@ class Diary:
     def write(self, cell: Cell, verdict: Verdict, encoded: bytes | None) -> None:
         """Write a patch's file, if it is kept, and then what was decided."""
         if encoded is not None:
-            write_whole(self._folder.path / self._folder.patch_name(self._stem, verdict.region), encoded)
+            write_atomically(self._folder.path / self._folder.patch_name(self._stem, verdict.region), encoded)
         self._file.write(_line(cell, verdict))
         self._file.flush()
         self._all[cell] = verdict

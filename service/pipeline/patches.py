@@ -19,8 +19,7 @@ import dask.threaded
 import numpy as np
 from PIL import Image
 
-from slidelift.service.codes import problem
-from slidelift.service.errors import ServiceError
+from slidelift.service.errors import ServiceError, problem
 from slidelift.service.pipeline.patch_folder import PatchFolder, PatchWishes, Verdict
 from slidelift.wsi.companions import content_hash
 from slidelift.wsi.errors import PixelSizeImplausibleError, PixelSizeMissingError, PlanError, TileReadError

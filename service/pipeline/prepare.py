@@ -13,8 +13,7 @@ import numpy as np
 from slidelift.models.interpolate import Interpolator
 from slidelift.models.upscaler import UpscalerFacts, model_card
 from slidelift.models.zoo.catalog import ModelCard, ModelKind
-from slidelift.service.codes import problem
-from slidelift.service.errors import ServiceError
+from slidelift.service.errors import ServiceError, problem
 from slidelift.service.pipeline.local import StripeMaker
 from slidelift.service.pipeline.recommendation import compression_warnings
 from slidelift.service.pipeline.request import BadTilePolicy, Effort, UpscaleRequest

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from slidelift.service.codes import problem
-from slidelift.service.errors import ServiceError
+from slidelift.service.errors import ServiceError, problem
 from slidelift.wsi.roi import Roi as Roi  # part of the request's own words
 
 # Wider than any microscope, so that an odd value can be confirmed; beyond lies a slip of the pen.

@@ -32,8 +32,7 @@ from slidelift.models.metrics.fidelity import luma, mse, psnr_rgb, psnr_y, ssim_
 from slidelift.models.metrics.reduction import bicubic
 from slidelift.models.metrics.source import SAMPLINGS, SourceModel
 from slidelift.models.upscaler import PatchUpscaler
-from slidelift.service.codes import problem
-from slidelift.service.errors import ServiceError
+from slidelift.service.errors import ServiceError, problem
 from slidelift.wsi.errors import PlanError
 from slidelift.wsi.geometry import Region
 from slidelift.wsi.readers.open_slide import open_slide

@@ -12,8 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from slidelift.service.codes import problem
-from slidelift.service.errors import ServiceError
+from slidelift.service.errors import ServiceError, problem
 from slidelift.wsi.suffixes import suffix_of, without_suffix
 
 PAGE, OUTLINES, REPORT = "report.html", "tissue.geojson", "report.json"

@@ -16,8 +16,7 @@ import imagecodecs
 import numpy as np
 from PIL import Image
 
-from slidelift.service.codes import refusal
-from slidelift.service.errors import ServiceError
+from slidelift.service.errors import ServiceError, refusal
 from slidelift.service.pipeline.workspace import Workspace
 from slidelift.wsi.deepzoom import DeepZoom
 from slidelift.wsi.errors import SegmentDamagedError, TileReadError

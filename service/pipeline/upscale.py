@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from slidelift.models.errors import ModelError, OutOfMemoryError
-from slidelift.service.codes import problem
-from slidelift.service.errors import Cancelled, ServiceError
+from slidelift.service.errors import Cancelled, ServiceError, problem
 from slidelift.service.pipeline.companion_files import write_package
 from slidelift.service.pipeline.finished import require_finished
 from slidelift.service.pipeline.local import Local, StripeMaker

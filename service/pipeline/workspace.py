@@ -12,10 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from slidelift.service.codes import problem
-from slidelift.service.errors import ServiceError
+from slidelift.durable import sync_folder, write_atomically
+from slidelift.service.errors import ServiceError, problem
 from slidelift.service.pipeline.targets import COMPANIONS, companion
-from slidelift.wsi.durable import sync_folder, write_whole
 from slidelift.wsi.errors import SegmentDamagedError
 from slidelift.wsi.writers.segment import Segment
 
@@ -132,7 +131,7 @@ class Workspace:
         """Forget earlier work and store `state` (write, flush, rename)."""
         self.adopt()
         self._clear()
-        write_whole(self.folder / "plan.json", json.dumps({**state, "checksum": _checksum(state)}).encode())
+        write_atomically(self.folder / "plan.json", json.dumps({**state, "checksum": _checksum(state)}).encode())
 
     def segment_path(self, number: int) -> Path:
         """Where a stripe's encoded tiles lie."""
@@ -178,7 +177,7 @@ class Workspace:
 
     def write_companion(self, name: str, text: str) -> None:
         """Keep one of `COMPANIONS` until the result is published."""
-        write_whole(self.folder / name, text.encode("utf-8"))
+        write_atomically(self.folder / name, text.encode("utf-8"))
 
     def publish(self) -> None:
         """Give the verified result and its companions their names, in the place of earlier ones; the result last.

@@ -19,8 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from slidelift.service.codes import problem
-from slidelift.service.errors import Cancelled, Problem, ServiceError
+from slidelift.service.errors import Cancelled, Problem, ServiceError, problem
 from slidelift.service.pipeline.progress import CancelToken, Progress, Stage
 from slidelift.service.pipeline.request import UpscaleRequest
 

@@ -18,8 +18,7 @@ from weakref import WeakValueDictionary
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from slidelift.service.codes import problem, refusal
-from slidelift.service.errors import Problem, ServiceError
+from slidelift.service.errors import Problem, ServiceError, problem, refusal
 from slidelift.service.processes.runner import Child
 
 CHILDREN = 3

@@ -6,7 +6,7 @@ every slide and result in the folder for a leftover.
 
 import uuid
 
-from slidelift.service.codes import refusal
+from slidelift.service.errors import refusal
 from slidelift.service.jobs.store import Store
 from slidelift.service.storage.files import Storage
 

@@ -30,11 +30,11 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from slidelift.service.codes import refusal
+from slidelift.durable import sync_folder, write_atomically
+from slidelift.service.errors import refusal
 from slidelift.service.jobs.job import Job, JobState
 from slidelift.service.jobs.slide import Slide
 from slidelift.service.jobs.store import Store, admit_any_bytes
-from slidelift.wsi.durable import sync_folder, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -163,7 +163,7 @@ class Storage:
     def write_report(self, job: Job, report: dict[str, Any]) -> None:
         """Put a report durably in place."""
         with full_disk_said():
-            write_whole(
+            write_atomically(
                 self.report_path(job),
                 json.dumps(report, ensure_ascii=False, indent=2).encode("utf-8", "backslashreplace"),
             )
@@ -292,7 +292,7 @@ class Storage:
 
     def keep_identity(self, identity: str) -> None:
         """Replace the identity, durably."""
-        write_whole(self._identity, f"{identity}\n".encode())
+        write_atomically(self._identity, f"{identity}\n".encode())
 
     def alone(self) -> AbstractContextManager[None]:
         """While inside, no other process is inside; for the start of a service."""

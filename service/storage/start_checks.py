@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from slidelift.service.codes import refusal
+from slidelift.service.errors import refusal
 from slidelift.service.settings import Settings
 from slidelift.service.storage.files import is_full
 

@@ -4,14 +4,13 @@ Stored, since chunks are compressed already; the bytes depend on names and conte
 fixed modes.
 """
 
-import os
 import uuid
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+from slidelift.durable import atomic_file
 from slidelift.service.storage.files import ARRIVING, CHUNK_BYTES
-from slidelift.wsi.durable import sync_folder
 from slidelift.wsi.result_hash import FolderHash
 
 _DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can say
@@ -35,20 +34,11 @@ def archive(folder: Path, target: Path, between_chunks: Callable[[], None]) -> s
     # The name is this call's own: another process that packs the same folder must not write into the same file.
     arriving = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}{ARRIVING}")
     packed = FolderHash()
-    try:
-        with arriving.open("xb") as file:
-            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archived:
-                for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-                    name = path.relative_to(folder).as_posix()
-                    with packed.file(name) as update:
-                        _add(archived, path, f"{folder.name}/{name}", between_chunks, update)
-            file.flush()
-            os.fsync(file.fileno())
-        arriving.rename(target)
-    except BaseException:
-        arriving.unlink(missing_ok=True)
-        raise
-    sync_folder(target.parent)
+    with atomic_file(target, partial=arriving) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archived:
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            name = path.relative_to(folder).as_posix()
+            with packed.file(name) as update:
+                _add(archived, path, f"{folder.name}/{name}", between_chunks, update)
     return packed.hexdigest()
 
 

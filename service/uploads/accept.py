@@ -8,8 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slidelift.service.codes import problem, refusal
-from slidelift.service.errors import Problem, ServiceError
+from slidelift.service.errors import Problem, ServiceError, problem, refusal
 from slidelift.service.jobs.quotas import Limits
 from slidelift.service.jobs.slide import Slide, SlideFacts
 from slidelift.service.processes.runner import unpack

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from slidelift.service.codes import refusal
+from slidelift.service.errors import refusal
 from slidelift.service.jobs.quotas import Limits
 from slidelift.service.storage.files import too_large
 from slidelift.service.uploads.promises import claimed_bytes

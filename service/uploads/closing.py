@@ -1,7 +1,6 @@
 """The service stops in the middle of an upload's work: nothing is wrong with the upload, and the next start goes on."""
 
-from slidelift.service.codes import problem
-from slidelift.service.errors import ServiceError
+from slidelift.service.errors import ServiceError, problem
 
 
 class Closing(ServiceError):  # noqa: N818 - a request fulfilled, not an error

@@ -8,12 +8,12 @@ are called and whatever lies beside them. What an index may name, `wsi.companion
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from slidelift.service.codes import refusal
+from slidelift.durable import sync_folder
+from slidelift.service.errors import refusal
 from slidelift.service.storage.files import remove
 from slidelift.service.uploads.names import MULTI_FILE_SUFFIXES, slide_suffix
 from slidelift.wsi.companions import mrxs_index, mrxs_names, slides_in, vms_names
 from slidelift.wsi.dicom import is_dicom
-from slidelift.wsi.durable import sync_folder
 from slidelift.wsi.errors import SlideError
 
 _PICTURES = (".png", ".jpeg", ".jpg", ".jp2")

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from slidelift.service.codes import refusal
+from slidelift.service.errors import refusal
 
 CHECKSUM_ALGORITHMS = ("sha1", "sha256", "md5")
 """What tus clients may protect a piece with; tus demands the first. They find damage, not forgery."""

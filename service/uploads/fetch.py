@@ -5,8 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from slidelift.service.codes import refusal
-from slidelift.service.errors import ServiceError
+from slidelift.service.errors import ServiceError, refusal
 from slidelift.service.uploads.closing import Closing
 from slidelift.service.uploads.feed import Feed
 from slidelift.service.uploads.inbox import Writer

@@ -7,8 +7,7 @@ from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 
-from slidelift.service.codes import refusal
-from slidelift.service.errors import ServiceError
+from slidelift.service.errors import ServiceError, refusal
 
 OTHER_FIELDS_MAX_BYTES = 2**16
 PARTS_MAX = 100

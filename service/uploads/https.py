@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from urllib.parse import SplitResult
 
-from slidelift.service.codes import refusal
+from slidelift.service.errors import refusal
 
 TIMEOUT_SECONDS = 30.0
 Hold = Callable[[socket.socket], None]

@@ -25,11 +25,10 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from slidelift.service.codes import problem, refusal
-from slidelift.service.errors import Problem, ServiceError
+from slidelift.durable import sync_folder, write_atomically
+from slidelift.service.errors import Problem, ServiceError, problem, refusal
 from slidelift.service.storage.files import CHUNK_BYTES, full_disk_said, held_lock, remove, too_large
 from slidelift.service.uploads.promises import BOOKED_AHEAD_BYTES, Unfinished, claimed_bytes, has_stalled
-from slidelift.wsi.durable import sync_folder, write_whole
 
 _ID = re.compile(r"[0-9a-f]{32}")
 
@@ -207,7 +206,7 @@ class Writer:
     def begin_unchecked(self) -> None:
         """Note durably that what follows does not count before `end_unchecked`."""
         with full_disk_said():
-            write_whole(self.folder / "unchecked", str(self.bytes).encode())
+            write_atomically(self.folder / "unchecked", str(self.bytes).encode())
 
     def end_unchecked(self) -> None:
         """What was appended counts; call it after `sync`."""
@@ -255,7 +254,7 @@ class Writer:
     def note(self, upload: Upload) -> None:
         """Write down what is now true."""
         with full_disk_said():
-            write_whole(self.folder / "info.json", _UPLOAD.dump_json(upload))
+            write_atomically(self.folder / "info.json", _UPLOAD.dump_json(upload))
         self.upload = upload
 
     def touch(self) -> None:
@@ -387,7 +386,7 @@ class Inbox:
             seen = self.find(upload_id) if error.problem.code == "upload.locked" else None
             if seen is None or seen.upload.way is not Way.URI or seen.upload.arrived:
                 raise
-            write_whole(self._folder / upload_id / "cancelled", b"")  # the fetch will see it
+            write_atomically(self._folder / upload_id / "cancelled", b"")  # the fetch will see it
 
     def unfinished(self, but_for: str = "") -> list[Unfinished]:
         """All uploads that have neither become a slide nor failed."""

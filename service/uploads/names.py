@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 
-from slidelift.service.codes import refusal
+from slidelift.service.errors import refusal
 
 SLIDE_SUFFIXES = (
     *(".ome.tiff", ".ome.tif", ".tiff", ".tif", ".svs", ".ndpi", ".scn", ".bif", ".svslide", ".dcm"),

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from slidelift.service.codes import refusal
-from slidelift.service.errors import ServiceError
+from slidelift.service.errors import ServiceError, refusal
 from slidelift.service.settings import Settings
 from slidelift.service.uploads import https
 

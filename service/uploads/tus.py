@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import formatdate
 
-from slidelift.service.codes import refusal
+from slidelift.service.errors import refusal
 from slidelift.service.uploads.digests import CHECKSUM_ALGORITHMS
 
 VERSION = "1.0.0"

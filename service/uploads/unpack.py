@@ -1,8 +1,8 @@
 """Unpacks an archive of a stranger's, in a process of its own with limits (python -m slidelift.service.uploads.unpack).
 
 Started by `service.processes.runner.unpack`. It takes one request as a JSON line, answers with one, and ends with its
-parent. The archive is not trusted: each name is checked, sizes are counted while writing, and an entry that is neither a
-plain file nor a folder is refused.
+parent. The archive is not trusted: each name is checked, sizes are counted while writing, and an entry that is neither
+a plain file nor a folder is refused.
 """
 
 import contextlib
@@ -25,13 +25,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from slidelift.service.codes import problem, refusal
-from slidelift.service.errors import ServiceError
+from slidelift.durable import sync_folder
+from slidelift.service.errors import ServiceError, problem, refusal
 from slidelift.service.processes.own_limits import limit_self
 from slidelift.service.storage.files import CHUNK_BYTES, full_disk_said
 from slidelift.service.uploads.contents import settle_in
 from slidelift.service.uploads.names import NAME_MAX_BYTES, Bundle
-from slidelift.wsi.durable import sync_folder
 
 MAX_ENTRIES = 20_000
 """Forty times the largest MRXS seen; each costs an inode and a look."""

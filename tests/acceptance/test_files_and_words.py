@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from slidelift.wsi.durable import sync_folder, write_whole
+from slidelift.durable import sync_folder, write_atomically
 
 
 def run(*arguments: object, path: Path | None = None, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -179,7 +179,7 @@ def test_a_disk_that_fails_while_a_folder_is_synced_is_told(tmp_path, monkeypatc
 
 def test_a_file_with_the_longest_name_is_written_whole(tmp_path) -> None:
     path = tmp_path / ("n" * 255)
-    write_whole(path, b"all of it")
+    write_atomically(path, b"all of it")
     assert path.read_bytes() == b"all of it"
     assert list(tmp_path.iterdir()) == [path]
 

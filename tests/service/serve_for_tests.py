@@ -13,7 +13,7 @@ from pathlib import Path
 from slidelift.service.api import events
 from slidelift.service.api.access import Caller
 from slidelift.service.app import serve
-from slidelift.service.codes import problem
+from slidelift.service.errors import problem
 from slidelift.service.jobs.job import ForbiddenMoveError, JobState, Outcome, Result
 from slidelift.service.jobs.open_store import open_store
 from slidelift.service.jobs.store import JobFilter, LeaseLostError, UnknownJobError, WorkerSign

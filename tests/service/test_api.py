@@ -14,8 +14,8 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from slidelift.service.api import health
-from slidelift.service.codes import CODES
+from slidelift.service.api import readiness
+from slidelift.service.errors import CODES
 from slidelift.service.jobs.store import WorkerSign
 from slidelift.service.settings import Settings
 
@@ -63,7 +63,7 @@ def test_a_process_whose_threads_all_wait_for_a_lock_is_live_and_tells_within_se
         assert unlocked.wait(60)
 
     monkeypatch.setattr("slidelift.service.jobs.sql_store.SqlStore.check", locked)
-    monkeypatch.setattr(health, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(readiness, "ANSWER_SECONDS", 0.2)
 
     async def test() -> None:
         pool = anyio.to_thread.current_default_thread_limiter()

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from slidelift.service.codes import problem
+from slidelift.service.errors import problem
 from slidelift.service.jobs.job import JobState, Outcome
 from slidelift.service.jobs.sql_store import SqlStore
 from slidelift.service.pipeline.progress import Progress, Stage
@@ -142,7 +142,7 @@ def test_a_stream_goes_on_after_the_last_event_that_was_seen(app: FastAPI, store
 
 def test_who_waits_is_let_go_when_the_service_stops(app: FastAPI, ask: Call, call: Call) -> None:
     address = ask().headers["location"]
-    timer = later(0.5, app.state.context.watch.close)
+    timer = later(0.5, app.state.context.job_changes.close)
     started = time.monotonic()
     assert call("GET", address, headers={"Prefer": "wait=30"}).json()["state"] == "queued"
     assert len(events(app, f"{address}/events")) == 1

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from fastapi.responses import FileResponse
 
 from slidelift.models.zoo.catalog import catalog
-from slidelift.service.codes import problem
+from slidelift.service.errors import problem
 from slidelift.service.jobs.job import JobState, Outcome, Result
 from slidelift.service.pipeline.progress import Progress, Stage
 from slidelift.service.settings import Settings

@@ -33,7 +33,7 @@ from slidelift.service.client import (
 )
 from slidelift.service.client import job_events as following
 from slidelift.service.client.upload_source import parcel_of
-from slidelift.service.codes import problem
+from slidelift.service.errors import problem
 from slidelift.service.jobs.job import JobState, Outcome, Result
 from slidelift.service.jobs.sql_store import SqlStore
 from slidelift.service.jobs.sqlite import Sqlite

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from slidelift.service.api import events
 from slidelift.service.api.job_changes import News
 from slidelift.service.auth.tokens import Scope, Token, new_token
-from slidelift.service.codes import problem
+from slidelift.service.errors import problem
 from slidelift.service.jobs.job import Job, JobOrder, JobState, Outcome
 from slidelift.service.jobs.sql_store import SqlStore
 from slidelift.service.jobs.store import StoreUnavailableError
@@ -218,7 +218,7 @@ def test_one_look_serves_all_and_nobody_looks_when_nobody_listens(
         return read(after, limit)
 
     monkeypatch.setattr(store, "changes", counted)
-    watch = app.state.context.watch
+    watch = app.state.context.job_changes
 
     async def test() -> None:
         async with asyncio.TaskGroup() as group:
@@ -362,7 +362,7 @@ def test_many_changes_at_once_come_all_and_in_order(
 def test_a_stop_of_the_service_ends_the_stream(app: FastAPI, add: Callable[..., Job]) -> None:
     async def test() -> None:
         async with Ear(app) as ear:
-            app.state.context.watch.close()
+            app.state.context.job_changes.close()
             await asyncio.wait_for(asyncio.shield(ear.stream), 3)
         async with Ear(app) as ear:  # and of one that comes in between
             await asyncio.wait_for(asyncio.shield(ear.stream), 3)

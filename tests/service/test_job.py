@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slidelift.service.codes import problem
+from slidelift.service.errors import problem
 from slidelift.service.jobs.job import (
     ALLOWED_MOVES,
     MAX_CRASHES,

@@ -14,7 +14,7 @@ import pytest
 from fastapi import FastAPI
 from prometheus_client.parser import text_string_to_metric_families
 
-from slidelift.service.codes import problem
+from slidelift.service.errors import problem
 from slidelift.service.jobs.job import JobState, Outcome, Result
 from slidelift.service.jobs.store import WorkerSign
 from slidelift.service.logs import JsonFormatter, about_job

@@ -338,7 +338,7 @@ def test_the_token_stands_in_no_answer_and_in_no_log(browser: Browser, caplog: p
     assert kept not in told + written
     assert cookie not in written
     assert cookie not in "".join(answer.text for answer in answers)
-    metrics = browser.app.state.context.metrics
+    metrics = browser.app.state.context.counters
     assert kept.encode() not in b"".join(str(one).encode() for one in metrics.registry.collect())
 
 

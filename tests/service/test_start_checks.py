@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from slidelift.service.errors import ServiceError
 from slidelift.service.processes import child
 from slidelift.service.settings import Settings
-from slidelift.service.storage.files import start_checks
+from slidelift.service.storage import start_checks
 from slidelift.service.storage.start_checks import keep_private, require_usable
 from slidelift.service.uploads import unpack
 

@@ -16,7 +16,7 @@ import psycopg.conninfo
 import pytest
 
 from slidelift.service.auth.tokens import Scope, hash_of, new_token
-from slidelift.service.codes import problem
+from slidelift.service.errors import problem
 from slidelift.service.jobs import postgres as postgres_module
 from slidelift.service.jobs.job import MAX_CRASHES, ForbiddenMoveError, Job, JobOrder, JobState, Outcome, Result
 from slidelift.service.jobs.postgres import Postgres

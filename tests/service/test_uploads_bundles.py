@@ -17,8 +17,7 @@ from fastapi import FastAPI
 from PIL import Image
 
 from slidelift.service.app import create_app
-from slidelift.service.codes import CODES
-from slidelift.service.errors import ServiceError
+from slidelift.service.errors import CODES, ServiceError
 from slidelift.service.processes.runner import unpack
 from slidelift.service.settings import Settings
 from slidelift.service.uploads import unpack as unpacking

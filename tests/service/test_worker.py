@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from slidelift.service.codes import refusal
+from slidelift.service.errors import refusal
 from slidelift.service.jobs.job import Job, JobOrder, JobState, Outcome, ResultFormat
 from slidelift.service.jobs.open_store import open_store
 from slidelift.service.jobs.slide import Slide, SlideFacts

@@ -15,7 +15,7 @@ import numcodecs
 import numpy as np
 from numcodecs import blosc
 
-from slidelift.wsi.durable import sync_folder, sync_tree
+from slidelift.durable import sync_folder, sync_tree
 from slidelift.wsi.ome_xml import ImageFacts, planar_xml
 from slidelift.wsi.pyramid import TILE
 from slidelift.wsi.slide import Pixels

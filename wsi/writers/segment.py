@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from slidelift.wsi.durable import sync_folder
+from slidelift.durable import sync_folder
 from slidelift.wsi.errors import SegmentDamagedError
 from slidelift.wsi.slide import Pixels
 

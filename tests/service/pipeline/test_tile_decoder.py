@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from skimage.transform import downscale_local_mean
 
+from slidelift.durable import write_atomically
 from slidelift.service.errors import Cancelled, ServiceError
 from slidelift.service.pipeline import tile_decoder as looking
 from slidelift.service.pipeline.progress import CancelToken, Progress
@@ -22,7 +23,6 @@ from slidelift.service.pipeline.tile_decoder import TileDecoder
 from slidelift.service.pipeline.upscale import upscale
 from slidelift.service.pipeline.workspace import Workspace
 from slidelift.service.storage.zip_folder import archive
-from slidelift.wsi.durable import write_whole
 from slidelift.wsi.errors import TileReadError
 from slidelift.wsi.writers.segment import Segment, SegmentWriter
 
@@ -176,7 +176,7 @@ def test_a_jobs_plan_and_stripes_are_read_once_for_all_its_tiles(
     assert (seen(decoder, source, 12, 0, 0) == 0).all()
     assert reads.count("state") == 1
     plan = folder / "plan.json"
-    write_whole(plan, plan.read_bytes())
+    write_atomically(plan, plan.read_bytes())
     seen(decoder, source, 12, 0, 0)
     assert reads.count("state") == 2
 

@@ -20,13 +20,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from slidelift.durable import sync_tree
 from slidelift.models.networks.srvgg_compact import SRVGGNetCompact
 from slidelift.models.upscaler import load_upscaler
 from slidelift.service.errors import Cancelled, ServiceError
 from slidelift.service.pipeline.progress import CancelToken, Progress, Stage
 from slidelift.service.pipeline.request import BadTilePolicy, UpscaleRequest
 from slidelift.service.pipeline.upscale import upscale
-from slidelift.wsi.durable import sync_tree
 from slidelift.wsi.errors import PixelSizeMissingError, PlanError, TileReadError, VerificationError
 from slidelift.wsi.geometry import Region
 from slidelift.wsi.icc import neutral_profile

@@ -1,11 +1,16 @@
-"""Files that appear whole or not at all, and stay after a power cut: write, flush, rename, flush the folder."""
+"""Atomic and durable writing of files: write beside, fsync, rename, fsync the folder.
+
+The lowest module of the package: `wsi`, `models` and `service` all write through it.
+"""
 
 import errno
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 _SYNCS_AT_ONCE = 16
 _LONGEST_NAME = 255
@@ -13,21 +18,45 @@ _LONGEST_NAME = 255
 _CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EISDIR, errno.EACCES}
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Put `data` at `path`, in the place of what was there; one process at a time.
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace the file at `path` by one that holds `data`; see `atomic_file`."""
+    with atomic_file(path) as file:
+        file.write(data)
 
-    What a killed process has left half-written is written anew by the next one, since its name is the same.
+
+@contextmanager
+def atomic_file(
+    path: Path, *, partial: Path | None = None, mode: int = 0o666, replace: bool = True
+) -> Iterator[BinaryIO]:
+    """Open a file for writing that takes the name `path` when the block ends; on an exception nothing is left.
+
+    Parameters
+    ----------
+    partial
+        The name while the file is written, in the same folder. By default it follows from `path`, so that one process
+        at a time may write; a partial file that a killed process left is overwritten by the next.
+    mode
+        Permissions of the new file, before the process's umask.
+    replace
+        False to keep a file that is at `path` already.
+
+    Raises
+    ------
+    FileExistsError
+        If `replace` is False and there is a file at `path`.
     """
-    partial = path.with_name(_partial_name(path.name))
+    partial = path.with_name(_partial_name(path.name)) if partial is None else partial
     try:
-        with partial.open("wb") as file:
-            file.write(data)
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode), "wb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
+        if replace:
+            partial.replace(path)
+        else:
+            os.link(partial, path)
+    finally:
         partial.unlink(missing_ok=True)
-        raise
     sync_folder(path.parent)
 
 
