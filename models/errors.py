@@ -15,8 +15,10 @@
 A caller that can do something about one catches it by name; the rest is a ModelError.
 """
 
+from slidelift.errors import SlideliftError
 
-class ModelError(Exception):
+
+class ModelError(SlideliftError):
     """A model can't be had, or can't do what it was asked to."""
 
 

@@ -7,9 +7,10 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from typing import Any
 
-from slidelift.models.errors import ModelError
+from slidelift.errors import SlideliftError
 from slidelift.service.commands import (
     adopt,
     doctor,
@@ -28,9 +29,8 @@ from slidelift.service.commands import (
     upscale,
 )
 from slidelift.service.commands.terminal import say, tell
-from slidelift.service.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER, Cancelled, Problem, ServiceError, problem
+from slidelift.service.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER, Cancelled, Problem, problem
 from slidelift.service.jobs.errors import StoreError
-from slidelift.wsi.errors import WsiError
 
 _COMMANDS = (
     info,
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         return EXIT_FAILED
-    except (ServiceError, WsiError, ModelError, StoreError, OSError) as error:
+    except (SlideliftError, OSError) as error:
         found = _described(error)
         say(f"error: {found.detail}")
         if getattr(options, "json", None) is True:  # where it is a file's name, standard output is for people
@@ -93,6 +93,7 @@ def _settings_said(error: Any) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="slidelift", description="Super-resolution for whole-slide images.")
+    parser.add_argument("--version", action="version", version=f"slidelift {version('slidelift')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in _COMMANDS:
         command.add(commands)

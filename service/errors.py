@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass
 from http import HTTPStatus
 from typing import Any
 
+from slidelift.errors import SlideliftError
+
 EXIT_DONE, EXIT_FAILED, EXIT_USER, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
@@ -46,7 +48,7 @@ class Problem:
         return asdict(self)
 
 
-class ServiceError(Exception):
+class ServiceError(SlideliftError):
     """A failure of the service that already knows its Problem."""
 
     def __init__(self, problem: Problem) -> None:

@@ -17,10 +17,11 @@ WsiError
 
 from pathlib import Path
 
+from slidelift.errors import SlideliftError
 from slidelift.wsi.geometry import Region
 
 
-class WsiError(Exception):
+class WsiError(SlideliftError):
     """Root of this package's failures."""
 
 
