@@ -11,7 +11,7 @@ from slidelift.wsi.blending import blender_for
 from slidelift.wsi.geometry import Region, Size
 from slidelift.wsi.slide import Level, Pixels, SlideInfo
 from slidelift.wsi.tiler import Tiler
-from slidelift.wsi.tiling import TilePlan
+from slidelift.wsi.tiling import CORE, TilePlan
 
 _WINDOW = 1
 """Reading from memory takes no time: one window of patches is enough."""
@@ -69,6 +69,7 @@ def _plan(width: int, height: int, upscaler: PatchUpscaler) -> TilePlan:
         batch=upscaler.batch,
         entropy=0.0,
         mask=(),
+        core=min(CORE, max(width, height)),
     )
     return replace(plan, mask=("1" * plan.columns,) * plan.rows, rows_per_stripe=plan.rows)
 
