@@ -2,7 +2,7 @@
 
 Each folder is a set. Its images are cropped from the top left to a multiple of the scale and made sources
 (`models.metrics.source`; the measuring convention is Pillow's antialiased bicubic), enlarged by every model, and
-compared (`models.metrics.panel`). A set is measured once for each kind of source, such as a JPEG quality.
+compared (`models.metrics.measures`). A set is measured once for each kind of source, such as a JPEG quality.
 `slidelift evaluate` is the command.
 
 `as_json` gives, and the command writes:
@@ -33,10 +33,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slidelift.models import machine
+from slidelift.models import hardware
 from slidelift.models.errors import ImagesError
 from slidelift.models.image_files import read_rgb
-from slidelift.models.metrics.panel import MEASURES, Reference, measure
+from slidelift.models.metrics.measures import MEASURES, Reference, measure
 from slidelift.models.metrics.source import SourceModel
 from slidelift.models.upscaler import PatchUpscaler
 
@@ -47,7 +47,7 @@ CLEAN = SourceModel()
 """The measuring convention: reduced by Pillow's bicubic, not compressed."""
 
 Enlarged = Mapping[str, NDArray[np.uint8]]
-Look = Callable[[Path, Reference, Enlarged], None]
+ImageCallback = Callable[[Path, Reference, Enlarged], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +166,7 @@ def evaluate(
     masks: Path | None = None,
     mpp: float = DEFAULT_MPP,
     wanted: Container[str] | None = None,
-    look: Look = lambda _path, _reference, _enlarged: None,
+    on_image: ImageCallback = lambda _path, _reference, _enlarged: None,
 ) -> SetScores:
     """Score every model on one set, one image in memory at a time.
 
@@ -182,7 +182,7 @@ def evaluate(
         µm per pixel of the images.
     wanted
         Measures to compute besides the time; None for all.
-    look
+    on_image
         Called with each image, what it was compared to, and all enlargements of it.
 
     Raises
@@ -204,13 +204,13 @@ def evaluate(
             found["seconds_per_megapixel"] = seconds / (compared.truth[..., 0].size / 1e6)
             for figure, value in found.items():
                 values[name].setdefault(figure, []).append(value)
-        look(path, compared, enlarged)
+        on_image(path, compared, enlarged)
     frozen = {name: {figure: tuple(one) for figure, one in found.items()} for name, found in values.items()}
     models = {name: ModelScores(found, frozen[BASELINE]) for name, found in frozen.items()}
     return SetScores(source, tuple(path.name for path in files), models)
 
 
-def panel(scores: ModelScores) -> dict[str, float]:
+def card_metrics(scores: ModelScores) -> dict[str, float]:
     """What a model's card tells of a set: means, rounded; `consistency_p5` is a 5th percentile, the angle the greater.
 
     A measure that no image has is left out.
@@ -252,7 +252,7 @@ def as_json(
         "schema": "slidelift-evaluation/2",
         "scale": scale,
         "mpp": mpp,
-        "computed_on": machine.computed_on(upscalers),
+        "computed_on": hardware.computed_on(upscalers),
         "measures": {
             one.name: {
                 "title": one.title,
@@ -278,7 +278,7 @@ def _plain(scores: ModelScores) -> dict[str, Any]:
         "values": {name: [finite(value) for value in values] for name, values in scores.values.items()},
         "summary": {name: finite_summary(one) for name, one in scores.summary.items()},
         "gain": {name: finite_summary(one) for name, one in scores.gain.items()},
-        "panel": panel(scores),
+        "panel": card_metrics(scores),
     }
 
 

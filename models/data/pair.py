@@ -15,7 +15,7 @@ class Pair:
     low
         (N, 3, h, w), on the grid of 8 bits: the network's input.
     high
-        (N, 3, s*h, s*w): what a critic is told is real.
+        (N, 3, s*h, s*w): what a discriminator is told is real.
     target
         (N, 3, s*h, s*w): what the other losses aim at. The same tensor as `high` unless the degradation sharpens it.
 

@@ -86,7 +86,7 @@ def realesrgan(
     final_sinc_share: float = 0.8,
     final_side: int | None = None,
 ) -> Pair:
-    """Both rounds; the target is sharpened, what the critic is shown is not.
+    """Both rounds; the target is sharpened, what the discriminator is shown is not.
 
     Parameters
     ----------

@@ -23,7 +23,7 @@ def downscale_consistency(image: NDArray[np.uint8], source: NDArray[np.uint8], r
     return psnr_rgb(reduction(image, image.shape[0] // source.shape[0]), source)
 
 
-STRAYED = 32.0
+MAX_BLOCK_RMSE = 32.0
 """RMSE in grey levels over 8 x 8 source pixels from which on a model is not believed. Over H&E, ink, permuted colours
 and noise interpolators and shallow networks stay below 33; a network that has left its range reaches 60 to 120."""
 _BLOCK = 8

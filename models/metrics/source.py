@@ -62,7 +62,7 @@ class SourceModel:
         return "none" if self.quality is None else f"Q{self.quality}"
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         """A sentence on how sources are made, for a report."""
         parts = [f"reduced by {self.reduction}"]
         if self.defocus:

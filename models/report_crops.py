@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from slidelift.models.metrics.fidelity import luma
-from slidelift.models.metrics.panel import Reference
+from slidelift.models.metrics.measures import Reference
 
 SIDE = 96
 """Pixels of the truth along a crop's side, or the next lower multiple of the scale: nuclei fill it, pixels are seen."""
@@ -60,8 +60,8 @@ class CropPicker:
         self._best: Crop | None = None
         self._worst: Crop | None = None
 
-    def look(self, path: Path, reference: Reference, enlarged: Mapping[str, NDArray[np.uint8]]) -> None:
-        """Take an image into account; see `models.evaluate.Look`."""
+    def add(self, path: Path, reference: Reference, enlarged: Mapping[str, NDArray[np.uint8]]) -> None:
+        """Consider an evaluated image; see `models.evaluate.ImageCallback`."""
         scale = reference.truth.shape[0] // reference.source.shape[0]
         side = min(SIDE, *reference.truth.shape[:2]) // scale * scale
         errors = {name: _grid_mse(pixels, reference.truth, side) for name, pixels in enlarged.items()}

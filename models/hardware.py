@@ -32,7 +32,7 @@ def computed_on(upscalers: Mapping[str, UpscalerFacts]) -> dict[str, Any]:
     }
 
 
-def computed_on_words(upscalers: Mapping[str, UpscalerFacts]) -> str:
+def describe_hardware(upscalers: Mapping[str, UpscalerFacts]) -> str:
     """The same as one sentence for a table's foot."""
     found = computed_on(upscalers)
     kinds = dict.fromkeys(f"{one['precision']} on {one['device']}" for one in found["models"].values())
