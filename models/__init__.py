@@ -1,1 +1,1 @@
-"""Networks that super-resolve a batch of patches: architectures, weights, inference, training, metrics."""
+"""Super-resolution of image patches: architectures, weights, inference, training, metrics."""

@@ -1,58 +1,56 @@
-"""Every failure of a model, one tree.
+"""Exceptions of this package.
 
-    ModelError
-    ├── UnknownModelError       no such name in the catalog
-    ├── WeightsError            a file of weights is absent, unreadable, not a known network, or fails its self-test
-    │   └── UntrainedWeightsError   they load, but change plain colours by 16 of 255 levels or more
-    ├── UnsupportedScaleError   this model does not enlarge by that factor
-    ├── DeviceError             the device asked for is not there
-    ├── OutOfMemoryError        not even one patch fits
-    ├── NonFiniteOutputError    NaN or infinity, in float32 too
-    ├── RecipeError             a training recipe is absent, or asks for what there is not
-    ├── ImagesError             folders, images or masks can't be used to train or to measure on
-    └── TrainingError           training can't go on: a checkpoint of another recipe, a loss that is no number
-
-A caller that can do something about one catches it by name; the rest is a ModelError.
+ModelError
+├── UnknownModelError       no such name in the catalog
+├── WeightsError            a file of weights is missing, damaged, of no supported network, or fails its self-test
+│   └── UntrainedWeightsError   plain colours change by 16 of 255 levels or more
+├── UnsupportedScaleError   the model does not enlarge by this factor
+├── DeviceError             the requested device is not available
+├── OutOfMemoryError        a single patch does not fit
+├── NonFiniteOutputError    NaN or infinity, even in float32
+├── RecipeError             a training recipe is missing or invalid
+├── ImagesError             folders, images or masks can't be used for training or evaluation
+└── TrainingError           training can't continue: checkpoint of another recipe, non-finite loss
 """
 
 from slidelift.errors import SlideliftError
 
 
 class ModelError(SlideliftError):
-    """A model can't be had, or can't do what it was asked to."""
+    """Base class of all exceptions of this package."""
 
 
 class UnknownModelError(ModelError):
-    """Neither a name of the catalog nor a file of weights; the message names what is on offer."""
+    """Neither a name in the catalog nor a file of weights; the message lists the available models."""
 
 
 class WeightsError(ModelError):
-    """A file of weights can't be used; the message names the file and what to try."""
+    """A file of weights can't be used; the message names the file and a remedy."""
 
 
 class UntrainedWeightsError(WeightsError):
-    """Weights that fit their network and change plain colours too much: untrained, or for another range of values."""
+    """Weights change plain colours too much: they are untrained or expect another range of values."""
 
 
 class UnsupportedScaleError(ModelError):
-    """The model exists, but not at this scale."""
+    """The model does not enlarge by this factor."""
 
 
 class DeviceError(ModelError):
-    """The device asked for is unknown or absent."""
+    """The requested device is unknown or not available."""
 
 
 class OutOfMemoryError(ModelError):
-    """The device's memory does not hold even a batch of one patch."""
+    """A batch of one patch does not fit into the device's memory."""
 
 
 class NonFiniteOutputError(ModelError):
-    """The network answered NaN or infinity, in float32 as well.
+    """The network's output has NaN or infinity, even in float32.
 
     Attributes
     ----------
     index
-        Which patch of the batch, counted from 0.
+        Index of the patch in the batch.
     """
 
     def __init__(self, message: str, index: int) -> None:
@@ -61,12 +59,12 @@ class NonFiniteOutputError(ModelError):
 
 
 class RecipeError(ModelError):
-    """A recipe can't be followed; the message names the key and what is on offer."""
+    """A recipe is invalid; the message names the key and the allowed values."""
 
 
 class ImagesError(ModelError):
-    """Folders, images or masks can't be used; the message names the folder or file and what to try."""
+    """Folders, images or masks can't be used; the message names the folder or file and a remedy."""
 
 
 class TrainingError(ModelError):
-    """Training can't start or go on; what was reached is in the last checkpoint."""
+    """Training can't start or continue; the last checkpoint holds the progress."""

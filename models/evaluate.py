@@ -1,11 +1,10 @@
-"""Score models on held-out images, bicubic always beside: every measure of every image, and their statistics.
+"""Evaluation of models and bicubic on held-out images.
 
-Each folder is a set. Its images are cropped from the top left to a multiple of the scale and made sources
+Each folder is a set. Its images are cropped from the top left to a multiple of the scale, reduced to sources
 (`models.metrics.source`; the measuring convention is Pillow's antialiased bicubic), enlarged by every model, and
-compared (`models.metrics.panel`). A set is measured once for each kind of source, such as a JPEG quality.
-`slidelift evaluate` is the command.
+compared (`models.metrics.measures`). A set is measured once for each kind of source, such as a JPEG quality.
 
-`as_json` gives, and the command writes:
+`as_json` returns, and `slidelift evaluate` writes:
 
     schema        "slidelift-evaluation/2"
     scale, mpp
@@ -13,13 +12,13 @@ compared (`models.metrics.panel`). A set is measured once for each kind of sourc
     measures      name -> {title, unit, higher_is_better, explanation}
     sets          name -> {source: {reduction, defocus, noise, quality, sampling, tables}, files: [name],
                     models: name -> {
-                      values:  measure -> [value of each file; null where it is not defined or infinite],
+                      values:  measure -> [value of each file; null if undefined or infinite],
                       summary: measure -> {images, mean, median, p5, p95},
-                      gain:    measure -> the same of the differences to bicubic on the same image,
-                      panel:   measure -> figure, for a model's card}}
+                      gain:    measure -> the same for the differences to bicubic on the same image,
+                      panel:   measure -> figure for a model's card}}
 
-Statistics leave out nulls and say over how many `images` they are; where there is none they are null. An infinite
-PSNR (equal images) is a null beside an `mse` of 0.
+Statistics are over the `images` with a value; they are null if there are none. An infinite PSNR (equal images) is null,
+with an `mse` of 0.
 """
 
 import math
@@ -33,26 +32,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slidelift.models import machine
+from slidelift.models import hardware
 from slidelift.models.errors import ImagesError
 from slidelift.models.image_files import read_rgb
-from slidelift.models.metrics.panel import MEASURES, Reference, measure
+from slidelift.models.metrics.measures import MEASURES, Reference, measure
 from slidelift.models.metrics.source import SourceModel
 from slidelift.models.upscaler import PatchUpscaler
 
 BASELINE = "bicubic"
 DEFAULT_MPP = 0.25
-"""µm per pixel of a 40x scan, which the eval sets are."""
+"""µm per pixel of a 40x scan, as in the evaluation sets."""
 CLEAN = SourceModel()
-"""The measuring convention: reduced by Pillow's bicubic, not compressed."""
+"""The measuring convention: reduced by Pillow's bicubic, uncompressed."""
 
 Enlarged = Mapping[str, NDArray[np.uint8]]
-Look = Callable[[Path, Reference, Enlarged], None]
+ImageCallback = Callable[[Path, Reference, Enlarged], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Statistics over those of a set's images for which a measure is a number; NaN where there is none."""
+    """Statistics over a set's images with a finite value; NaN if there are none."""
 
     images: int
     mean: float
@@ -62,7 +61,7 @@ class Summary:
 
     @classmethod
     def of(cls, values: Iterable[float]) -> "Summary":
-        """Summarise the finite ones."""
+        """Summarise the finite values."""
         finite = [value for value in values if math.isfinite(value)]
         if not finite:
             return cls(0, *[math.nan] * 4)
@@ -72,12 +71,12 @@ class Summary:
 
 @dataclass(frozen=True)
 class ModelScores:
-    """One model on one set.
+    """Scores of a model on a set.
 
     Attributes
     ----------
     values, baseline
-        Measure -> value of each image, in the order of the files: this model's, and bicubic's.
+        Measure -> values of the images in the order of the files, for this model and for bicubic.
     """
 
     values: Mapping[str, tuple[float, ...]]
@@ -85,12 +84,12 @@ class ModelScores:
 
     @cached_property
     def summary(self) -> dict[str, Summary]:
-        """Of each measure."""
+        """Measure -> statistics of `values`."""
         return {name: Summary.of(values) for name, values in self.values.items()}
 
     @cached_property
     def gains(self) -> dict[str, tuple[float, ...]]:
-        """Measure -> difference to bicubic on each image."""
+        """Measure -> differences to bicubic on the same image."""
         return {
             name: tuple(a - b for a, b in zip(values, self.baseline[name], strict=True))
             for name, values in self.values.items()
@@ -98,13 +97,13 @@ class ModelScores:
 
     @cached_property
     def gain(self) -> dict[str, Summary]:
-        """Statistics of `gains`."""
+        """Measure -> statistics of `gains`."""
         return {name: Summary.of(values) for name, values in self.gains.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class SetScores:
-    """All models on one set with one kind of source; `files` are the images' names."""
+    """Scores of all models on a set with one kind of source; `files` are the images' names."""
 
     source: SourceModel
     files: tuple[str, ...]
@@ -112,12 +111,12 @@ class SetScores:
 
 
 def read_mask(folder: Path, image: Path, shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """The mask of an image, by its stem: True (h, w) where the file is not zero.
+    """Read the mask STEM.png of an image: bool (h, w), True where the file is not zero.
 
     Raises
     ------
     ImagesError
-        If there is none, or not of the image's size.
+        If there is none, or its size differs from the image's.
     """
     path = folder / f"{image.stem}.png"
     mask = read_rgb(path).any(axis=2)
@@ -127,7 +126,7 @@ def read_mask(folder: Path, image: Path, shape: tuple[int, int]) -> NDArray[np.b
 
 
 def upscale_image(upscaler: PatchUpscaler, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Enlarge a whole small image (h, w, 3) as one patch, its border mirrored as a slide's is."""
+    """Enlarge a small image (h, w, 3) as one patch, its border mirrored as for slides."""
     halo, scale = upscaler.halo, upscaler.scale
     height, width, _ = image.shape
     padded = np.pad(image, ((halo, halo), (halo, halo), (0, 0)), mode="symmetric")
@@ -139,7 +138,7 @@ def upscale_image(upscaler: PatchUpscaler, image: NDArray[np.uint8]) -> NDArray[
 def reference(
     path: Path, scale: int, *, source: SourceModel = CLEAN, masks: Path | None = None, mpp: float = DEFAULT_MPP
 ) -> Reference:
-    """What enlargements of an image's reduction are compared to.
+    """Read an image and make its source, for comparison with enlargements of that source.
 
     Raises
     ------
@@ -166,24 +165,24 @@ def evaluate(
     masks: Path | None = None,
     mpp: float = DEFAULT_MPP,
     wanted: Container[str] | None = None,
-    look: Look = lambda _path, _reference, _enlarged: None,
+    on_image: ImageCallback = lambda _path, _reference, _enlarged: None,
 ) -> SetScores:
-    """Score every model on one set, one image in memory at a time.
+    """Score every model on a set, with one image in memory at a time.
 
     Parameters
     ----------
     upscalers
-        By the name to report; `BASELINE` must be among them.
+        By the name to report; must include `BASELINE`.
     source
-        How the images are made sources.
+        Makes sources of the images.
     masks
-        A folder with a PNG of each image's stem and size, nonzero inside.
+        Folder with a PNG of each image's stem and size, nonzero inside.
     mpp
         µm per pixel of the images.
     wanted
         Measures to compute besides the time; None for all.
-    look
-        Called with each image, what it was compared to, and all enlargements of it.
+    on_image
+        Called with each image's path, its reference and all enlargements.
 
     Raises
     ------
@@ -196,24 +195,32 @@ def evaluate(
         enlarged = {}
         for name, upscaler in upscalers.items():
             if path == files[0]:
-                upscale_image(upscaler, compared.source[:64, :64])  # a first call sets up what later ones share
-            started = time.perf_counter()
-            enlarged[name] = upscale_image(upscaler, compared.source)
-            seconds = time.perf_counter() - started
-            found = measure(enlarged[name], compared, wanted)
-            found["seconds_per_megapixel"] = seconds / (compared.truth[..., 0].size / 1e6)
-            for figure, value in found.items():
+                upscale_image(upscaler, compared.source[:64, :64])  # warm-up, not timed
+            enlarged[name], figures = _measure_timed(upscaler, compared, wanted)
+            for figure, value in figures.items():
                 values[name].setdefault(figure, []).append(value)
-        look(path, compared, enlarged)
-    frozen = {name: {figure: tuple(one) for figure, one in found.items()} for name, found in values.items()}
-    models = {name: ModelScores(found, frozen[BASELINE]) for name, found in frozen.items()}
+        on_image(path, compared, enlarged)
+    frozen = {name: {figure: tuple(one) for figure, one in figures.items()} for name, figures in values.items()}
+    models = {name: ModelScores(figures, frozen[BASELINE]) for name, figures in frozen.items()}
     return SetScores(source, tuple(path.name for path in files), models)
 
 
-def panel(scores: ModelScores) -> dict[str, float]:
-    """What a model's card tells of a set: means, rounded; `consistency_p5` is a 5th percentile, the angle the greater.
+def _measure_timed(
+    upscaler: PatchUpscaler, compared: Reference, wanted: Container[str] | None
+) -> tuple[NDArray[np.uint8], dict[str, float]]:
+    started = time.perf_counter()
+    enlarged = upscale_image(upscaler, compared.source)
+    seconds = time.perf_counter() - started
+    figures = measure(enlarged, compared, wanted)
+    figures["seconds_per_megapixel"] = seconds / (compared.truth[..., 0].size / 1e6)
+    return enlarged, figures
 
-    A measure that no image has is left out.
+
+def card_metrics(scores: ModelScores) -> dict[str, float]:
+    """Return the figures of a set for a model's card, rounded.
+
+    Means, except `consistency_p5` (5th percentile) and `stain_angle` (the greater of both means). A measure without
+    values is left out.
     """
     digits = {one.name: one.digits for one in MEASURES}
     summary, gain = scores.summary, scores.gain
@@ -226,17 +233,18 @@ def panel(scores: ModelScores) -> dict[str, float]:
 
 
 def table(scores: Mapping[str, SetScores]) -> str:
-    """Means by set, source and model as a Markdown table."""
+    """Return means by set, source and model as a Markdown table."""
     head = "set | images | source | model | PSNR-Y, dB | SSIM-Y | gain, dB | gain, SSIM | MS-SSIM | QILV"
     head += " | consistency p5, dB | nuclei F1 | s/Mpx"
     rows = [f"| {head} |", "|---" * (head.count("|") + 1) + "|"]
-    for name, found in scores.items():
-        label = found.source.label
-        for model, one in found.models.items():
+    for name, set_scores in scores.items():
+        label = set_scores.source.label
+        for model, one in set_scores.models.items():
             mean = {figure: summary.mean for figure, summary in one.summary.items()}
             gain = one.gain
             rows.append(
-                f"| {name.removesuffix(f', {label}')} | {len(found.files)} | {label} | {model} | {mean['psnr_y']:.2f}"
+                f"| {name.removesuffix(f', {label}')} | {len(set_scores.files)} | {label} | {model}"
+                f" | {mean['psnr_y']:.2f}"
                 f" | {mean['ssim_y']:.4f} | {gain['psnr_y'].mean:+.2f} | {gain['ssim_y'].mean:+.4f}"
                 f" | {mean['ms_ssim']:.4f} | {mean['qilv']:.4f} | {one.summary['consistency'].p5:.2f}"
                 f" | {mean['nuclei_f1']:.3f} | {mean['seconds_per_megapixel']:.3f} |"
@@ -247,12 +255,12 @@ def table(scores: Mapping[str, SetScores]) -> str:
 def as_json(
     scores: Mapping[str, SetScores], upscalers: Mapping[str, PatchUpscaler], scale: int, mpp: float
 ) -> dict[str, Any]:
-    """Everything as plain values, by the schema that stands at the head of this module."""
+    """Return values for JSON in the schema of this module's docstring."""
     return {
         "schema": "slidelift-evaluation/2",
         "scale": scale,
         "mpp": mpp,
-        "computed_on": machine.computed_on(upscalers),
+        "computed_on": hardware.computed_on(upscalers),
         "measures": {
             one.name: {
                 "title": one.title,
@@ -264,11 +272,11 @@ def as_json(
         },
         "sets": {
             name: {
-                "source": found.source.as_dict(),
-                "files": list(found.files),
-                "models": {model: _plain(one) for model, one in found.models.items()},
+                "source": set_scores.source.as_dict(),
+                "files": list(set_scores.files),
+                "models": {model: _plain(one) for model, one in set_scores.models.items()},
             }
-            for name, found in scores.items()
+            for name, set_scores in scores.items()
         },
     }
 
@@ -278,15 +286,15 @@ def _plain(scores: ModelScores) -> dict[str, Any]:
         "values": {name: [finite(value) for value in values] for name, values in scores.values.items()},
         "summary": {name: finite_summary(one) for name, one in scores.summary.items()},
         "gain": {name: finite_summary(one) for name, one in scores.gain.items()},
-        "panel": panel(scores),
+        "panel": card_metrics(scores),
     }
 
 
 def finite(value: float) -> float | None:
-    """The value, or None (JSON has neither NaN nor infinity)."""
+    """Return the value, or None if it is not finite: JSON has neither NaN nor infinity."""
     return value if math.isfinite(value) else None
 
 
 def finite_summary(summary: Summary) -> dict[str, float | None]:
-    """A summary as plain values."""
+    """Return a summary as values for JSON."""
     return {name: finite(value) for name, value in asdict(summary).items()}

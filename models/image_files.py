@@ -1,4 +1,4 @@
-"""Image files of a folder as 8-bit RGB, for training and for measuring alike."""
+"""Listing and reading of image files as 8-bit RGB."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ _DEEP_MODES = ("I", "F")
 
 
 def image_files(folder: Path, count: int | None = None) -> list[Path]:
-    """The first `count` images that lie directly in a folder, in the order of their names.
+    """Return the first `count` images of a folder, sorted by name; not of its subfolders.
 
     Raises
     ------
@@ -24,22 +24,22 @@ def image_files(folder: Path, count: int | None = None) -> list[Path]:
         raise ImagesError(f"{folder}: no such folder")
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)[:count]
     if not files:
-        raise ImagesError(f"{folder}: no image ({', '.join(sorted(SUFFIXES))}) directly in it")
+        raise ImagesError(f"{folder}: no image ({', '.join(sorted(SUFFIXES))}) in this folder itself")
     return files
 
 
 def read_rgb(path: Path) -> NDArray[np.uint8]:
-    """An image file as uint8 (h, w, 3); grey levels become three equal channels.
+    """Read an image file as uint8 (h, w, 3); grey images get three equal channels.
 
     Raises
     ------
     ImagesError
-        If it can't be decoded, or is deeper than 8 bits: Pillow would clip it to white.
+        If it can't be decoded, or has more than 8 bits, which Pillow would clip to white.
     """
     try:
         with Image.open(path) as image:
             if image.mode.startswith(_DEEP_MODES):
-                raise ImagesError(f"{path}: deeper than 8 bits ({image.mode}); window it to 8 bits first")
+                raise ImagesError(f"{path}: more than 8 bits per channel ({image.mode}); convert it to 8 bits first")
             return np.array(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError) as error:  # SyntaxError: Pillow's of a broken PNG
+    except (OSError, ValueError, SyntaxError) as error:  # SyntaxError: raised by Pillow for a broken PNG
         raise ImagesError(f"{path}: can't be read as an image ({error})") from error

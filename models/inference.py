@@ -1,7 +1,7 @@
-"""A network as an upscaler: device, precision, batches, and what is done when memory or numbers fail.
+"""Inference of networks: device, precision, batches, and recovery from errors.
 
-Nothing is ever put in the place of a patch: a batch that does not fit is halved, a batch with
-non-finite output is computed again in float32, and what still fails raises.
+A batch that does not fit into memory is halved, a batch with non-finite output is computed again in float32. If that
+fails too, an exception is raised; patches are never replaced by anything else.
 """
 
 from collections.abc import Mapping
@@ -21,39 +21,38 @@ from slidelift.models.zoo.weights import Weights
 Pixels = NDArray[np.uint8] | NDArray[np.float32]
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""What a network's body may be computed in; skip paths and outputs are float32 in any case."""
+"""Precisions of a network's body; skip connections and outputs are always float32."""
 MAX_PRECISION_LOSS = 0.02
-"""dB of PSNR-Y below float32 that "auto" may cost, by the card's measurement."""
+"""Loss of PSNR-Y against float32, in dB by the card's measurement, that "auto" accepts."""
 _NOT_MEASURED: Mapping[str, float] = MappingProxyType({})
 _CUDA_BATCH = 8
 _OTHER_KERNEL_VALUES = 3 * 128**2
-"""Up to 20,480 values torch convolves a single CPU patch with another kernel, whose sums differ in the last bit; only
-patches of up to this many can shrink to that within a network."""
+"""torch convolves single CPU patches of up to 20,480 values by another kernel, whose sums differ in the last bit; only
+patches of up to this many values can shrink to that within a network."""
 _NO_MEMORY = ("can't allocate memory", "not enough memory")
 
 
 class NetworkUpscaler:
-    """One network on one device; implements `models.upscaler.PatchUpscaler`.
+    """Network on a device; implements `models.upscaler.PatchUpscaler`. Not thread-safe.
 
-    On the CPU patches are computed one by one, which is fastest there (activations stay in the cache) and makes the
-    output independent of how patches are batched. Holds the weights and the activations of `batch` patches at most.
-    Not for concurrent calls.
+    On the CPU patches are computed one by one: that is fastest (activations stay in the cache) and makes the output
+    independent of batching. Memory: the weights and the activations of `batch` patches.
 
     Parameters
     ----------
     network
-        Takes and returns RGB in [0, 1], as `models.networks.spec.NetworkSpec.build` promises.
+        Takes and returns RGB in [0, 1]; see `models.networks.spec.NetworkSpec.build`.
     device, precision
-        As `models.upscaler.load_upscaler`.
+        See `models.upscaler.load_upscaler`.
     precision_loss
-        Precision -> dB of PSNR-Y below float32, as measured; what is not in it was not measured.
+        Precision -> measured loss of PSNR-Y against float32 in dB.
     batch
-        Patches at once; None for the device's own.
+        Patches per batch; None for the device's default.
 
     Raises
     ------
     DeviceError
-        If the device is unknown or absent.
+        If the device is unknown or not available.
     """
 
     def __init__(
@@ -94,7 +93,7 @@ class NetworkUpscaler:
         precision: str,
         precision_loss: Mapping[str, float] = _NOT_MEASURED,
     ) -> "NetworkUpscaler":
-        """The upscaler of a loaded file."""
+        """Make an upscaler of loaded weights."""
         return cls(
             weights.assembled(),
             weights.geometry,
@@ -108,7 +107,7 @@ class NetworkUpscaler:
     def __call__(self, batch: NDArray[np.uint8]) -> Pixels:
         """Enlarge uint8 (N, h, w, 3); see `models.upscaler.PatchUpscaler`."""
         count, height, width, _ = batch.shape
-        least = 2 * self.halo + 1 if self.exact else 1  # a network may leave out what lies within the halo
+        least = 2 * self.halo + 1 if self.exact else 1  # an exact network may skip the halo
         sides = [max(side, least) for side in (height, width)]
         sides = [side + -side % self.size_multiple for side in sides]
         padding = [(0, padded - side) for padded, side in zip(sides, (height, width), strict=True)]
@@ -127,9 +126,9 @@ class NetworkUpscaler:
         return out
 
     def _enlarge(self, patches: NDArray[np.uint8], first: int) -> Pixels | None:
-        """One batch; None where memory did not suffice, so that the failed attempt's tensors are gone by then."""
+        """Enlarge one batch; None if out of memory, so that the failed attempt's tensors are freed on return."""
         try:
-            return self._finite(patches, first)
+            return self._enlarge_finite(patches, first)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -145,7 +144,8 @@ class NetworkUpscaler:
         self.batch //= 2
 
     @torch.inference_mode()
-    def _finite(self, patches: NDArray[np.uint8], first: int) -> Pixels:
+    def _enlarge_finite(self, patches: NDArray[np.uint8], first: int) -> Pixels:
+        """Enlarge one batch, in float32 if the output is not finite otherwise."""
         image = self._forward(patches, self.precision)
         if self.precision != "fp32" and not torch.isfinite(image).all():
             self.incidents.append(f"non-finite output in {self.precision}: batch of {len(patches)} computed in fp32")
@@ -153,7 +153,7 @@ class NetworkUpscaler:
         finite = torch.isfinite(image).flatten(1).all(1)
         if not finite.all():
             index = first + int(finite.logical_not().nonzero()[0])
-            raise NonFiniteOutputError(f"{self.name}: patch {index} of the batch came out as NaN or infinity", index)
+            raise NonFiniteOutputError(f"{self.name}: the output of patch {index} has NaN or infinity", index)
         image = image.mul(255)
         image = image.round().clamp(0, 255).to(torch.uint8) if self.exact else image.clamp(0, 255)
         pixels: Pixels = image.permute(0, 2, 3, 1).cpu().numpy()
@@ -163,21 +163,21 @@ class NetworkUpscaler:
         """(n, 3, scale*h, scale*w) float32 in about [0, 1]."""
         channels_last = torch.from_numpy(np.ascontiguousarray(patches)).permute(0, 3, 1, 2).to(self._device)
         if self._device.type == "cpu" and len(patches) == 1 and patches.size <= _OTHER_KERNEL_VALUES:
-            # Two copies take the kernel of larger patches; else a slide's narrow last tile would not join exactly.
+            # Two copies are convolved by the kernel of larger patches, so that a narrow last tile joins exactly.
             channels_last = channels_last.repeat(2, 1, 1, 1)
         body = torch.autocast(self._device.type, PRECISIONS[precision], enabled=precision != "fp32")
-        with body, _repeatable(self._device, precision):
+        with body, _deterministic(self._device, precision):
             out: Tensor = self._network(channels_last.float().div(255))
         return out[: len(patches)].float()
 
 
 def choose_device(device: str) -> torch.device:
-    """The device of a name; "auto" is CUDA where there is one.
+    """Return the named device; "auto" is CUDA if available.
 
     Raises
     ------
     DeviceError
-        If the name is unknown, or its device is absent.
+        If the name is unknown, or the device is not available.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -188,26 +188,26 @@ def choose_device(device: str) -> torch.device:
     if chosen.type not in ("cpu", "cuda"):
         raise DeviceError(f"{device}: not supported; use auto, cpu, cuda or cuda:N")
     if chosen.type == "cuda" and not (chosen.index or 0) < torch.cuda.device_count():
-        found = torch.cuda.device_count()
-        raise DeviceError(f"{device}: not here; torch {torch.__version__} sees {found} CUDA devices")
+        count = torch.cuda.device_count()
+        raise DeviceError(f"{device}: not available; torch {torch.__version__} sees {count} CUDA devices")
     return chosen
 
 
 def choose_precision(precision: str, device: torch.device, precision_loss: Mapping[str, float] = _NOT_MEASURED) -> str:
-    """Resolve "auto": fp16 on CUDA, bf16 on a CPU that computes in it, and fp32 where those cost too much.
+    """Resolve "auto": fp16 on CUDA, bf16 on CPUs with bf16 arithmetic, fp32 where these lose too much.
 
-    fp16 takes as long as bf16 on CUDA and rounds eight times finer; what overflows in it is computed again in fp32.
+    On CUDA fp16 is as fast as bf16 and rounds eight times finer; a batch that overflows is computed again in fp32.
 
     Parameters
     ----------
     precision_loss
-        Precision -> dB of PSNR-Y below float32, as measured for the network. More than `MAX_PRECISION_LOSS` is refused.
-        What was not measured is not taken on a CPU, where bf16 has cost 0.1 dB.
+        Precision -> measured loss of PSNR-Y against float32 in dB; losses above `MAX_PRECISION_LOSS` are not accepted.
+        On a CPU, where bf16 has cost 0.1 dB, a precision that was not measured is not chosen.
 
     Raises
     ------
     ValueError
-        If the name is none of the four.
+        If the precision is unknown.
     """
     if precision not in ("auto", *PRECISIONS):
         raise ValueError(f"{precision}: no such precision; use auto, {', '.join(PRECISIONS)}")
@@ -220,19 +220,19 @@ def choose_precision(precision: str, device: torch.device, precision_loss: Mappi
 
 
 def computes_in_bf16(device: torch.device) -> bool:
-    """Whether the hardware has bf16 arithmetic; emulated it is slower than float32."""
+    """Return whether the hardware has bf16 arithmetic; emulated bf16 is slower than float32."""
     return device.type == "cuda" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether CUDA's or the CPU's allocator gave up; the CPU's says so only in words."""
-    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _NO_MEMORY)
+    """Return whether the device's memory was exhausted; the CPU's allocator reports it only in the message."""
+    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in _NO_MEMORY)
 
 
-def _repeatable(device: torch.device, precision: str) -> AbstractContextManager[None]:
-    """On CUDA: no algorithm chosen by stopwatch, none that sums in changing order, and no TF32 in the name of fp32.
+def _deterministic(device: torch.device, precision: str) -> AbstractContextManager[None]:
+    """On CUDA: deterministic algorithms without benchmarking, and no TF32 for fp32.
 
-    Beside a body of 16 bits TF32 serves for what a network keeps out of autocast: its steps are as fine as fp16's.
+    With a 16-bit body TF32 is allowed for the layers outside autocast: its mantissa is as long as fp16's.
     """
     if device.type != "cuda":
         return nullcontext()

@@ -1,7 +1,6 @@
-"""Nearest, bilinear, bicubic and Lanczos enlargement with the face of a network.
+"""Nearest, bilinear, bicubic and Lanczos interpolation as upscalers.
 
-Pillow's filters, so that `bicubic` is the baseline of the measuring convention; it releases the
-interpreter lock while it works. No torch is needed.
+Uses Pillow, whose bicubic filter is the baseline of all measurements and which releases the GIL. Does not import torch.
 """
 
 import numpy as np
@@ -20,14 +19,14 @@ _FILTERS = {
 
 
 class Interpolator:
-    """One filter at one scale; implements `models.upscaler.PatchUpscaler`.
+    """Interpolation filter at one scale; implements `models.upscaler.PatchUpscaler`.
 
     Parameters
     ----------
     method
-        One of the catalog's interpolations.
+        Name of an interpolation in the catalog.
     scale
-        Output pixels per source pixel along each axis; 1 returns the patches as they are.
+        Output pixels per source pixel along each axis; 1 returns the patches unchanged.
 
     Raises
     ------
@@ -44,11 +43,11 @@ class Interpolator:
 
     def __init__(self, method: str, scale: int) -> None:
         if method not in _FILTERS:
-            raise UnknownModelError(f"{method}: no such filter. On offer: {', '.join(_FILTERS)}")
+            raise UnknownModelError(f"{method}: no such filter; available: {', '.join(_FILTERS)}")
         card = catalog()[method]
         if scale not in card.scales:
-            offer = ", ".join(map(str, card.scales))
-            raise UnsupportedScaleError(f"{method} enlarges by {offer}, not by {scale}")
+            scales = ", ".join(map(str, card.scales))
+            raise UnsupportedScaleError(f"{method} enlarges by {scales}, not by {scale}")
         self.name = method
         self.scale = scale
         self.halo = card.halo

@@ -1,6 +1,6 @@
-"""Any model as one callable: a batch of uint8 patches in, the enlarged batch out.
+"""Common interface of all models: a callable that enlarges a batch of uint8 patches.
 
-`load_upscaler` is the one door. Torch is imported behind it, and only for a network.
+`load_upscaler` imports torch only for networks.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt")
 
 
 class UpscalerFacts(Protocol):
-    """What a plan depends on.
+    """Properties of a model that a tile plan depends on.
 
     Attributes
     ----------
@@ -26,16 +26,18 @@ class UpscalerFacts(Protocol):
     scale
         Output pixels per source pixel along each axis.
     halo, exact, fade
-        Source pixels of context around what is kept; whether tiles cut so join exactly; source pixels of cross-fade.
+        Source pixels of context around each tile; whether tiles with that halo join exactly; source pixels of
+        cross-fade.
     size_multiple
-        What the network needs sides to be a multiple of; met inside, by mirroring, so any patch is accepted. Tiles
-        that are to join must begin at multiples of it, halo included, since the network folds squares of that side.
+        Required divisor of the network's input sides. Patches of any size are accepted and padded by mirroring, but
+        tiles that must join have to begin at multiples of it, halo included, since the network folds squares of that
+        side.
     precision
         "fp32", "bf16", "fp16" or "uint8"; the output depends on it.
     batch
-        Patches that are computed at once; larger batches are cut into such, smaller ones are fine.
+        Patches computed together; larger batches are split.
     fingerprint
-        Hash of the weights' content, the same whatever file format they came in.
+        Hash of the weights' content, independent of the file format.
     """
 
     name: str
@@ -51,29 +53,29 @@ class UpscalerFacts(Protocol):
 
 
 class PatchUpscaler(UpscalerFacts, Protocol):
-    """What a pipeline needs of a model.
+    """Model that enlarges patches.
 
     Attributes
     ----------
     incidents
-        What had to be done differently, such as a halved batch; the reader may empty it.
+        Messages about fallbacks, such as a halved batch; the caller may clear it.
     """
 
     incidents: list[str]
 
     def __call__(self, batch: NDArray[np.uint8]) -> NDArray[np.uint8] | NDArray[np.float32]:
-        """Enlarge uint8 (N, h, w, 3) to (N, scale*h, scale*w, 3), halo included: the caller crops.
+        """Enlarge uint8 (N, h, w, 3) to (N, scale*h, scale*w, 3), halo included; the caller crops it.
 
-        An exact model's result is right from `halo` source pixels inside the edge on; what lies outside means nothing.
+        Of an exact model, pixels within `halo` source pixels of the edge are undefined.
 
-        The result is uint8 from an exact model, else float32 in 0..255, to be cross-faded before it is rounded.
+        Exact models return uint8; others return float32 in 0..255, to be cross-faded before rounding.
 
         Raises
         ------
         OutOfMemoryError
-            If not even one patch fits.
+            If a single patch does not fit.
         NonFiniteOutputError
-            If the network answers NaN or infinity in float32 too.
+            If the output has NaN or infinity even in float32.
         """
         ...
 
@@ -81,19 +83,19 @@ class PatchUpscaler(UpscalerFacts, Protocol):
 def load_upscaler(
     model: str, *, scale: int | None = None, device: str = "auto", precision: str = "auto"
 ) -> PatchUpscaler:
-    """A ready model.
+    """Load a model.
 
     Parameters
     ----------
     model
-        A name of the catalog, or a file of weights (.safetensors, .pth, .pt).
+        Name in the catalog, or a file of weights (.safetensors, .pth, .pt).
     scale
-        None for the model's own.
+        None for the model's default.
     device
-        "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N". Interpolation always runs on the CPU.
+        "auto" (CUDA if available), "cpu", "cuda" or "cuda:N". Interpolation always runs on the CPU.
     precision
-        "auto" (fp16 on CUDA, bf16 on CPUs that compute in it, fp32 where the card's measurement says that they cost
-        more than 0.02 dB), "fp32", "bf16" or "fp16"; a stored plan passes its own.
+        "auto", "fp32", "bf16" or "fp16". "auto" is fp16 on CUDA, bf16 on CPUs with bf16 arithmetic, and fp32 where the
+        card's measurement shows a loss of more than 0.02 dB.
 
     Raises
     ------
@@ -116,7 +118,7 @@ def load_upscaler(
 
 
 def model_card(model: str) -> ModelCard:
-    """The card of a catalog name, or one made from what a file of weights says of itself.
+    """Return the card of a catalog name, or one made from a file of weights.
 
     Raises
     ------

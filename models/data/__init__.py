@@ -1,1 +1,1 @@
-"""Images -> training pairs, in batches, on whatever device holds the images."""
+"""Training data: images, crops and degradations, in batches on the device of the images."""

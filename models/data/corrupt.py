@@ -1,8 +1,8 @@
-"""A training set with bad examples in it: noisy, blurred or pale high-resolution images beside sound small ones.
+"""Corruption of training examples: noisy, blurred or pale high-resolution crops with unchanged low-resolution ones.
 
-Upadhyay and Awate (ISBI 2019, section 3) corrupt 0 to 50 % of the examples to show what robust losses are worth. They
-give no strengths; those here are ours, from barely visible to what no pathologist would accept. Only the
-high-resolution side is changed, after the degradation, so that the pair disagrees and can't be learned.
+Upadhyay and Awate (ISBI 2019, section 3) corrupt 0 to 50 % of the examples to test robust losses. They give no
+strengths; those here are the project's, from barely visible to clearly unacceptable. Only the high-resolution crop is
+changed, after the degradation, so that the pair is inconsistent.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,27 +14,27 @@ from slidelift.models.data.draws import Range, chance, choose, normal_like, per_
 from slidelift.models.data.kernels import filter_each, gaussian_kernels
 
 NOISES: Range = (10.0, 50.0)
-"""Standard deviation in grey levels of 255 (weak signal)."""
+"""Standard deviation in grey levels of 255."""
 BLURS: Range = (1.0, 4.0)
-"""Standard deviation in pixels (poor focus)."""
+"""Standard deviation in pixels."""
 CONTRASTS: Range = (0.3, 0.8)
-"""Factor on the difference to the crop's mean colour (poor staining)."""
+"""Factor on the difference to the crop's mean colour."""
 
 
 def corrupt(
     high: Tensor, fraction: float, rng: torch.Generator, kinds: Sequence[str] = ("noise", "blur", "contrast")
 ) -> Tensor:
-    """High-resolution crops, a fraction of which was spoilt.
+    """Corrupt a fraction of high-resolution crops.
 
     Parameters
     ----------
     high
-        (N, 3, H, W) in [0, 1], at least 13 px a side; it is not changed.
+        (N, 3, H, W) in [0, 1], at least 13 px a side; not modified.
     fraction
-        Share of crops to spoil, 0 to 1: exactly that share where it is a whole number of crops, else one crop more at
-        times, so that the mean over batches is right.
+        Share of crops to corrupt, 0 to 1. If that is no whole number of crops, it is rounded up at random, so that the
+        mean over batches is exact.
     kinds
-        Of "noise", "blur" and "contrast"; each spoilt crop gets one of them at random.
+        Any of "noise", "blur" and "contrast"; each corrupted crop gets one of them at random.
 
     Raises
     ------
@@ -42,12 +42,12 @@ def corrupt(
         If `fraction` is out of range, or a kind is unknown or none is given.
     """
     if not 0 <= fraction <= 1:
-        raise ValueError(f"the corrupted fraction lies in [0, 1], not at {fraction}")
+        raise ValueError(f"the corrupted fraction must lie in [0, 1], not at {fraction}")
     if not kinds or (unknown := sorted(set(kinds) - set(_KINDS))):
-        raise ValueError(f"no corruptions {unknown if kinds else kinds}; on offer: {', '.join(_KINDS)}")
-    wanted = fraction * len(high)
-    count = int(wanted + 1e-9)
-    count += chance(wanted - count, rng)
+        raise ValueError(f"unknown corruptions {unknown if kinds else kinds}; available: {', '.join(_KINDS)}")
+    expected = fraction * len(high)
+    count = int(expected + 1e-9)
+    count += chance(expected - count, rng)
     rows = torch.randperm(len(high), generator=rng, device=rng.device)[:count].cpu()
     kind = choose((1.0,) * len(kinds), count, rng)
     out = high.clone()

@@ -1,7 +1,7 @@
-"""High-resolution crops -> training pairs: one function a degradation, and the table of them.
+"""Degradations: functions that make training pairs of high-resolution crops.
 
-Each is a pure function of its inputs and a generator, so that a run can be repeated; each works in batches on the
-device of the crops and returns a low-resolution image on the grid of 8 bits. Other stains (`stain_jitter`) come before.
+Each is a pure function of its inputs and a generator, works in batches on the device of the crops, and returns
+low-resolution images quantised to 8 bits. Stain augmentation (`stain_jitter`) is applied before.
 """
 
 from collections.abc import Callable
@@ -18,26 +18,27 @@ from slidelift.models.data.second_order import realesrgan
 
 
 def reduce_bicubic(images: Tensor, scale: int) -> Tensor:
-    """Antialiased bicubic (a = -0.5) as Pillow's, not rounded; (N, 3, s*h, s*w) -> (N, 3, h, w).
+    """Reduce by antialiased bicubic (a = -0.5) without rounding; (N, 3, s*h, s*w) -> (N, 3, h, w).
 
-    Pillow rounds and clips between its two passes as well: a grey level apart, more where black meets white.
+    Pillow also rounds and clips between its two passes: results differ by a grey level, by more at edges of black and
+    white.
     """
     size = (images.shape[2] // scale, images.shape[3] // scale)
     return F.interpolate(images, size, mode="bicubic", antialias=True)
 
 
 def reduce_area(images: Tensor, scale: int) -> Tensor:
-    """The mean of each scale x scale block, as scanners make their own lower levels; not rounded."""
+    """Reduce to block means without rounding, as scanners make their lower levels."""
     return F.avg_pool2d(images, scale)
 
 
-def bicubic(high: Tensor, scale: int, rng: torch.Generator) -> Pair:  # noqa: ARG001 - the face of all
-    """The literature's benchmark degradation."""
+def bicubic(high: Tensor, scale: int, rng: torch.Generator) -> Pair:  # noqa: ARG001 - signature of all degradations
+    """Antialiased bicubic, the benchmark degradation of the literature."""
     return Pair(to_8_bits(reduce_bicubic(high, scale)), high, high)
 
 
 def area(high: Tensor, scale: int, rng: torch.Generator) -> Pair:  # noqa: ARG001
-    """A scanner's own pyramid: block means."""
+    """Block means, as in a scanner's pyramid."""
     return Pair(to_8_bits(reduce_area(high, scale)), high, high)
 
 
@@ -49,16 +50,16 @@ def mixed(
     jpeg_share: float = 0.0,
     qualities: Range = (30, 95),
 ) -> Pair:
-    """Bicubic on a share of the crops, block means on the others, JPEG on a share of both.
+    """Bicubic for a share of the crops, block means for the others, JPEG for a share of both.
 
-    Without JPEG the network sharpens the 8-px blocks of a strongly compressed slide.
+    A network trained without JPEG sharpens the 8-px blocks of strongly compressed slides.
     """
     low = to_8_bits(_reduce_either(high, scale, rng, bicubic_share))
     return Pair(compress(low, jpeg_share, qualities, rng), high, high)
 
 
 def gaussian(high: Tensor, scale: int, rng: torch.Generator, sigma: float | None = None) -> Pair:  # noqa: ARG001
-    """Gaussian smoothing, then subsampling at the middle of each block (Upadhyay and Awate, ISBI 2019).
+    """Gaussian smoothing, then subsampling at block centres (Upadhyay and Awate, ISBI 2019).
 
     Parameters
     ----------
@@ -67,7 +68,7 @@ def gaussian(high: Tensor, scale: int, rng: torch.Generator, sigma: float | None
         low resolution's Nyquist frequency.
     """
     sigma = 0.4 * scale if sigma is None else sigma
-    size = 2 * int(3 * sigma + 0.5) + scale  # the parity of the scale: the middle of a block is the kernel's
+    size = 2 * int(3 * sigma + 0.5) + scale  # same parity as the scale, so that block and kernel centres coincide
     kernels = gaussian_kernels(size, torch.full((len(high),), sigma))
     return Pair(to_8_bits(filter_each(high, kernels, stride=scale)), high, high)
 
@@ -84,18 +85,18 @@ def scanner(
     jpeg_share: float = 0.6,
     qualities: Range = (70, 95),
 ) -> Pair:
-    """What lies between two objectives of a slide scanner, first order: reduction, slight defocus, noise, JPEG.
+    """First-order model of a slide scanner: reduction, slight defocus, noise, JPEG.
 
     Parameters
     ----------
     bicubic_share
         Share of bicubic reductions; the others are block means.
     blur_share, sigmas
-        Share of blurred crops, and their Gaussian's standard deviation in low-resolution pixels.
+        Share of blurred crops, and range of the Gaussian's standard deviation in low-resolution pixels.
     noise_share, noises
-        Share of noisy crops, and the noise's standard deviation in grey levels of 255.
+        Share of noisy crops, and range of the noise's standard deviation in grey levels of 255.
     jpeg_share, qualities
-        Share of JPEG, and the range of libjpeg's quality: see `compress`.
+        Share of compressed crops, and range of libjpeg's quality; see `compress`.
     """
     n = len(high)
     low = _reduce_either(high, scale, rng, bicubic_share)
@@ -106,14 +107,15 @@ def scanner(
 
 
 SAMPLING_SHARES: dict[Sampling, float] = {"4:2:0": 0.6, "4:2:2": 0.1, "4:4:4": 0.1, "RGB": 0.2}
-"""How often each is drawn: most scanners write 4:2:0; Aperio's older files hold RGB without a colour transform."""
+"""Probability of each chroma sampling: most scanners write 4:2:0; older Aperio files hold RGB without a colour
+transform."""
 
 
 def compress(low: Tensor, share: float, qualities: Range, rng: torch.Generator) -> Tensor:
-    """JPEG of random quality and chroma sampling on a share of the crops; (N, 3, h, w) in [0, 1].
+    """Apply JPEG of random quality and chroma sampling to a share of the crops; (N, 3, h, w) in [0, 1].
 
-    The quantisation steps are drawn evenly by their root, which puts 12 % of the qualities 25 to 95 above 90 and 38 %
-    below 50; drawn evenly by quality these are 7 and 36 %, by the step's logarithm 23 and 23 %. What led to it:
+    Quantisation steps are drawn uniformly in their square root: 12 % of the qualities 25 to 95 are above 90 and 38 %
+    below 50 (7 and 36 % if uniform in quality, 23 and 23 % if uniform in the step's logarithm). Reasons:
     docs/decisions/compression.md.
     """
     if share <= 0:

@@ -1,7 +1,7 @@
-"""Every image of some folders as bytes on one device, and random crops of them.
+"""Dataset of images held on one device, and random crops of them.
 
-All pixels lie in one flat tensor, so that a batch of crops, flipped and transposed, is one gather: no loop over
-samples, no data loader. 200 MB of JPEG are about 3 GB here.
+All pixels are in one flat tensor, so that a batch of flipped and transposed crops is a single gather, without a loop
+over samples or a data loader. 200 MB of JPEG take about 3 GB.
 """
 
 from collections.abc import Sequence
@@ -18,9 +18,9 @@ from slidelift.models.image_files import image_files, read_rgb
 
 
 class ImageSet:
-    """Images of any sizes, their pixels in one uint8 tensor (total, 3) on one device.
+    """Images of any sizes, with all pixels in one uint8 tensor (total, 3).
 
-    Memory: three bytes a pixel, and as much again while the set is put together.
+    Memory: three bytes per pixel, twice that during construction.
 
     Parameters
     ----------
@@ -43,17 +43,17 @@ class ImageSet:
 
     @classmethod
     def read(cls, folders: Sequence[Path], least_side: int = 1, device: torch.device | str = "cpu") -> "ImageSet":
-        """Every image that lies directly in the folders, in the order of folders and names; grey ones become RGB.
+        """Read all images of the folders themselves, in the order of folders and names; grey images become RGB.
 
         Parameters
         ----------
         least_side
-            Pixels that each side of each image must have: the side of the crops to come.
+            Least side of each image in pixels: that of the crops.
 
         Raises
         ------
         ImagesError
-            If a folder is absent or holds no image, or an image is damaged, too small or deeper than 8 bits.
+            If a folder is missing or holds no image, or an image is damaged, too small or deeper than 8 bits.
         """
         return cls([_read(path, least_side) for folder in folders for path in image_files(folder)], device)
 
@@ -62,7 +62,7 @@ class ImageSet:
 
     @property
     def shortest_side(self) -> int:
-        """Pixels."""
+        """Shortest side of all images in pixels."""
         return int(self.sizes.min())
 
     def crops(
@@ -75,23 +75,23 @@ class ImageSet:
         attempts: int = 16,
         larger_share: float = 0.5,
     ) -> Tensor:
-        """Random crops, flipped and transposed at random, some taken larger and scaled down.
+        """Draw random crops, flipped and transposed at random, some taken larger and scaled down.
 
-        An image is chosen by the root of its area: by the area alone a few whole regions would outweigh many patients.
-        The larger window, one a batch, is up to twice `side`, or as large as the
-        smallest image allows; it is scaled down by the antialiased bicubic.
+        Images are chosen with a probability proportional to the square root of their area; with the area itself a few
+        large regions would outweigh many patients. The larger window, one size per call, has a side of up to twice
+        `side`, limited by the smallest image, and is scaled down by antialiased bicubic.
 
         Parameters
         ----------
         count, side
-            How many crops, and their side in pixels.
+            Number of crops, and their side in pixels.
         entropy
-            Bits, 0 to 8: a crop whose grey levels have fewer is drawn again (Sun et al., GraphiCon 2023: 7, for their
-            stain and scanner). 0 takes every crop.
+            Least Shannon entropy of the grey levels in bits, 0 to 8; crops below are drawn again (Sun et al., GraphiCon
+            2023: 7, for their stain and scanner). 0 accepts every crop.
         attempts
-            How often a poor crop is drawn again at most; then the richest of them stays.
+            Maximum of redraws; the crop with the highest entropy is kept.
         larger_share
-            Probability of a crop being taken larger.
+            Probability that a crop is taken larger.
 
         Returns
         -------
@@ -110,14 +110,14 @@ class ImageSet:
             return crops
         bits = shannon_entropy(crops)
         for _ in range(attempts):
-            poor = (bits < entropy).nonzero()[:, 0]
-            if not len(poor):
+            rows = (bits < entropy).nonzero()[:, 0]
+            if not len(rows):
                 break
-            drawn = self._draw(len(poor), side, rng, larger_share)
+            drawn = self._draw(len(rows), side, rng, larger_share)
             drawn_bits = shannon_entropy(drawn)
-            richer = drawn_bits > bits[poor]
-            crops[poor] = torch.where(richer[:, None, None, None], drawn, crops[poor])
-            bits[poor] = torch.where(richer, drawn_bits, bits[poor])
+            is_better = drawn_bits > bits[rows]
+            crops[rows] = torch.where(is_better[:, None, None, None], drawn, crops[rows])
+            bits[rows] = torch.where(is_better, drawn_bits, bits[rows])
         return crops
 
     def _draw(self, count: int, side: int, rng: torch.Generator, larger_share: float) -> Tensor:
@@ -134,7 +134,7 @@ class ImageSet:
         return out
 
     def _windows(self, count: int, window: int, rng: torch.Generator) -> Tensor:
-        """(count, 3, window, window): the place and the turn of each are one table of indices into the flat pixels."""
+        """Gather (count, 3, window, window) by one index tensor for position, flips and transposition."""
         drawn = torch.rand(count, 3, generator=rng, device=rng.device, dtype=torch.float64).cpu()
         down, across, turned = (chances(count, 0.5, rng)[:, None] for _ in range(3))
         edges = self.areas.double().sqrt().cumsum(0)
@@ -147,18 +147,18 @@ class ImageSet:
         along_y = torch.where(turned, columns, rows).to(self.pixels.device, non_blocking=True)
         along_x = torch.where(turned, rows, columns).to(self.pixels.device, non_blocking=True)
         index = (along_y[:, :, None] + along_x[:, None, :]).ravel()
-        pixels = self.pixels.index_select(0, index).reshape(count, window, window, 3)  # half the time of planes
+        pixels = self.pixels.index_select(0, index).reshape(count, window, window, 3)  # twice as fast as by planes
         return pixels.permute(0, 3, 1, 2).float().div(255)
 
 
 def grey_levels(crops: Tensor) -> Tensor:
-    """BT.601 luma of RGB in [0, 1], (N, 3, h, w) -> int64 (N, h, w) in 0..255, to the bit as Pillow rounds it."""
+    """Return BT.601 luma of RGB in [0, 1], (N, 3, h, w) -> int64 (N, h, w) in 0..255, exactly as Pillow."""
     red, green, blue = crops.mul(255).round().long().unbind(1)
     return (19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16
 
 
 def shannon_entropy(crops: Tensor) -> Tensor:
-    """Entropy in bits of the 256 grey levels of each crop, (N, 3, h, w) in [0, 1] -> (N,): H = -sum p log2 p."""
+    """Return the Shannon entropy of each crop's 256 grey levels in bits, (N, 3, h, w) in [0, 1] -> (N,)."""
     count = len(crops)
     levels = grey_levels(crops).reshape(count, -1)
     rows = 256 * torch.arange(count, device=crops.device)[:, None]

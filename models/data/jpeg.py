@@ -1,8 +1,8 @@
-"""JPEG's losses without its file: colour transform, chroma halving, 8x8 cosine transform, quantisation.
+"""Lossy steps of JPEG on tensors: colour transform, chroma subsampling, 8x8 DCT, quantisation.
 
-Done in batches on any device, with a quality for each sample. The tables are those of ITU-T T.81, annex K, scaled by
-quality as libjpeg does; enlarging the chroma again is its triangle filter, and ties are rounded as there. The result is
-0.1 to 0.4 grey levels from what Pillow decodes, in the mean. No gradient passes.
+Works in batches on any device, with a quality for each sample, and without gradients. The tables are those of ITU-T
+T.81, annex K, scaled by quality as in libjpeg, as are chroma upsampling (triangle filter) and the rounding of ties. The
+mean difference to Pillow's result is 0.1 to 0.4 grey levels.
 """
 
 import math
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Sampling = Literal["4:4:4", "4:2:2", "4:2:0", "RGB"]
-"""Chroma sampling; "RGB" for no colour transform, as in many Aperio files: three channels with luma's table."""
+"""Chroma sampling; "RGB" means no colour transform and luma's table for all channels, as in many Aperio files."""
 CHROMA_STEP: dict[Sampling, tuple[int, int]] = {"4:4:4": (1, 1), "4:2:2": (1, 2), "4:2:0": (2, 2), "RGB": (1, 1)}
 """Luma pixels for each chroma sample, (down, across)."""
 
@@ -32,21 +32,21 @@ _FROM_YCC = ((1.0, 0.0, 1.402), (1.0, -0.344136286, -0.714136286), (1.0, 1.772, 
 
 @torch.no_grad()
 def jpeg(images: Tensor, quality: Tensor, sampling: Sampling) -> Tensor:
-    """What remains of each image after it was stored as JPEG.
+    """Compress and decompress images.
 
     Parameters
     ----------
     images
         (N, 3, h, w) in [0, 1], any size; rounded to 8 bits first.
     quality
-        (N,), 1 to 100 as libjpeg counts it; fractions are allowed.
+        (N,), libjpeg's quality of 1 to 100; may be fractional.
     sampling
         A key of `CHROMA_STEP`.
 
     Returns
     -------
     Tensor
-        (N, 3, h, w) in [0, 1] on the grid of 8 bits.
+        (N, 3, h, w) in [0, 1], quantised to 8 bits.
     """
     height, width = images.shape[2:]
     down, across = CHROMA_STEP[sampling]
@@ -56,7 +56,7 @@ def jpeg(images: Tensor, quality: Tensor, sampling: Sampling) -> Tensor:
     if sampling == "RGB":
         rgb = _through_blocks(levels - 128, luma_steps) + 128
     else:
-        ycc = _mix(levels, _TO_YCC).round()  # around 0 for chroma
+        ycc = _mix(levels, _TO_YCC).round()  # chroma around 0
         luma = _through_blocks(ycc[:, :1] - 128, luma_steps) + 128
         chroma = _chroma(ycc[:, 1:], _steps(_CHROMA_STEPS, quality, images.device), (down, across))
         rgb = _mix(torch.cat([luma, chroma], 1), _FROM_YCC).round().clamp(0, 255)
@@ -64,15 +64,15 @@ def jpeg(images: Tensor, quality: Tensor, sampling: Sampling) -> Tensor:
 
 
 _BIASES = {(1, 2): ((0.0, 1 / 2), (1 / 4, 1 / 2)), (2, 2): ((1 / 4, 1 / 2), (1 / 2, 7 / 16))}
-"""For each chroma step what is added before rounding down, in even and odd columns: in reducing, and in enlarging."""
+"""Chroma step -> (downsampling, upsampling) -> values added in even and odd columns before rounding down."""
 
 
 def _chroma(planes: Tensor, steps: Tensor, step: tuple[int, int]) -> Tensor:
-    """Both chroma planes, around 0: reduced by `step`, quantised, enlarged again by libjpeg's triangle filter."""
+    """Downsample both chroma planes (around 0) by `step`, quantise, and upsample by libjpeg's triangle filter."""
     if step == (1, 1):
         return _through_blocks(planes, steps)
     columns = torch.arange(planes.shape[-1], device=planes.device) % 2
-    # libjpeg rounds by a bias that alternates from column to column: ties would otherwise shift the colour
+    # as in libjpeg, the rounding bias alternates between columns, so that ties do not shift the colour
     down_bias, up_bias = _BIASES[step]
     means = F.avg_pool2d(planes, step)
     means = (means + torch.tensor(down_bias, device=planes.device)[columns[: means.shape[-1]]]).floor()
@@ -82,23 +82,23 @@ def _chroma(planes: Tensor, steps: Tensor, step: tuple[int, int]) -> Tensor:
 
 
 def quality_of_steps(percent: Tensor) -> Tensor:
-    """The libjpeg quality, 1 to 100, whose quantisation steps are `percent` of annex K's; not rounded."""
+    """Return the libjpeg quality, 1 to 100 and not rounded, whose quantisation steps are `percent` of annex K's."""
     return torch.where(percent > 100, 5000 / percent, (200 - percent) / 2)
 
 
 def steps_of_quality(quality: Tensor) -> Tensor:
-    """Percent of annex K's steps that libjpeg takes for a quality of 1 to 100; the inverse of `quality_of_steps`."""
+    """Return libjpeg's quantisation steps in percent of annex K's for a quality of 1 to 100."""
     return torch.where(quality < 50, 5000 / quality, 200 - 2 * quality)
 
 
 def _mix(image: Tensor, matrix: tuple[tuple[float, float, float], ...]) -> Tensor:
-    # sums of products by hand: as a matrix product it would follow the run's choice of TF32
+    # no matrix product, which would depend on the run's TF32 setting
     planes = image.unbind(1)
     return torch.stack([sum((f * p for f, p in zip(row, planes, strict=True)), torch.zeros(())) for row in matrix], 1)
 
 
 def _steps(table: tuple[int, ...], quality: Tensor, device: torch.device) -> Tensor:
-    """(N, 64): the quantisation steps of each sample."""
+    """Return the quantisation steps of each sample, (N, 64)."""
     quality = quality.double().cpu().clamp(1, 100)
     percent = steps_of_quality(quality).floor()
     steps = ((torch.tensor(table) * percent[:, None] + 50) / 100).floor().clamp(1, 255)
@@ -106,7 +106,7 @@ def _steps(table: tuple[int, ...], quality: Tensor, device: torch.device) -> Ten
 
 
 def _transform(device: torch.device) -> Tensor:
-    """(64, 64): the orthonormal two-dimensional cosine transform of a flattened block."""
+    """Return the orthonormal two-dimensional DCT of a flattened block, (64, 64)."""
     k = torch.arange(8, dtype=torch.float64)
     one = torch.cos((2 * k[None] + 1) * k[:, None] * math.pi / 16) / 2
     one[0] /= math.sqrt(2)
@@ -114,7 +114,7 @@ def _transform(device: torch.device) -> Tensor:
 
 
 def _through_blocks(planes: Tensor, steps: Tensor) -> Tensor:
-    """Planes (N, C, h, w), sides multiples of 8, after their coefficients were rounded to the steps (N, 64)."""
+    """Quantise the DCT coefficients of planes (N, C, h, w), with sides that are multiples of 8, by steps (N, 64)."""
     count, channels, height, width = planes.shape
     split = (count, channels, height // 8, 8, width // 8, 8)
     blocks = planes.reshape(split).transpose(3, 4).reshape(count, -1, 64)

@@ -1,7 +1,7 @@
-"""Blur kernels, one a sample, and their application in one grouped convolution.
+"""Blur kernels, one per sample, and their application by one grouped convolution.
 
-The families are Real-ESRGAN's: (generalised) Gaussians and plateaus (Liu et al., 2020), and the circular low-pass
-filter whose ringing ("sinc") it teaches.
+Real-ESRGAN's families: (generalised) Gaussian and plateau-shaped kernels (Liu et al., 2020), and circular low-pass
+("sinc") filters.
 """
 
 import math
@@ -12,14 +12,14 @@ from torch import Tensor
 
 
 def _grid(size: int) -> tuple[Tensor, Tensor]:
-    """Offsets (y, x) from the middle, float64 (size, size) each."""
+    """Return offsets (y, x) from the centre, float64 (size, size) each."""
     steps = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
     y, x = torch.meshgrid(steps, steps, indexing="ij")
     return y, x
 
 
 def _normalised(kernels: Tensor, sides: Tensor | None) -> Tensor:
-    """Float32 kernels that sum to one, cut to the odd sides (N,) if given."""
+    """Normalise kernels to a sum of one as float32, cut to the odd sides (N,) if given."""
     if sides is not None:
         y, x = _grid(kernels.shape[-1])
         kernels = kernels * (torch.maximum(y.abs(), x.abs()) <= sides[:, None, None] // 2)
@@ -27,21 +27,21 @@ def _normalised(kernels: Tensor, sides: Tensor | None) -> Tensor:
 
 
 def gaussian_kernels(size: int, sigma: Tensor) -> Tensor:
-    """Round Gaussians of the standard deviations (N,) in pixels: (N, size, size); no blur at 0.
+    """Return isotropic Gaussians (N, size, size) of standard deviations (N,) in pixels; 0 means no blur.
 
-    An even size has its middle between pixels.
+    The centre of an even size lies between pixels.
     """
     y, x = _grid(size)
     return _normalised(torch.exp(-(y**2 + x**2) / (2 * sigma.double().clamp_min(1e-2)[:, None, None] ** 2)), None)
 
 
 def shaped_kernels(size: int, sides: Tensor, sigmas: Tensor, angle: Tensor, beta: Tensor, is_plateau: Tensor) -> Tensor:
-    """Generalised Gaussians exp(-d^beta / 2) or plateaus 1 / (1 + d^beta), where d is the squared Mahalanobis length.
+    """Return generalised Gaussians exp(-d^beta / 2) or plateaus 1 / (1 + d^beta) of squared Mahalanobis distances d.
 
     Parameters
     ----------
     size
-        Side of the tensor, odd; kernels of a smaller `sides` have zeros around them.
+        Side of the tensor, odd; kernels with smaller `sides` are padded with zeros.
     sides
         (N,), odd.
     sigmas
@@ -63,7 +63,7 @@ def shaped_kernels(size: int, sides: Tensor, sigmas: Tensor, angle: Tensor, beta
 
 
 def lowpass_kernels(size: int, sides: Tensor, cutoff: Tensor) -> Tensor:
-    """Circular low-pass filters c J1(c r) / (2 pi r), cut to `sides` (N,), with cutoff c (N,) in (0, pi]."""
+    """Return circular low-pass filters c J1(c r) / (2 pi r), cut to `sides` (N,), with cutoff c (N,) in (0, pi]."""
     y, x = _grid(size)
     radius = torch.hypot(y, x).expand(len(cutoff), size, size)
     c = cutoff.double()[:, None, None]
@@ -73,16 +73,16 @@ def lowpass_kernels(size: int, sides: Tensor, cutoff: Tensor) -> Tensor:
 
 
 def pulse_kernels(count: int, size: int) -> Tensor:
-    """(count, size, size), odd size: they change nothing."""
+    """Return identity kernels (count, size, size) of odd size."""
     kernels = torch.zeros(count, size, size)
     kernels[:, size // 2, size // 2] = 1
     return kernels
 
 
 def filter_each(images: Tensor, kernels: Tensor, stride: int = 1) -> Tensor:
-    """Each image (N, C, h, w) under its own kernel (N, k, k); borders are reflected, of tiny images repeated.
+    """Filter each image (N, C, h, w) by its own kernel (N, k, k); borders are reflected, or repeated for tiny images.
 
-    An even k looks at pixels evenly around the middle of each `stride` x `stride` block.
+    Kernels are centred on each `stride` x `stride` block.
     """
     size = kernels.shape[-1]
     before, after = (size - stride) // 2, (size - stride + 1) // 2

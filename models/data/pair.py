@@ -1,4 +1,4 @@
-"""A batch of training pairs: what the network sees and what it should answer."""
+"""Batches of training pairs."""
 
 from dataclasses import dataclass
 
@@ -8,21 +8,21 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One batch, all float32 in [0, 1] on one device.
+    """Batch of training pairs, float32 in [0, 1] on one device.
 
     Attributes
     ----------
     low
-        (N, 3, h, w), on the grid of 8 bits: the network's input.
+        (N, 3, h, w), quantised to 8 bits: the network's input.
     high
-        (N, 3, s*h, s*w): what a critic is told is real.
+        (N, 3, s*h, s*w): real images for a discriminator.
     target
-        (N, 3, s*h, s*w): what the other losses aim at. The same tensor as `high` unless the degradation sharpens it.
+        (N, 3, s*h, s*w): target of the other losses. The same tensor as `high` unless the degradation sharpens it.
 
     Raises
     ------
     ValueError
-        If the sides of `high` are no multiples of those of `low`: then their pixels don't lie over one another.
+        If the sides of `high` are not the same multiple of those of `low`.
     """
 
     low: Tensor
@@ -32,18 +32,18 @@ class Pair:
     def __post_init__(self) -> None:
         (height, width), (h, w) = self.high.shape[2:], self.low.shape[2:]
         if height % h or width % w or height // h != width // w:
-            raise ValueError(f"{width} x {height} px are no multiple of {w} x {h}; cut the crops to a multiple")
+            raise ValueError(f"{width} x {height} px is no multiple of {w} x {h}; cut the crops to a multiple")
 
 
 def to_8_bits(image: Tensor) -> Tensor:
-    """Clamped to [0, 1] and rounded to multiples of 1/255."""
+    """Clamp to [0, 1] and round to multiples of 1/255."""
     return image.clamp(0, 1).mul(255).round().div(255)
 
 
 def crop_pair(pair: Pair, side: int, rng: torch.Generator) -> Pair:
-    """The same random window of all three, `side` high-resolution pixels wide, one place for the whole batch.
+    """Crop all images of a batch to the same random window, `side` high-resolution pixels wide.
 
-    Real-ESRGAN degrades 400 px and keeps 256 of them, so that no border of a blur is learned.
+    Real-ESRGAN degrades 400 px and keeps 256 of them, so that borders of blurs are not learned.
 
     Raises
     ------

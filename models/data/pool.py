@@ -1,7 +1,7 @@
-"""Real-ESRGAN's pool of training pairs: a batch of samples degraded at different times.
+"""Real-ESRGAN's training pair pool, which mixes samples of different batches.
 
-A degradation draws some things, the resize factor above all, once a batch; exchanging samples with a pool makes the
-batches that the network sees diverse again (Wang et al., ICCVW 2021, section 4.1).
+Degradations draw some parameters, such as the resize factor, once per batch; the pool restores diversity within
+batches (Wang et al., ICCVW 2021, section 4.1).
 """
 
 import torch
@@ -13,15 +13,15 @@ PoolState = dict[str, Tensor | None]
 
 
 class PairPool:
-    """Up to `size` pairs, rounded down to whole batches.
+    """Pool of up to `size` pairs, rounded down to whole batches.
 
-    Memory: 180 pairs of 256 px at scale 4 are 150 MB on the device of the pairs, 290 MB with targets of their own; a
-    checkpoint grows by as much.
+    Memory: 150 MB on the device of the pairs for 180 pairs of 256 px at scale 4, 290 MB with separate targets; as much
+    in a checkpoint.
 
     Parameters
     ----------
     size
-        Pairs kept; 180 in the reference.
+        Capacity in pairs; 180 in the reference implementation.
     """
 
     def __init__(self, size: int = 180) -> None:
@@ -34,7 +34,7 @@ class PairPool:
         return 0 if self._low is None else len(self._low)
 
     def exchange(self, pair: Pair, rng: torch.Generator) -> Pair:
-        """Put a batch in and take as many random pairs out; while the pool fills, the batch itself comes back.
+        """Add a batch and return as many random pairs; returns the batch itself until the pool is full.
 
         Raises
         ------
@@ -63,15 +63,15 @@ class PairPool:
             self._target = _joined(self._target, pair.target)
 
     def state_dict(self) -> PoolState:
-        """All that an exact resume needs besides the generator's state; None stands for what is not kept."""
+        """Return the pool's tensors for an exact resume; None for those not in use."""
         return {"low": self._low, "high": self._high, "target": self._target}
 
     def load_state_dict(self, state: PoolState) -> None:
-        """Take a state of `state_dict`, on the device its tensors are on; they are copied."""
+        """Restore a state of `state_dict`; its tensors are copied and keep their device."""
         self._low, self._high, self._target = (
-            None if (kept := state[name]) is None else kept.clone() for name in ("low", "high", "target")
+            None if (saved := state[name]) is None else saved.clone() for name in ("low", "high", "target")
         )
 
 
-def _joined(kept: Tensor | None, new: Tensor) -> Tensor:
-    return new.clone() if kept is None else torch.cat([kept, new])
+def _joined(pool: Tensor | None, new: Tensor) -> Tensor:
+    return new.clone() if pool is None else torch.cat([pool, new])

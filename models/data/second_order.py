@@ -1,8 +1,8 @@
-"""Real-ESRGAN's second-order degradation of photographs, in batches.
+"""Real-ESRGAN's second-order degradation, in batches.
 
-USM(high) -> blur, resize, noise, JPEG -> the same again, milder -> back to size, sinc, JPEG, 8 bits. As in the
-reference, kernels, noise levels, grey noise and qualities are drawn for each sample; the resize factor and filter, the
-kind of noise, whether the second blur is left out and the order of the last two steps for the batch.
+USM(high) -> blur, resize, noise, JPEG -> the same again, milder -> final size, sinc, JPEG, 8 bits. As in the reference
+implementation, kernels, noise levels, grey noise and qualities are drawn per sample; resize factor and filter, kind of
+noise, skipping of the second blur and the order of the last two steps per batch.
 
 Source: Wang, Xie, Dong, Shan, "Real-ESRGAN", ICCVW 2021 (section 3, figure 2), and its published options.
 """
@@ -33,19 +33,19 @@ _ODD_SIDES = torch.arange(7, _SIZE + 1, 2)
 _FILTERS = ("area", "bilinear", "bicubic")
 _USM_SIZE = 51
 _USM_SIGMA = 8.0
-"""What OpenCV takes for 51 px: 0.3 * (25 - 1) + 0.8."""
+"""OpenCV's default for 51 px: 0.3 * (25 - 1) + 0.8."""
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """The ranges of one of the two rounds.
+class DegradationRanges:
+    """Ranges of the random parameters of one of the two degradations.
 
     Attributes
     ----------
     blur_share
-        Probability of a batch being blurred at all.
+        Probability that a batch is blurred.
     sinc_share
-        Probability of a low-pass filter in place of a blur kernel.
+        Probability of a low-pass filter instead of a blur kernel.
     sigmas
         Standard deviations of the kernel in pixels.
     resize_shares
@@ -69,13 +69,13 @@ class Order:
     grey_share: float = 0.4
     qualities: Range = (30, 95)
     kernel_shares: tuple[float, ...] = (0.45, 0.25, 0.12, 0.03, 0.12, 0.03)
-    """Gaussian round and long, generalised round and long, plateau round and long."""
+    """Isotropic and anisotropic Gaussian, generalised Gaussian, and plateau."""
     betas: Range = (0.5, 4.0)
     plateau_betas: Range = (1.0, 2.0)
 
 
-FIRST = Order(1.0, 0.1, (0.2, 3.0), (0.2, 0.7, 0.1), (0.15, 1.5), (1, 30), (0.05, 3.0))
-SECOND = Order(0.8, 0.1, (0.2, 1.5), (0.3, 0.4, 0.3), (0.3, 1.2), (1, 25), (0.05, 2.5))
+FIRST = DegradationRanges(1.0, 0.1, (0.2, 3.0), (0.2, 0.7, 0.1), (0.15, 1.5), (1, 30), (0.05, 3.0))
+SECOND = DegradationRanges(0.8, 0.1, (0.2, 1.5), (0.3, 0.4, 0.3), (0.3, 1.2), (1, 25), (0.05, 2.5))
 
 
 def realesrgan(
@@ -86,24 +86,24 @@ def realesrgan(
     final_sinc_share: float = 0.8,
     final_side: int | None = None,
 ) -> Pair:
-    """Both rounds; the target is sharpened, what the critic is shown is not.
+    """Apply both degradations; the target is sharpened, the discriminator's real image is not.
 
     Parameters
     ----------
     high
-        (N, 3, s*h, s*w) in [0, 1]; at s = 4 at least 80 pixels a side, for the blurs' borders to be reflected.
+        (N, 3, s*h, s*w) in [0, 1]; at s = 4 at least 80 pixels a side, so that blurs can reflect the border.
     usm_weight
-        Strength of the sharpening of target and input; 0 leaves both as they are. On tissue sharpened targets teach
-        edges that were not there.
+        Strength of the sharpening of target and input; 0 for none. On tissue, sharpened targets teach edges that do not
+        exist.
     final_sinc_share
-        Probability of a low-pass filter at the end.
+        Probability of a final low-pass filter.
     final_side
-        If given, a window of so many high-resolution pixels is cut out of the pair at the end (the reference: 256 out
-        of 400), so that no reflected border is learned.
+        If given, the pair is cropped to this many high-resolution pixels (the reference implementation: 256 of 400), so
+        that reflected borders are not learned.
     """
     target = sharpen(high, usm_weight) if usm_weight else high
     fine, size = target.shape[2:], (high.shape[2] // scale, high.shape[3] // scale)
-    image = _round(target, FIRST, (fine[0], fine[1]), rng)
+    image = _degrade_once(target, FIRST, (fine[0], fine[1]), rng)
     image = _blur_resize_noise(image, SECOND, size, rng)
     sinc = _final_kernels(len(high), final_sinc_share, rng)
     if chance(0.5, rng):
@@ -117,14 +117,14 @@ def realesrgan(
 
 
 def sharpen(images: Tensor, weight: float = 0.5, threshold: float = 10 / 255) -> Tensor:
-    """Unsharp masking (51 px, sigma 8) where the residual is above the threshold, faded in by the same blur."""
+    """Unsharp masking (51 px, sigma 8) where the residual exceeds the threshold; the mask has the same blur."""
     residual = images - _smooth(images)
     mask = _smooth((residual.abs() > threshold).to(images.dtype))
     return torch.lerp(images, (images + weight * residual).clamp(0, 1), mask)
 
 
 def _smooth(images: Tensor) -> Tensor:
-    """The USM's Gaussian, along rows, then along columns."""
+    """Apply the USM's Gaussian along rows, then along columns."""
     channels = images.shape[1]
     steps = torch.arange(_USM_SIZE) - _USM_SIZE // 2
     bell = torch.exp(-(steps**2) / (2 * _USM_SIGMA**2)).to(images.device)
@@ -135,45 +135,45 @@ def _smooth(images: Tensor) -> Tensor:
     return F.conv2d(F.conv2d(padded, weights, groups=channels), weights.transpose(2, 3), groups=channels)
 
 
-def _round(image: Tensor, order: Order, size: tuple[int, int], rng: torch.Generator) -> Tensor:
-    return _compress(_blur_resize_noise(image, order, size, rng), order, rng)
+def _degrade_once(image: Tensor, ranges: DegradationRanges, size: tuple[int, int], rng: torch.Generator) -> Tensor:
+    return _compress(_blur_resize_noise(image, ranges, size, rng), ranges, rng)
 
 
-def _blur_resize_noise(image: Tensor, order: Order, size: tuple[int, int], rng: torch.Generator) -> Tensor:
-    """Blur, then resize to `size` times a random factor, then noise."""
-    kernels = blur_kernels(len(image), order, rng)
-    if chance(order.blur_share, rng):
+def _blur_resize_noise(image: Tensor, ranges: DegradationRanges, size: tuple[int, int], rng: torch.Generator) -> Tensor:
+    """Blur, resize to `size` times a random factor, and add noise."""
+    kernels = blur_kernels(len(image), ranges, rng)
+    if chance(ranges.blur_share, rng):
         image = filter_each(image, kernels)
-    kind = int(choose(order.resize_shares, 1, rng))
-    bounds = ((1.0, order.factors[1]), (order.factors[0], 1.0), (1.0, 1.0))[kind]
+    kind = int(choose(ranges.resize_shares, 1, rng))
+    bounds = ((1.0, ranges.factors[1]), (ranges.factors[0], 1.0), (1.0, 1.0))[kind]
     factor = float(uniform(1, bounds, rng))
     image = _resize(image, (int(size[0] * factor), int(size[1] * factor)), rng)
-    grey = chances(len(image), order.grey_share, rng)
-    if chance(order.gaussian_share, rng):
-        return _add_gaussian(image, uniform(len(image), order.noises, rng) / 255, grey, rng).clamp(0, 1)
-    return _add_poisson(image, uniform(len(image), order.poissons, rng), grey, rng).clamp(0, 1)
+    grey = chances(len(image), ranges.grey_share, rng)
+    if chance(ranges.gaussian_share, rng):
+        return _add_gaussian(image, uniform(len(image), ranges.noises, rng) / 255, grey, rng).clamp(0, 1)
+    return _add_poisson(image, uniform(len(image), ranges.poissons, rng), grey, rng).clamp(0, 1)
 
 
-def blur_kernels(count: int, order: Order, rng: torch.Generator) -> Tensor:
-    """(count, 21, 21): for each sample a shape, a size of 7 to 21 px, widths, a turn; or a low-pass filter."""
+def blur_kernels(count: int, ranges: DegradationRanges, rng: torch.Generator) -> Tensor:
+    """Draw kernels (count, 21, 21): random family, size of 7 to 21 px, widths and rotation, or a low-pass filter."""
     sides = _ODD_SIDES[choose((1.0,) * len(_ODD_SIDES), count, rng)]
-    kind = choose(order.kernel_shares, count, rng)
-    sigmas = torch.stack([uniform(count, order.sigmas, rng) for _ in range(2)], 1)
+    kind = choose(ranges.kernel_shares, count, rng)
+    sigmas = torch.stack([uniform(count, ranges.sigmas, rng) for _ in range(2)], 1)
     angle = uniform(count, (-math.pi, math.pi), rng)
     is_round, is_plateau = kind % 2 == 0, kind >= 4
     sigmas[:, 1] = torch.where(is_round, sigmas[:, 0], sigmas[:, 1])
     beta = torch.where(
-        is_plateau, _beta(count, order.plateau_betas, rng), _beta(count, order.betas, rng)
+        is_plateau, _beta(count, ranges.plateau_betas, rng), _beta(count, ranges.betas, rng)
     ).where(kind >= 2, torch.ones(()))  # fmt: skip
     kernels = shaped_kernels(_SIZE, sides, sigmas, angle, beta, is_plateau)
     lowest = torch.where(sides < 13, math.pi / 3, math.pi / 5)
     cutoff = lowest + (math.pi - lowest) * uniform(count, (0, 1), rng)
-    is_sinc = chances(count, order.sinc_share, rng)[:, None, None]
+    is_sinc = chances(count, ranges.sinc_share, rng)[:, None, None]
     return torch.where(is_sinc, lowpass_kernels(_SIZE, sides, cutoff), kernels)
 
 
 def _beta(count: int, bounds: Range, rng: torch.Generator) -> Tensor:
-    """Half of them below 1, half above; all from 1 on if the range begins there."""
+    """Draw half of the values below 1 and half above; all above if the range begins at 1."""
     below, above = uniform(count, (bounds[0], 1.0), rng), uniform(count, (1.0, bounds[1]), rng)
     return torch.where(chances(count, 0.5, rng), below, above)
 
@@ -185,7 +185,7 @@ def _final_kernels(count: int, share: float, rng: torch.Generator) -> Tensor:
 
 
 def _resize(image: Tensor, size: tuple[int, int], rng: torch.Generator) -> Tensor:
-    """By area, bilinear or bicubic at random, without antialiasing, as the reference."""
+    """Resize by area, bilinear or bicubic at random, without antialiasing, as the reference implementation."""
     return F.interpolate(image, size, mode=_FILTERS[int(choose((1.0,) * len(_FILTERS), 1, rng))])
 
 
@@ -210,13 +210,13 @@ def _add_poisson(image: Tensor, factor: Tensor, grey: Tensor, rng: torch.Generat
 
 
 def _poisson_noise(levels: Tensor, rng: torch.Generator) -> Tensor:
-    """Shot noise of images in 0..255, if their brightest was as many photons as they have levels, to a power of 2."""
+    """Draw shot noise of images in 0..255; white is as many photons as the image has levels, rounded up to 2^n."""
     flat = levels.flatten(1).long()
-    seen = torch.zeros(len(flat), 256, device=levels.device).scatter_(1, flat, 1.0)
-    photons = 2 ** seen.sum(1).log2().ceil()[:, None, None, None]
+    is_used = torch.zeros(len(flat), 256, device=levels.device).scatter_(1, flat, 1.0)
+    photons = 2 ** is_used.sum(1).log2().ceil()[:, None, None, None]
     clean = levels / 255
     return torch.poisson(clean * photons, generator=generator_on(levels.device, rng)) / photons - clean
 
 
-def _compress(image: Tensor, order: Order, rng: torch.Generator) -> Tensor:
-    return jpeg(image, uniform(len(image), order.qualities, rng), "4:2:0")
+def _compress(image: Tensor, ranges: DegradationRanges, rng: torch.Generator) -> Tensor:
+    return jpeg(image, uniform(len(image), ranges.qualities, rng), "4:2:0")

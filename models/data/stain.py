@@ -1,4 +1,4 @@
-"""Other stains, scanners, inks and dirt, from the crops at hand."""
+"""Colour augmentation: variations of stain and scanner, and colours of ink, dirt and labels."""
 
 import torch
 from torch import Tensor
@@ -9,17 +9,17 @@ from slidelift.models.data.draws import Range, chances, uniform
 def stain_jitter(
     crops: Tensor, rng: torch.Generator, share: float = 0.7, spread: float = 0.08, gains: Range = (0.8, 1.3)
 ) -> Tensor:
-    """Mix and scale the channels of a share of the crops in optical density; to be done before the degradation.
+    """Mix and scale the channels of a share of the crops in optical density; apply before the degradation.
 
-    Glass (1, 1, 1) stays glass. Without this a narrow training set is over-fitted: the gain on stains never seen turns
-    down after 8,000 iterations while that on the training set's own still climbs.
+    White (glass) does not change. Without this augmentation a narrow training set is overfitted: the gain on unseen
+    stains falls after 8,000 iterations while that on the training set's stains still rises.
 
     Parameters
     ----------
     crops
         (N, 3, h, w) in [0, 1].
     share
-        Probability of a crop being changed.
+        Probability that a crop is changed.
     spread
         Standard deviation of the random 3x3 matrix that is added to the identity.
     gains
@@ -37,23 +37,22 @@ def stain_jitter(
 def odd_colours(
     crops: Tensor, rng: torch.Generator, share: float, gains: Range = (1.0, 4.0), mosaic_share: float = 0.125
 ) -> Tensor:
-    """Give a share of the crops colours and contrasts that no stain has; to be done before the degradation.
+    """Give a share of the crops colours and contrasts that no stain has; apply before the degradation.
 
-    Channels are permuted, half of the crops inverted, and all stretched about middle grey until they clip, as ink,
-    dirt and sharpening scanners do. Some become a mosaic of plain blocks in random colours, as print and labels are.
-    A network that has never seen such leaves the range it was trained in, and draws patterns that have nothing to do
-    with its source.
+    Channels are permuted, half of the crops inverted, and all stretched about middle grey until they clip, as with ink,
+    dirt and sharpening scanners. Some become a mosaic of plain blocks in random colours, as in print and labels. A
+    network trained without them draws patterns unrelated to its source on such input.
 
     Parameters
     ----------
     crops
         (N, 3, h, w) in [0, 1].
     share
-        Probability of a crop being changed.
+        Probability that a crop is changed.
     gains
         Range of the factor on the distance to middle grey.
     mosaic_share
-        Probability of a changed crop being a mosaic; its blocks have 8, 16, 32 or 64 pixels a side, one size a batch.
+        Probability that a changed crop is a mosaic, with blocks of 8, 16, 32 or 64 pixels a side, one size per batch.
     """
     n = len(crops)
     order = torch.rand(n, 3, generator=rng, device=rng.device).argsort(1).to(crops.device)
@@ -68,7 +67,7 @@ def odd_colours(
 
 
 def _mosaic(crops: Tensor, rng: torch.Generator) -> Tensor:
-    """Blocks of one random colour each, of the crops' shape."""
+    """Return blocks of random colours in the crops' shape."""
     n, channels, height, width = crops.shape
     side = 8 << int(torch.randint(4, (), generator=rng, device=rng.device))
     rows, columns = -(-height // side), -(-width // side)

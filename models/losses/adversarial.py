@@ -1,4 +1,4 @@
-"""What generator and critic of a GAN minimise, from the critic's raw outputs (logits) of any shape.
+"""What generator and discriminator of a GAN minimise, from the discriminator's raw outputs (logits) of any shape.
 
 Vanilla: Goodfellow et al., NIPS 2014, the generator's non-saturating. Hinge: Lim and Ye, 2017. Relativistic average:
 Jolicoeur-Martineau, ICLR 2019, its two halves averaged as in ESRGAN's code (its paper sums them).
@@ -18,8 +18,8 @@ class Adversary(StrEnum):
     RELATIVISTIC = "relativistic"
 
 
-def critic_loss(kind: Adversary | str, real: Tensor, fake: Tensor) -> Tensor:
-    """What the critic minimises.
+def discriminator_loss(kind: Adversary | str, real: Tensor, fake: Tensor) -> Tensor:
+    """What the discriminator minimises.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ def generator_loss(kind: Adversary | str, fake: Tensor, real: Tensor | None = No
     Parameters
     ----------
     kind
-        As of `critic_loss`.
+        As of `discriminator_loss`.
     fake
         Logits of predictions, with the gradient's path to the generator.
     real
@@ -68,7 +68,7 @@ def generator_loss(kind: Adversary | str, fake: Tensor, real: Tensor | None = No
             return -fake.mean()
         case Adversary.RELATIVISTIC:
             if real is None:
-                raise ValueError("the relativistic generator loss needs the critic's logits of real images too")
+                raise ValueError("the relativistic generator loss needs the discriminator's logits of real images too")
             real = real.detach().float()
             return (_is_fake(real - fake.mean()) + _is_real(fake - real.mean())) / 2
 

@@ -1,1 +1,1 @@
-"""How good an enlarged image is."""
+"""Measures of enlarged images."""

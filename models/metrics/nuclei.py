@@ -1,8 +1,8 @@
-"""Whether nuclei stay where they are: a classical detector on both images, centroids matched one to one.
+"""Agreement of nuclei detected in an enlarged image and in the truth, with centroids matched one to one.
 
-Haematoxylin by colour deconvolution (Ruifrok and Johnston 2001), smoothed, cut at Otsu's threshold, touching nuclei
-parted by a watershed on the distance to their border. It is no match for a trained detector; it is the same on both
-images, needs no weights, and knows no chance.
+Detector: haematoxylin by colour deconvolution (Ruifrok and Johnston 2001), smoothing, Otsu's threshold, and a watershed
+on the distance transform to separate touching nuclei. It is less accurate than a trained detector, but deterministic
+and without weights.
 """
 
 import math
@@ -10,32 +10,32 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy
-import skimage  # as SciPy, it loads its parts at their first use
+import skimage  # loads its submodules lazily
 from numpy.typing import NDArray
 
 MATCH_UM = 3.0
-"""Centroids within that distance are one nucleus: about its radius."""
+"""Greatest distance of matched centroids: about the radius of a nucleus."""
 
 _SMOOTHING_UM = 0.75
-_APART_UM = 3.0
-_LEAST_AREA_UM2 = 10.0
-"""A lymphocyte's nucleus, the smallest there is in numbers, has about 30 µm²."""
-_LEAST_HAEMATOXYLIN = 0.012
-"""Of scikit-image's haematoxylin channel: grey-blue glass stays below, the palest nuclei of five H&E sets above."""
-_INK = 0.2
-"""What is darker than any nucleus must not pull Otsu's threshold up."""
+_MIN_DISTANCE_UM = 3.0
+_MIN_AREA_UM2 = 10.0
+"""Lymphocytes, the smallest common nuclei, have about 30 µm²."""
+_MIN_HAEMATOXYLIN = 0.012
+"""In scikit-image's haematoxylin channel: grey-blue glass is below, the palest nuclei of five H&E sets are above."""
+_MAX_HAEMATOXYLIN = 0.2
+"""Darker pixels than any nucleus, such as ink, are clipped: they would raise Otsu's threshold."""
 
 
 @dataclass(frozen=True, slots=True)
 class NucleusAgreement:
-    """Nuclei of one image against another's.
+    """Agreement of the nuclei of two images.
 
     Attributes
     ----------
     count, truth_count
-        Nuclei found in each.
+        Nuclei detected in each image.
     f1
-        2 matched / (count + truth_count), 0 to 1; NaN where neither image has any.
+        2 matched / (count + truth_count), 0 to 1; NaN if neither image has any.
     """
 
     count: int
@@ -44,34 +44,39 @@ class NucleusAgreement:
 
 
 def nuclei(image: NDArray[np.uint8], mpp: float) -> NDArray[np.float64]:
-    """Centroids of nuclei in an image, uint8 (h, w, 3) of `mpp` µm per pixel: (n, 2) as row, column in pixels."""
+    """Detect nuclei in an image, uint8 (h, w, 3) of `mpp` µm per pixel: centroids (n, 2), row and column in pixels."""
     if min(image.shape[:2]) < 2:
         return np.empty((0, 2))
-    stain = skimage.filters.gaussian(skimage.color.rgb2hed(image)[..., 0].clip(0, _INK), _SMOOTHING_UM / mpp)
+    stain = skimage.filters.gaussian(
+        skimage.color.rgb2hed(image)[..., 0].clip(0, _MAX_HAEMATOXYLIN), _SMOOTHING_UM / mpp
+    )
     if float(np.ptp(stain)) == 0:
         return np.empty((0, 2))
-    inside = stain > max(float(skimage.filters.threshold_otsu(stain)), _LEAST_HAEMATOXYLIN)
+    inside = stain > max(float(skimage.filters.threshold_otsu(stain)), _MIN_HAEMATOXYLIN)
     depth = skimage.filters.gaussian(scipy.ndimage.distance_transform_edt(inside), _SMOOTHING_UM / mpp)
     peaks = skimage.feature.peak_local_max(
-        depth, min_distance=max(1, round(_APART_UM / mpp)), labels=skimage.measure.label(inside), exclude_border=False
+        depth,
+        min_distance=max(1, round(_MIN_DISTANCE_UM / mpp)),
+        labels=skimage.measure.label(inside),
+        exclude_border=False,
     )
     markers = np.zeros(inside.shape, np.int32)
     markers[tuple(peaks.T)] = np.arange(1, len(peaks) + 1)
-    found = skimage.measure.regionprops(skimage.segmentation.watershed(-depth, markers, mask=inside))
-    return np.array([one.centroid for one in found if one.area * mpp**2 >= _LEAST_AREA_UM2]).reshape(-1, 2)
+    regions = skimage.measure.regionprops(skimage.segmentation.watershed(-depth, markers, mask=inside))
+    return np.array([one.centroid for one in regions if one.area * mpp**2 >= _MIN_AREA_UM2]).reshape(-1, 2)
 
 
-def nucleus_agreement(found: NDArray[np.float64], truth: NDArray[np.float64], mpp: float) -> NucleusAgreement:
-    """Compare centroids (n, 2) and (m, 2) in pixels of `mpp` µm: the most pairs within 3 µm, each in one pair."""
-    if not len(found) + len(truth):
+def nucleus_agreement(detected: NDArray[np.float64], truth: NDArray[np.float64], mpp: float) -> NucleusAgreement:
+    """Match centroids (n, 2) and (m, 2), in pixels of `mpp` µm, to the most one-to-one pairs within 3 µm."""
+    if not len(detected) + len(truth):
         return NucleusAgreement(0, 0, math.nan)
-    matched = _matched(found, truth, MATCH_UM / mpp) if len(found) and len(truth) else 0
-    return NucleusAgreement(len(found), len(truth), 2 * matched / (len(found) + len(truth)))
+    matched = _count_matches(detected, truth, MATCH_UM / mpp) if len(detected) and len(truth) else 0
+    return NucleusAgreement(len(detected), len(truth), 2 * matched / (len(detected) + len(truth)))
 
 
-def _matched(found: NDArray[np.float64], truth: NDArray[np.float64], reach: float) -> int:
-    near = scipy.spatial.KDTree(found).query_ball_tree(scipy.spatial.KDTree(truth), reach)
-    rows = np.repeat(np.arange(len(found)), [len(ones) for ones in near])
+def _count_matches(detected: NDArray[np.float64], truth: NDArray[np.float64], max_distance: float) -> int:
+    near = scipy.spatial.KDTree(detected).query_ball_tree(scipy.spatial.KDTree(truth), max_distance)
+    rows = np.repeat(np.arange(len(detected)), [len(ones) for ones in near])
     columns = np.array([column for ones in near for column in ones], np.int64)
-    graph = scipy.sparse.csr_array((np.ones(len(rows), np.int8), (rows, columns)), shape=(len(found), len(truth)))
+    graph = scipy.sparse.csr_array((np.ones(len(rows), np.int8), (rows, columns)), shape=(len(detected), len(truth)))
     return int((scipy.sparse.csgraph.maximum_bipartite_matching(graph) >= 0).sum())

@@ -1,6 +1,6 @@
-"""How a sharp image is made a source for measuring: the one table, in NumPy and Pillow, without chance.
+"""Deterministic reductions of sharp images to sources for evaluation, in NumPy and Pillow.
 
-`bicubic` is the measuring convention. The trainer's degradations are others: they draw blur, noise and compression.
+`bicubic` is the measuring convention. Training uses other degradations, with random blur, noise and compression.
 """
 
 import math
@@ -13,19 +13,19 @@ from PIL import Image
 Reduction = Callable[[NDArray[np.uint8], int], NDArray[np.uint8]]
 
 _SIGMA_PER_SCALE = 0.4
-"""Sigma 1.6 at scale 4: what super-resolution's blur-and-subsample degradation commonly takes. Upadhyay and Awate
-smooth and subsample too, and don't say how wide."""
+"""Sigma 1.6 at scale 4, common for blur-and-subsample degradations. Upadhyay and Awate also smooth and subsample, but
+give no sigma."""
 _REACH = 4.0
 
 
 def bicubic(image: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
-    """Pillow's antialiased bicubic: (scale*h, scale*w, 3) -> (h, w, 3)."""
+    """Reduce by Pillow's antialiased bicubic: (scale*h, scale*w, 3) -> (h, w, 3)."""
     height, width, _ = image.shape
     return np.asarray(Image.fromarray(image).resize((width // scale, height // scale), Image.Resampling.BICUBIC))
 
 
 def area(image: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
-    """The mean of each square of scale x scale pixels, rounded once (Pillow's box filter rounds after each axis)."""
+    """Reduce to block means, rounded once (Pillow's box filter rounds after each axis)."""
     height, width, _ = image.shape
     squares = image.reshape(height // scale, scale, width // scale, scale, 3)
     means: NDArray[np.float64] = squares.mean(axis=(1, 3))
@@ -33,7 +33,7 @@ def area(image: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
 
 
 def gaussian(image: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
-    """Smoothed by a Gaussian of sigma 0.4 * scale and sampled at the middle of each square, so without a shift."""
+    """Smooth by a Gaussian of sigma 0.4 * scale and sample at block centres, without a shift."""
     values = image.astype(np.float64)
     for axis in (0, 1):
         values = _smooth_and_sample(values, scale, axis)
@@ -44,7 +44,7 @@ REDUCTIONS: dict[str, Reduction] = {"bicubic": bicubic, "area": area, "gaussian"
 
 
 def _smooth_and_sample(values: NDArray[np.float64], scale: int, axis: int) -> NDArray[np.float64]:
-    """One axis of `gaussian`; beyond the edge the image is mirrored."""
+    """Reduce one axis for `gaussian`; the border is mirrored."""
     sigma, middle = _SIGMA_PER_SCALE * scale, (scale - 1) / 2
     reach = math.ceil(_REACH * sigma)
     taps = np.arange(-reach, scale + reach)

@@ -1,6 +1,6 @@
-"""SSIM inside and outside a mask, such as a marked tumour: an average over the image hides what happens in it.
+"""SSIM inside and outside a mask, such as an annotated tumour.
 
-After Sharma, Medical Image Super Resolution (diseased and normal region apart).
+After Sharma, Medical Image Super Resolution (separate figures for diseased and normal regions).
 """
 
 import math
@@ -14,19 +14,19 @@ from slidelift.models.metrics.fidelity import WINDOW, ssim_y_map
 
 @dataclass(frozen=True, slots=True)
 class RegionSimilarity:
-    """Mean SSIM of the windows whose middle lies inside the mask, and of the others; NaN where there is none."""
+    """Mean SSIM of the windows centred inside the mask, and of the others; NaN if there are none."""
 
     inside: float
     outside: float
 
 
 def region_ssim(image: NDArray[np.uint8], truth: NDArray[np.uint8], mask: NDArray[np.bool_]) -> RegionSimilarity:
-    """SSIM of luma on both sides of a mask (h, w), as `models.metrics.fidelity.ssim_y` measures it.
+    """Compute `models.metrics.fidelity.ssim_y` inside and outside a mask (h, w).
 
     Raises
     ------
     ValueError
-        If the mask has not the truth's size.
+        If the mask's size differs from the truth's.
     """
     if mask.shape != truth.shape[:2]:
         raise ValueError(f"a mask of {mask.shape[1]}x{mask.shape[0]} for an image of {truth.shape[1]}x{truth.shape[0]}")

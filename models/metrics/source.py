@@ -1,6 +1,6 @@
-"""How a sharp image is made the source that a scanner would have written: defocus, reduction, noise, JPEG.
+"""Model of a scanner's source image made from a sharp one: defocus, reduction, noise, JPEG.
 
-The measuring convention is `SourceModel()` (Pillow's antialiased bicubic, nothing else) and, for a compressed source,
+The measuring convention is `SourceModel()`, which is Pillow's antialiased bicubic only. For compressed sources it is
 `SourceModel(quality=Q)`: the reduced image encoded and decoded by Pillow at libjpeg's quality Q with 4:2:0 chroma.
 """
 
@@ -19,27 +19,27 @@ Sampling = Literal["4:4:4", "4:2:2", "4:2:0", "RGB"]
 SAMPLINGS: tuple[Sampling, ...] = ("4:2:0", "4:2:2", "4:4:4", "RGB")
 """Chroma samplings; "RGB" stores the channels without a colour transform, as many Aperio files do."""
 _NOISE_SEED = 0
-"""One field of noise for all images of a size, so that a measurement can be repeated."""
+"""All images of a size get the same noise, so that measurements are repeatable."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourceModel:
-    """One way of making a source of a sharp image.
+    """Parameters of the source model; call it to make a source.
 
     Attributes
     ----------
     reduction
         A name of `models.metrics.reduction.REDUCTIONS`.
     defocus
-        Standard deviation in source pixels of a Gaussian that blurs the sharp image first; 0 for none.
+        Standard deviation in source pixels of a Gaussian blur of the sharp image; 0 for none.
     noise
         Standard deviation in grey levels of Gaussian noise on the source; 0 for none.
     quality
-        libjpeg's quality, 1 to 100; None for a source that is not compressed.
+        libjpeg's quality, 1 to 100; None for an uncompressed source.
     sampling
         Chroma sampling of the JPEG.
     tables
-        Quantisation tables in place of those of `quality`, each 64 steps in the order of rows, luma first.
+        Quantisation tables instead of those of `quality`, each 64 steps in row order, luma first.
     """
 
     reduction: str = "bicubic"
@@ -51,19 +51,19 @@ class SourceModel:
 
     @property
     def reduce(self) -> Reduction:
-        """The reduction alone, by which an enlarged image is held against its source."""
+        """The reduction without the other steps."""
         return REDUCTIONS[self.reduction]
 
     @property
     def label(self) -> str:
-        """What distinguishes measurements of one set: "none" or "Q" and the quality."""
+        """Short label of the compression: "none" or "Q" and the quality."""
         if self.tables is not None:
             return "own tables"
         return "none" if self.quality is None else f"Q{self.quality}"
 
     @property
-    def words(self) -> str:
-        """A sentence on how sources are made, for a report."""
+    def description(self) -> str:
+        """Sentence for reports."""
         parts = [f"reduced by {self.reduction}"]
         if self.defocus:
             parts.append(f"blurred by {self.defocus:g} source pixels")
@@ -89,7 +89,7 @@ class SourceModel:
         return self.compress(source)
 
     def compress(self, source: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The source as it comes out of a JPEG file; itself where it is not compressed."""
+        """Encode and decode the source as JPEG; unchanged if this model has no compression."""
         if self.quality is None and self.tables is None:
             return source
         options: dict[str, Any] = {"keep_rgb": True} if self.sampling == "RGB" else {"subsampling": self.sampling}
@@ -102,5 +102,5 @@ class SourceModel:
         return np.asarray(Image.open(stream))
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return values for JSON."""
         return asdict(self)

@@ -1,7 +1,6 @@
-"""Structure at several scales (MS-SSIM) and of the local variance (QILV), both on luma.
+"""MS-SSIM and QILV on luma.
 
-Upadhyay and Awate, ISBI 2019, report the two together: MS-SSIM answers to noise more than to blur, QILV to blur more
-than to noise.
+Upadhyay and Awate, ISBI 2019, report both: MS-SSIM is more sensitive to noise, QILV to blur.
 """
 
 import math
@@ -13,23 +12,23 @@ from numpy.typing import NDArray
 from slidelift.models.metrics.fidelity import WINDOW, luma
 
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
-"""Exponents of the five scales, the finest first (Wang, Simoncelli, Bovik, Asilomar 2003, section 3.2)."""
+"""Exponents of the five scales from the finest (Wang, Simoncelli, Bovik, Asilomar 2003, section 3.2)."""
 
 _SIGMA = 1.5
 _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
 
 def scales_that_fit(height: int, width: int) -> int:
-    """How many of MS-SSIM's five scales have a side of 11 pixels or more: five from 176 pixels on, 0 below 11."""
+    """Return how many of MS-SSIM's five scales have sides of at least 11 pixels: 5 from 176 pixels on, 0 below 11."""
     fit = (number for number in range(len(SCALE_WEIGHTS), 0, -1) if min(height, width) >> (number - 1) >= WINDOW)
     return next(fit, 0)
 
 
 def ms_ssim(image: NDArray[np.uint8], truth: NDArray[np.uint8]) -> float:
-    """Multi-scale structural similarity, 0 to 1; both uint8 (h, w, 3).
+    """Return the multi-scale structural similarity, 0 to 1; both images uint8 (h, w, 3).
 
-    A scale is the 2x2 mean of the one before. An image under 176 pixels has fewer scales, whose weights are divided
-    by their sum; under 11 pixels it has none and the answer is NaN. A negative mean of a scale counts as 0.
+    Each scale is the 2x2 mean of the one before. Images below 176 pixels have fewer scales, with weights divided by
+    their sum; below 11 pixels the result is NaN. A negative mean of a scale counts as 0.
 
     Wang, Simoncelli and Bovik, Asilomar 2003, equation 7.
     """
@@ -49,11 +48,11 @@ def ms_ssim(image: NDArray[np.uint8], truth: NDArray[np.uint8]) -> float:
 
 
 def qilv(image: NDArray[np.uint8], truth: NDArray[np.uint8]) -> float:
-    """Quality index based on local variance, at most 1; both uint8 (h, w, 3).
+    """Return the quality index based on local variance, at most 1; both images uint8 (h, w, 3).
 
-    Compares the two maps of local variance V (11x11 Gaussian window, sigma 1.5, windows wholly inside the image) by
-    mean, spread and correlation: 2 m1 m2 / (m1^2 + m2^2) * 2 s1 s2 / (s1^2 + s2^2) * s12 / (s1 s2), with the authors'
-    SSIM constants against divisions by zero. NaN for an image under 11 pixels.
+    Compares the maps of local variance (11x11 Gaussian window, sigma 1.5, windows inside the image only) by mean,
+    standard deviation and covariance: 2 m1 m2 / (m1^2 + m2^2) * 2 s1 s2 / (s1^2 + s2^2) * s12 / (s1 s2), with SSIM's
+    constants against divisions by zero. NaN for images below 11 pixels.
 
     Aja-Fernandez, San Jose Estepar, Alberola-Lopez and Westin, EMBC 2006.
     """
@@ -68,7 +67,7 @@ def qilv(image: NDArray[np.uint8], truth: NDArray[np.uint8]) -> float:
 
 
 def _terms(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """SSIM's luminance term and its contrast-structure term, of each window."""
+    """Return SSIM's luminance and contrast-structure terms of each window."""
     mean_x, mean_y = _window_mean(x), _window_mean(y)
     variances = _window_mean(x * x) - mean_x**2 + _window_mean(y * y) - mean_y**2
     covariance = _window_mean(x * y) - mean_x * mean_y

@@ -1,1 +1,1 @@
-"""Training of the shipped weights."""
+"""Training: recipes, phases, checkpoints and logs."""

@@ -1,7 +1,7 @@
-"""Training pairs of one stage: crops of sharp images and what their degradation leaves of them.
+"""Training pairs of one stage: crops of sharp images and their degraded versions.
 
-Four batches take about as many operations as one, only larger ones. On a GPU, whose time goes by their number, several
-are therefore drawn in one go.
+On a GPU several batches are drawn together: four take about as many kernel launches as one, and launches dominate the
+time.
 """
 
 import math
@@ -20,65 +20,65 @@ from slidelift.models.training.recipe import Recipe, Stage
 
 
 class Batches:
-    """A stage's batches, one after another.
+    """Batches of one stage.
 
     Memory: `at_once` batches and the recipe's pool, on the device of the images.
 
-    Batches that are drawn and not yet used are not kept in a checkpoint. It keeps the generator's state from before
-    they were drawn, and they are drawn again from it. Only the pool depends on earlier batches, so a batch is exchanged
-    with it when it is handed out.
+    A checkpoint does not hold batches that were drawn and not yet used. It holds the generator's state from before the
+    draw, from which they are drawn again. Only the pool depends on earlier batches, so a batch is exchanged with it
+    when `next` returns it.
 
     Parameters
     ----------
     at_once
-        Batches drawn in one go. What a degradation draws once a call, such as a resize factor, they have in common.
+        Batches drawn together. They share what a degradation draws once per call, such as a resize factor.
     """
 
     def __init__(self, recipe: Recipe, stage: Stage, images: ImageSet, at_once: int = 1) -> None:
         self._recipe, self._stage, self._images = recipe, stage, images
         self._at_once = at_once
-        self._drawn_from: dict[str, Any] = {}
-        self._left: list[Pair] = []
+        self._draw_state: dict[str, Any] = {}
+        self._remaining: list[Pair] = []
         self._pool = PairPool(recipe.data.pool) if recipe.data.pool else None
 
     def next(self, rng: torch.Generator) -> Pair:
-        """The next batch; `rng` lives on the CPU."""
-        if not self._left:
+        """Return the next batch; `rng` lives on the CPU."""
+        if not self._remaining:
             self._draw({"generator": rng.get_state(), "batches": self._at_once}, rng)
-        pair = self._left.pop(0)
+        pair = self._remaining.pop(0)
         return pair if self._pool is None else self._pool.exchange(pair, rng)
 
-    def _draw(self, drawn_from: Mapping[str, Any], rng: torch.Generator) -> None:
-        self._drawn_from = dict(drawn_from)
-        pairs = draw_pairs(self._recipe, self._stage, self._images, drawn_from["batches"] * self._stage.batch, rng)
-        self._left = _split(pairs, self._stage.batch)
+    def _draw(self, draw_state: Mapping[str, Any], rng: torch.Generator) -> None:
+        self._draw_state = dict(draw_state)
+        pairs = draw_pairs(self._recipe, self._stage, self._images, draw_state["batches"] * self._stage.batch, rng)
+        self._remaining = _split(pairs, self._stage.batch)
 
     def state(self) -> dict[str, Any]:
-        """All that the next batch depends on besides the generator."""
+        """Return everything that the next batch depends on besides the generator."""
         state: dict[str, Any] = {}
-        if self._left:
-            state["drawn"] = self._drawn_from | {"left": len(self._left)}
+        if self._remaining:
+            state["drawn"] = self._draw_state | {"left": len(self._remaining)}
         if self._pool is not None:
             state["pool"] = self._pool.state_dict()
         return state
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take up what `state` gave."""
-        self._left = []
+        """Restore a state returned by `state`."""
+        self._remaining = []
         if "drawn" in state:
             drawn = dict(state["drawn"])
             left, rng = drawn.pop("left"), torch.Generator()
             rng.set_state(drawn["generator"])
             self._draw(drawn, rng)
-            self._left = self._left[-left:]
+            self._remaining = self._remaining[-left:]
         if self._pool is not None:
             device = self._images.pixels.device
-            kept = {name: None if one is None else one.to(device) for name, one in state["pool"].items()}
-            self._pool.load_state_dict(kept)
+            tensors = {name: None if one is None else one.to(device) for name, one in state["pool"].items()}
+            self._pool.load_state_dict(tensors)
 
 
 def draw_pairs(recipe: Recipe, stage: Stage, images: ImageSet, count: int, rng: torch.Generator) -> Pair:
-    """That many pairs, drawn in one go."""
+    """Draw `count` pairs together."""
     data, side = recipe.data, crop_side(stage, recipe.scale)
     whole = side + data.margin * recipe.scale
     high = images.crops(count, whole, rng, entropy=data.entropy, larger_share=data.larger_share)
@@ -90,14 +90,14 @@ def draw_pairs(recipe: Recipe, stage: Stage, images: ImageSet, count: int, rng: 
     if data.margin:
         pair = crop_pair(pair, side, rng)
     if data.corruption:
-        spoilt = corrupt(pair.high, data.corruption, rng, kinds=data.corruption_kinds)
-        pair = Pair(pair.low, spoilt, spoilt)
+        corrupted = corrupt(pair.high, data.corruption, rng, kinds=data.corruption_kinds)
+        pair = Pair(pair.low, corrupted, corrupted)
     return pair
 
 
 def crop_side(stage: Stage, scale: int) -> int:
-    """The stage's crop rounded down to whole source pixels, and to what critics halve four times where there is one."""
-    whole = math.lcm(scale, 16) if stage.critic is not None else scale
+    """Return the stage's crop rounded down to a multiple of the scale; with a discriminator, of 16 as well."""
+    whole = math.lcm(scale, 16) if stage.discriminator is not None else scale
     return max(whole, stage.crop - stage.crop % whole)
 
 

@@ -1,8 +1,8 @@
-"""A training step captured as a CUDA graph: the host starts it whole, not its thousands of kernels one by one.
+"""Training step captured as a CUDA graph: one launch instead of thousands of kernel launches.
 
-The first steps are computed plainly, on the stream that the graph will be captured on: in them cuDNN, cuBLAS and the
-optimisers make what they make once. They are steps of the training like all others. Capture itself computes nothing,
-so it changes no weight, and where it fails nothing has to be put back.
+The first steps run without a graph, on the stream used for capture, so that cuDNN, cuBLAS and the optimisers allocate
+what they allocate once. They are ordinary training steps. Capture itself computes nothing and changes no weight, so a
+failed capture needs no rollback.
 
 Source: "CUDA Graphs", https://docs.pytorch.org/docs/stable/notes/cuda.html, whole-network capture.
 """
@@ -20,34 +20,34 @@ from slidelift.models.data.pair import Pair
 Losses = dict[str, Tensor]
 Number = float | Tensor
 Step = Callable[[Pair, Number, Number], Losses]
-"""Learns from a pair at a learning rate, and with a decay of the averaged weights."""
+"""One training step on a pair, with a learning rate and a decay of the EMA weights."""
 
 _WARM_UP = 3
-"""Steps before capture: as many as torch's notes take."""
+"""Steps before capture, as in torch's notes."""
 
 
 class Graphs(Protocol):
-    """What `CapturedStep` needs of a device."""
+    """Graph capture on a device."""
 
     device: torch.device
 
     def warm_up(self, compute: Callable[[], Losses]) -> Losses:
-        """Compute now, as preparation of a capture."""
+        """Compute without a graph, before a capture."""
         ...
 
     def capture(self, compute: Callable[[], Losses]) -> Callable[[], Losses]:
-        """What computes the same each time it is called, into the same tensors.
+        """Return a function that repeats the computation into the same tensors.
 
         Raises
         ------
         RuntimeError
-            If that can't be captured.
+            If the computation can't be captured.
         """
         ...
 
 
 class CudaGraphs:
-    """CUDA's graphs, captured on a stream of their own."""
+    """CUDA graphs, captured on a separate stream."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -56,7 +56,7 @@ class CudaGraphs:
     def warm_up(self, compute: Callable[[], Losses]) -> Losses:
         """See `Graphs`."""
         with self._own_stream(), warnings.catch_warnings():
-            # Adam warns of being capturable and not captured: it soon will be
+            # Adam warns that it is capturable but not captured; the capture follows
             warnings.filterwarnings("ignore", "This instance was constructed with capturable")
             return compute()
 
@@ -82,43 +82,43 @@ class CudaGraphs:
 
 
 class CapturedStep:
-    """Computes the same step again and again, captured after the first few; where that fails it warns and goes on.
+    """Runs a training step, captured as a graph after the first few; warns and continues without one if capture fails.
 
-    Holds buffers for one pair, the rate and the decay, from which the graph reads; and all tensors of one step.
+    Memory: the graph's input buffers for one pair, the rate and the decay, and all tensors of one step.
     """
 
     def __init__(self, graphs: Graphs) -> None:
         self._graphs = graphs
         self._plain_steps = 0
-        self._refused = False
+        self._capture_failed = False
         self._replay: Callable[[], Losses] | None = None
         self._rate, self._decay = (torch.zeros((), device=graphs.device) for _ in range(2))
         self._pair: Pair | None = None
 
     def __call__(self, step: Step, pair: Pair, rate: float, decay: float) -> Losses:
-        """One step; its losses hold until the next.
+        """Run one step; the returned losses are valid until the next.
 
         Parameters
         ----------
         step
-            The same each time. It draws no random number and reads nothing back to the host.
+            The same function each time. It draws no random numbers and reads nothing back to the host.
         pair
-            Of the same sizes each time. Only `low` and `target` are given to the step.
+            Of the same sizes each time. The step gets only `low` and `target`.
         """
-        mine = self._take(pair, rate, decay)
+        buffered = self._copy_inputs(pair, rate, decay)
 
         def compute() -> Losses:
-            with self._graphs.device:  # losses make constants: a graph can't copy them from the host
-                return step(mine, self._rate, self._decay)
+            with self._graphs.device:  # losses create constants, which a graph can't copy from the host
+                return step(buffered, self._rate, self._decay)
 
         if self._plain_steps < _WARM_UP:
             self._plain_steps += 1
             return self._graphs.warm_up(compute)
-        if self._replay is None and not self._refused:
+        if self._replay is None and not self._capture_failed:
             self._capture(compute)
         return compute() if self._replay is None else self._replay()
 
-    def _take(self, pair: Pair, rate: float, decay: float) -> Pair:
+    def _copy_inputs(self, pair: Pair, rate: float, decay: float) -> Pair:
         if self._pair is None:
             low, target = pair.low.clone(), pair.target.clone()
             self._pair = Pair(low, target, target)
@@ -132,11 +132,11 @@ class CapturedStep:
         try:
             self._replay = self._graphs.capture(compute)
         except RuntimeError as error:
-            self._refused = True
+            self._capture_failed = True
             reason = str(_first_cause(error)).partition("\n")[0]
-            warnings.warn(f"training goes on slower, its step could not be captured: {reason}", stacklevel=3)
+            warnings.warn(f"training continues slower, its step could not be captured: {reason}", stacklevel=3)
 
 
 def _first_cause(error: BaseException) -> BaseException:
-    """What was raised first: the end of a failed capture raises another error over it."""
+    """Return the error raised first; ending a failed capture raises another one on top."""
     return error if error.__context__ is None else _first_cause(error.__context__)

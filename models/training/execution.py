@@ -1,4 +1,4 @@
-"""Where and how a run's steps are computed."""
+"""Device, precision and batching of a training run."""
 
 from dataclasses import dataclass
 
@@ -8,21 +8,22 @@ from slidelift.models.inference import computes_in_bf16
 from slidelift.models.training.captured_step import CudaGraphs, Graphs
 
 _CUDA_BATCHES = 4
-"""A quarter of the operations a step; eight would spare an eighth more, and hold twice the pixels."""
+"""Four batches drawn together need a quarter of the kernel launches per step; eight would save an eighth more and hold
+twice the pixels."""
 
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """What may differ between machines that follow one recipe.
+    """Settings that may differ between machines that follow one recipe.
 
     Attributes
     ----------
     bf16
-        Whether networks compute in bfloat16, beside weights in float32.
+        Whether networks compute in bfloat16; weights stay in float32.
     batches_at_once
-        Batches drawn in one go: see `models.training.batches.Batches`.
+        Batches drawn together; see `models.training.batches.Batches`.
     graphs
-        Captures steps; None where they are computed plainly.
+        Graph capture of steps; None for none.
     """
 
     device: torch.device
@@ -31,27 +32,27 @@ class Execution:
     graphs: Graphs | None = None
 
     def autocast(self) -> torch.autocast:
-        """Within it networks compute in this precision."""
+        """Return the autocast context for this precision."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
 
 def execution_on(device: torch.device, precision: str, batches_at_once: int | None = None) -> Execution:
-    """As is fastest there: on CUDA four batches in one go and captured steps.
+    """Return the fastest settings for a device: on CUDA, four batches drawn together and captured steps.
 
     Parameters
     ----------
     precision
-        "fp32", "bf16", or "auto": bf16 where the hardware computes in it.
+        "fp32", "bf16", or "auto" for bf16 where the hardware has it.
     batches_at_once
-        None for the device's own.
+        None for the device's default.
 
     Raises
     ------
     ValueError
-        If the precision is none of the three.
+        If the precision is unknown.
     """
     if precision not in ("auto", "fp32", "bf16"):
-        raise ValueError(f"{precision}: no precision to train in; use auto, fp32 or bf16")
+        raise ValueError(f"{precision}: not a training precision; use auto, fp32 or bf16")
     on_cuda = device.type == "cuda"
     return Execution(
         device,

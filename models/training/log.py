@@ -1,4 +1,4 @@
-"""The run's CSV log: a row every few iterations, cut back to the checkpoint when a run goes on."""
+"""CSV log of a training run."""
 
 import csv
 import io
@@ -9,14 +9,15 @@ from slidelift.durable import atomic_file
 
 
 class Log:
-    """Appends rows; owns no open file between them, so that a kill loses none.
+    """Appends rows to a CSV file; the file is closed after each row, so that a killed run loses none.
 
     Parameters
     ----------
     path
-        A log that is there is continued.
+        An existing log is continued.
     columns
-        Names of the losses; before them stand stage, iteration, learning_rate and seconds (that its iterations took).
+        Names of the losses; the columns stage, iteration, learning_rate and seconds (of the row's iterations) precede
+        them.
     """
 
     def __init__(self, path: Path, columns: Sequence[str]) -> None:
@@ -24,13 +25,13 @@ class Log:
         self._columns = ["stage", "iteration", "learning_rate", "seconds", *columns]
 
     def cut(self, stage_order: Sequence[str], stage: int, iteration: int) -> None:
-        """Drop rows after this iteration: they will be made again."""
+        """Drop the rows after this iteration, which a resumed run writes again."""
         kept = []
         if self._path.exists():
             with self._path.open(newline="", encoding="utf-8") as file:
-                place = {name: number for number, name in enumerate(stage_order)}
+                order = {name: number for number, name in enumerate(stage_order)}
                 for row in csv.DictReader(file):
-                    if (place.get(row["stage"], len(place)), int(row["iteration"] or 0)) <= (stage, iteration):
+                    if (order.get(row["stage"], len(order)), int(row["iteration"] or 0)) <= (stage, iteration):
                         kept.append(row)
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, self._columns, extrasaction="ignore")

@@ -1,4 +1,4 @@
-"""What moves the weights, and how fast: optimisers and learning rates of a stage."""
+"""Optimisers and learning-rate schedules."""
 
 import math
 from collections.abc import Mapping
@@ -12,12 +12,13 @@ from slidelift.models.training.recipe import Stage
 
 
 def optimisers(stage: Stage, network: nn.Module, *, capturable: bool = False) -> list[torch.optim.Optimizer]:
-    """What moves the network's weights; Muon takes the convolutions and leaves the rest to AdamW.
+    """Return the stage's optimisers; with Muon for the convolutions, AdamW for all other parameters.
 
     Parameters
     ----------
     capturable
-        Whether their step can be part of a CUDA graph: rate and step count are then tensors on the device. Not SGD's.
+        Whether a CUDA graph may contain their step: rate and step count are then tensors on the device. SGD does not
+        support it.
     """
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     given: dict[str, Any] = {"lr": stage.learning_rate, "betas": stage.betas}
@@ -38,18 +39,18 @@ def optimisers(stage: Stage, network: nn.Module, *, capturable: bool = False) ->
 
 
 def set_rate(optimiser: torch.optim.Optimizer, rate: float | Tensor) -> None:
-    """Give all groups a learning rate; a tensor is taken itself, not its value."""
+    """Set the learning rate of all groups; a tensor is used by reference."""
     for group in optimiser.param_groups:
         group["lr"] = rate
 
 
 def restore_optimiser(optimiser: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
-    """Take up a state dict's tensors. The settings stay: a checkpoint of a GPU may go on on a CPU, and the reverse."""
+    """Restore a state dict's tensors but not its settings, so that a GPU's checkpoint can be resumed on a CPU."""
     optimiser.load_state_dict({"state": saved["state"], "param_groups": optimiser.state_dict()["param_groups"]})
 
 
 def learning_rate(stage: Stage, iteration: int) -> float:
-    """The rate of an iteration, counted from 0 within its stage."""
+    """Return the learning rate of an iteration, counted from 0 within its stage."""
     past = iteration / stage.iterations
     warm = min(1.0, (iteration + 1) / min(stage.warmup, stage.iterations)) if stage.warmup else 1.0
     match stage.schedule:

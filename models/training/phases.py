@@ -1,8 +1,6 @@
-"""The stretches of a run: first the manifold where a loss needs it, then the recipe's stages."""
+"""Phases of a training run: the autoencoder of the manifold loss if needed, then the recipe's stages."""
 
-import pickle
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -10,14 +8,12 @@ from torch import Tensor, nn
 
 from slidelift.models.data.images import ImageSet
 from slidelift.models.data.pair import Pair
-from slidelift.models.errors import RecipeError
-from slidelift.models.losses.adversarial import critic_loss, generator_loss
 from slidelift.models.losses.weighted import WeightedSum
 from slidelift.models.networks.autoencoder import Autoencoder
 from slidelift.models.networks.back_projection import BackProjected
-from slidelift.models.networks.critics import CRITICS
 from slidelift.models.training.batches import Batches
 from slidelift.models.training.captured_step import CapturedStep, Losses, Number
+from slidelift.models.training.discriminator import DiscriminatorTrainer
 from slidelift.models.training.execution import Execution
 from slidelift.models.training.optimisers import learning_rate, optimisers, restore_optimiser, set_rate
 from slidelift.models.training.recipe import Recipe, Stage
@@ -26,47 +22,47 @@ MANIFOLD = "manifold"
 
 
 class Phase(Protocol):
-    """A stretch of iterations; what it learns is handed on by `result`."""
+    """Part of a run; `result` passes what it learned to later phases."""
 
     name: str
     iterations: int
 
     def step(self, iteration: int, rng: torch.Generator) -> Losses:
-        """One iteration; the losses as tensors that hold until the next, so that a GPU need not wait for them."""
+        """Run one iteration; returns losses as tensors, valid until the next, so that the host need not wait."""
         ...
 
     def state(self) -> dict[str, Any]:
-        """All that the next step depends on besides the generator."""
+        """Return everything that the next step depends on besides the generator."""
         ...
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take up what `state` gave."""
+        """Restore a state returned by `state`."""
         ...
 
     def result(self) -> dict[str, Any]:
-        """What later phases and the weights file take from this one."""
+        """Return what later phases and the weights file use."""
         ...
 
 
 class ManifoldPhase:
-    """The autoencoder whose encoder measures distances between textures; plain reconstruction of sharp crops."""
+    """Trains the autoencoder of the manifold loss by reconstruction of sharp crops."""
 
     name = MANIFOLD
 
     def __init__(self, recipe: Recipe, images: ImageSet, execution: Execution) -> None:
-        self._stated, self._data, self._images = recipe.autoencoder, recipe.data, images
-        self.iterations = self._stated.iterations
+        self._settings, self._data, self._images = recipe.autoencoder, recipe.data, images
+        self.iterations = self._settings.iterations
         self._execution = execution
-        self._autoencoder = Autoencoder(features=self._stated.features)
+        self._autoencoder = Autoencoder(features=self._settings.features)
         self._autoencoder.to(execution.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._optimiser = torch.optim.Adam(self._autoencoder.parameters(), self._stated.learning_rate)
+        self._optimiser = torch.optim.Adam(self._autoencoder.parameters(), self._settings.learning_rate)
 
-    def step(self, iteration: int, rng: torch.Generator) -> Losses:  # noqa: ARG002 - the face of all phases
-        """One batch there and back."""
-        crops = self._images.crops(self._stated.batch, self._stated.crop, rng, larger_share=self._data.larger_share)
+    def step(self, iteration: int, rng: torch.Generator) -> Losses:  # noqa: ARG002 - signature of `Phase`
+        """See `Phase`."""
+        crops = self._images.crops(self._settings.batch, self._settings.crop, rng, larger_share=self._data.larger_share)
         with self._execution.autocast():
-            again = self._autoencoder(crops)
-        loss = (again.float() - crops).square().mean()
+            reconstruction = self._autoencoder(crops)
+        loss = (reconstruction.float() - crops).square().mean()
         self._optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self._optimiser.step()
@@ -82,14 +78,14 @@ class ManifoldPhase:
         self._optimiser.load_state_dict(state["optimiser"])
 
     def result(self) -> dict[str, Any]:
-        """The autoencoder's weights, on the CPU."""
-        return {"autoencoder": _copied(self._autoencoder.state_dict())}
+        """Return the autoencoder's weights, on the CPU."""
+        return {"autoencoder": _cpu_copy(self._autoencoder.state_dict())}
 
 
 class StagePhase:
-    """One stage of a recipe: generator, its average, and the critic where it has one.
+    """One stage of a recipe: generator, its EMA, and a discriminator if the stage has one.
 
-    Without a critic the step is captured where the device has graphs.
+    Without a discriminator the step is captured as a graph on devices that support it.
     """
 
     def __init__(
@@ -111,41 +107,37 @@ class StagePhase:
         graphs = execution.graphs if _can_be_captured(stage) else None
         self._captured = CapturedStep(graphs) if graphs is not None else None
         self._optimisers = optimisers(stage, network, capturable=graphs is not None)
-        self._critic: nn.Module | None = None
-        if stage.critic is not None:
-            self._critic = CRITICS[stage.critic.network](**stage.critic.parameters).to(execution.device)
-            if stage.critic.init is not None:
-                _load_critic(self._critic, stage.critic.init)
-            self._critic_optimiser = torch.optim.Adam(
-                self._critic.parameters(), stage.critic.learning_rate, betas=stage.betas
-            )
+        self._adversarial_weight = stage.discriminator.weight if stage.discriminator else 0.0
+        self._discriminator: DiscriminatorTrainer | None = None
+        if stage.discriminator is not None:
+            self._discriminator = DiscriminatorTrainer(stage.discriminator, stage.betas, execution)
 
     def step(self, iteration: int, rng: torch.Generator) -> Losses:
-        """One step of the generator, then one of the critic."""
+        """Run one step of the generator, then one of the discriminator."""
         rate = learning_rate(self._stage, iteration)
         decay = min(self._stage.ema, (iteration + 1) / (iteration + 10))
         pair = self._batches.next(rng)
         if self._captured is not None:
-            return self._captured(self._learn, pair, rate, decay)
-        return self._learn(pair, rate, decay)
+            return self._captured(self._train_step, pair, rate, decay)
+        return self._train_step(pair, rate, decay)
 
-    def _learn(self, pair: Pair, rate: Number, decay: Number) -> Losses:
+    def _train_step(self, pair: Pair, rate: Number, decay: Number) -> Losses:
         with self._execution.autocast():
-            drawn = self._generator(pair.low.contiguous(memory_format=torch.channels_last))
-        drawn = drawn.float()
-        total, parts = self._losses(drawn, pair.target, pair.low)
-        if self._critic is not None and self._stage.critic is not None:
-            adversarial = self._adversarial_loss(drawn, pair.high)
-            total = total + self._stage.critic.weight * adversarial
+            prediction = self._generator(pair.low.contiguous(memory_format=torch.channels_last))
+        prediction = prediction.float()
+        total, parts = self._losses(prediction, pair.target, pair.low)
+        if self._discriminator is not None:
+            adversarial = self._discriminator.generator_loss(prediction, pair.high)
+            total = total + self._adversarial_weight * adversarial
             parts["adversarial"] = adversarial.detach()
-        self._move(total, rate)
-        self._average(decay)
-        if self._critic is not None:
-            parts["critic"] = self._teach_critic(pair.high, drawn.detach())
+        self._optimise(total, rate)
+        self._update_ema(decay)
+        if self._discriminator is not None:
+            parts["discriminator"] = self._discriminator.step(pair.high, prediction.detach())
         return {**parts, "total": total.detach()}
 
-    def _move(self, total: Tensor, rate: Number) -> None:
-        """Backward, and one step of the generator's optimisers."""
+    def _optimise(self, total: Tensor, rate: Number) -> None:
+        """Run the backward pass and one step of the generator's optimisers."""
         for optimiser in self._optimisers:
             set_rate(optimiser, rate)
             optimiser.zero_grad(set_to_none=True)
@@ -156,8 +148,8 @@ class StagePhase:
             optimiser.step()
 
     @torch.no_grad()
-    def _average(self, decay: Number) -> None:
-        """Move the averaged weights; `_foreach_lerp_` would read a weight that is a tensor back to the host."""
+    def _update_ema(self, decay: Number) -> None:
+        """Update the EMA weights; not by `_foreach_lerp_`, which reads a tensor weight back to the host."""
         averages, weights = [], []
         for key, value in self._network.state_dict().items():
             if value.is_floating_point():
@@ -165,30 +157,9 @@ class StagePhase:
                 weights.append(value)
             else:
                 self._averaged[key].copy_(value)
-        way = torch._foreach_sub(weights, averages)
-        torch._foreach_mul_(way, 1 - decay)
-        torch._foreach_add_(averages, way)
-
-    def _adversarial_loss(self, drawn: Tensor, high: Tensor) -> Tensor:
-        assert self._critic is not None and self._stage.critic is not None  # noqa: S101, PT018 - asked with a critic alone
-        self._critic.requires_grad_(False)
-        real = self._judge(high) if self._stage.critic.loss == "relativistic" else None
-        return generator_loss(self._stage.critic.loss, self._judge(drawn), real)
-
-    def _judge(self, image: Tensor) -> Tensor:
-        assert self._critic is not None  # noqa: S101 - as above
-        with self._execution.autocast():
-            verdict: Tensor = self._critic(image)
-        return verdict.float()
-
-    def _teach_critic(self, real: Tensor, drawn: Tensor) -> Tensor:
-        assert self._critic is not None and self._stage.critic is not None  # noqa: S101, PT018 - as above
-        self._critic.requires_grad_(True)
-        loss = critic_loss(self._stage.critic.loss, self._judge(real), self._judge(drawn))
-        self._critic_optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self._critic_optimiser.step()
-        return loss
+        updates = torch._foreach_sub(weights, averages)
+        torch._foreach_mul_(updates, 1 - decay)
+        torch._foreach_add_(averages, updates)
 
     def state(self) -> dict[str, Any]:
         """See `Phase`."""
@@ -198,9 +169,8 @@ class StagePhase:
             "optimisers": [optimiser.state_dict() for optimiser in self._optimisers],
             **self._batches.state(),
         }
-        if self._critic is not None:
-            state["critic"] = self._critic.state_dict()
-            state["critic_optimiser"] = self._critic_optimiser.state_dict()
+        if self._discriminator is not None:
+            state |= self._discriminator.state()
         return state
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -211,27 +181,18 @@ class StagePhase:
         for optimiser, saved in zip(self._optimisers, state["optimisers"], strict=True):
             restore_optimiser(optimiser, saved)
         self._batches.restore(state)
-        if self._critic is not None:
-            self._critic.load_state_dict(state["critic"])
-            self._critic_optimiser.load_state_dict(state["critic_optimiser"])
+        if self._discriminator is not None:
+            self._discriminator.restore(state)
 
     def result(self) -> dict[str, Any]:
-        """The averaged weights, on the CPU."""
-        return {"network": _copied(self._averaged)}
+        """Return the EMA weights, on the CPU."""
+        return {"network": _cpu_copy(self._averaged)}
 
 
 def _can_be_captured(stage: Stage) -> bool:
-    """Without a critic, whose turn is not part of the step, and without SGD: torch's reads its rate on the host."""
-    return stage.critic is None and stage.optimiser != "sgd"
+    """Not with a discriminator, whose step is separate, nor with SGD: torch's reads its rate on the host."""
+    return stage.discriminator is None and stage.optimiser != "sgd"
 
 
-def _copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _cpu_copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key: value.detach().clone().cpu() for key, value in state.items()}
-
-
-def _load_critic(critic: nn.Module, path: Path) -> None:
-    try:
-        content = torch.load(path, weights_only=True, map_location="cpu")
-        critic.load_state_dict(content.get("params", content))
-    except (OSError, RuntimeError, AttributeError, EOFError, LookupError, pickle.UnpicklingError) as error:
-        raise RecipeError(f"critic.init: {path.name} does not fit the critic: {error}") from error

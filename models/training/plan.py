@@ -1,6 +1,6 @@
-"""What a recipe comes to: its phases in order, each built when its turn comes.
+"""Phases of a recipe, built one at a time.
 
-Everything that a recipe can ask for in vain is found here, before the first iteration.
+All of a recipe's errors are reported here, before the first iteration.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from slidelift.models.errors import RecipeError
 from slidelift.models.losses.table import LOSSES
 from slidelift.models.losses.weighted import WeightedSum
 from slidelift.models.networks.autoencoder import Autoencoder
-from slidelift.models.networks.critics import CRITICS
+from slidelift.models.networks.discriminators import DISCRIMINATORS
 from slidelift.models.networks.spec import NetworkSpec
 from slidelift.models.networks.table import NETWORKS
 from slidelift.models.training.batches import crop_side
@@ -28,45 +28,45 @@ from slidelift.models.zoo.weights import Weights, load_weights
 
 
 class Plan:
-    """The phases of a recipe: the manifold first, where a loss needs it, then the stages.
+    """Phases of a recipe: the manifold first, if a loss needs it, then the stages.
 
-    Holds the weights that training starts from, where the recipe names some.
+    Memory: the recipe's initial weights, if it has any.
 
     Attributes
     ----------
     phases
-        Their names, in order.
+        Names of the phases in order.
     init
-        The weights to start from, None for none.
+        Initial weights, or None.
     files
-        All that the recipe names.
+        All files that the recipe names.
     vgg_missing
-        Whether the manifold loss stands in the perceptual loss's place.
+        Whether the manifold loss replaces the perceptual loss.
 
     Raises
     ------
     RecipeError
-        If the recipe asks for a network, scale, loss, degradation, critic or parameter that there is not, or starts
-        from another network's weights.
+        If the recipe has an unknown network, scale, loss, degradation, discriminator or parameter, or initial weights
+        of another network.
     WeightsError
-        If those weights can't be used.
+        If the initial weights can't be used.
     """
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
-        self.spec: NetworkSpec = _named(NETWORKS, recipe.network, "network")
-        _named(DEGRADATIONS, recipe.data.degradation, "degradation")
+        self.spec: NetworkSpec = _look_up(NETWORKS, recipe.network, "network")
+        _look_up(DEGRADATIONS, recipe.data.degradation, "degradation")
         for stage in recipe.stages:
             for loss in stage.losses:
-                _named(LOSSES, loss, "loss")
-            if stage.critic is not None:
-                _named(CRITICS, stage.critic.network, "critic")
+                _look_up(LOSSES, loss, "loss")
+            if stage.discriminator is not None:
+                _look_up(DISCRIMINATORS, stage.discriminator.network, "discriminator")
         if recipe.scale not in self.spec.scales:
-            offer = ", ".join(map(str, self.spec.scales))
-            raise RecipeError(f"scale: {recipe.network} enlarges by {offer}, not by {recipe.scale}")
-        _try_data(recipe)
-        critics = [stage.critic.init for stage in recipe.stages if stage.critic is not None]
-        self.files = [path for path in (recipe.init, recipe.vgg, *critics) if path is not None]
+            scales = ", ".join(map(str, self.spec.scales))
+            raise RecipeError(f"scale: {recipe.network} enlarges by {scales}, not by {recipe.scale}")
+        _check_data(recipe)
+        discriminators = [stage.discriminator.init for stage in recipe.stages if stage.discriminator is not None]
+        self.files = [path for path in (recipe.init, recipe.vgg, *discriminators) if path is not None]
         for path in self.files:
             if not path.is_file():
                 raise RecipeError(f"{path}: no such file")
@@ -87,19 +87,19 @@ class Plan:
         return weights
 
     def loss_names(self) -> list[str]:
-        """Of all phases, as the log's columns."""
+        """Return the names of all phases' losses, as columns of the log."""
         names = {"autoencoder": None} if self._learns_manifold else {}
         for stage in self.recipe.stages:
             names |= dict.fromkeys(self._losses_of(stage))
-            if stage.critic is not None:
-                names |= {"adversarial": None, "critic": None}
+            if stage.discriminator is not None:
+                names |= {"adversarial": None, "discriminator": None}
         return [*names, "total"]
 
     def _losses_of(self, stage: Stage) -> list[str]:
         return [MANIFOLD if name == "vgg" and self.vgg_missing else name for name in stage.losses]
 
     def iterations_before(self, number: int) -> int:
-        """Of the phases before that one; of all for the number after the last."""
+        """Return the iterations of all phases before the one with this number."""
         counts = [self.recipe.autoencoder.iterations] * self._learns_manifold + [
             stage.iterations for stage in self.recipe.stages
         ]
@@ -110,20 +110,20 @@ class Plan:
         return None if number < first else self.recipe.stages[number - first]
 
     def rate(self, number: int, iteration: int) -> float:
-        """The learning rate in an iteration of a phase."""
+        """Return the learning rate in an iteration of a phase."""
         stage = self._stage(number)
         return self.recipe.autoencoder.learning_rate if stage is None else learning_rate(stage, iteration)
 
     def build(self, number: int, carried: Mapping[str, Any], images: ImageSet, execution: Execution) -> Phase:
-        """A phase at its start.
+        """Build a phase at its start.
 
         Parameters
         ----------
         carried
-            What earlier phases gave: the state dicts `network` and `autoencoder`.
+            Results of earlier phases: the state dicts `network` and `autoencoder`.
         """
         stage = self._stage(number)
-        with torch.random.fork_rng(devices=[]):  # modules draw their first weights from the global generator
+        with torch.random.fork_rng(devices=[]):  # modules are initialised from the global generator
             torch.manual_seed(self.recipe.seed + number)
             if stage is None:
                 return ManifoldPhase(self.recipe, images, execution)
@@ -165,15 +165,15 @@ class Plan:
         return WeightedSum(terms)
 
 
-def _named(table: Mapping[str, Any], name: str, kind: str) -> Any:
+def _look_up(table: Mapping[str, Any], name: str, kind: str) -> Any:
     try:
         return table[name]
     except KeyError:
-        raise RecipeError(f"{name}: no such {kind}; on offer: {', '.join(table)}") from None
+        raise RecipeError(f"{name}: no such {kind}; available: {', '.join(table)}") from None
 
 
-def _try_data(recipe: Recipe) -> None:
-    """Degrade one black crop, so that a parameter that there is not is met before the first iteration."""
+def _check_data(recipe: Recipe) -> None:
+    """Degrade one black crop, to report unknown parameters before the first iteration."""
     data, rng = recipe.data, torch.Generator()
     for stage in recipe.stages:
         side = crop_side(stage, recipe.scale)

@@ -1,6 +1,6 @@
-"""A training recipe: everything the weights depend on besides the images, as one TOML file.
+"""Training recipes: TOML files with everything that the weights depend on besides the images.
 
-The recipes of the literature lie in `recipes/`, each named after its system. A user's own file takes the same form.
+Recipes from the literature are in `recipes/`, each named after its system. Users' own files have the same format.
 """
 
 import tomllib
@@ -24,7 +24,7 @@ class _Part(BaseModel):
 
 
 class LossTerm(_Part):
-    """A loss of `models.losses.table.LOSSES` with its weight in the sum; further keys are the loss's parameters."""
+    """A loss of `models.losses.table.LOSSES` and its weight; further keys are the loss's parameters."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -32,32 +32,32 @@ class LossTerm(_Part):
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """What is handed to the loss's factory."""
+        """Arguments of the loss's constructor."""
         return dict(self.model_extra or {})
 
 
 class Data(_Part):
-    """How crops of sharp images become (low, high) pairs.
+    """Makes (low, high) pairs of sharp images.
 
     Attributes
     ----------
     degradation, parameters
-        A name of `models.data.degrade.DEGRADATIONS` and what it takes.
+        A name of `models.data.degrade.DEGRADATIONS` and its arguments.
     stain
-        Share of the crops whose stain is changed, on both sides of the pair.
+        Share of the crops with stain jitter, in both images of the pair.
     odd_colours
-        Share of the crops that get colours and contrasts of no stain (`models.data.stain.odd_colours`).
+        Share of the crops with colours and contrasts of no stain (`models.data.stain.odd_colours`).
     entropy
-        Least Shannon entropy of a crop's grey levels in bits; 0 takes every crop.
+        Least Shannon entropy of a crop's grey levels in bits; 0 accepts every crop.
     larger_share
-        Share of the crops that are taken larger, up to twice, and scaled down.
+        Share of the crops that are taken up to twice as large and scaled down.
     margin
-        Source pixels by which crops are degraded larger than they are used, at a random place: so the blocks of a
-        compressed source lie at any offset to the crop, as they do in a slide's tiles (16 for JPEG).
+        Source pixels that are degraded beyond the crop and cut off at a random offset, so that the blocks of a
+        compressed source have any offset to the crop, as in a slide's tiles (16 for JPEG).
     corruption, corruption_kinds
-        Share of the sharp crops that are spoilt (Upadhyay & Awate 2019), and how.
+        Share of the sharp crops that are corrupted, and how (Upadhyay & Awate 2019).
     pool
-        Pairs that wait to be mixed with later ones (Real-ESRGAN's pool); 0 for none.
+        Pairs kept to be mixed with later ones (Real-ESRGAN's training pair pool); 0 for none.
     """
 
     degradation: str = "bicubic"
@@ -73,7 +73,7 @@ class Data(_Part):
 
 
 class Autoencoder(_Part):
-    """The manifold of sharp patches, learnt before super-resolution (Upadhyay & Awate 2019, section 2.1)."""
+    """Autoencoder of the manifold loss, trained before the stages (Upadhyay & Awate 2019, section 2.1)."""
 
     features: int = 32
     iterations: int = Field(default=5000, ge=1)
@@ -82,19 +82,19 @@ class Autoencoder(_Part):
     learning_rate: float = 1e-3
 
 
-class Critic(_Part):
-    """The adversary of a stage.
+class Discriminator(_Part):
+    """Discriminator of a stage.
 
     Attributes
     ----------
     network, parameters
-        A name of `models.networks.critics.CRITICS` and what it takes.
+        A name of `models.networks.discriminators.DISCRIMINATORS` and its arguments.
     loss
-        One of `models.losses.adversarial`'s kinds.
+        A kind of `models.losses.adversarial`.
     weight
-        Of the generator's adversarial loss.
+        Weight of the generator's adversarial loss.
     init
-        Weights of a public critic to start from.
+        File of a public discriminator's weights to start from.
     """
 
     network: str
@@ -106,19 +106,19 @@ class Critic(_Part):
 
 
 class Stage(_Part):
-    """One stretch of training with its own losses; it starts from the averaged weights of the stage before.
+    """Stage of training with its own losses; it starts from the EMA weights of the previous stage.
 
     Attributes
     ----------
     crop
         Side of the sharp crops in pixels.
     schedule
-        "constant"; "cosine" to zero; "linear" to zero over the last `decay` of the stage; "halving" at `milestones`,
-        shares of the stage.
+        "constant"; "cosine" to zero; "linear" to zero over the last share `decay` of the stage; "halving" at
+        `milestones`, given as shares of the stage.
     ema
-        Decay of the averaged weights, which are what is kept.
+        Decay of the EMA weights, which are the stage's result.
     clip
-        Greatest norm of the gradient; 0 for no clipping.
+        Maximum norm of the gradient; 0 for no clipping.
     """
 
     name: str
@@ -135,12 +135,12 @@ class Stage(_Part):
     ema: float = Field(default=0.999, ge=0, lt=1)
     clip: float = Field(default=1.0, ge=0)
     losses: dict[str, LossTerm]
-    critic: Critic | None = None
+    discriminator: Discriminator | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _bare_weights(cls, values: Any) -> Any:
-        """`l1 = 1.0` is short for `l1 = { weight = 1.0 }`."""
+        """Accept `l1 = 1.0` for `l1 = { weight = 1.0 }`."""
         if isinstance(values, dict) and isinstance(losses := values.get("losses"), dict):
             plain = {key: term if isinstance(term, Mapping) else {"weight": term} for key, term in losses.items()}
             return {**values, "losses": plain}
@@ -148,22 +148,22 @@ class Stage(_Part):
 
 
 class Recipe(_Part):
-    """See the module; `load` reads one.
+    """Training recipe; read by `load`.
 
     Attributes
     ----------
     network, hyperparameters
-        A name of `models.networks.table.NETWORKS` and what its `build` takes besides the scale.
+        A name of `models.networks.table.NETWORKS` and the arguments of its `build` besides the scale.
     back_projection
-        Whether a back-projection step follows the network, in training and in use.
+        Whether a back-projection step follows the network, in training and in inference.
     init
         Weights to start from, such as a public checkpoint (Sun et al. 2023).
     licence, trained_on, notes
-        Facts that go into the weights file.
+        Metadata for the weights file.
     vgg
-        VGG19's weights for the perceptual loss; without them the manifold loss stands in VGG's place.
+        VGG19's weights for the perceptual loss; without them the manifold loss replaces it.
     smoke
-        Dotted keys and values that shrink the recipe to seconds, to try it.
+        Dotted keys and values that reduce the recipe to seconds, for a smoke test.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
@@ -185,68 +185,72 @@ class Recipe(_Part):
     smoke: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
-    def _fits_together(self) -> "Recipe":
+    def _check_consistency(self) -> "Recipe":
         names = [stage.name for stage in self.stages]
         if len({*names, "manifold"}) <= len(names):
-            raise ValueError(f"stages need names of their own, other than manifold; here: {', '.join(names)}")
+            raise ValueError(f"stages need different names, other than manifold; got {', '.join(names)}")
         if self.back_projection and self.scale not in SCALES:
-            raise ValueError(f"back_projection is for the scales {SCALES}; set it to false for {self.scale}")
+            raise ValueError(f"back_projection supports the scales {SCALES}; set it to false for {self.scale}")
         return self
 
     @property
     def iterations(self) -> int:
-        """Of all stages together."""
+        """Total of all stages."""
         return sum(stage.iterations for stage in self.stages)
 
 
 def names() -> list[str]:
-    """The recipes that come along."""
+    """Return the names of the included recipes."""
     return sorted(path.stem for path in _HERE.glob("*.toml"))
 
 
 def load(recipe: str, settings: Iterable[str] = (), *, smoke: bool = False) -> Recipe:
-    """Read a recipe and change some of its values.
+    """Read a recipe and override some of its values.
 
     Parameters
     ----------
     recipe
         A name of `names()`, or a TOML file.
     settings
-        ``key=value`` each; the key dotted, with a stage's number where it is one's (``stages.0.batch=8``), the value
-        as TOML writes it, or a bare word.
+        ``key=value`` each; the key dotted, stages by number (``stages.0.batch=8``), the value in TOML or a bare word.
     smoke
         Apply the recipe's `smoke` table first.
 
     Raises
     ------
     RecipeError
-        If there is no such recipe, or a key or value is not one of a recipe's.
+        If there is no such recipe, or a key or value is invalid.
     """
     path = Path(recipe) if recipe.endswith(".toml") else _HERE / f"{recipe}.toml"
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         close = get_close_matches(recipe, names(), n=1)
-        hint = f"did you mean {close[0]}?" if close else f"on offer: {', '.join(names())}; or a .toml file"
+        hint = f"did you mean {close[0]}?" if close else f"available: {', '.join(names())}; or a .toml file"
         raise RecipeError(f"{recipe}: no such recipe; {hint}") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise RecipeError(f"{path}: not a recipe: {error}") from error
     values.setdefault("name", path.stem)
-    changes = dict(values.get("smoke", {})) if smoke else {}
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not equals:
-            raise RecipeError(f"{setting}: write KEY=VALUE, such as stages.0.iterations=1000")
-        changes[key.strip()] = _toml_value(value.strip())
-    for key, value in changes.items():
+    overrides = dict(values.get("smoke", {})) if smoke else {}
+    for key, value in (overrides | _parse_settings(settings)).items():
         _set(values, key, value)
     try:
         return Recipe(**values)
     except ValidationError as error:
-        wrong = error.errors(include_url=False)[0]
-        place = ".".join(map(str, wrong["loc"]))
-        found = f", not {wrong['input']!r}" if place else ""
-        raise RecipeError(f"{path.name}: {place or 'recipe'}: {wrong['msg']}{found}") from error
+        first = error.errors(include_url=False)[0]
+        key = ".".join(map(str, first["loc"]))
+        got = f", not {first['input']!r}" if key else ""
+        raise RecipeError(f"{path.name}: {key or 'recipe'}: {first['msg']}{got}") from error
+
+
+def _parse_settings(settings: Iterable[str]) -> dict[str, Any]:
+    parsed = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise RecipeError(f"{setting}: write KEY=VALUE, such as stages.0.iterations=1000")
+        parsed[key.strip()] = _toml_value(value.strip())
+    return parsed
 
 
 def _toml_value(text: str) -> Any:
@@ -257,14 +261,14 @@ def _toml_value(text: str) -> Any:
 
 
 def _set(values: dict[str, Any], key: str, value: Any) -> None:
-    place: Any = values
+    container: Any = values
     *path, last = key.split(".")
     try:
         for part in path:
-            place = place[int(part)] if isinstance(place, list) else place.setdefault(part, {})
-        if isinstance(place, list):
-            place[int(last)] = value
+            container = container[int(part)] if isinstance(container, list) else container.setdefault(part, {})
+        if isinstance(container, list):
+            container[int(last)] = value
         else:
-            place[last] = value
+            container[last] = value
     except (IndexError, ValueError, TypeError, AttributeError):
-        raise RecipeError(f"{key}: the recipe has no such place") from None
+        raise RecipeError(f"{key}: the recipe has no such key") from None

@@ -1,6 +1,6 @@
-"""Upadhyay and Awate's experiment: how spoilt training images and the quasi-norm's q change the result.
+"""Experiment of Upadhyay and Awate: the effect of corrupted training images and of the quasi-norm's q.
 
-Each pair of a corruption and a q is one run of a recipe in a folder of its own; what is finished is not run again.
+Each combination of corruption and q is one run of a recipe in its own folder; finished runs are not repeated.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,9 +22,9 @@ class Cell:
     Attributes
     ----------
     corruption
-        Share of the sharp crops that are spoilt, 0 to 1.
+        Share of the sharp crops that are corrupted, 0 to 1.
     q
-        Exponent of the quasi-norms; None for a recipe that has none.
+        Exponent of the quasi-norms; None for a recipe without any.
     """
 
     corruption: float
@@ -33,13 +33,13 @@ class Cell:
 
     @property
     def folder(self) -> str:
-        """Name of its folder."""
+        """Name of the run's folder."""
         return f"corruption-{self.corruption:g}" + (f"-q-{self.q:g}" if self.q is not None else "")
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What came out of a cell; no measures, and why, where training failed."""
+    """Result of a cell; if training failed, no measures and the reason."""
 
     cell: Cell
     measures: Mapping[str, float]
@@ -49,14 +49,14 @@ class Row:
 def cells(
     name: str, corruptions: Sequence[float], exponents: Sequence[float], settings: Iterable[str], *, smoke: bool = False
 ) -> list[Cell]:
-    """Every combination; q is put into each quasi-norm of the recipe, in pixels and on the manifold.
+    """Return every combination; q replaces the exponent of each quasi-norm, in pixels and on the manifold.
 
-    Quasi-norms with q = 2 are left as they are: they make SRGAN_E what it is.
+    Quasi-norms with q = 2 are not changed: they define SRGAN_E.
 
     Raises
     ------
     RecipeError
-        If the recipe is not there, or a value is out of range.
+        If there is no such recipe, or a value is out of range.
     """
     settings = list(settings)
     plain = recipes.load(name, settings, smoke=smoke)
@@ -82,14 +82,14 @@ def run(
     score: Callable[[Path], dict[str, float]],
     out: Path,
 ) -> Iterator[Row]:
-    """Train and score cell by cell; ends early where `train` was interrupted and gives None.
+    """Train and score each cell; stops when `train` was interrupted and returns None.
 
     Parameters
     ----------
     train
         Trains a cell in a folder and returns its weights.
     score
-        Measures of a file of weights.
+        Returns the measures of a file of weights.
     """
     for cell in experiment:
         try:
@@ -97,5 +97,5 @@ def run(
             if weights is None:
                 return
             yield Row(cell, score(weights), "")
-        except (TrainingError, WeightsError) as error:  # another try would end there again
+        except (TrainingError, WeightsError) as error:  # deterministic, so a retry would fail again
             yield Row(cell, {}, str(error))

@@ -1,8 +1,7 @@
-"""Runs a recipe: phases one after another, each step a pure function of the checkpoint before it.
+"""Runs a training recipe with exact resume.
 
-First the manifold, where a loss needs it; then the recipe's stages. A run that was killed goes on from its last
-checkpoint and ends with the same weights as one that was not: to the bit on a CPU with the same number of threads; on
-CUDA up to what its backward passes sum in changing order.
+A killed run resumes from its last checkpoint and ends with the same weights as an uninterrupted one: bit for bit on a
+CPU with the same number of threads; on CUDA up to the summation order of backward passes.
 """
 
 import fcntl
@@ -33,12 +32,12 @@ from slidelift.models.zoo.weights import load_weights, save_weights
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a run stands.
+    """Progress of a run.
 
     Attributes
     ----------
     done, total
-        Iterations of all phases.
+        Iterations over all phases.
     losses
         Means since the last report.
     """
@@ -50,20 +49,20 @@ class Progress:
 
 
 class Trainer:
-    """One run of a recipe in one folder: checkpoint, log and weights lie there.
+    """One run of a recipe in a folder, which holds its checkpoint, log and weights.
 
-    Holds the images as uint8, the networks and their optimisers on the device, and the batches drawn in one go.
+    Memory: the images as uint8, the networks and their optimisers on the device, and the batches drawn together.
 
     Parameters
     ----------
     facts
-        To stand in the weights file besides the recipe's own.
+        Metadata for the weights file besides the recipe's own.
     log_every
-        Iterations a row of the log.
+        Iterations per row of the log.
     checkpoint_seconds
-        Between checkpoints.
+        Seconds between checkpoints.
     batches_at_once
-        Batches drawn in one go; None for four on CUDA and one elsewhere.
+        Batches drawn together; None for four on CUDA and one elsewhere.
 
     Raises
     ------
@@ -96,7 +95,7 @@ class Trainer:
 
     @property
     def weights_path(self) -> Path:
-        """Where the weights are written."""
+        """File of the trained weights."""
         return self._out / f"{self.recipe.name}.safetensors"
 
     def run(
@@ -104,17 +103,17 @@ class Trainer:
         on_progress: Callable[[Progress], None] = lambda _: None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> bool:
-        """Train to the end; False if `should_stop` said so first, the checkpoint being saved by then.
+        """Train to the end; returns False if `should_stop` ended the run, after saving a checkpoint.
 
         Raises
         ------
         TrainingError
-            If the checkpoint is another run's, or a loss is no longer a number.
+            If the checkpoint belongs to another run, or a loss is not finite.
         WeightsError
-            If the weights that came out can't be read back. Weights that change plain colours are a warning.
+            If the trained weights can't be read back. Weights that change plain colours only give a warning.
         """
         self._out.mkdir(parents=True, exist_ok=True)
-        with _alone_in(self._out), torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+        with _lock(self._out), torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
             return self._run(on_progress, should_stop)
 
     def _run(self, on_progress: Callable[[Progress], None], should_stop: Callable[[], bool]) -> bool:
@@ -176,7 +175,7 @@ class Trainer:
         log: Log,
         on_progress: Callable[[Progress], None],
     ) -> None:
-        """A row of means, to the log and to whoever watches."""
+        """Write mean losses to the log and report progress."""
         count = (done - 1) % self._log_every + 1
         means = {name: total / count for name, total in self._finite(sums, phase, done).items()}
         row: dict[str, float | int | str] = {"stage": phase.name, "iteration": done, "seconds": seconds}
@@ -185,13 +184,13 @@ class Trainer:
         on_progress(Progress(phase.name, before + done, total, means))
 
     def _finite(self, sums: Mapping[str, Any], phase: Phase, done: int) -> dict[str, float]:
-        """The sums as numbers; neither a row nor a checkpoint is made of what is none."""
+        """Convert the sums to numbers; raises before a log row or checkpoint is written if one is not finite."""
         numbers = {name: float(value) for name, value in sums.items()}
         bad = [name for name, value in numbers.items() if not math.isfinite(value)]
         if bad:
             raise TrainingError(
-                f"{self.recipe.name}: {bad[0]} is no number after iteration {done} of {phase.name}; lower its "
-                f"learning_rate, delete {self._checkpoint_path} and start again"
+                f"{self.recipe.name}: {bad[0]} is not a finite number after iteration {done} of {phase.name}; lower "
+                f"its learning_rate, delete {self._checkpoint_path} and start again"
             )
         return numbers
 
@@ -212,10 +211,10 @@ class Trainer:
         return self._out / "checkpoint.pt"
 
     def _identify(self) -> str:
-        """Hash of all that the weights depend on: what the recipe says, the files it names, the images."""
-        words = {"name", "title", "paper", "notes", "licence", "trained_on", "smoke"}
-        stated = json.dumps([_without_paths(self.recipe, words), self._execution.bf16], sort_keys=True)
-        digest = hashlib.sha256(stated.encode())
+        """Hash everything that the weights depend on: the recipe, the files it names, the images."""
+        without_effect = {"name", "title", "paper", "notes", "licence", "trained_on", "smoke"}
+        settings = json.dumps([_without_paths(self.recipe, without_effect), self._execution.bf16], sort_keys=True)
+        digest = hashlib.sha256(settings.encode())
         for path in self._plan.files:
             digest.update(hashlib.sha256(path.read_bytes()).digest())
         digest.update(self._images.pixels.cpu().numpy().data)
@@ -237,31 +236,31 @@ class Trainer:
         if recipe.back_projection:
             facts["back_projection"] = "1"
         save_weights(self.weights_path, spec, hyperparameters, state, facts | self._facts)
-        try:  # nothing is called done before it has been reopened
+        try:  # the file is verified by reopening it
             self.warnings.extend(load_weights(self.weights_path).card().warnings)
         except UntrainedWeightsError as error:
-            self.warnings.append(f"{error}. Train longer: these weights are refused where they would be used")
+            self.warnings.append(f"{error}. Train longer: slidelift refuses to use these weights")
 
     @property
     def notes(self) -> str:
-        """The recipe's notes, and what had to be done differently."""
-        instead = "No VGG19 weights were given: the manifold loss stands in the perceptual loss's place."
+        """The recipe's notes, the initial weights and any replaced loss."""
+        instead = "No VGG19 weights were given: the manifold loss replaces the perceptual loss."
         started = f"Started from {self._plan.init.name}." if self._plan.init else ""
         return " ".join(filter(None, [self.recipe.notes, started, instead if self._plan.vgg_missing else ""]))
 
 
-def _without_paths(recipe: Recipe, leave_out: set[str]) -> dict[str, Any]:
-    """The recipe as plain values without the paths of this machine."""
-    stated = recipe.model_dump(mode="json", exclude=leave_out | {"init", "vgg"})
-    for stage in stated["stages"]:
-        if stage["critic"] is not None:
-            stage["critic"].pop("init")
-    return stated
+def _without_paths(recipe: Recipe, exclude: set[str]) -> dict[str, Any]:
+    """Return the recipe as plain values without local paths."""
+    values = recipe.model_dump(mode="json", exclude=exclude | {"init", "vgg"})
+    for stage in values["stages"]:
+        if stage["discriminator"] is not None:
+            stage["discriminator"].pop("init")
+    return values
 
 
 @contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Hold a run's folder; two runs in one would write each other's checkpoint."""
+def _lock(folder: Path) -> Iterator[None]:
+    """Lock a run's folder, so that two runs can't overwrite each other's checkpoint."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         try:

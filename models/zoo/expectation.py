@@ -29,7 +29,7 @@ class Expectation:
     beyond: bool = False
 
     @property
-    def words(self) -> str:
+    def text(self) -> str:
         """For the middle of a sentence."""
         source = (
             "sources that are not compressed" if self.quality is None else f"sources at JPEG quality {self.quality}"

@@ -118,10 +118,10 @@ def _run(options: argparse.Namespace) -> int:
 
 def _evaluate_images(options: argparse.Namespace) -> int:
     from slidelift.models import evaluate
-    from slidelift.models.crops import CropPicker
     from slidelift.models.evaluation_report import image_report
+    from slidelift.models.hardware import describe_hardware
     from slidelift.models.image_files import image_files
-    from slidelift.models.machine import computed_on_words
+    from slidelift.models.report_crops import CropPicker
     from slidelift.service.commands.terminal import tell
 
     names = Counter(folder.absolute().name for folder in options.images)
@@ -137,16 +137,16 @@ def _evaluate_images(options: argparse.Namespace) -> int:
     with _bar("images", sum(map(len, sets.values())) * len(sources)) as bar:
         for (name, files), source in product(sets.items(), sources):
 
-            def look(path: Path, *seen: Any) -> None:
+            def on_image(path: Path, *seen: Any) -> None:
                 bar.update()
                 if options.html and not options.no_crops:
-                    picker.look(path, *seen)
+                    picker.add(path, *seen)
 
             label = name if len(sources) == 1 else f"{name}, {source.label}"
             scores[label] = evaluate.evaluate(
-                upscalers, files, options.scale, source=source, masks=options.mask, mpp=mpp, look=look
+                upscalers, files, options.scale, source=source, masks=options.mask, mpp=mpp, on_image=on_image
             )
-    computed_on = computed_on_words(upscalers)
+    computed_on = describe_hardware(upscalers)
     tell(f"{evaluate.table(scores)}\n\n{computed_on}")
     _write_json(options.json, evaluate.as_json(scores, upscalers, options.scale, mpp))
     _write(options.html, image_report(scores, picker.crops, options.scale, mpp, computed_on))
@@ -196,7 +196,7 @@ def _evaluate_slide(options: argparse.Namespace) -> int:
         ) from error
     for warning in found.warnings:
         say(f"warning: {warning}")
-    tell(f"{table(found)}\n\n{found.source.words} {found.computed_on_words}")
+    tell(f"{table(found)}\n\n{found.source.description} {found.computed_on_words}")
     _write_json(options.json, as_json(found))
     _write(options.html, slide_report(found, crops=not options.no_crops))
     return EXIT_DONE

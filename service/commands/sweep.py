@@ -43,7 +43,7 @@ def _numbers(text: str) -> list[float]:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from slidelift.models.evaluate import BASELINE, evaluate, panel
+    from slidelift.models.evaluate import BASELINE, card_metrics, evaluate
     from slidelift.models.image_files import image_files
     from slidelift.models.inference import NetworkUpscaler
     from slidelift.models.training import sweep
@@ -63,7 +63,7 @@ def _run(options: argparse.Namespace) -> int:
         loaded = load_weights(weights, self_test=False)
         learnt = NetworkUpscaler.from_weights(loaded, name=loaded.name, device=options.device, precision="auto")
         upscalers = {BASELINE: load_upscaler(BASELINE, scale=scale), learnt.name: learnt}
-        found = panel(evaluate(upscalers, files, scale).models[learnt.name])
+        found = card_metrics(evaluate(upscalers, files, scale).models[learnt.name])
         return {name: found[name] for name in _MEASURES}
 
     rows: list[sweep.Row] = []

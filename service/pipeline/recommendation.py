@@ -166,7 +166,7 @@ def _rank(offer: _Offer, target_mpp: float | None, effort: Effort) -> tuple[floa
 def _reason(offer: _Offer) -> str:
     card = offer.card
     found = f"{card.name} makes {offer.mpp:.3g} µm per pixel of the {offer.source_mpp:.3g} of level {offer.level}"
-    return f"{found}; {offer.expectation.words}." if offer.expectation else f"{found}."
+    return f"{found}; {offer.expectation.text}." if offer.expectation else f"{found}."
 
 
 def compression_warnings(card: ModelCard, info: SlideInfo) -> tuple[str, ...]:

@@ -216,7 +216,7 @@ class ReportBuilder:
             "scale": upscaler.scale,
             "source_mpp": list(card.source_mpp) if card.source_mpp else None,
             "chosen_because": self.job.chosen_because,
-            "expectation": found.words if (found := expectation(card, self.job.reader.info)) else None,
+            "expectation": found.text if (found := expectation(card, self.job.reader.info)) else None,
             "brightfield_only": card.brightfield_only,
             "back_projection": card.back_projection,
             "trained_on": card.trained_on,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slidelift.models.evaluation_report import heat, heat_scale, page, picture
+from slidelift.models.html_report import heat, heat_scale, page, picture
 from slidelift.service.pipeline.stripe import Mark
 from slidelift.wsi.geometry import Region
 from slidelift.wsi.slide import Pixels

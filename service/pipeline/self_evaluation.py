@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slidelift.models.evaluate import BASELINE, CLEAN, Summary, finite, finite_summary
-from slidelift.models.machine import computed_on, computed_on_words
+from slidelift.models.hardware import computed_on, describe_hardware
 from slidelift.models.metrics.fidelity import luma, mse, psnr_rgb, psnr_y, ssim_y
 from slidelift.models.metrics.reduction import bicubic
 from slidelift.models.metrics.source import SAMPLINGS, SourceModel
@@ -82,7 +82,7 @@ class TileScore:
 class SelfEvaluation:
     """All measured tiles of one slide, and a small picture of its region (None where it has no small level).
 
-    `computed_on` and its words are those of `models.machine`.
+    `computed_on` and its words are those of `models.hardware`.
     """
 
     name: str
@@ -177,7 +177,7 @@ def evaluate_slide(
             warnings=info.warnings,
             source=source,
             computed_on=computed_on(upscalers),
-            computed_on_words=computed_on_words(upscalers),
+            computed_on_words=describe_hardware(upscalers),
         )
 
 

@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from slidelift.models.evaluate import BASELINE, Summary
-from slidelift.models.evaluation_report import heat, heat_scale, page, picture
-from slidelift.models.plots import box_plot, colours, legend
+from slidelift.models.html_report import heat, heat_scale, page, picture
+from slidelift.models.svg_plots import box_plot, colours, legend
 from slidelift.service.pipeline.self_evaluation import SelfEvaluation
 from slidelift.wsi.slide import Pixels
 
@@ -25,7 +25,7 @@ def slide_report(found: SelfEvaluation, *, crops: bool = True) -> str:
     parts = [
         f"<p>{found.size[0]} x {found.size[1]} px, {size}. {len(found.tiles)} tiles of {plan.core} px with tissue, "
         f"reduced by {plan.scale}, enlarged again and compared to level 0. Background is left out. "
-        f"{escape(found.source.words)} {escape(found.computed_on_words)}</p>",
+        f"{escape(found.source.description)} {escape(found.computed_on_words)}</p>",
         *(f"<p><b>Warning:</b> {escape(warning)}</p>" for warning in found.warnings),
         legend(colour),
         _table(found),

@@ -19,7 +19,7 @@ import numpy as np
 
 from slidelift.models.errors import NonFiniteOutputError
 from slidelift.models.interpolate import Interpolator
-from slidelift.models.metrics.consistency import STRAYED, mean_consistency, worst_block
+from slidelift.models.metrics.consistency import MAX_BLOCK_RMSE, mean_consistency, worst_block
 from slidelift.models.upscaler import PatchUpscaler
 from slidelift.service.pipeline.progress import CancelToken, Tally
 from slidelift.wsi.blending import Upscaled, blender_for
@@ -315,7 +315,7 @@ class StripeWork:
 
     def _believed(self, tile: Tile, patch: Pixels, upscaled: Upscaled, report: StripeReport, last_row: int) -> _Answer:
         """What the model drew, unless that is not its source: then the source, resampled plainly, and a word of it."""
-        if isinstance(self.upscaler, Interpolator) or worst_block(*self._core(tile, patch, upscaled)) < STRAYED:
+        if isinstance(self.upscaler, Interpolator) or worst_block(*self._core(tile, patch, upscaled)) < MAX_BLOCK_RMSE:
             return _Answer(upscaled, by_model=True)
         if tile.row <= last_row:
             report.bad_tiles.append(_told(tile, tile.core, STRAYED_MODEL, "tile resampled plainly"))

@@ -19,10 +19,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from slidelift.models.evaluate import BASELINE, evaluate, panel
+from slidelift.models.evaluate import BASELINE, card_metrics, evaluate
+from slidelift.models.hardware import describe_hardware
 from slidelift.models.image_files import image_files
 from slidelift.models.inference import PRECISIONS
-from slidelift.models.machine import computed_on_words
 from slidelift.models.metrics.source import SourceModel
 from slidelift.models.networks.back_projection import REACH
 from slidelift.models.networks.table import NETWORKS
@@ -108,7 +108,7 @@ def measure(folders: Sequence[Path], names: Sequence[str], device: str, qualitie
             for name in dict.fromkeys([BASELINE, *names])
             if name == BASELINE or catalog()[name].default_scale == scale
         }
-        words = {name: computed_on_words({name: upscaler}) for name, upscaler in upscalers.items()}
+        words = {name: describe_hardware({name: upscaler}) for name, upscaler in upscalers.items()}
         for folder, quality in product(folders, qualities):
             source = SourceModel(quality=quality)
             wanted = None if quality is None else ("psnr_y",)
@@ -118,7 +118,7 @@ def measure(folders: Sequence[Path], names: Sequence[str], device: str, qualitie
                 if name in found and catalog()[name].default_scale == scale:
                     card = kept.setdefault(name, {})
                     if quality is None:
-                        card.setdefault("metrics", {})[folder.name] = panel(found[name])
+                        card.setdefault("metrics", {})[folder.name] = card_metrics(found[name])
                     gains = card.setdefault("gains", {}).setdefault(folder.name, {})
                     gains[source.label] = round(found[name].gain["psnr_y"].mean, 2)
                     card["computed_on"] = words[name]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from slidelift.models.networks.table import NETWORKS
-from slidelift.models.zoo.weights import COLOURS
+from slidelift.models.zoo.self_test import COLOURS
 
 TINY = {
     "srvgg-compact": {"features": 8, "convolutions": 3},

@@ -55,7 +55,7 @@ def test_a_generators_state_decides_the_corruption(high):
 def test_unknown_kinds_and_impossible_fractions_are_refused(high):
     with pytest.raises(ValueError, match="tearing"):
         corrupt(high, 0.5, rng(), ["tearing"])
-    with pytest.raises(ValueError, match="on offer: noise, blur, contrast"):
+    with pytest.raises(ValueError, match="available: noise, blur, contrast"):
         corrupt(high, 0.5, rng(), [])
     with pytest.raises(ValueError, match=r"\[0, 1\]"):
         corrupt(high, 1.5, rng())

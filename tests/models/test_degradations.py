@@ -238,7 +238,7 @@ def test_unsharp_masking_leaves_flat_parts_and_raises_edges():
     assert torch.equal(sharpen(torch.full((1, 3, 64, 64), 0.5)), torch.full((1, 3, 64, 64), 0.5))
 
 
-def test_realesrgan_shows_the_critic_what_was_not_sharpened(high):
+def test_realesrgan_shows_the_discriminator_what_was_not_sharpened(high):
     pair = realesrgan(high, 4, rng())
     assert torch.equal(pair.high, high)
     assert torch.equal(pair.target, sharpen(high))

@@ -7,15 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from slidelift.models.crops import CropPicker
 from slidelift.models.errors import ImagesError
 from slidelift.models.evaluate import (
     CLEAN,
     ModelScores,
     Summary,
     as_json,
+    card_metrics,
     evaluate,
-    panel,
     reference,
     table,
     upscale_image,
@@ -23,8 +22,9 @@ from slidelift.models.evaluate import (
 from slidelift.models.evaluation_report import image_report
 from slidelift.models.image_files import image_files, read_rgb
 from slidelift.models.interpolate import Interpolator
-from slidelift.models.metrics.panel import MEASURES, Reference, measure
+from slidelift.models.metrics.measures import MEASURES, Reference, measure
 from slidelift.models.metrics.source import SourceModel
+from slidelift.models.report_crops import CropPicker
 from slidelift.models.upscaler import load_upscaler
 from slidelift.models.zoo.catalog import DEFAULT_MODEL
 
@@ -120,7 +120,7 @@ def test_json_holds_every_measure_and_no_nan(folder):
 def test_panel_takes_the_tail_of_consistency_and_the_greater_angle():
     means = {one.name: (1.0, 1.0) for one in MEASURES}
     means |= {"consistency": (40.0, 60.0), "stain_angle_h": (2.0, 4.0), "nuclei_f1": (math.nan, math.nan)}
-    found = panel(ModelScores(means, dict.fromkeys(means, (0.5, 1.0))))
+    found = card_metrics(ModelScores(means, dict.fromkeys(means, (0.5, 1.0))))
     # the 5th percentile of two values lies a twentieth of the way from the lower to the higher
     assert found["consistency_p5"] == 41
     assert found["stain_angle"] == 3
@@ -142,7 +142,7 @@ def test_perfect_image_is_perfect_by_every_measure():
 def test_tiny_image_has_fewer_figures_and_no_failure(tmp_path, side):
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)).save(tmp_path / "a.png")
     picker = CropPicker("bicubic")
-    found = evaluate(MODELS, image_files(tmp_path), 4, look=picker.look)
+    found = evaluate(MODELS, image_files(tmp_path), 4, on_image=picker.add)
     assert math.isfinite(found.models["nearest"].summary["psnr_y"].mean)
     assert (found.models["nearest"].summary["ms_ssim"].images == 0) is (side < 15)
     assert "<html" in image_report({"tiny": found}, picker.crops, 4, 0.25, "Computed here.")
@@ -199,7 +199,7 @@ def test_crops_are_where_the_gain_is_largest_and_smallest(tmp_path):
     bicubic[:96, 96:192] += 20  # all of the error is gone: the largest gain
     model[96:, 192:] += 20  # an error that was not there: the smallest
     picker = CropPicker("bicubic")
-    picker.look(tmp_path / "set" / "a.png", Reference(truth, truth[::4, ::4]), {"bicubic": bicubic, "model": model})
+    picker.add(tmp_path / "set" / "a.png", Reference(truth, truth[::4, ::4]), {"bicubic": bicubic, "model": model})
     largest, smallest = picker.crops
     assert (largest.x, largest.y, smallest.x, smallest.y) == (96, 0, 192, 96)
     # luma is off by 20 * 219 / 255 = 17.18, squared 295.0; with 0.5 for rounding 10 log10(295.5 / 0.5) = 27.72 dB
@@ -212,7 +212,7 @@ def test_crops_are_where_the_gain_is_largest_and_smallest(tmp_path):
 
 def test_report_without_crops_shows_no_pixels(folder):
     picker = CropPicker("bicubic")
-    found = {"edges": evaluate(MODELS, image_files(folder, 1), 4, look=picker.look)}
+    found = {"edges": evaluate(MODELS, image_files(folder, 1), 4, on_image=picker.add)}
     assert "data:image/png" in image_report(found, picker.crops, 4, 0.25, "Computed here.")
     assert "data:image" not in image_report(found, (), 4, 0.25, "Computed here.")
 

@@ -13,7 +13,7 @@ from skimage.metrics import structural_similarity
 from torch import Tensor, nn
 
 from slidelift.models.errors import WeightsError
-from slidelift.models.losses.adversarial import critic_loss, generator_loss
+from slidelift.models.losses.adversarial import discriminator_loss, generator_loss
 from slidelift.models.losses.manifold import Manifold
 from slidelift.models.losses.perceptual import Perceptual, VGG19Features
 from slidelift.models.losses.table import LOSSES
@@ -210,12 +210,12 @@ def test_fourier_loss_of_a_constant_residual_is_one_frequency():
 ZERO = torch.zeros(2, 1, 3, 3)
 
 
-def test_an_undecided_critic_pays_what_a_coin_does():
-    assert float(critic_loss("vanilla", ZERO, ZERO)) == pytest.approx(2 * math.log(2))
+def test_an_undecided_discriminator_pays_what_a_coin_does():
+    assert float(discriminator_loss("vanilla", ZERO, ZERO)) == pytest.approx(2 * math.log(2))
     assert float(generator_loss("vanilla", ZERO)) == pytest.approx(math.log(2))
-    assert float(critic_loss("relativistic", ZERO + 3, ZERO + 3)) == pytest.approx(math.log(2))
+    assert float(discriminator_loss("relativistic", ZERO + 3, ZERO + 3)) == pytest.approx(math.log(2))
     assert float(generator_loss("relativistic", ZERO + 3, ZERO + 3)) == pytest.approx(math.log(2))
-    assert float(critic_loss("hinge", ZERO, ZERO)) == 2
+    assert float(discriminator_loss("hinge", ZERO, ZERO)) == 2
     assert float(generator_loss("hinge", ZERO)) == 0
 
 
@@ -227,13 +227,13 @@ def test_vanilla_is_cross_entropy():
 
     expected = -sum(math.log(sigmoid(x)) for x in (1.5, -0.5)) / 2
     expected -= sum(math.log(1 - sigmoid(x)) for x in (0.3, 2.0)) / 2
-    assert float(critic_loss("vanilla", real, fake)) == pytest.approx(expected)
+    assert float(discriminator_loss("vanilla", real, fake)) == pytest.approx(expected)
     assert float(generator_loss("vanilla", fake)) == pytest.approx(-math.log(sigmoid(0.3) * sigmoid(2.0)) / 2)
 
 
 def test_hinge_stops_at_the_margin():
     real, fake = torch.tensor([2.0, 0.5]), torch.tensor([-3.0, 0.25])
-    assert float(critic_loss("hinge", real, fake)) == pytest.approx((0 + 0.5) / 2 + (0 + 1.25) / 2)
+    assert float(discriminator_loss("hinge", real, fake)) == pytest.approx((0 + 0.5) / 2 + (0 + 1.25) / 2)
     assert float(generator_loss("hinge", fake)) == pytest.approx(2.75 / 2)
 
 
@@ -243,9 +243,9 @@ def test_relativistic_compares_with_the_others_mean():
     def softplus(x):
         return math.log1p(math.exp(x))
 
-    critic = (softplus(-2) + softplus(-4)) / 2 + (softplus(-2) + softplus(-4)) / 2
+    discriminator = (softplus(-2) + softplus(-4)) / 2 + (softplus(-2) + softplus(-4)) / 2
     generator = (softplus(2) + softplus(4)) / 2 + (softplus(2) + softplus(4)) / 2
-    assert float(critic_loss("relativistic", real, fake)) == pytest.approx(critic / 2)
+    assert float(discriminator_loss("relativistic", real, fake)) == pytest.approx(discriminator / 2)
     assert float(generator_loss("relativistic", fake, real)) == pytest.approx(generator / 2)
 
 
@@ -260,7 +260,7 @@ def test_adversarial_losses_say_what_they_need():
     with pytest.raises(ValueError, match="real images too"):
         generator_loss("relativistic", ZERO)
     with pytest.raises(ValueError, match="wasserstein"):
-        critic_loss("wasserstein", ZERO, ZERO)
+        discriminator_loss("wasserstein", ZERO, ZERO)
 
 
 def test_vgg_features_are_taken_before_the_activation():

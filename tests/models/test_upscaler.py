@@ -247,7 +247,7 @@ class TestDoor:
             load_upscaler("sharpest")
         with pytest.raises(UnsupportedScaleError, match="by 4, not by 2"):
             load_upscaler(file, scale=2)
-        with pytest.raises(DeviceError, match="cuda: not here"):
+        with pytest.raises(DeviceError, match="cuda: not available"):
             load_upscaler(file, device="cuda")
         for device in ("gpu", "meta"):
             with pytest.raises(DeviceError, match="use auto, cpu, cuda"):

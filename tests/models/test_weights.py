@@ -225,7 +225,7 @@ class TestWrappers:
 
     @pytest.mark.parametrize("wrapper", ["params_ema", "model", "generator"])
     def test_a_whole_training_checkpoint_loads(self, assert_is_found, network, state, wrapper):
-        critic = torch.nn.Conv2d(3, 4, 3)
+        discriminator = torch.nn.Conv2d(3, 4, 3)
         optimiser = torch.optim.Adam(network.parameters())
         sum(parameter.sum() for parameter in network.parameters()).backward()
         optimiser.step()  # gives it two tensors for each parameter
@@ -236,7 +236,7 @@ class TestWrappers:
                 "arch": "RRDBNet",
                 "steps": torch.tensor(4000),
                 "rng": torch.get_rng_state(),
-                "discriminator": critic.state_dict(),
+                "discriminator": discriminator.state_dict(),
                 wrapper: state,
                 "optimizer": optimiser.state_dict(),
                 "lr_schedulers": [{"last_epoch": 3}],
@@ -244,8 +244,10 @@ class TestWrappers:
         )
 
     def test_other_networks_beside_it_are_left_out(self, assert_is_found, state):
-        critic = torch.nn.Conv2d(3, 4, 3).state_dict()
-        together = prefixed("discriminator.", critic) | prefixed("generator.", state) | {"step_counter": torch.ones(1)}
+        discriminator = torch.nn.Conv2d(3, 4, 3).state_dict()
+        together = (
+            prefixed("discriminator.", discriminator) | prefixed("generator.", state) | {"step_counter": torch.ones(1)}
+        )
         assert_is_found(together)
         assert_is_found({"state_dict": together, "meta": {"iter": 400000}})
 
@@ -268,7 +270,7 @@ class TestWrappers:
             content[wrapper] = content
         torch.save(content, tmp_path / "loop.pth")
         started = time.monotonic()
-        with pytest.raises(WeightsError, match="not the weights of a known network"):
+        with pytest.raises(WeightsError, match="not the weights of a supported network"):
             load_weights(tmp_path / "loop.pth")
         assert time.monotonic() - started < 5
 

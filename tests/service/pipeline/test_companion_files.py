@@ -174,7 +174,7 @@ def test_tiles_that_stray_from_their_source_are_warned_of(tmp_path, cmu, monkeyp
 
 def test_a_model_that_draws_something_else_is_not_believed(tmp_path, cmu, monkeypatch) -> None:
     """Whatever it drew: the tile is its source, resampled plainly, and the report says where."""
-    monkeypatch.setattr("slidelift.service.pipeline.stripe.STRAYED", 0.01)
+    monkeypatch.setattr("slidelift.service.pipeline.stripe.MAX_BLOCK_RMSE", 0.01)
     request = UpscaleRequest(cmu, tmp_path / "o.ome.tiff", model="compact-x4-fast", region=(900, 1200, 300, 200))
     report = upscale(request)
     assert [(bad["row"], bad["column"]) for bad in report["tiles"]["bad"]] == [(0, 0), (0, 1)]

@@ -143,7 +143,7 @@ def test_the_expectation_spans_the_sets():
     found = expected_gain(card, 85)
     assert found is not None
     assert (found.quality, found.least, found.greatest, found.beyond) == (80, 0.3, 1.0, False)
-    assert found.words == "+0.30 to +1.00 dB PSNR against bicubic, measured on held-out sources at JPEG quality 80"
+    assert found.text == "+0.30 to +1.00 dB PSNR against bicubic, measured on held-out sources at JPEG quality 80"
     assert expected_gain(card, 50).beyond
     assert expected_gain(card, None).least == 1.5
     assert expected_gain(replace(card, gains={}), 50) is None

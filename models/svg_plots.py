@@ -1,7 +1,4 @@
-"""Small plots as SVG text: boxes of a measure by model, and a strip of values by image.
-
-No library: a report must be one file that opens anywhere, and these two shapes are all it needs.
-"""
+"""Box plots and strip plots as SVG text, for self-contained reports."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,23 +7,23 @@ from html import escape
 import numpy as np
 
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5195", "#8c564b")
-"""Okabe and Ito's colours, which the colour-blind tell apart, without yellow and black, and two more."""
+"""Okabe and Ito's colour-blind safe palette without yellow and black, and two more colours."""
 BASELINE_COLOUR = "#767676"
 
 _WIDTH, _ROW, _LABEL, _MARGIN = 430, 24, 130, 26
 
 
 def colours(names: Sequence[str], baseline: str) -> dict[str, str]:
-    """A colour for each name, the baseline's grey; the palette begins anew after eight."""
+    """Assign a colour to each name, grey to the baseline; the palette repeats after eight."""
     others = [name for name in names if name != baseline]
-    found = {name: PALETTE[number % len(PALETTE)] for number, name in enumerate(others)}
-    return {name: found.get(name, BASELINE_COLOUR) for name in names}
+    assigned = {name: PALETTE[number % len(PALETTE)] for number, name in enumerate(others)}
+    return {name: assigned.get(name, BASELINE_COLOUR) for name in names}
 
 
 def box_plot(title: str, values: Mapping[str, Sequence[float]], colour: Mapping[str, str], digits: int) -> str:
-    """A row a name: whiskers from the 5th to the 95th percentile, a box of quartiles, the median, a dot for the mean.
+    """Draw a row per name: whiskers at the 5th and 95th percentiles, quartile box, median, and a dot for the mean.
 
-    Values that are no finite number are left out; "" where there is none at all.
+    Values that are not finite are ignored; returns "" if there are no others.
     """
     finite = {name: [value for value in one if math.isfinite(value)] for name, one in values.items()}
     shown = [value for one in finite.values() for value in one]
@@ -57,7 +54,7 @@ def box_plot(title: str, values: Mapping[str, Sequence[float]], colour: Mapping[
 def strip_plot(
     title: str, labels: Sequence[str], values: Mapping[str, Sequence[float]], colour: Mapping[str, str]
 ) -> str:
-    """A column an image and a dot a name, around a line at zero; numbers that are not finite are left out."""
+    """Draw a column per image with a dot per name, around a line at zero; values that are not finite are ignored."""
     shown = [value for one in values.values() for value in one if math.isfinite(value)]
     if not shown:
         return ""
@@ -126,7 +123,7 @@ def _box(x: Sequence[float], middle: float, colour: str) -> str:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Three to six round numbers that span low..high."""
+    """Return three to six round numbers that span low..high."""
     if high - low < 1e-9:
         low, high = low - 0.5 * max(abs(low), 1e-3), high + 0.5 * max(abs(high), 1e-3)
     step = 10 ** math.floor(math.log10((high - low) / 3))

@@ -1,6 +1,6 @@
-"""Critics: networks that tell real images from enlarged ones; used in training alone.
+"""Discriminators for adversarial training.
 
-Each takes RGB in about [0, 1], sides that are multiples of 16 and at least 64 pixels, and answers in logits.
+Each takes RGB in about [0, 1], with sides that are multiples of 16 and at least 64 pixels, and returns logits.
 
 Sources: Ledig et al., "SRGAN", CVPR 2017; Wang et al., "Real-ESRGAN", ICCVW 2021 (U-Net); Upadhyay & Awate,
 "SRGAN_SQE", ISBI 2019, section 2.1.
@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn.utils import spectral_norm
 
 
-class SRGANCritic(nn.Module):
-    """(N, channels, h, w) -> (N, 1) logits, one an image.
+class SRGANDiscriminator(nn.Module):
+    """(N, channels, h, w) -> (N, 1) logits, one per image.
 
-    Eight 3x3 convolutions, every second one halving, as in SRGAN; the mean of each channel instead of the paper's
-    dense layer, so that any size will do. Keys are those of leftthomas's SRGAN: one list `net`.
+    Eight 3x3 convolutions, every second one with stride 2, as in SRGAN; global average pooling instead of the paper's
+    dense layer, so that any size is accepted. Keys are those of leftthomas's SRGAN: one list `net`.
     """
 
     def __init__(self, channels: int = 3, features: int = 64) -> None:
@@ -33,16 +33,16 @@ class SRGANCritic(nn.Module):
         self.net = nn.Sequential(*layers, nn.Conv2d(2 * inputs, 1, 1))
 
     def forward(self, image: Tensor) -> Tensor:
-        """Judge a batch of images."""
+        """Return a logit for each image."""
         logits: Tensor = self.net(image)
         return logits.flatten(1)
 
 
-class UNetCritic(nn.Module):
-    """(N, channels, h, w) -> (N, 1, h, w) logits, one a pixel.
+class UNetDiscriminator(nn.Module):
+    """(N, channels, h, w) -> (N, 1, h, w) logits, one per pixel.
 
-    Three halvings and three doublings with added skips; spectral norm on all but the first and the last layer. Keys
-    are those of `RealESRGAN_x4plus_netD.pth`.
+    Three downsampling and three upsampling steps with added skip connections; spectral norm on all but the first and
+    the last layer. Keys are those of `RealESRGAN_x4plus_netD.pth`.
     """
 
     def __init__(self, channels: int = 3, features: int = 64) -> None:
@@ -59,7 +59,7 @@ class UNetCritic(nn.Module):
         self.conv9 = nn.Conv2d(features, 1, 3, padding=1)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Judge every pixel of a batch of images."""
+        """Return a logit for each pixel."""
         whole = _lrelu(self.conv0(image))
         half = _lrelu(self.conv1(whole))
         quarter = _lrelu(self.conv2(half))
@@ -71,11 +71,11 @@ class UNetCritic(nn.Module):
         return logits
 
 
-class SQECritic(nn.Module):
-    """(N, channels, h, w) -> (N, 1) logits, one an image.
+class SQEDiscriminator(nn.Module):
+    """(N, channels, h, w) -> (N, 1) logits, one per image.
 
-    Convolution and batch normalisation, each pair halving, as section 2.1 of SRGAN_SQE says; its sigmoid is left to
-    the loss. The paper gives neither widths nor depth: four layers here, which 64-pixel crops bear, 64 to 512 wide.
+    Pairs of strided convolution and batch normalisation, as in section 2.1 of SRGAN_SQE; its sigmoid is part of the
+    loss. The paper gives neither widths nor depth: here four layers, 64 to 512 channels wide, which fit 64-pixel crops.
     """
 
     def __init__(self, channels: int = 3, features: int = 64) -> None:
@@ -88,13 +88,17 @@ class SQECritic(nn.Module):
         self.net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Conv2d(inputs, 1, 1))
 
     def forward(self, image: Tensor) -> Tensor:
-        """Judge a batch of images."""
+        """Return a logit for each image."""
         logits: Tensor = self.net(image)
         return logits.flatten(1)
 
 
-CRITICS: dict[str, Callable[..., nn.Module]] = {"srgan": SRGANCritic, "unet": UNetCritic, "srgan-sqe": SQECritic}
-"""Every critic by name; each takes `channels` and `features`."""
+DISCRIMINATORS: dict[str, Callable[..., nn.Module]] = {
+    "srgan": SRGANDiscriminator,
+    "unet": UNetDiscriminator,
+    "srgan-sqe": SQEDiscriminator,
+}
+"""Every discriminator by name; each takes `channels` and `features`."""
 
 
 def _halving(inputs: int, outputs: int) -> nn.Module:

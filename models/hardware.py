@@ -1,4 +1,4 @@
-"""What a measurement was computed on: processor, cores, and each model's device and precision."""
+"""Hardware and precision on which a measurement was computed."""
 
 import os
 import platform
@@ -13,7 +13,7 @@ _CPUINFO = Path("/proc/cpuinfo")
 
 
 def processor() -> str:
-    """The processor's name as Linux tells it, else its architecture."""
+    """Return the processor's name from /proc/cpuinfo, else its architecture."""
     try:
         lines = _CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -23,7 +23,7 @@ def processor() -> str:
 
 
 def computed_on(upscalers: Mapping[str, UpscalerFacts]) -> dict[str, Any]:
-    """Plain values for JSON: {processor, cores, torch, models: name -> {device, precision}}."""
+    """Return values for JSON: {processor, cores, torch, models: name -> {device, precision}}."""
     return {
         "processor": processor(),
         "cores": os.cpu_count(),
@@ -32,8 +32,8 @@ def computed_on(upscalers: Mapping[str, UpscalerFacts]) -> dict[str, Any]:
     }
 
 
-def computed_on_words(upscalers: Mapping[str, UpscalerFacts]) -> str:
-    """The same as one sentence for a table's foot."""
-    found = computed_on(upscalers)
-    kinds = dict.fromkeys(f"{one['precision']} on {one['device']}" for one in found["models"].values())
-    return f"Computed in {', '.join(kinds)}: {found['processor']}, {found['cores']} cores, torch {found['torch']}."
+def describe_hardware(upscalers: Mapping[str, UpscalerFacts]) -> str:
+    """Return `computed_on` as a sentence."""
+    facts = computed_on(upscalers)
+    kinds = dict.fromkeys(f"{one['precision']} on {one['device']}" for one in facts["models"].values())
+    return f"Computed in {', '.join(kinds)}: {facts['processor']}, {facts['cores']} cores, torch {facts['torch']}."

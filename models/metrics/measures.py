@@ -1,4 +1,4 @@
-"""Every measure of one enlarged image against its truth: the one table of them."""
+"""Table of all measures of an enlarged image against its truth."""
 
 import math
 from collections.abc import Callable, Container
@@ -19,20 +19,20 @@ from slidelift.models.metrics.structural import ms_ssim, qilv
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """One figure.
+    """Description of a measure.
 
     Attributes
     ----------
     name, title
-        As data and as a heading.
+        Key in data, and heading.
     unit
-        Empty for a share or an index.
+        Empty for shares and indices.
     higher_is_better
-        None for what is neither, such as a count.
+        None if neither is better, such as for a count.
     digits
-        After the point.
+        Decimals.
     explanation
-        A sentence for the report's reader.
+        Sentence for reports.
     """
 
     name: str
@@ -50,24 +50,24 @@ MEASURES = (
     Measure("ssim_rgb", "SSIM-RGB", "", True, 4, "Mean of the three channels' structural similarity."),
     Measure("mse", "MSE", "", False, 1, "Mean squared error over RGB, in squared grey levels."),
     Measure("rrmse", "RRMSE", "", False, 4, "Root of the squared error relative to the truth's norm, over RGB."),
-    Measure("ms_ssim", "MS-SSIM", "", True, 4, "Structural similarity at five scales; answers to noise most."),
-    Measure("qilv", "QILV", "", True, 4, "Likeness of the maps of local variance; answers to blur most."),
+    Measure("ms_ssim", "MS-SSIM", "", True, 4, "Structural similarity at five scales; sensitive to noise."),
+    Measure("qilv", "QILV", "", True, 4, "Similarity of the maps of local variance; sensitive to blur."),
     Measure("consistency", "consistency", "dB", True, 2, "PSNR between the result, reduced again, and the source."),
     Measure("ssim_inside", "SSIM inside", "", True, 4, "SSIM-Y of the windows inside the mask."),
     Measure("ssim_outside", "SSIM outside", "", True, 4, "SSIM-Y of the windows outside the mask."),
-    Measure("stain_angle_h", "angle of H", "°", False, 2, "By how much haematoxylin's Macenko vector turns."),
-    Measure("stain_angle_e", "angle of E", "°", False, 2, "By how much eosin's Macenko vector turns."),
+    Measure("stain_angle_h", "angle of H", "°", False, 2, "Angle between the haematoxylin vectors (Macenko)."),
+    Measure("stain_angle_e", "angle of E", "°", False, 2, "Angle between the eosin vectors (Macenko)."),
     Measure("nuclei_f1", "nuclei F1", "", True, 3, "Nuclei of a classical detector matched within 3 µm."),
-    Measure("nuclei_count", "nuclei", "", None, 0, "Nuclei that the detector finds in the enlarged image."),
-    Measure("nuclei_truth", "nuclei of truth", "", None, 0, "Nuclei that it finds in the truth."),
+    Measure("nuclei_count", "nuclei", "", None, 0, "Nuclei detected in the enlarged image."),
+    Measure("nuclei_truth", "nuclei of truth", "", None, 0, "Nuclei detected in the truth."),
     Measure("seconds_per_megapixel", "time", "s/Mpx", False, 3, "Seconds per million pixels of the result."),
 )
-"""All of them, in the order of reports."""
+"""All measures, in the order of reports."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What an enlarged image is compared to; what is slow to find in the truth is found once.
+    """Truth and source of an enlarged image, with cached intermediate results.
 
     Attributes
     ----------
@@ -78,7 +78,7 @@ class Reference:
     mpp
         µm per pixel of the truth.
     reduction
-        How the source was made of the truth.
+        The reduction that made the source.
     """
 
     truth: NDArray[np.uint8]
@@ -89,27 +89,27 @@ class Reference:
 
     @cached_property
     def stains(self) -> StainVectors | None:
-        """The truth's."""
+        """Stain vectors of the truth."""
         return stain_vectors(self.truth)
 
     @cached_property
     def nuclei(self) -> NDArray[np.float64]:
-        """The truth's."""
+        """Nuclei of the truth."""
         return nuclei(self.truth, self.mpp)
 
 
 def measure(image: NDArray[np.uint8], reference: Reference, wanted: Container[str] | None = None) -> dict[str, float]:
-    """Measures of an enlarged image by their names; NaN for what is not defined for this image.
+    """Compute measures of an enlarged image, by name; NaN for those undefined for this image.
 
     Parameters
     ----------
     wanted
-        Names of `MEASURES`; None for all but the time. What is not wanted is not computed.
+        Names of `MEASURES` to compute; None for all but the time.
     """
     values: dict[str, float] = {}
-    for names, found in _GROUPS:
+    for names, compute in _GROUPS:
         if wanted is None or any(name in wanted for name in names):
-            values |= found(image, reference)
+            values |= compute(image, reference)
     return values if wanted is None else {name: value for name, value in values.items() if name in wanted}
 
 
@@ -165,4 +165,4 @@ _GROUPS: tuple[tuple[tuple[str, ...], Callable[[NDArray[np.uint8], Reference], d
     (("stain_angle_h", "stain_angle_e"), _stains),
     (("nuclei_f1", "nuclei_count", "nuclei_truth"), _nuclei),
 )
-"""Measures that are computed together, and how."""
+"""Groups of measures that are computed together."""

@@ -1,50 +1,53 @@
-"""Critics answer in logits for crops of any size they promise, and the U-Net's keys are Real-ESRGAN's."""
+"""Discriminators answer in logits for crops of any size they promise, and the U-Net's keys are Real-ESRGAN's."""
 
 import pytest
 import torch
 
-from slidelift.models.networks.critics import CRITICS
+from slidelift.models.networks.discriminators import DISCRIMINATORS
 
 
-@pytest.fixture(params=CRITICS)
+@pytest.fixture(params=DISCRIMINATORS)
 def name(request) -> str:
     return request.param
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (80, 112), (128, 96)])
 def test_any_multiple_of_16_from_64_pixels_is_judged(name, height, width):
-    critic = CRITICS[name](features=8)
-    logits = critic(torch.rand(2, 3, height, width))
+    discriminator = DISCRIMINATORS[name](features=8)
+    logits = discriminator(torch.rand(2, 3, height, width))
     assert logits.shape == ((2, 1, height, width) if name == "unet" else (2, 1))
 
 
 def test_grey_images_are_judged(name):
-    assert CRITICS[name](channels=1, features=8)(torch.rand(2, 1, 64, 64)).shape[:2] == (2, 1)
+    assert DISCRIMINATORS[name](channels=1, features=8)(torch.rand(2, 1, 64, 64)).shape[:2] == (2, 1)
 
 
 def test_answers_are_logits_not_probabilities(name):
-    critic = CRITICS[name](features=8)
-    last = [layer for layer in critic.modules() if isinstance(layer, torch.nn.Conv2d)][-1]
+    discriminator = DISCRIMINATORS[name](features=8)
+    last = [layer for layer in discriminator.modules() if isinstance(layer, torch.nn.Conv2d)][-1]
     with torch.no_grad():
         last.weight.zero_()
         last.bias.fill_(-3)
-    assert torch.equal(critic(torch.rand(1, 3, 64, 64)).unique(), torch.tensor([-3.0]))
+    assert torch.equal(discriminator(torch.rand(1, 3, 64, 64)).unique(), torch.tensor([-3.0]))
 
 
 def test_it_learns_to_tell_noise_from_flat_patches(name):
     rng = torch.Generator().manual_seed(1)
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        critic = CRITICS[name](features=8)
+        discriminator = DISCRIMINATORS[name](features=8)
     noise = torch.rand(4, 3, 64, 64, generator=rng)
     flat = noise.mean((2, 3), keepdim=True).expand_as(noise)
-    optimiser = torch.optim.Adam(critic.parameters(), 2e-3)
+    optimiser = torch.optim.Adam(discriminator.parameters(), 2e-3)
     for _ in range(25):
-        loss = torch.nn.functional.softplus(-critic(noise)).mean() + torch.nn.functional.softplus(critic(flat)).mean()
+        loss = (
+            torch.nn.functional.softplus(-discriminator(noise)).mean()
+            + torch.nn.functional.softplus(discriminator(flat)).mean()
+        )
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    assert critic(noise).mean() > critic(flat).mean() + 0.5
+    assert discriminator(noise).mean() > discriminator(flat).mean() + 0.5
 
 
 class TestUNet:
@@ -63,21 +66,21 @@ class TestUNet:
             expected[f"conv{number}.weight_orig"] = (outputs, inputs, height, width)
             expected[f"conv{number}.weight_u"] = (outputs,)
             expected[f"conv{number}.weight_v"] = (inputs * height * width,)
-        state = CRITICS["unet"]().state_dict()
+        state = DISCRIMINATORS["unet"]().state_dict()
         assert {key: tuple(value.shape) for key, value in state.items()} == expected
 
     def test_inner_layers_have_a_largest_singular_value_of_one(self):
         torch.manual_seed(0)
-        critic = CRITICS["unet"](features=8)
+        discriminator = DISCRIMINATORS["unet"](features=8)
         for _ in range(300):  # power iteration is slow where the two largest are close
-            critic(torch.rand(1, 3, 16, 16))
+            discriminator(torch.rand(1, 3, 16, 16))
         for number in range(1, 9):
-            kernel = getattr(critic, f"conv{number}").weight.detach()
+            kernel = getattr(discriminator, f"conv{number}").weight.detach()
             assert float(torch.linalg.matrix_norm(kernel.flatten(1), 2)) == pytest.approx(1, abs=0.02)
 
 
-def test_srgans_critic_has_the_public_files_layers():
-    state = CRITICS["srgan"]().state_dict()
+def test_srgans_discriminator_has_the_public_files_layers():
+    state = DISCRIMINATORS["srgan"]().state_dict()
     kernels = {key: tuple(value.shape) for key, value in state.items() if value.ndim == 4}
     assert kernels == {
         "net.0.weight": (64, 3, 3, 3), "net.2.weight": (64, 64, 3, 3), "net.5.weight": (128, 64, 3, 3),
@@ -87,11 +90,11 @@ def test_srgans_critic_has_the_public_files_layers():
     }  # fmt: skip
 
 
-def test_sqes_critic_halves_at_every_layer():
+def test_sqes_discriminator_halves_at_every_layer():
     seen = []
-    critic = CRITICS["srgan-sqe"](features=8)
-    for layer in critic.net:
+    discriminator = DISCRIMINATORS["srgan-sqe"](features=8)
+    for layer in discriminator.net:
         if isinstance(layer, torch.nn.BatchNorm2d):
             layer.register_forward_hook(lambda layer, inputs, output: seen.append(output.shape[-1]))
-    critic(torch.rand(2, 3, 64, 64))
+    discriminator(torch.rand(2, 3, 64, 64))
     assert seen == [32, 16, 8, 4]

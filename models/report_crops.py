@@ -1,4 +1,4 @@
-"""The crops of a report: where the models gain most over bicubic, and where least, chosen by rule and not by eye."""
+"""Example crops of a report: the squares where the models gain most and least over bicubic."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,30 +9,31 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from slidelift.models.metrics.fidelity import luma
-from slidelift.models.metrics.panel import Reference
+from slidelift.models.metrics.measures import Reference
 
 SIDE = 96
-"""Pixels of the truth along a crop's side, or the next lower multiple of the scale: nuclei fill it, pixels are seen."""
+"""Side of a crop in pixels of the truth, rounded down to a multiple of the scale: large enough for some nuclei, small
+enough to show pixels."""
 
 _OVERVIEW = 300
 _ROUNDING = 0.5
-"""Squared grey levels: makes a gain of flat windows, where both errors are but rounding, count as none."""
+"""Squared grey levels added to both errors, so that flat windows, whose errors are only rounding, show no gain."""
 
 
 @dataclass(frozen=True, slots=True)
 class Crop:
-    """One square of one image.
+    """Square crop of an image.
 
     Attributes
     ----------
     label
         Folder and name of the image.
     x, y
-        Of its upper left corner in the image, in pixels of the truth.
+        Upper left corner in the image, in pixels of the truth.
     gain
-        PSNR-Y over bicubic within it in dB, the mean of the models.
+        PSNR-Y over bicubic in dB, mean over the models.
     overview
-        The image, made small, with the square's frame.
+        Thumbnail of the image with the crop framed.
     truth, source, enlarged
         uint8 (side, side, 3); of the source (side / scale, side / scale, 3).
     """
@@ -53,15 +54,15 @@ class Crop:
 
 
 class CropPicker:
-    """Looks at each evaluated image and keeps the two extreme squares of a grid; holds nothing else of an image."""
+    """Keeps the grid squares with the largest and smallest gain over all evaluated images."""
 
     def __init__(self, baseline: str) -> None:
         self._baseline = baseline
         self._best: Crop | None = None
         self._worst: Crop | None = None
 
-    def look(self, path: Path, reference: Reference, enlarged: Mapping[str, NDArray[np.uint8]]) -> None:
-        """Take an image into account; see `models.evaluate.Look`."""
+    def add(self, path: Path, reference: Reference, enlarged: Mapping[str, NDArray[np.uint8]]) -> None:
+        """Consider an evaluated image; see `models.evaluate.ImageCallback`."""
         scale = reference.truth.shape[0] // reference.source.shape[0]
         side = min(SIDE, *reference.truth.shape[:2]) // scale * scale
         errors = {name: _grid_mse(pixels, reference.truth, side) for name, pixels in enlarged.items()}
@@ -80,7 +81,7 @@ class CropPicker:
 
     @property
     def crops(self) -> tuple[Crop, ...]:
-        """The one with the largest gain, then the one with the smallest; one alone where they are the same."""
+        """The crop with the largest gain, then the one with the smallest; a single crop if they are the same."""
         both = [crop for crop in (self._best, self._worst) if crop is not None]
         same = len(both) == 2 and (both[0].label, both[0].x, both[0].y) == (both[1].label, both[1].x, both[1].y)
         return tuple(both[:1] if same else both)
@@ -117,10 +118,10 @@ def _crop(
 
 
 def _overview(truth: NDArray[np.uint8], x: int, y: int, side: int) -> NDArray[np.uint8]:
-    """The image at most 300 pixels wide and high, the square framed in black and white."""
-    picture = Image.fromarray(truth)
-    picture.thumbnail((_OVERVIEW, _OVERVIEW), Image.Resampling.BICUBIC)
-    small = np.array(picture)
+    """Return a thumbnail of at most 300 pixels a side, the crop framed in black and white."""
+    thumbnail = Image.fromarray(truth)
+    thumbnail.thumbnail((_OVERVIEW, _OVERVIEW), Image.Resampling.BICUBIC)
+    small = np.array(thumbnail)
     ratio = small.shape[1] / truth.shape[1]
     for inset, colour in ((0, 0), (1, 255)):
         left, top = (round(start * ratio) + inset for start in (x, y))
