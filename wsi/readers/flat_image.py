@@ -9,9 +9,9 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from slidelift.wsi.errors import SlideUnreadableError, TileReadError, UnsupportedPixelsError
 from slidelift.wsi.geometry import Region, Size
-from slidelift.wsi.icc import usable_profile
+from slidelift.wsi.icc import check_profile
 from slidelift.wsi.readers.compression import read_compression
-from slidelift.wsi.readers.orientation import UPRIGHT, is_known, turned_warning, upright
+from slidelift.wsi.readers.orientation import UPRIGHT, is_known, orientation_warning, upright
 from slidelift.wsi.slide import Level, Pixels, SlideInfo
 
 _SIGNATURES = {b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"BM": "BMP"}
@@ -66,7 +66,7 @@ class FlatImageReader:
             ) from error
         except (OSError, ValueError, SyntaxError) as error:
             raise SlideUnreadableError(f"{path.name}: the picture can't be decoded ({error}); copy it again") from error
-        profile, damage = usable_profile(said)
+        profile, damage = check_profile(said)
         height, width = self._pixels.shape[:2]
         self.info = SlideInfo(
             name=path.name,
@@ -80,8 +80,8 @@ class FlatImageReader:
             compression=read_compression(path),
         )
 
-    def read(self, level: int, region: Region) -> Pixels:
-        """See `SlideReader.read`."""
+    def read_region(self, level: int, region: Region) -> Pixels:
+        """See `SlideReader.read_region`."""
         if level != 0:
             raise TileReadError(self.info.name, level, region, "a picture has one level")
         return self._pixels[region.y : region.bottom, region.x : region.right]
@@ -116,7 +116,7 @@ def _orientation(image: Image.Image) -> tuple[int, list[str]]:
         return UPRIGHT, ["its EXIF data can't be read; whether it is stored turned is unknown"]
     if not is_known(said):
         return UPRIGHT, ["its EXIF data name a turn that has no meaning; it is shown as it is stored"]
-    return int(said), [] if said == UPRIGHT else [turned_warning(int(said))]
+    return int(said), [] if said == UPRIGHT else [orientation_warning(int(said))]
 
 
 def _warnings(path: Path, image: Image.Image) -> list[str]:

@@ -11,13 +11,13 @@ from PIL import Image
 
 from slidelift.wsi.errors import SlideUnreadableError, TileReadError, UnsupportedPixelsError
 from slidelift.wsi.geometry import Region, Size
-from slidelift.wsi.icc import usable_profile
-from slidelift.wsi.quantities import Quantities
-from slidelift.wsi.readers.bounds import pieces_of_openslide, require_small_pieces
+from slidelift.wsi.icc import check_profile
+from slidelift.wsi.metadata_values import MetadataParser
 from slidelift.wsi.readers.compression import read_compression
-from slidelift.wsi.readers.ome import begins_as_ome
-from slidelift.wsi.readers.samples import page_size, planes_warning, samples_of, slide_pages
-from slidelift.wsi.slide import Level, Pixels, SlideInfo, vendor_word
+from slidelift.wsi.readers.decode_limits import check_tile_sizes, openslide_tiles
+from slidelift.wsi.readers.ome_metadata import starts_with_ome_xml
+from slidelift.wsi.readers.pixel_layout import level_pages, page_size, read_pixel_layout, unread_planes_warning
+from slidelift.wsi.slide import Level, Pixels, SlideInfo, known_vendor
 
 _DAMAGE = (
     tifffile.TiffFileError, ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError,
@@ -55,12 +55,12 @@ def accepts(path: Path) -> bool:
 def _is_for_tiffslide(path: Path, found: str) -> bool:
     try:
         with tifffile.TiffFile(path) as tiff:
-            if found != "aperio" and begins_as_ome(tiff):
+            if found != "aperio" and starts_with_ome_xml(tiff):
                 return True
-            pages, first = list(slide_pages(tiff)), page_size(tiff.pages.first)
+            pages, first = list(level_pages(tiff)), page_size(tiff.pages.first)
             areas = [size.width * size.height for size in map(page_size, pages)]
             return max(areas) > first.width * first.height or not all(
-                samples_of(page).is_shown_by_openslide(found) for page in pages
+                read_pixel_layout(page).is_shown_by_openslide(found) for page in pages
             )
     except _DAMAGE:
         return False  # damaged: OpenSlide's word on it is final
@@ -79,13 +79,13 @@ class OpenSlideReader:
         self._lock = threading.Lock()
         self._told = self._checked_pages()
         self._handle = self._open()
-        require_small_pieces(path.name, pieces_of_openslide(self._handle))
+        check_tile_sizes(path.name, openslide_tiles(self._handle))
         self.info = self._describe()
         colour = self._handle.properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "FFFFFF")
         self._background = (*bytes.fromhex(colour), 255)
 
-    def read(self, level: int, region: Region) -> Pixels:
-        """See `SlideReader.read`; transparent pixels take the slide's background colour, by default white."""
+    def read_region(self, level: int, region: Region) -> Pixels:
+        """See `SlideReader.read_region`; transparent pixels take the slide's background colour, by default white."""
         handle = self._handle
         try:
             image = self._region(handle, level, region)
@@ -133,10 +133,10 @@ class OpenSlideReader:
     def _describe(self) -> SlideInfo:
         slide, properties = self._handle, self._handle.properties
         vendor = properties.get(openslide.PROPERTY_NAME_VENDOR)
-        quantities = Quantities()
+        quantities = MetadataParser()
         mpp, objective = _mpp(properties, quantities), _objective(properties, quantities)
         bounds = _bounds(properties, Size(*slide.dimensions), quantities)
-        profile, damage = usable_profile(slide._profile)  # `color_profile` raises on a damaged one
+        profile, damage = check_profile(slide._profile)  # `color_profile` raises on a damaged one
         return SlideInfo(
             name=self._path.name,
             reader="openslide",
@@ -146,7 +146,7 @@ class OpenSlideReader:
             ),
             mpp=mpp,
             objective=objective,
-            vendor=vendor_word(vendor),
+            vendor=known_vendor(vendor),
             bounds=bounds,
             icc_profile=profile,
             warnings=(*self._told, *quantities.warnings, *damage),
@@ -164,8 +164,8 @@ class OpenSlideReader:
                 return ()
         try:
             with tifffile.TiffFile(self._path) as tiff:
-                pages = list(slide_pages(tiff))
-                found = [samples_of(page) for page in pages]
+                pages = list(level_pages(tiff))
+                found = [read_pixel_layout(page) for page in pages]
                 sizes = [page_size(page) for page in pages]
         except _DAMAGE as error:
             raise SlideUnreadableError(
@@ -178,10 +178,10 @@ class OpenSlideReader:
             )
         told = tuple(dict.fromkeys(sentence for one in found for sentence in one.warnings))
         further = sizes.count(max(sizes, key=lambda size: size.width * size.height)) - 1
-        return (*told, planes_warning(further)) if further and vendor not in _SCANS_IN_PARTS else told
+        return (*told, unread_planes_warning(further)) if further and vendor not in _SCANS_IN_PARTS else told
 
 
-def _mpp(properties: openslide._PropertyMap, quantities: Quantities) -> tuple[float, float] | None:
+def _mpp(properties: openslide._PropertyMap, quantities: MetadataParser) -> tuple[float, float] | None:
     names = openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y
     own = _OWN_MPP.get(properties.get(openslide.PROPERTY_NAME_VENDOR, ""), names)
     x, y = (
@@ -191,7 +191,7 @@ def _mpp(properties: openslide._PropertyMap, quantities: Quantities) -> tuple[fl
     return quantities.pair(x, y)
 
 
-def _objective(properties: openslide._PropertyMap, quantities: Quantities) -> float | None:
+def _objective(properties: openslide._PropertyMap, quantities: MetadataParser) -> float | None:
     own = _OWN_OBJECTIVE.get(properties.get(openslide.PROPERTY_NAME_VENDOR, ""), "")
     return quantities.magnification(
         properties.get(own) or properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER),
@@ -199,7 +199,7 @@ def _objective(properties: openslide._PropertyMap, quantities: Quantities) -> fl
     )
 
 
-def _bounds(properties: openslide._PropertyMap, size: Size, quantities: Quantities) -> Region | None:
+def _bounds(properties: openslide._PropertyMap, size: Size, quantities: MetadataParser) -> Region | None:
     names = (
         openslide.PROPERTY_NAME_BOUNDS_X,
         openslide.PROPERTY_NAME_BOUNDS_Y,

@@ -32,7 +32,7 @@ def upright_size(stored: Size, orientation: int) -> Size:
     return Size(stored.height, stored.width) if _STEPS[orientation][0] else stored
 
 
-def upright_pair(stored: tuple[float, float], orientation: int) -> tuple[float, float]:
+def upright_xy(stored: tuple[float, float], orientation: int) -> tuple[float, float]:
     """Values along x and y, in the directions of the picture as it is to be seen."""
     return (stored[1], stored[0]) if _STEPS[orientation][0] else stored
 
@@ -54,6 +54,6 @@ def upright(pixels: Pixels, orientation: int) -> Pixels:
     return np.ascontiguousarray(seen[:: -1 if rows_backwards else 1, :: -1 if columns_backwards else 1])
 
 
-def turned_warning(orientation: int) -> str:
+def orientation_warning(orientation: int) -> str:
     """What users are told of a picture that was turned."""
     return f"the file says that it is stored turned (Orientation {orientation}); it was turned upright"

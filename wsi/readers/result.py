@@ -14,11 +14,11 @@ from slidelift.wsi.geometry import Region, Size
 from slidelift.wsi.pyramid import TILE
 from slidelift.wsi.readers.references import require_alone
 from slidelift.wsi.readers.tiffslide import DECODER_ERRORS
-from slidelift.wsi.readers.zarr_store import LoneStore, bare_path
+from slidelift.wsi.readers.zarr_store import ContainedStore, check_level_path
 from slidelift.wsi.slide import Level, Pixels, SlideInfo
 from slidelift.wsi.writers import ome_tiff
+from slidelift.wsi.writers.formats import get_format
 from slidelift.wsi.writers.segment import Blank, Segment
-from slidelift.wsi.writers.table import format_named
 
 Fetch = Callable[[int, int, int], Pixels]
 """Level, row and column -> uint8 (512, 512, channels)."""
@@ -26,7 +26,7 @@ Fetch = Callable[[int, int, int], Pixels]
 _KEPT = 24
 
 
-class GridReader:
+class ResultReader:
     """A pyramid of 512-px tiles, each level half of the one before; for one thread at a time."""
 
     def __init__(self, name: str, sizes: Sequence[Size], fetch: Fetch, close: Callable[[], None]) -> None:
@@ -34,8 +34,8 @@ class GridReader:
         self.info = SlideInfo(name, "result", levels, None, None, None)
         self._fetch, self._close = lru_cache(_KEPT)(fetch), close
 
-    def read(self, level: int, region: Region) -> Pixels:
-        """See `SlideReader.read`; of stripes four channels, the fourth 0 where there is nothing yet."""
+    def read_region(self, level: int, region: Region) -> Pixels:
+        """See `SlideReader.read_region`; of stripes four channels, the fourth 0 where there is nothing yet."""
         columns = range(region.x // TILE, -(-region.right // TILE))
         rows = range(region.y // TILE, -(-region.bottom // TILE))
         try:
@@ -51,7 +51,7 @@ class GridReader:
         self._close()
 
 
-def open_result(path: Path, output_format: str) -> GridReader:
+def open_result(path: Path, output_format: str) -> ResultReader:
     """A finished result: an OME-TIFF, or an OME-Zarr as folder or zip.
 
     Raises
@@ -65,11 +65,11 @@ def open_result(path: Path, output_format: str) -> GridReader:
         raise SlideUnreadableError(f"{path.name}: the result can't be opened ({error})") from error
 
 
-def _open_tiff(path: Path) -> GridReader:
+def _open_tiff(path: Path) -> ResultReader:
     require_alone(path)
     tiff = tifffile.TiffFile(path, _multifile=False)
     pages = [level.pages[0] for level in tiff.series[0].levels]
-    decode = format_named(ome_tiff.NAME).decode
+    decode = get_format(ome_tiff.NAME).decode
 
     def fetch(level: int, row: int, column: int) -> Pixels:
         page = pages[level]
@@ -77,14 +77,14 @@ def _open_tiff(path: Path) -> GridReader:
         tiff.filehandle.seek(page.dataoffsets[number])
         return decode((tiff.filehandle.read(page.databytecounts[number]),))
 
-    return GridReader(path.name, [Size(page.imagewidth, page.imagelength) for page in pages], fetch, tiff.close)
+    return ResultReader(path.name, [Size(page.imagewidth, page.imagelength) for page in pages], fetch, tiff.close)
 
 
-def _open_zarr(path: Path) -> GridReader:
+def _open_zarr(path: Path) -> ResultReader:
     zipped = zarr.storage.ZipStore(path, mode="r") if path.suffix == ".zip" else None
-    store = zipped or LoneStore(path, read_only=True)
+    store = zipped or ContainedStore(path, read_only=True)
     group = zarr.open_group(store, path=path.stem if zipped else "", mode="r", zarr_format=2)
-    arrays = [group[bare_path(path, one["path"])] for one in group.attrs["multiscales"][0]["datasets"]]
+    arrays = [group[check_level_path(path, one["path"])] for one in group.attrs["multiscales"][0]["datasets"]]
 
     def fetch(level: int, row: int, column: int) -> Pixels:
         planes = np.asarray(arrays[level][:, row * TILE : (row + 1) * TILE, column * TILE : (column + 1) * TILE])
@@ -92,12 +92,12 @@ def _open_zarr(path: Path) -> GridReader:
         return np.pad(np.moveaxis(planes, 0, -1), padding, mode="edge")
 
     sizes = [Size(array.shape[2], array.shape[1]) for array in arrays]
-    return GridReader(path.name, sizes, fetch, zipped.close if zipped else lambda: None)
+    return ResultReader(path.name, sizes, fetch, zipped.close if zipped else lambda: None)
 
 
-def open_stripes(
+def open_segments(
     name: str, sizes: Sequence[Size], output_format: str, stripe_height: int, segment: Callable[[int], Segment | None]
-) -> GridReader:
+) -> ResultReader:
     """What is finished of a result that is being made.
 
     Parameters
@@ -107,7 +107,7 @@ def open_stripes(
     segment
         A stripe's segment by its number, None while it is not finished. Not asked again for tiles that it had.
     """
-    decode = format_named(output_format).decode
+    decode = get_format(output_format).decode
 
     def fetch(level: int, row: int, column: int) -> Pixels:
         rows = (stripe_height >> level) // TILE
@@ -118,4 +118,4 @@ def open_stripes(
         pixels = np.full((TILE, TILE, 3), tile.colour, np.uint8) if isinstance(tile, Blank) else decode(tile)
         return np.dstack([pixels, np.full((TILE, TILE), 255, np.uint8)])
 
-    return GridReader(name, sizes, fetch, lambda: None)
+    return ResultReader(name, sizes, fetch, lambda: None)

@@ -13,15 +13,20 @@ import tifffile
 
 from slidelift.wsi.errors import SlideUnreadableError, TileReadError, UnsupportedPixelsError
 from slidelift.wsi.geometry import Region, Size
-from slidelift.wsi.icc import usable_profile
-from slidelift.wsi.quantities import Quantities
-from slidelift.wsi.readers.bounds import bound_streams, pieces_of_tiff, require_small_pieces
+from slidelift.wsi.icc import check_profile
+from slidelift.wsi.metadata_values import MetadataParser
 from slidelift.wsi.readers.compression import read_compression
-from slidelift.wsi.readers.ome import MALFORMED, begins_as_ome, impossible_counts, ome_facts
-from slidelift.wsi.readers.orientation import stored_region, upright, upright_pair, upright_size
+from slidelift.wsi.readers.decode_limits import check_tile_sizes, limit_stream_sizes, tiff_tiles
+from slidelift.wsi.readers.ome_metadata import (
+    MALFORMED_OME_XML,
+    find_invalid_count,
+    parse_ome_metadata,
+    starts_with_ome_xml,
+)
+from slidelift.wsi.readers.orientation import stored_region, upright, upright_size, upright_xy
+from slidelift.wsi.readers.pixel_layout import read_pixel_layout, unread_planes_warning
 from slidelift.wsi.readers.references import LoneFile, options_for
-from slidelift.wsi.readers.samples import planes_warning, samples_of
-from slidelift.wsi.slide import Level, Pixels, SlideInfo, vendor_word
+from slidelift.wsi.slide import Level, Pixels, SlideInfo, known_vendor
 
 if TYPE_CHECKING:
     from tiffslide import TiffSlide
@@ -77,9 +82,9 @@ class TiffSlideReader:
             self._tiff: tifffile.TiffFile = self._slide.ts_tifffile
             self._series, self._place = self._largest()
             self._slide.number = self._place[0]
-            require_small_pieces(path.name, pieces_of_tiff(self._tiff))
-            bound_streams(self._tiff)
-            self._layouts = [samples_of(level.keyframe) for level in self._series.levels]
+            check_tile_sizes(path.name, tiff_tiles(self._tiff))
+            limit_stream_sizes(self._tiff)
+            self._layouts = [read_pixel_layout(level.keyframe) for level in self._series.levels]
             self._refuse_other_pixels()
             self.info = self._describe()
         except (tifffile.TiffFileError, *DECODER_ERRORS) as error:
@@ -91,7 +96,7 @@ class TiffSlideReader:
 
     def _largest(self) -> tuple[tifffile.TiffPageSeries, tuple[int, int]]:
         """The picture with the most pixels, or the one that a scanner's format puts first; its place, and how many."""
-        if self._tiff.is_ome and (name := impossible_counts(self._tiff.ome_metadata or "")):
+        if self._tiff.is_ome and (name := find_invalid_count(self._tiff.ome_metadata or "")):
             raise SlideUnreadableError(
                 f"{self._path.name}: its OME-XML gives {name} a value that no slide has; export the slide again"
             )
@@ -106,8 +111,8 @@ class TiffSlideReader:
         number = 0 if self._vendor() in _BASELINE_FIRST else max(range(len(series)), key=lambda one: _area(series[one]))
         return series[number], (number, len(series))
 
-    def read(self, level: int, region: Region) -> Pixels:
-        """See `SlideReader.read`; one grey channel becomes three equal ones."""
+    def read_region(self, level: int, region: Region) -> Pixels:
+        """See `SlideReader.read_region`; one grey channel becomes three equal ones."""
         layout, axes = self._layouts[level], self._series.levels[level].axes
         stored = stored_region(region, self.info.levels[level].size, layout.turn)
         chosen = {"Y": slice(stored.y, stored.bottom), "X": slice(stored.x, stored.right), "S": slice(None)}
@@ -132,18 +137,18 @@ class TiffSlideReader:
         self._file.close()
 
     def _describe(self) -> SlideInfo:
-        quantities, first = Quantities(), self._layouts[0]
+        quantities, first = MetadataParser(), self._layouts[0]
         size = _stored_size(self._series)
         mpp, objective = self._facts(size, quantities)
-        profile, damage = usable_profile(self._series.keyframe.tags.valueof(_ICC_PROFILE))
+        profile, damage = check_profile(self._series.keyframe.tags.valueof(_ICC_PROFILE))
         sizes = [upright_size(_stored_size(level), first.turn) for level in self._series.levels]
         return SlideInfo(
             name=self._path.name,
             reader="tiffslide",
             levels=tuple(Level(one, (sizes[0].width / one.width + sizes[0].height / one.height) / 2) for one in sizes),
-            mpp=upright_pair(mpp, first.turn) if mpp else None,
+            mpp=upright_xy(mpp, first.turn) if mpp else None,
             objective=objective,
-            vendor=vendor_word(self._vendor()),
+            vendor=known_vendor(self._vendor()),
             icc_profile=profile,
             warnings=(*first.warnings, *self._others(), *quantities.warnings, *damage),
             compression=read_compression(self._path),
@@ -152,13 +157,13 @@ class TiffSlideReader:
     def _vendor(self) -> str:
         return next((word for flag, word in _FLAGS.items() if getattr(self._tiff, flag)), "tiff")
 
-    def _facts(self, size: Size, quantities: Quantities) -> tuple[tuple[float, float] | None, float | None]:
+    def _facts(self, size: Size, quantities: MetadataParser) -> tuple[tuple[float, float] | None, float | None]:
         """µm per pixel along the stored x and y, and the objective."""
         page, mpp, objective = self._series.keyframe, None, None
         if self._tiff.is_ome:
-            mpp, objective = ome_facts(self._tiff.ome_metadata or "", self._place, size, quantities)
-        elif begins_as_ome(self._tiff):
-            quantities.warn(MALFORMED)
+            mpp, objective = parse_ome_metadata(self._tiff.ome_metadata or "", self._place, size, quantities)
+        elif starts_with_ome_xml(self._tiff):
+            quantities.warn(MALFORMED_OME_XML)
         elif self._vendor() == "aperio":
             words = str(self._tiff.pages.first.description)
             said = quantities.micrometres(_aperio(words, "MPP"), "MPP")
@@ -173,7 +178,7 @@ class TiffSlideReader:
         leading = [
             length for axis, length in zip(self._series.axes, self._series.shape, strict=True) if axis not in "YXS"
         ]
-        found = [planes_warning(int(np.prod(leading)) - 1)] if leading else []
+        found = [unread_planes_warning(int(np.prod(leading)) - 1)] if leading else []
         rest = [one for one in self._tiff.series if one is not self._series] if self._vendor() == "tiff" else []
         if rest:
             names = ", ".join(_name(one) for one in rest[:5] if _area(one))
@@ -239,7 +244,7 @@ def _aperio(words: str, name: str) -> str | None:
     return found[1].strip() if found else None
 
 
-def _by_resolution(page: tifffile.TiffPage, quantities: Quantities) -> tuple[float, float] | None:
+def _by_resolution(page: tifffile.TiffPage, quantities: MetadataParser) -> tuple[float, float] | None:
     """µm per pixel by the tags of TIFF itself."""
     unit = _PER_UNIT.get(page.tags.valueof(_RESOLUTION_UNIT, 2))
     if unit is None:

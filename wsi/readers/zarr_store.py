@@ -8,7 +8,7 @@ from zarr.storage import LocalStore
 from slidelift.wsi.errors import ForeignFileError
 
 
-class LoneStore(LocalStore):  # type: ignore[misc]  # zarr is not typed here
+class ContainedStore(LocalStore):  # type: ignore[misc]  # zarr is not typed here
     """A local store that refuses a key whose file lies outside of its root, which a link can make so."""
 
     async def get(self, key: str, *arguments: Any, **options: Any) -> Any:
@@ -30,7 +30,7 @@ class LoneStore(LocalStore):  # type: ignore[misc]  # zarr is not typed here
             )
 
 
-def bare_path(group: Path, said: Any) -> str:
+def check_level_path(group: Path, said: Any) -> str:
     """Take the path of a level as its group names it; raises ForeignFileError where it leads out of the group."""
     parts = said.split("/") if isinstance(said, str) else [".."]
     if any(part in ("", ".", "..") or "\\" in part or ":" in part for part in parts):

@@ -18,7 +18,7 @@ _MAGNIFICATION = 0.1, 1000.0
 _WHOLE = 1 << 40
 
 
-class Quantities:
+class MetadataParser:
     """Turns words into numbers and keeps what has to be told about them."""
 
     def __init__(self) -> None:

@@ -50,7 +50,7 @@ class _Form:
         return self.order + ("Q" if self.is_big else "I")
 
 
-def require_whole(path: Path) -> None:
+def require_complete_tiff(path: Path) -> None:
     """Refuse a TIFF of which a table, or what it leads to, lies beyond the file's end.
 
     An NDPI is not looked at, since its offsets have more bits than those of a classic TIFF.

@@ -18,7 +18,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from slidelift.wsi.geometry import Size
-from slidelift.wsi.readers.orientation import UPRIGHT, is_known, turned_warning
+from slidelift.wsi.readers.orientation import UPRIGHT, is_known, orientation_warning
 from slidelift.wsi.slide import Pixels
 
 _MINISWHITE, _MINISBLACK, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6
@@ -43,7 +43,7 @@ _MOST_PAGES = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Samples:
+class PixelLayout:
     """What the tags of one page say.
 
     Attributes
@@ -137,7 +137,7 @@ class Samples:
         if not is_known(self.orientation):
             found.append("the tag Orientation has a value without a meaning; the slide is shown as it is stored")
         elif self.orientation != UPRIGHT:
-            found.append(turned_warning(self.orientation))
+            found.append(orientation_warning(self.orientation))
         if self.extra == (_UNSPECIFIED,):
             found.append("each pixel has a further sample whose meaning the file does not say; it was left out")
         elif self.extra:
@@ -157,13 +157,13 @@ class Samples:
         return np.repeat(shown, 3, axis=2) if colours == 1 else shown
 
 
-def samples_of(page: tifffile.TiffPage) -> Samples:
+def read_pixel_layout(page: tifffile.TiffPage) -> PixelLayout:
     """What the tags of a page say; damaged tags raise one of `DAMAGE` of the readers."""
     count, photometric = int(page.samplesperpixel), int(page.photometric)
     extra = tuple(int(one) for one in page.extrasamples)
     if not extra and count == _CHANNELS.get(photometric, count) + 1:
         extra = (_UNSPECIFIED,)
-    return Samples(
+    return PixelLayout(
         bits=int(np.max(page.bitspersample)),
         kind=str(page.dtype) if page.dtype is not None else "",
         count=count,
@@ -186,7 +186,7 @@ def _fills_blocks(page: tifffile.TiffPage) -> bool:
     return length % _READ_BLOCK == 0
 
 
-def slide_pages(tiff: tifffile.TiffFile) -> Iterator[tifffile.TiffPage]:
+def level_pages(tiff: tifffile.TiffFile) -> Iterator[tifffile.TiffPage]:
     """The pages that OpenSlide may take levels from: those in tiles, or the largest where none is."""
     pages = [page for page in islice(tiff.pages, _MOST_PAGES) if isinstance(page, tifffile.TiffPage)]
     tiled = [page for page in pages if page.is_tiled]
@@ -198,7 +198,7 @@ def page_size(page: tifffile.TiffPage) -> Size:
     return Size(int(page.imagewidth), int(page.imagelength))
 
 
-def planes_warning(count: int) -> str:
+def unread_planes_warning(count: int) -> str:
     """What users are told of pages beside the one that is read."""
     return f"{count} further planes of the same size (focal planes, time points or channels) are not read"
 

@@ -19,12 +19,12 @@ from slidelift.wsi.companions import entries, mrxs_index
 from slidelift.wsi.errors import UnsupportedPixelsError
 from slidelift.wsi.geometry import Size
 
-MAX_PIECE_BYTES = 1 << 27
+MAX_TILE_BYTES = 1 << 27
 """Of one decoded tile or strip: 5,792² pixels of RGBA, as libopenslide holds them; 6,689² of RGB."""
 
 _RGBA_BYTES = 4
 # What a decoder allocates by a stream's own header, whatever the tile around it says.
-_MAX_STREAM_PIXELS = MAX_PIECE_BYTES // 3
+_MAX_STREAM_PIXELS = MAX_TILE_BYTES // 3
 _HEADER_BYTES = 1 << 16
 _DIGITIZER = ("DIGITIZER_WIDTH", "DIGITIZER_HEIGHT")
 _START_OF_FRAME = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # 0xF7 is JPEG-LS
@@ -34,7 +34,7 @@ look like the head of any picture: grey pixels with alpha do like a JPEG 2000.""
 _JXL_RATIOS = (1, 12 / 10, 4 / 3, 3 / 2, 16 / 9, 5 / 4, 2)
 
 
-def require_small_pieces(name: str, pieces: Iterable[tuple[int, Size, int]]) -> None:
+def check_tile_sizes(name: str, pieces: Iterable[tuple[int, Size, int]]) -> None:
     """Refuse a slide of which a level comes in pieces that are too large.
 
     Parameters
@@ -48,15 +48,15 @@ def require_small_pieces(name: str, pieces: Iterable[tuple[int, Size, int]]) -> 
         Names the level and the size, and says what to do.
     """
     for level, size, count in pieces:
-        if count > MAX_PIECE_BYTES:
+        if count > MAX_TILE_BYTES:
             raise UnsupportedPixelsError(
                 f"{name}: level {level} comes in pieces of {size.width}x{size.height} px, each to be decoded whole "
-                f"({count / 2**20:.0f} MiB; at most {MAX_PIECE_BYTES >> 20} are taken); save the slide as a tiled, "
+                f"({count / 2**20:.0f} MiB; at most {MAX_TILE_BYTES >> 20} are taken); save the slide as a tiled, "
                 "pyramidal TIFF first, for example with tiles of 512 px"
             )
 
 
-def pieces_of_openslide(slide: openslide.OpenSlide) -> Iterator[tuple[int, Size, int]]:
+def openslide_tiles(slide: openslide.OpenSlide) -> Iterator[tuple[int, Size, int]]:
     """What libopenslide will decode at a time, as it says itself; of an NDPI without restart markers a whole level."""
     for level in range(slide.level_count):
         width, height = (
@@ -65,7 +65,7 @@ def pieces_of_openslide(slide: openslide.OpenSlide) -> Iterator[tuple[int, Size,
         yield level, Size(width, height), width * height * _RGBA_BYTES
 
 
-def pieces_of_mrxs(main: Path) -> Iterator[tuple[int, Size, int]]:
+def mrxs_tiles(main: Path) -> Iterator[tuple[int, Size, int]]:
     """The pictures that a MRXS slide is made of, by the largest of its levels' Slidedat.ini."""
     index = mrxs_index(main)
     said = entries(index) if index.is_file() else []
@@ -73,7 +73,7 @@ def pieces_of_mrxs(main: Path) -> Iterator[tuple[int, Size, int]]:
     yield 0, Size(width, height), width * height * _RGBA_BYTES
 
 
-def pieces_of_tiff(tiff: tifffile.TiffFile) -> Iterator[tuple[int, Size, int]]:
+def tiff_tiles(tiff: tifffile.TiffFile) -> Iterator[tuple[int, Size, int]]:
     """Tiles or strips of every picture in the file, level by level; a picture in one strip is one piece."""
     for series in tiff.series:
         for number, level in enumerate(series.levels):
@@ -83,7 +83,7 @@ def pieces_of_tiff(tiff: tifffile.TiffFile) -> Iterator[tuple[int, Size, int]]:
             yield number, size, math.prod(page.chunks) * (page.bitspersample + 7) // 8
 
 
-def bound_streams(tiff: tifffile.TiffFile) -> None:
+def limit_stream_sizes(tiff: tifffile.TiffFile) -> None:
     """Have tifffile refuse a tile whose own header declares more than any tile may hold; the others stay readable."""
     for series in tiff.series:
         for level in series.levels:

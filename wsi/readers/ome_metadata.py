@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import tifffile
 
 from slidelift.wsi.geometry import Size
-from slidelift.wsi.quantities import Quantities
+from slidelift.wsi.metadata_values import MetadataParser
 
 _OME = "{*}"
 _UNITS = {
@@ -21,15 +21,15 @@ _COUNTS = {"Pixels": ("SizeX", "SizeY", "SizeZ", "SizeC", "SizeT"), "Channel": (
 _PLACES = ("IFD", "PlaneCount", "NumPlanes", "FirstZ", "FirstC", "FirstT")
 _MOST_PLANES = 100_000
 _HEAD = 4096
-MALFORMED = "its OME-XML is malformed, so that neither µm per pixel nor the objective is taken from it"
+MALFORMED_OME_XML = "its OME-XML is malformed, so that neither µm per pixel nor the objective is taken from it"
 
 
-def begins_as_ome(tiff: tifffile.TiffFile) -> bool:
+def starts_with_ome_xml(tiff: tifffile.TiffFile) -> bool:
     """Whether the description begins as an OME-XML does; tifffile asks also that it ends as one."""
     return "<OME" in tiff.pages.first.description[:_HEAD]
 
 
-def impossible_counts(xml: str) -> str | None:
+def find_invalid_count(xml: str) -> str | None:
     """The name of a count that no file has, for which a decoder would take memory without bound; None if there is none.
 
     tifffile makes a list of as many planes as the XML announces.
@@ -48,8 +48,8 @@ def impossible_counts(xml: str) -> str | None:
     return None
 
 
-def ome_facts(
-    xml: str, place: tuple[int, int], size: Size, quantities: Quantities
+def parse_ome_metadata(
+    xml: str, place: tuple[int, int], size: Size, quantities: MetadataParser
 ) -> tuple[tuple[float, float] | None, float | None]:
     """µm per pixel and magnification of one image.
 
@@ -62,7 +62,7 @@ def ome_facts(
     """
     root = _parsed(xml)
     if root is None:
-        quantities.warn(MALFORMED)
+        quantities.warn(MALFORMED_OME_XML)
         return None, None
     image = _image(root, place, size)
     pixels = image.find(f"{_OME}Pixels") if image is not None else None
@@ -106,7 +106,7 @@ def _size(image: ElementTree.Element) -> tuple[int, int] | None:
         return None
 
 
-def _objective(root: ElementTree.Element, image: ElementTree.Element, quantities: Quantities) -> float | None:
+def _objective(root: ElementTree.Element, image: ElementTree.Element, quantities: MetadataParser) -> float | None:
     objectives = root.findall(f".//{_OME}Instrument/{_OME}Objective")
     settings = image.find(f"{_OME}ObjectiveSettings")
     if settings is not None:
