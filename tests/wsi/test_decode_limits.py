@@ -161,7 +161,7 @@ def test_picture_is_refused_by_its_header(tmp_path: Path, side: int) -> None:
 def test_jpeg_of_too_few_bytes_for_its_pixels_is_cut_short(tmp_path: Path) -> None:
     """The decoder would fill in what is missing with grey, which nobody has scanned."""
     (tmp_path / "a.jpg").write_bytes(jpeg(9_000)[:700] + b"\xff\xd9")
-    with pytest.raises(SlideUnreadableError, match=r"a\.jpg: 9000x9000 px can't be in so few bytes"):
+    with pytest.raises(SlideUnreadableError, match=r"a\.jpg: .* too small for 9000x9000 px"):
         open_slide(tmp_path / "a.jpg")
 
 

@@ -109,5 +109,5 @@ def test_a_picture_that_is_cut_short_is_refused(tmp_path, pixels, open_slide) ->
 def test_a_jpeg_of_12_bits_is_not_called_damaged(tmp_path, open_slide) -> None:
     pixels = np.full((64, 64, 3), 2000, np.uint16)
     (tmp_path / "deep.jpg").write_bytes(imagecodecs.jpeg8_encode(pixels, bitspersample=12))
-    with pytest.raises(SlideUnreadableError, match=r"deep\.jpg: its head .* a JPEG of 12 bits"):
+    with pytest.raises(SlideUnreadableError, match=r"deep\.jpg: its header .* a JPEG of 12 bits"):
         open_slide(tmp_path / "deep.jpg")

@@ -26,8 +26,8 @@ _WORDS = st.one_of(
 @given(_WORDS)
 def test_whatever_is_said_becomes_a_number_that_can_be_written_or_unknown(said) -> None:
     quantities = MetadataParser()
-    mpp, power = quantities.micrometres(said, "size"), quantities.magnification(said, "power")
-    pixels = quantities.whole(said, "offset")
+    mpp, power = quantities.pixel_size(said, "size"), quantities.magnification(said, "power")
+    pixels = quantities.pixel_count(said, "offset")
     for number in (mpp, power):
         assert number is None or (math.isfinite(number) and number > 0)
     assert pixels is None or pixels >= 0
@@ -44,19 +44,19 @@ def test_whatever_is_said_becomes_a_number_that_can_be_written_or_unknown(said) 
 )
 def test_numbers_and_fractions_are_read(said, micrometres: float | None) -> None:
     quantities = MetadataParser()
-    assert quantities.micrometres(said, "XResolution") == micrometres
+    assert quantities.pixel_size(said, "XResolution") == micrometres
     assert bool(quantities.warnings) == (micrometres is None)
 
 
 @pytest.mark.parametrize("said", ["1,234", "12,000", "1.234,5", "1,2,3", "0,"])
 def test_a_comma_that_may_part_thousands_is_not_guessed(said: str) -> None:
-    assert MetadataParser().micrometres(said, "size") is None
+    assert MetadataParser().pixel_size(said, "size") is None
 
 
 def test_offsets_are_whole_pixels() -> None:
     quantities = MetadataParser()
-    assert [quantities.whole(said, "offset") for said in ("0", "12", "12.0", 7)] == [0, 12, 12, 7]
-    assert [quantities.whole(said, "offset") for said in ("-1", "1.5", "1e99", "NaN", "true", True)] == [None] * 6
+    assert [quantities.pixel_count(said, "offset") for said in ("0", "12", "12.0", 7)] == [0, 12, 12, 7]
+    assert [quantities.pixel_count(said, "offset") for said in ("-1", "1.5", "1e99", "NaN", "true", True)] == [None] * 6
     assert quantities.warnings
 
 

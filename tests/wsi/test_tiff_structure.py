@@ -39,7 +39,7 @@ def test_copy_that_broke_off_behind_the_finest_level_is_refused(tmp_path, open_s
     data = path.read_bytes()
     for length in (end, (2 * end + len(data)) // 3):
         path.write_bytes(data[:length])
-        with pytest.raises(SlideUnreadableError, match=r"slide\.ome\.tif: .*copy it again, whole"):
+        with pytest.raises(SlideUnreadableError, match=r"slide\.ome\.tif: .*copy the whole slide again"):
             open_slide(path)
 
 

@@ -1,9 +1,11 @@
-"""What an OME-XML says of the picture that is read: µm per pixel, objective; malformed XML says nothing.
+"""Pixel size and objective of an image from its OME-XML.
 
-Source: OME schema 2016-06. A size without a unit is in µm, and ObjectiveSettings name the objective of an image.
+Source: OME schema 2016-06. A physical size without a unit is in µm; ObjectiveSettings name the objective of an image.
 """
 
+import math
 import re
+from typing import NamedTuple
 from xml.etree import ElementTree
 
 import tifffile
@@ -17,86 +19,96 @@ _UNITS = {
     "pm": 1e-6, "fm": 1e-9, "\u00c5": 1e-4, "\u212b": 1e-4, "in": 25_400.0, "ft": 304_800.0, "yd": 914_400.0,
     "thou": 25.4, "li": 25_400.0 / 12, "pt": 25_400.0 / 72,
 }  # fmt: skip
-_COUNTS = {"Pixels": ("SizeX", "SizeY", "SizeZ", "SizeC", "SizeT"), "Channel": ("SamplesPerPixel",)}
-_PLACES = ("IFD", "PlaneCount", "NumPlanes", "FirstZ", "FirstC", "FirstT")
-_MOST_PLANES = 100_000
-_HEAD = 4096
-MALFORMED_OME_XML = "its OME-XML is malformed, so that neither µm per pixel nor the objective is taken from it"
+_COUNT_ATTRIBUTES = {
+    "Pixels": ("SizeX", "SizeY", "SizeZ", "SizeC", "SizeT"),
+    "Channel": ("SamplesPerPixel",),
+    "TiffData": ("IFD", "PlaneCount", "NumPlanes", "FirstZ", "FirstC", "FirstT"),
+}
+_MAX_PLANES = 100_000
+_HEADER_CHARACTERS = 4096
+MALFORMED_OME_XML = "its OME-XML is malformed; neither the pixel size nor the objective is read from it"
+
+
+class SeriesPosition(NamedTuple):
+    """Index of a series in its file, and the number of series there."""
+
+    number: int
+    total: int
 
 
 def starts_with_ome_xml(tiff: tifffile.TiffFile) -> bool:
-    """Whether the description begins as an OME-XML does; tifffile asks also that it ends as one."""
-    return "<OME" in tiff.pages.first.description[:_HEAD]
+    """Whether the description starts as OME-XML; `tifffile.TiffFile.is_ome` also requires that it ends as OME-XML."""
+    return "<OME" in tiff.pages.first.description[:_HEADER_CHARACTERS]
 
 
 def find_invalid_count(xml: str) -> str | None:
-    """The name of a count that no file has, for which a decoder would take memory without bound; None if there is none.
+    """Name of a count in the XML that no file can have; None if all are valid.
 
-    tifffile makes a list of as many planes as the XML announces.
+    tifffile makes a list of as many planes as the XML declares, so such a count takes memory without bound.
     """
-    root = _parsed(xml)
+    root = _parse(xml)
     for element in root.iter() if root is not None else ():
         tag = element.tag.rpartition("}")[2]
-        names = _PLACES if tag == "TiffData" else _COUNTS.get(tag, ())
+        names = _COUNT_ATTRIBUTES.get(tag, ())
         for name in names:
-            said = element.get(name)
-            if said is not None and not re.fullmatch(r"\s*\+?\d{1,9}\s*", said, re.ASCII):
+            value = element.get(name)
+            if value is not None and not re.fullmatch(r"\s*\+?\d{1,9}\s*", value, re.ASCII):
                 return name
         planes = [int(element.get(name, "1")) for name in names if name not in ("SizeX", "SizeY")]
-        if max(planes, default=0) > _MOST_PLANES or (tag == "Pixels" and _product(planes) > _MOST_PLANES):
+        if max(planes, default=0) > _MAX_PLANES:
+            return f"the number of planes in {tag}"
+        if tag == "Pixels" and math.prod(max(count, 1) for count in planes) > _MAX_PLANES:
             return f"the number of planes in {tag}"
     return None
 
 
 def parse_ome_metadata(
-    xml: str, place: tuple[int, int], size: Size, quantities: MetadataParser
+    xml: str, series: SeriesPosition, size: Size, parser: MetadataParser
 ) -> tuple[tuple[float, float] | None, float | None]:
-    """µm per pixel and magnification of one image.
+    """Pixel size along x and y in µm, and magnification, of one series; None if unknown.
 
     Parameters
     ----------
-    place
-        Which of the file's pictures it is, and how many there are.
     size
-        Of its finest level, by which its image in the XML is recognised.
+        Size of the series' finest level, which identifies its Image element.
     """
-    root = _parsed(xml)
+    root = _parse(xml)
     if root is None:
-        quantities.warn(MALFORMED_OME_XML)
+        parser.warn(MALFORMED_OME_XML)
         return None, None
-    image = _image(root, place, size)
+    image = _find_image(root, series, size)
     pixels = image.find(f"{_OME}Pixels") if image is not None else None
     if image is None or pixels is None:
-        quantities.warn("its OME-XML does not describe the picture that is read; nothing is taken from it")
+        parser.warn("its OME-XML does not describe the image that is read; pixel size and objective are unknown")
         return None, None
     x, y = (
-        quantities.micrometres(
+        parser.pixel_size(
             pixels.get(f"PhysicalSize{axis}"),
             f"PhysicalSize{axis}",
             _UNITS.get(pixels.get(f"PhysicalSize{axis}Unit", "um")),
         )
         for axis in "XY"
     )
-    return quantities.pair(x, y), _objective(root, image, quantities)
+    return parser.pixel_size_xy(x, y), _objective(root, image, parser)
 
 
-def _parsed(xml: str) -> ElementTree.Element | None:
+def _parse(xml: str) -> ElementTree.Element | None:
     try:
         return ElementTree.fromstring(xml)  # noqa: S314 - expat expands no external entities
     except (ElementTree.ParseError, ValueError, RecursionError):
         return None
 
 
-def _image(root: ElementTree.Element, place: tuple[int, int], size: Size) -> ElementTree.Element | None:
-    """By its place where all images have pixels in the file, else by its size if only one has that."""
+def _find_image(root: ElementTree.Element, series: SeriesPosition, size: Size) -> ElementTree.Element | None:
+    """The Image with the series' index if the file has a series for each Image, else the only one with that size."""
     images = root.findall(f"{_OME}Image")
-    fitting = [image for image in images if _size(image) == (size.width, size.height)]
-    if len(images) == place[1] and images[place[0]] in fitting:
-        return images[place[0]]
-    return fitting[0] if len(fitting) == 1 else None
+    matching = [image for image in images if _image_size(image) == (size.width, size.height)]
+    if len(images) == series.total and images[series.number] in matching:
+        return images[series.number]
+    return matching[0] if len(matching) == 1 else None
 
 
-def _size(image: ElementTree.Element) -> tuple[int, int] | None:
+def _image_size(image: ElementTree.Element) -> tuple[int, int] | None:
     pixels = image.find(f"{_OME}Pixels")
     if pixels is None:
         return None
@@ -106,24 +118,17 @@ def _size(image: ElementTree.Element) -> tuple[int, int] | None:
         return None
 
 
-def _objective(root: ElementTree.Element, image: ElementTree.Element, quantities: MetadataParser) -> float | None:
+def _objective(root: ElementTree.Element, image: ElementTree.Element, parser: MetadataParser) -> float | None:
     objectives = root.findall(f".//{_OME}Instrument/{_OME}Objective")
     settings = image.find(f"{_OME}ObjectiveSettings")
     if settings is not None:
-        objectives = [one for one in objectives if one.get("ID") == settings.get("ID")]
+        objectives = [objective for objective in objectives if objective.get("ID") == settings.get("ID")]
     if len(objectives) == 1:
-        return quantities.magnification(objectives[0].get("NominalMagnification"), "NominalMagnification")
+        return parser.magnification(objectives[0].get("NominalMagnification"), "NominalMagnification")
     if settings is not None:
-        quantities.warn("ObjectiveSettings name no objective of the file; the objective is taken as unknown")
+        parser.warn("ObjectiveSettings name an objective that the file does not describe; it is taken as unknown")
     elif objectives:
-        quantities.warn(
-            f"the file has {len(objectives)} objectives and does not say which one was used; it is taken as unknown"
+        parser.warn(
+            f"the file lists {len(objectives)} objectives without saying which one was used; it is taken as unknown"
         )
     return None
-
-
-def _product(numbers: list[int]) -> int:
-    product = 1
-    for number in numbers:
-        product *= max(number, 1)
-    return product

@@ -1,8 +1,8 @@
-"""How a TIFF stores its samples: which of them OpenSlide shows as they are, and what others mean in RGB.
+"""How a TIFF page stores its samples: whether OpenSlide decodes them faithfully, and how to convert them to RGB.
 
-libtiff's RGBA interface, on which OpenSlide rests, makes something of nearly any layout without a word: 16 bits are
-cut to 8, five channels become grey, alpha is guessed, and of a turned picture each tile is turned by itself. So the
-tags are looked at before either reader is trusted, whatever vendor the file names.
+libtiff's RGBA interface, which OpenSlide uses, converts nearly any layout without an error: it cuts 16 bits to 8, turns
+five channels into grey, guesses alpha, and rotates each tile of a rotated image by itself. So the tags are checked
+before either reader is used, whatever vendor the file names.
 
 Source: TIFF 6.0, sections 8 (tags), 18 (associated alpha) and 21 (YCbCr).
 """
@@ -18,229 +18,243 @@ import tifffile
 from numpy.typing import NDArray
 
 from slidelift.wsi.geometry import Size
-from slidelift.wsi.readers.orientation import UPRIGHT, is_known, orientation_warning
+from slidelift.wsi.readers.orientation import UPRIGHT, is_valid, orientation_warning
 from slidelift.wsi.slide import Pixels
 
 _MINISWHITE, _MINISBLACK, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6
-_CHANNELS = {_MINISWHITE: 1, _MINISBLACK: 1, _RGB: 3, _PALETTE: 1, _YCBCR: 3}
+_COLOUR_SAMPLES = {_MINISWHITE: 1, _MINISBLACK: 1, _RGB: 3, _PALETTE: 1, _YCBCR: 3}
 _JPEG = {6, 7}
 _APERIO_JPEG_2000 = {33003, 33005}
-_UNKNOWN_TO_OPENSLIDE = {34712, 34925, 50000, 50001, 50002, 52546}
+_APERIO_JPEG_2000_YCBCR = 33003
+_UNSUPPORTED_BY_OPENSLIDE = {34712, 34925, 50000, 50001, 50002, 52546}
 """JPEG 2000, LZMA, Zstandard, WebP, JPEG XL."""
-_CODES_COLOUR = {33003, 34712, 50001, 50002, 52546}
-"""Codecs with a colour transform of their own, so that YCbCr in the tags may mean RGB or not."""
-_UNSPECIFIED, _ASSOCIATED, _UNASSOCIATED = 0, 1, 2
-_EXTRA = {
-    _RGB: {(_UNSPECIFIED,), (_ASSOCIATED,), (_UNASSOCIATED,)},
-    _MINISBLACK: {(_ASSOCIATED,), (_UNASSOCIATED,)},  # two grey samples are two channels
+_WITH_COLOUR_TRANSFORM = {33003, 34712, 50001, 50002, 52546}
+"""Codecs with a colour transform of their own, for which the tag YCbCr does not tell whether they decode to RGB."""
+_UNSPECIFIED, _ASSOCIATED_ALPHA, _UNASSOCIATED_ALPHA = 0, 1, 2
+_SUPPORTED_EXTRA_SAMPLES = {
+    _RGB: {(_UNSPECIFIED,), (_ASSOCIATED_ALPHA,), (_UNASSOCIATED_ALPHA,)},
+    _MINISBLACK: {(_ASSOCIATED_ALPHA,), (_UNASSOCIATED_ALPHA,)},  # two unspecified grey samples are two channels
 }
 _UNCOMPRESSED, _READ_BLOCK = 1, 1024
-"""OpenSlide's libtiff (4.0.1) refuses uncompressed tiles whose bytes are no multiple of the block."""
-_ORIENTATION, _COLOUR_MAP, _COEFFICIENTS, _SUBSAMPLING, _REFERENCES = 274, 320, 529, 530, 532
+"""OpenSlide's libtiff (4.0.1) refuses uncompressed tiles whose size is not a multiple of this number of bytes."""
+_ORIENTATION, _COLOR_MAP, _YCBCR_COEFFICIENTS, _YCBCR_SUBSAMPLING, _REFERENCE_BLACK_WHITE = 274, 320, 529, 530, 532
 _FULL_RANGE = (0.0, 255.0, 128.0, 255.0, 128.0, 255.0)
-_LUMA = (0.299, 0.587, 0.114)
-_MOST_PAGES = 1000
+_BT601_LUMA = (0.299, 0.587, 0.114)
+_MAX_PAGES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class YCbCrCoding:
+    """TIFF tags ReferenceBlackWhite (black and white of each channel) and YCbCrCoefficients (luma of R, G and B)."""
+
+    references: tuple[float, ...]
+    luma: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class PixelLayout:
-    """What the tags of one page say.
+    """Tags of one page that determine what its samples mean.
 
     Attributes
     ----------
-    kind
-        NumPy's name of a sample's type; "" where the tags name none.
-    extra
-        Meaning of each sample beyond the colour's own (0 unspecified, 1 and 2 alpha).
-    fills_blocks
-        False where tiles are uncompressed and end within a block of bytes in which OpenSlide's libtiff reads.
-    palette
-        (256, 3) colours, or None.
-    ranges
-        Of YCbCr: what stands for black and white in each channel, and the share of red, green and blue in luma.
+    dtype
+        NumPy name of the sample type; "" if the tags have an unknown type.
+    extra_samples
+        Meaning of each sample beyond those of the colour (0 unspecified, 1 and 2 alpha).
+    fills_read_blocks
+        False if OpenSlide's libtiff refuses the tiles because of their size in bytes.
+    colour_map
+        (256, 3) colours of a palette image, or None.
+    ycbcr
+        None if the page is not YCbCr, is decoded by the JPEG codec, or has invalid tags.
     """
 
-    bits: int
-    kind: str
-    count: int
-    extra: tuple[int, ...]
+    bits_per_sample: int
+    dtype: str
+    samples_per_pixel: int
+    extra_samples: tuple[int, ...]
     photometric: int
     compression: int
     is_planar: bool
     is_subsampled: bool
-    orientation: int
-    fills_blocks: bool = True
-    palette: Pixels | None = None
-    ranges: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    orientation_tag: int
+    fills_read_blocks: bool = True
+    colour_map: Pixels | None = None
+    ycbcr: YCbCrCoding | None = None
 
     @property
-    def turn(self) -> int:
-        """The orientation; upright where the tag has a value without a meaning, as if it were not there."""
-        return self.orientation if is_known(self.orientation) else UPRIGHT
+    def orientation(self) -> int:
+        """The orientation; upright if the tag has an invalid value."""
+        return self.orientation_tag if is_valid(self.orientation_tag) else UPRIGHT
 
     def is_shown_by_openslide(self, vendor: str) -> bool:
-        """Whether OpenSlide, which calls the format so, hands out these samples as they are."""
-        if (self.is_bytes, self.extra, self.is_planar, self.turn, self.fills_blocks) != (
-            True,
-            (),
-            False,
-            UPRIGHT,
-            True,
-        ):
+        """Whether OpenSlide decodes these samples faithfully in a file of this vendor."""
+        if not self.is_uint8 or self.extra_samples or self.is_planar:
             return False
-        known = _APERIO_JPEG_2000 if vendor == "aperio" else set()
-        if self.compression in _UNKNOWN_TO_OPENSLIDE | _APERIO_JPEG_2000 and self.compression not in known:
+        if self.orientation != UPRIGHT or not self.fills_read_blocks:
+            return False
+        supported = _APERIO_JPEG_2000 if vendor == "aperio" else set()
+        if self.compression in _UNSUPPORTED_BY_OPENSLIDE | _APERIO_JPEG_2000 and self.compression not in supported:
             return False
         if self.photometric == _YCBCR:
-            return self.count == 3 and self.compression in _JPEG | _APERIO_JPEG_2000
-        return self.count == {_RGB: 3, _MINISBLACK: 1}.get(self.photometric)
+            return self.samples_per_pixel == 3 and self.compression in _JPEG | _APERIO_JPEG_2000
+        return self.samples_per_pixel == {_RGB: 3, _MINISBLACK: 1}.get(self.photometric)
 
     @property
-    def is_bytes(self) -> bool:
-        """Whether a sample is an unsigned number of 8 bits, as it is stored."""
-        return self.kind == "uint8" and self.bits == 8
+    def is_uint8(self) -> bool:
+        """Whether samples are stored as unsigned 8-bit numbers."""
+        return self.dtype == "uint8" and self.bits_per_sample == 8
 
     @property
     def is_convertible(self) -> bool:
-        """Whether `rgb` knows what they mean, as tifffile decodes them."""
-        colours = _CHANNELS.get(self.photometric)
-        if not self.is_bytes or colours is None or self.count != colours + len(self.extra):
+        """Whether `to_rgb` can convert the samples as tifffile decodes them."""
+        colours = _COLOUR_SAMPLES.get(self.photometric)
+        if not self.is_uint8 or colours is None or self.samples_per_pixel != colours + len(self.extra_samples):
             return False
-        if self.extra and (self.compression in _JPEG or self.extra not in _EXTRA.get(self.photometric, ())):
-            return False
+        if self.extra_samples:
+            supported = _SUPPORTED_EXTRA_SAMPLES.get(self.photometric, ())
+            if self.compression in _JPEG or self.extra_samples not in supported:
+                return False
         if self.photometric == _YCBCR:
-            lossless = not self.is_subsampled and self.compression not in _CODES_COLOUR and self.ranges is not None
-            return not self.is_planar if self.compression in _JPEG else lossless
-        return self.compression != 33003 and (self.photometric != _PALETTE or self.palette is not None)
+            if self.compression in _JPEG:
+                return not self.is_planar
+            return not self.is_subsampled and self.compression not in _WITH_COLOUR_TRANSFORM and self.ycbcr is not None
+        if self.compression == _APERIO_JPEG_2000_YCBCR:
+            return False
+        return self.photometric != _PALETTE or self.colour_map is not None
 
     @property
-    def words(self) -> str:
-        """For messages."""
-        shown = {member.value: member.name for member in tifffile.PHOTOMETRIC}.get(self.photometric, "unknown colours")
-        codec = {member.value: member.name for member in tifffile.COMPRESSION}.get(self.compression, "unknown")
+    def description(self) -> str:
+        """The layout for messages."""
+        colours = {member.value: member.name for member in tifffile.PHOTOMETRIC}
+        codecs = {member.value: member.name for member in tifffile.COMPRESSION}
         parts = [
-            f"{self.count} x {self.bits}-bit samples ({self.kind or 'of no known type'})",
-            shown,
-            f"{codec} compression",
+            f"{self.samples_per_pixel} x {self.bits_per_sample}-bit samples ({self.dtype or 'unknown type'})",
+            colours.get(self.photometric, "unknown colours"),
+            f"{codecs.get(self.compression, 'unknown')} compression",
         ]
-        parts += [f"{len(self.extra)} of them beyond the colour"] if self.extra else []
-        parts += ["chroma subsampled"] if self.is_subsampled else []
-        parts += ["in separate planes"] if self.is_planar else []
-        parts += [] if self.fills_blocks else ["in tiles of an odd number of bytes"]
-        parts += [f"stored turned (Orientation {self.orientation})"] if self.orientation != UPRIGHT else []
+        parts += [f"{len(self.extra_samples)} extra samples"] if self.extra_samples else []
+        parts += ["subsampled chroma"] if self.is_subsampled else []
+        parts += ["separate planes"] if self.is_planar else []
+        parts += [] if self.fills_read_blocks else ["tiles of an odd number of bytes"]
+        parts += (
+            [f"rotated or mirrored (Orientation {self.orientation_tag})"] if self.orientation_tag != UPRIGHT else []
+        )
         return ", ".join(parts)
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What was done with them that users have to know."""
-        found = []
-        if not is_known(self.orientation):
-            found.append("the tag Orientation has a value without a meaning; the slide is shown as it is stored")
-        elif self.orientation != UPRIGHT:
-            found.append(orientation_warning(self.orientation))
-        if self.extra == (_UNSPECIFIED,):
-            found.append("each pixel has a further sample whose meaning the file does not say; it was left out")
-        elif self.extra:
-            found.append("transparent pixels were laid on white")
-        return tuple(found)
+        """Conversions that users have to know about."""
+        messages = []
+        if not is_valid(self.orientation_tag):
+            messages.append("the tag Orientation has an invalid value; the slide is shown as stored")
+        elif self.orientation_tag != UPRIGHT:
+            messages.append(orientation_warning(self.orientation_tag))
+        if self.extra_samples == (_UNSPECIFIED,):
+            messages.append("each pixel has an extra sample of unspecified meaning, which is not read")
+        elif self.extra_samples:
+            messages.append("transparent pixels were put on a white background")
+        return tuple(messages)
 
-    def rgb(self, pixels: NDArray[np.uint8]) -> Pixels:
-        """(rows, columns, samples) as tifffile decodes them -> (rows, columns, 3)."""
-        if self.photometric == _PALETTE and self.palette is not None:
-            return self.palette[pixels[..., 0]]
-        if self.photometric == _YCBCR and self.compression not in _JPEG and self.ranges is not None:
-            return _from_ycbcr(pixels, *self.ranges)
-        colours = _CHANNELS[self.photometric]
-        shown = 255 - pixels if self.photometric == _MINISWHITE else pixels[..., :colours]
-        if self.extra and self.extra[0] in (_ASSOCIATED, _UNASSOCIATED):
-            shown = _on_white(shown, pixels[..., colours:], premultiplied=self.extra[0] == _ASSOCIATED)
-        return np.repeat(shown, 3, axis=2) if colours == 1 else shown
+    def to_rgb(self, pixels: NDArray[np.uint8]) -> Pixels:
+        """Convert samples as tifffile decodes them, (H, W, samples), to RGB, (H, W, 3)."""
+        if self.photometric == _PALETTE and self.colour_map is not None:
+            return self.colour_map[pixels[..., 0]]
+        if self.photometric == _YCBCR and self.ycbcr is not None:
+            return _ycbcr_to_rgb(pixels, self.ycbcr)
+        colours = _COLOUR_SAMPLES[self.photometric]
+        image = 255 - pixels if self.photometric == _MINISWHITE else pixels[..., :colours]
+        if self.extra_samples and self.extra_samples[0] in (_ASSOCIATED_ALPHA, _UNASSOCIATED_ALPHA):
+            premultiplied = self.extra_samples[0] == _ASSOCIATED_ALPHA
+            image = _blend_on_white(image, pixels[..., colours:], premultiplied=premultiplied)
+        return np.repeat(image, 3, axis=2) if colours == 1 else image
 
 
 def read_pixel_layout(page: tifffile.TiffPage) -> PixelLayout:
-    """What the tags of a page say; damaged tags raise one of `DAMAGE` of the readers."""
-    count, photometric = int(page.samplesperpixel), int(page.photometric)
-    extra = tuple(int(one) for one in page.extrasamples)
-    if not extra and count == _CHANNELS.get(photometric, count) + 1:
+    """Read the layout from a page's tags; damaged tags raise one of `DECODER_ERRORS` of `tiffslide`."""
+    samples, photometric, compression = int(page.samplesperpixel), int(page.photometric), int(page.compression)
+    extra = tuple(int(meaning) for meaning in page.extrasamples)
+    if not extra and samples == _COLOUR_SAMPLES.get(photometric, samples) + 1:
         extra = (_UNSPECIFIED,)
     return PixelLayout(
-        bits=int(np.max(page.bitspersample)),
-        kind=str(page.dtype) if page.dtype is not None else "",
-        count=count,
-        extra=extra,
+        bits_per_sample=int(np.max(page.bitspersample)),
+        dtype=str(page.dtype) if page.dtype is not None else "",
+        samples_per_pixel=samples,
+        extra_samples=extra,
         photometric=photometric,
-        compression=int(page.compression),
-        is_planar=int(page.planarconfig) == 2 and count > 1,
-        is_subsampled=photometric == _YCBCR and _values(page, _SUBSAMPLING, (2, 2)) != (1, 1),
-        orientation=_values(page, _ORIENTATION, (UPRIGHT,))[0],
-        fills_blocks=_fills_blocks(page),
-        palette=_palette(page) if photometric == _PALETTE else None,
-        ranges=_ranges(page) if photometric == _YCBCR and int(page.compression) not in _JPEG else None,
+        compression=compression,
+        is_planar=int(page.planarconfig) == 2 and samples > 1,
+        is_subsampled=photometric == _YCBCR and _integers(page, _YCBCR_SUBSAMPLING, (2, 2)) != (1, 1),
+        orientation_tag=_integers(page, _ORIENTATION, (UPRIGHT,))[0],
+        fills_read_blocks=_fills_read_blocks(page),
+        colour_map=_colour_map(page) if photometric == _PALETTE else None,
+        ycbcr=_ycbcr_coding(page) if photometric == _YCBCR and compression not in _JPEG else None,
     )
 
 
-def _fills_blocks(page: tifffile.TiffPage) -> bool:
+def level_pages(tiff: tifffile.TiffFile) -> Iterator[tifffile.TiffPage]:
+    """Pages that OpenSlide may read as levels: the tiled ones, or the largest page if none is tiled."""
+    pages = [page for page in islice(tiff.pages, _MAX_PAGES) if isinstance(page, tifffile.TiffPage)]
+    tiled = [page for page in pages if page.is_tiled]
+    yield from tiled or [max(pages, key=lambda page: page_size(page).width * page_size(page).height)]
+
+
+def page_size(page: tifffile.TiffPage) -> Size:
+    """Size of a page; raises TypeError or ValueError if a damaged tag holds no number."""
+    return Size(int(page.imagewidth), int(page.imagelength))
+
+
+def unread_planes_warning(count: int) -> str:
+    """Warning about pages of the same size as the one that is read."""
+    return f"{count} further planes of the same size (focal planes, time points or channels) are not read"
+
+
+def _fills_read_blocks(page: tifffile.TiffPage) -> bool:
     if not page.is_tiled or int(page.compression) != _UNCOMPRESSED or page.dtype is None:
         return True
     length: int = math.prod(page.chunks) * page.dtype.itemsize
     return length % _READ_BLOCK == 0
 
 
-def level_pages(tiff: tifffile.TiffFile) -> Iterator[tifffile.TiffPage]:
-    """The pages that OpenSlide may take levels from: those in tiles, or the largest where none is."""
-    pages = [page for page in islice(tiff.pages, _MOST_PAGES) if isinstance(page, tifffile.TiffPage)]
-    tiled = [page for page in pages if page.is_tiled]
-    yield from tiled or [max(pages, key=lambda page: page_size(page).width * page_size(page).height)]
-
-
-def page_size(page: tifffile.TiffPage) -> Size:
-    """Of the page; TypeError or ValueError where a damaged tag holds no number."""
-    return Size(int(page.imagewidth), int(page.imagelength))
-
-
-def unread_planes_warning(count: int) -> str:
-    """What users are told of pages beside the one that is read."""
-    return f"{count} further planes of the same size (focal planes, time points or channels) are not read"
-
-
-def _values(page: tifffile.TiffPage, code: int, default: tuple[int, ...]) -> tuple[int, ...]:
+def _integers(page: tifffile.TiffPage, code: int, default: tuple[int, ...]) -> tuple[int, ...]:
     value = page.tags.valueof(code, default)
-    return tuple(int(one) for one in (value if isinstance(value, Iterable) else (value,)))
+    return tuple(int(number) for number in (value if isinstance(value, Iterable) else (value,)))
 
 
-def _palette(page: tifffile.TiffPage) -> Pixels | None:
-    """The colour map's upper bytes; None where it is not one of 256 colours."""
-    colours = np.asarray(page.tags.valueof(_COLOUR_MAP, ()))
+def _colour_map(page: tifffile.TiffPage) -> Pixels | None:
+    """The upper 8 bits of the colour map, (256, 3); None if it does not have 256 colours."""
+    colours = np.asarray(page.tags.valueof(_COLOR_MAP, ()))
     if colours.size != 3 * 256:
         return None
-    eight_bit = colours.max() < 256  # as some writers have it, against the specification
+    eight_bit = colours.max() < 256  # some writers do so, against the specification
     return (colours.reshape(3, 256).T >> (0 if eight_bit else 8)).astype(np.uint8)
 
 
-def _ranges(page: tifffile.TiffPage) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """None where they can't be true."""
+def _ycbcr_coding(page: tifffile.TiffPage) -> YCbCrCoding | None:
+    """The page's YCbCr tags or their defaults; None if they are invalid."""
     try:
-        references = _fractions(page.tags.valueof(_REFERENCES), _FULL_RANGE)
-        luma = _fractions(page.tags.valueof(_COEFFICIENTS), _LUMA)
-        spans = [white - black for black, white in zip(references[::2], references[1::2], strict=True)]
-        possible = (
-            (len(references), len(luma)) == (6, 3) and min(*spans, *luma) > 0 and max(*references, sum(luma)) <= 256
+        references = _rationals(page.tags.valueof(_REFERENCE_BLACK_WHITE), _FULL_RANGE)
+        luma = _rationals(page.tags.valueof(_YCBCR_COEFFICIENTS), _BT601_LUMA)
+        ranges = [white - black for black, white in zip(references[::2], references[1::2], strict=True)]
+        is_possible = (
+            (len(references), len(luma)) == (6, 3) and min(*ranges, *luma) > 0 and max(*references, sum(luma)) <= 256
         )
     except (ArithmeticError, TypeError, ValueError):
         return None
-    return (references, luma) if possible else None
+    return YCbCrCoding(references, luma) if is_possible else None
 
 
-def _fractions(said: object, default: tuple[float, ...]) -> tuple[float, ...]:
-    """Of a tag of fractions, which tifffile gives as numerator, denominator, numerator and so on."""
-    if not isinstance(said, tuple):
+def _rationals(value: object, default: tuple[float, ...]) -> tuple[float, ...]:
+    """Numbers of a tag of type RATIONAL, which tifffile gives as numerator, denominator, numerator, and so on."""
+    if not isinstance(value, tuple):
         return default
-    return tuple(float(Fraction(*pair)) for pair in zip(said[::2], said[1::2], strict=True))
+    return tuple(float(Fraction(*pair)) for pair in zip(value[::2], value[1::2], strict=True))
 
 
-def _from_ycbcr(pixels: Pixels, references: tuple[float, ...], luma: tuple[float, ...]) -> Pixels:
-    """TIFF 6.0, section 21: each channel from its range, then the inverse of the luma's sum."""
-    black, white = np.array(references[::2]), np.array(references[1::2])
+def _ycbcr_to_rgb(pixels: Pixels, coding: YCbCrCoding) -> Pixels:
+    """TIFF 6.0, section 21: scale each channel from its reference range, then invert the definition of luma."""
+    luma = coding.luma
+    black, white = np.array(coding.references[::2]), np.array(coding.references[1::2])
     y, blue, red = np.moveaxis((pixels - black) / (white - black) * (255.0, 127.0, 127.0), -1, 0)
     r = y + red * (2 - 2 * luma[0])
     b = y + blue * (2 - 2 * luma[2])
@@ -248,7 +262,7 @@ def _from_ycbcr(pixels: Pixels, references: tuple[float, ...], luma: tuple[float
     return np.stack([r, g, b], axis=-1).round().clip(0, 255).astype(np.uint8)
 
 
-def _on_white(shown: Pixels, alpha: Pixels, *, premultiplied: bool) -> Pixels:
-    share = alpha.astype(np.float32) / 255
-    ink = shown.astype(np.float32) * (1 if premultiplied else share)
-    return (ink + 255 * (1 - share)).round().clip(0, 255).astype(np.uint8)
+def _blend_on_white(image: Pixels, alpha: Pixels, *, premultiplied: bool) -> Pixels:
+    opacity = alpha.astype(np.float32) / 255
+    colour = image.astype(np.float32) * (1 if premultiplied else opacity)
+    return (colour + 255 * (1 - opacity)).round().clip(0, 255).astype(np.uint8)
