@@ -18,7 +18,7 @@ from openslide.deepzoom import DeepZoomGenerator
 
 from benchmarks.slides import big_slide
 from benchmarks.table import table
-from slidelift.wsi.deepzoom import VIEW_TILE, DeepZoom
+from slidelift.wsi.deepzoom import TILE_SIZE, DeepZoom
 from slidelift.wsi.geometry import Size
 
 _CONNECTIONS = 6
@@ -51,9 +51,9 @@ def _tiles(size: Size) -> list[tuple[int, int, int]]:
     zoom, die = DeepZoom(size), random.Random(0)
     found = []
     while len(found) < _TILES:
-        level = die.randint(zoom.finest - 5, zoom.finest)
+        level = die.randint(zoom.max_level - 5, zoom.max_level)
         whole = zoom.level_size(level)
-        found.append((level, die.randrange(-(-whole.width // VIEW_TILE)), die.randrange(-(-whole.height // VIEW_TILE))))
+        found.append((level, die.randrange(-(-whole.width // TILE_SIZE)), die.randrange(-(-whole.height // TILE_SIZE))))
     return list(dict.fromkeys(found))
 
 
@@ -73,7 +73,7 @@ def _by_openslide(path: Path, tiles: list[tuple[int, int, int]]) -> list[float]:
     """The same by OpenSlide's own generator, in this process, encoded by Pillow."""
     times = []
     with openslide.OpenSlide(path) as slide:
-        zoom = DeepZoomGenerator(slide, VIEW_TILE, 0)
+        zoom = DeepZoomGenerator(slide, TILE_SIZE, 0)
         for level, column, row in tiles:
             begun = time.perf_counter()
             zoom.get_tile(level, (column, row)).save(io.BytesIO(), "JPEG", quality=90, subsampling=0)

@@ -15,12 +15,12 @@ from benchmarks.slides import picture
 from benchmarks.table import cells, table
 from slidelift.service.pipeline.stripe import Encoding
 from slidelift.wsi.geometry import Size
-from slidelift.wsi.ome_xml import ImageFacts
+from slidelift.wsi.ome_xml import ImageMetadata
 from slidelift.wsi.pyramid import TILE, PyramidBuilder, halve, level_sizes, levels_in_stripe
 from slidelift.wsi.tiling import CORE, ROWS_PER_STRIPE
-from slidelift.wsi.writers.join import build_top_levels, joined_levels
-from slidelift.wsi.writers.segment import Segment, SegmentWriter, blank_colour
-from slidelift.wsi.writers.table import format_named
+from slidelift.wsi.writers.assembly import assemble_levels, build_top_levels
+from slidelift.wsi.writers.formats import get_format
+from slidelift.wsi.writers.segment import Segment, SegmentWriter, detect_blank
 
 _BLOCK = 4 * CORE
 _STRIPE = ROWS_PER_STRIPE * _BLOCK
@@ -30,7 +30,7 @@ _QUALITY = 90
 
 def ours(folder: str, width: int, height: int, name: str = "ome-tiff") -> Callable[[], None]:
     """The pipeline's own way from finished blocks to a file: pyramid, encoding, segments, join."""
-    known, source = format_named(name), picture(_PERIOD, _PERIOD)
+    known, source = get_format(name), picture(_PERIOD, _PERIOD)
     encode, sizes = known.encoder(_QUALITY), level_sizes(Size(width, height))
     in_stripe = levels_in_stripe(_STRIPE, len(sizes))
 
@@ -39,14 +39,14 @@ def ours(folder: str, width: int, height: int, name: str = "ome-tiff") -> Callab
         with SegmentWriter(path) as writer:
             encoding = Encoding(pool, encode, writer)
             levels = tuple(Size(width, rows).halved(level) for level in range(in_stripe))
-            builder = PyramidBuilder(levels, encoding.submit, keep_rest=len(sizes) > in_stripe, pool=pool)
+            builder = PyramidBuilder(levels, encoding.submit, keep_remainder=len(sizes) > in_stripe, pool=pool)
             for y in range(0, rows, _BLOCK):
                 for x in range(0, width, _BLOCK):
                     left, bottom, right = x % _PERIOD, min(y + _BLOCK, rows), min(_BLOCK, width - x)
                     builder.add(x, y, source[y % _PERIOD :][: bottom - y, left : left + right])
             builder.finish()
             encoding.wait()
-            writer.finish(builder.rest, {})
+            writer.finish(builder.remainder, {})
         return Segment(path)
 
     def write() -> None:
@@ -55,8 +55,8 @@ def ours(folder: str, width: int, height: int, name: str = "ome-tiff") -> Callab
         top_levels = None
         if len(sizes) > in_stripe:
             top_levels = build_top_levels(Path(folder) / "top_levels.segment", segments, sizes, in_stripe, encode)
-        joined = joined_levels(segments, top_levels, _STRIPE, sizes, in_stripe, lambda: None)
-        facts = ImageFacts("urn:uuid:0", "", "", "", sizes, (0.25, 0.25), None, (), None)
+        joined = assemble_levels(segments, top_levels, _STRIPE, sizes, in_stripe, lambda: None)
+        facts = ImageMetadata("urn:uuid:0", "", "", "", sizes, (0.25, 0.25), None, (), None)
         known.join(Path(folder) / f"ours{known.suffixes[0]}", joined, facts, _QUALITY, lambda: None)
 
     return write
@@ -87,10 +87,10 @@ def by_tifffile(folder: str, width: int, height: int) -> Callable[[], None]:
 
 def _encoding_seconds(width: int, height: int) -> float:
     """Processor time of encoding all tiles of all levels and nothing else."""
-    encode = format_named("ome-tiff").encoder(_QUALITY)
+    encode = get_format("ome-tiff").encoder(_QUALITY)
     pixels = picture(8 * TILE, 8 * TILE)
     tiles = [pixels[y : y + TILE, x : x + TILE] for y in range(0, 8 * TILE, TILE) for x in range(0, 8 * TILE, TILE)]
-    tiles = [np.ascontiguousarray(tile) for tile in tiles if blank_colour(tile) is None]
+    tiles = [np.ascontiguousarray(tile) for tile in tiles if detect_blank(tile) is None]
     count = sum(-(-size.width // TILE) * -(-size.height // TILE) for size in level_sizes(Size(width, height)))
     return here(lambda: [encode(tile) for tile in tiles], 3).cpu / len(tiles) * count
 

@@ -43,7 +43,7 @@ class FormulaReader:
         levels = tuple(Level(Size(self.size.width // d, self.size.height // d), float(d)) for d in self.downsamples)
         return SlideInfo("formula", "formula", levels, (0.5, 0.5), 20.0, None)
 
-    def read(self, level: int, region: Region) -> Pixels:
+    def read_region(self, level: int, region: Region) -> Pixels:
         size = self.info.levels[level].size
         assert Region(0, 0, size.width, size.height).contains(region), "readers are never asked for what is outside"
         assert not region.is_empty

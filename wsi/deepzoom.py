@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from slidelift.wsi.geometry import Region, Size
 
-VIEW_TILE = 512
+TILE_SIZE = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,13 +18,13 @@ class DeepZoom:
     size: Size
 
     @property
-    def finest(self) -> int:
+    def max_level(self) -> int:
         """The number of the level that has the picture's own size."""
         return (max(self.size.width, self.size.height) - 1).bit_length()
 
     def downsample(self, level: int) -> int:
         """Pixels of the picture, along one side, for each pixel of the level."""
-        return 1 << (self.finest - level)
+        return 1 << (self.max_level - level)
 
     def level_size(self, level: int) -> Size:
         """Size of a level in its own pixels."""
@@ -33,10 +33,10 @@ class DeepZoom:
 
     def tile(self, level: int, column: int, row: int) -> Region | None:
         """The tile's place in pixels of its level; None where there is no such tile."""
-        if not 0 <= level <= self.finest or column < 0 or row < 0:
+        if not 0 <= level <= self.max_level or column < 0 or row < 0:
             return None
         size = self.level_size(level)
-        place = Region(column * VIEW_TILE, row * VIEW_TILE, VIEW_TILE, VIEW_TILE)
+        place = Region(column * TILE_SIZE, row * TILE_SIZE, TILE_SIZE, TILE_SIZE)
         shown = place.intersect(Region(0, 0, size.width, size.height))
         return None if shown.is_empty else shown
 
@@ -45,5 +45,5 @@ class DeepZoom:
         return (
             '<?xml version="1.0" encoding="UTF-8"?>\n'
             f'<Image xmlns="http://schemas.microsoft.com/deepzoom/2008" Format="{tile_format}" Overlap="0" '
-            f'TileSize="{VIEW_TILE}"><Size Width="{self.size.width}" Height="{self.size.height}"/></Image>\n'
+            f'TileSize="{TILE_SIZE}"><Size Width="{self.size.width}" Height="{self.size.height}"/></Image>\n'
         )

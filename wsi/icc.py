@@ -17,7 +17,7 @@ _SPACES = {b"XYZ ", b"Lab "}
 _D50 = struct.pack(">3I", 0xF6D6, 0x10000, 0xD32D)
 _TEXT = "Colour profile of the source"
 _COPYRIGHT = "Not stated"
-NOT_CARRIED = "the colour profile is damaged, or not one of RGB, and is not carried over"
+PROFILE_DROPPED = "the colour profile is damaged, or not one of RGB, and is not carried over"
 _PARAMETERS = (1, 3, 4, 5, 7)
 """Numbers of a parametric curve, by its function's number."""
 
@@ -26,7 +26,7 @@ class _MalformedError(ValueError):
     """The profile does not keep to the specification."""
 
 
-def neutral_profile(profile: bytes) -> bytes | None:
+def sanitise_profile(profile: bytes) -> bytes | None:
     """The profile with the same colour transform and nothing else of the source; None where it can't be trusted.
 
     Only profiles of RGB are carried over, since results are RGB. Tables for floating-point processing (D2Bx, B2Dx),
@@ -38,7 +38,7 @@ def neutral_profile(profile: bytes) -> bytes | None:
         return None
 
 
-def usable_profile(said: object) -> tuple[bytes | None, tuple[str, ...]]:
+def check_profile(said: object) -> tuple[bytes | None, tuple[str, ...]]:
     """A slide's profile where it can be carried over, else None; and what has to be told.
 
     Parameters
@@ -49,7 +49,7 @@ def usable_profile(said: object) -> tuple[bytes | None, tuple[str, ...]]:
     if said is None:
         return None, ()
     profile = bytes(said) if isinstance(said, bytes | bytearray | memoryview) else b""
-    return (profile, ()) if neutral_profile(profile) is not None else (None, (NOT_CARRIED,))
+    return (profile, ()) if sanitise_profile(profile) is not None else (None, (PROFILE_DROPPED,))
 
 
 def _rebuilt(profile: bytes) -> bytes:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from xml.etree import ElementTree
 
 from slidelift.wsi.geometry import Size
-from slidelift.wsi.quantities import is_positive
+from slidelift.wsi.metadata_values import is_positive
 
 _NAMESPACE = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
 _SCHEMA = f"{_NAMESPACE} {_NAMESPACE}/ome.xsd"
@@ -16,7 +16,7 @@ _PROVENANCE = "slidelift/provenance"
 
 
 @dataclass(frozen=True, slots=True)
-class ImageFacts:
+class ImageMetadata:
     """What the metadata of a result says.
 
     Attributes
@@ -52,7 +52,7 @@ class ImageFacts:
             raise ValueError(f"OME-XML can't hold {len(self.sizes)} levels, {self.mpp} µm, objective {self.objective}")
 
 
-def interleaved_xml(facts: ImageFacts) -> str:
+def interleaved_xml(facts: ImageMetadata) -> str:
     """For OME-TIFF: one RGB channel of three interleaved samples, pixels in IFD 0."""
     root, pixels = _document(facts, interleaved=True)
     ElementTree.SubElement(pixels, "Channel", {"ID": "Channel:0:0", "SamplesPerPixel": "3"})
@@ -60,7 +60,7 @@ def interleaved_xml(facts: ImageFacts) -> str:
     return _serialise(root)
 
 
-def planar_xml(facts: ImageFacts) -> str:
+def planar_xml(facts: ImageMetadata) -> str:
     """For OME-Zarr's ``OME/METADATA.ome.xml``: three channels, named and coloured so that QuPath sees RGB."""
     root, pixels = _document(facts, interleaved=False)
     for index, (name, colour) in enumerate((("Red", -16776961), ("Green", 16711935), ("Blue", 65535))):
@@ -73,7 +73,7 @@ def planar_xml(facts: ImageFacts) -> str:
     return _serialise(root)
 
 
-def _document(facts: ImageFacts, *, interleaved: bool) -> tuple[ElementTree.Element, ElementTree.Element]:
+def _document(facts: ImageMetadata, *, interleaved: bool) -> tuple[ElementTree.Element, ElementTree.Element]:
     root = ElementTree.Element(
         "OME",
         {

@@ -67,7 +67,7 @@ class PyramidBuilder:
         Sizes of the levels `first` to `first + len(sizes) - 1` of this stripe (or of the whole result).
     emit
         Called as ``emit(level, row, column, tile)`` with uint8 (512, 512, 3), rows counted from this stripe's top.
-    keep_rest
+    keep_remainder
         Keep what the last level's tiles halve to: the raw rows of the first level that is not built.
     pool
         Where tiles are halved; without, in the caller's thread. Changes no pixel.
@@ -76,16 +76,16 @@ class PyramidBuilder:
     sizes: tuple[Size, ...]
     emit: Emit
     first: int = 0
-    keep_rest: bool = False
+    keep_remainder: bool = False
     pool: Executor | None = None
-    rest: Pixels | None = None
+    remainder: Pixels | None = None
     _halving: deque[tuple[int, int, int, Future[Pixels]]] = field(default_factory=deque)
     _partial: dict[tuple[int, int, int], _Partial] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.keep_rest:
+        if self.keep_remainder:
             size = self.sizes[-1].halved()
-            self.rest = np.zeros((size.height, size.width, 3), np.uint8)
+            self.remainder = np.zeros((size.height, size.width, 3), np.uint8)
 
     def add(self, x: int, y: int, pixels: Pixels) -> None:
         """Give finished pixels at (x, y) of the finest level; each pixel once."""
@@ -106,8 +106,8 @@ class PyramidBuilder:
 
     def _add(self, index: int, x: int, y: int, pixels: Pixels) -> None:
         if index == len(self.sizes):
-            if self.rest is not None:
-                self.rest[y : y + pixels.shape[0], x : x + pixels.shape[1]] = pixels
+            if self.remainder is not None:
+                self.remainder[y : y + pixels.shape[0], x : x + pixels.shape[1]] = pixels
             return
         block = Region(x, y, pixels.shape[1], pixels.shape[0])
         if block.is_empty:

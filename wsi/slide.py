@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from slidelift.wsi.errors import PixelSizeImplausibleError, PixelSizeMissingError
 from slidelift.wsi.geometry import Region, Size
-from slidelift.wsi.quantities import is_positive
+from slidelift.wsi.metadata_values import is_positive
 
 Pixels = NDArray[np.uint8]
 
@@ -56,14 +56,14 @@ class Compression:
     sampling
         "4:4:4", "4:2:2" or "4:2:0"; "RGB" where the channels are stored without a colour transform, as in many Aperio
         files; None where the codec is not JPEG or the sampling another.
-    tables
+    quantization_tables
         JPEG's quantisation tables, luma first, 64 steps each in the order of rows.
     """
 
     codec: Codec
     quality: int | None = None
     sampling: str | None = None
-    tables: tuple[tuple[int, ...], ...] = ()
+    quantization_tables: tuple[tuple[int, ...], ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON, without the tables."""
@@ -74,8 +74,7 @@ class Compression:
 class SlideInfo:
     """What a slide says of itself.
 
-    Its numbers are finite and above zero: what a file says goes through `wsi.quantities`, and what is not understood is
-    None.
+    Its numbers are finite and above zero; a value in the file that is not understood is None (`wsi.metadata_values`).
 
     Attributes
     ----------
@@ -119,7 +118,7 @@ class SlideInfo:
         """Of level 0."""
         return self.levels[0].size
 
-    def trusted_mpp(self, given: float | None) -> tuple[float, float]:
+    def resolve_mpp(self, given: float | None) -> tuple[float, float]:
         """µm per pixel of level 0: what the user gave, else what the slide says if that can be true.
 
         Raises
@@ -188,7 +187,7 @@ class SlideInfo:
         }
 
 
-def vendor_word(said: str | None) -> str | None:
+def known_vendor(said: str | None) -> str | None:
     """One of a few known words for what a file says of its vendor, else "other": a file may say anything."""
     if said is None:
         return None
@@ -203,7 +202,7 @@ class SlideReader(Protocol):
         """What the slide says of itself."""
         ...
 
-    def read(self, level: int, region: Region) -> Pixels:
+    def read_region(self, level: int, region: Region) -> Pixels:
         """Decode a region.
 
         Parameters

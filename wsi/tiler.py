@@ -158,7 +158,7 @@ class Tiler:
         rows = _mirror(patch.y, patch.bottom, frame.y, frame.bottom)
         x, y = int(columns.min()), int(rows.min())
         region = Region(x, y, int(columns.max()) - x + 1, int(rows.max()) - y + 1)
-        pixels = self._reader.read(self._plan.level, region)
+        pixels = self._reader.read_region(self._plan.level, region)
         return pixels if region == patch else pixels.take(rows - y, 0).take(columns - x, 1)
 
     def _read_alone(self, tile: Tile, bad: list[BadTile]) -> Pixels:
@@ -214,7 +214,7 @@ class Tiler:
         x, y = int(inside.x / ratio_x), int(inside.y / ratio_y)
         right, bottom = -int(-inside.right // ratio_x), -int(-inside.bottom // ratio_y)
         coarse = Region(x, y, right - x, bottom - y).intersect(Region(0, 0, size.width, size.height))
-        picture = Image.fromarray(self._reader.read(level, coarse))
+        picture = Image.fromarray(self._reader.read_region(level, coarse))
         box = (
             inside.x / ratio_x - coarse.x,
             inside.y / ratio_y - coarse.y,

@@ -120,7 +120,7 @@ def survey(reader: SlideReader, level: int, region: Region) -> Survey:
             ratio_x = levels[level].size.width / levels[index].size.width
             ratio_y = levels[level].size.height / levels[index].size.height
             try:
-                return Survey(reader.read(index, seen), (ratio_x, ratio_y))
+                return Survey(reader.read_region(index, seen), (ratio_x, ratio_y))
             except TileReadError:
                 break
     return Survey(None, (1.0, 1.0))
@@ -139,7 +139,7 @@ def thumbnail(reader: SlideReader, level: int, region: Region, longest: int) -> 
             if seen.width * seen.height > SURVEY_PIXELS:
                 return None
             try:
-                small = Image.fromarray(reader.read(index, seen))
+                small = Image.fromarray(reader.read_region(index, seen))
             except TileReadError:
                 return None
             small.thumbnail((longest, longest), Image.Resampling.BICUBIC)

@@ -23,7 +23,7 @@ from PIL import Image
 
 from slidelift.wsi.errors import TileReadError, VerificationError
 from slidelift.wsi.geometry import Region, Size
-from slidelift.wsi.ome_xml import ImageFacts
+from slidelift.wsi.ome_xml import ImageMetadata
 from slidelift.wsi.pyramid import TILE, halve
 from slidelift.wsi.slide import Pixels, SlideReader
 from slidelift.wsi.tiling import TilePlan
@@ -55,7 +55,7 @@ class Source:
     skip: tuple[Region, ...] = ()
 
 
-def verify(path: Path, output_format: str, facts: ImageFacts, quality: int, source: Source, seed: int) -> None:
+def verify(path: Path, output_format: str, facts: ImageMetadata, quality: int, source: Source, seed: int) -> None:
     """Raise unless the file at `path` reads back as what `facts` and `source` say.
 
     Parameters
@@ -117,7 +117,7 @@ def _require(holds: bool, path: Path, message: str) -> None:
         raise VerificationError(f"{path.name}: {message}")
 
 
-def _check_xml(path: Path, xml: str, facts: ImageFacts) -> None:
+def _check_xml(path: Path, xml: str, facts: ImageMetadata) -> None:
     _require("&#" not in xml, path, "its OME-XML holds a character entity, with which QuPath loses the pyramid")
     try:
         root, schema = etree.fromstring(xml.encode()), _ome_schema()
@@ -138,7 +138,7 @@ def _ome_schema() -> etree.XMLSchema:
     return etree.XMLSchema(file=str(distribution("ome-types").locate_file("ome_types/ome-2016-06.xsd")))
 
 
-def _check_tiff_tables(path: Path, facts: ImageFacts) -> None:
+def _check_tiff_tables(path: Path, facts: ImageMetadata) -> None:
     with tifffile.TiffFile(path) as tiff:
         _require(tiff.is_ome, path, "tifffile does not see an OME-TIFF")
         _check_xml(path, tiff.ome_metadata, facts)
@@ -151,14 +151,14 @@ def _check_tiff_tables(path: Path, facts: ImageFacts) -> None:
             _require(0 not in page.databytecounts, path, "a tile has no bytes")
 
 
-def _check_openslide(path: Path, slide: openslide.OpenSlide, facts: ImageFacts) -> None:
+def _check_openslide(path: Path, slide: openslide.OpenSlide, facts: ImageMetadata) -> None:
     found = list(slide.level_dimensions)
     _require(found == [_shape(size) for size in facts.sizes], path, f"OpenSlide sees the levels {found}")
     mpp = [float(slide.properties[name]) for name in (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y)]
     _require(bool(np.allclose(mpp, facts.mpp, rtol=1e-3)), path, f"OpenSlide sees {mpp} µm per pixel")
 
 
-def _check_zarr(path: Path, group: "zarr.Group", facts: ImageFacts) -> None:
+def _check_zarr(path: Path, group: "zarr.Group", facts: ImageMetadata) -> None:
     for level, size in enumerate(facts.sizes):
         _require(group[str(level)].shape == (3, size.height, size.width), path, f"array {level} has another shape")
     datasets = group.attrs["multiscales"][0]["datasets"]
@@ -191,7 +191,7 @@ def _check_against_source(path: Path, read: ReadResult, quality: int, source: So
     if any(not region.intersect(bad).is_empty for bad in source.skip):
         return
     try:
-        expected = source.reader.read(plan.level, region).mean(axis=(0, 1))
+        expected = source.reader.read_region(plan.level, region).mean(axis=(0, 1))
     except TileReadError:
         return
     found = read(0, Region(x, y, side.width, side.height).scaled(plan.scale)).mean(axis=(0, 1))

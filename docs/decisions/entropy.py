@@ -90,7 +90,7 @@ def _tell_tissue(name: str, patches: list[Pixels]) -> None:
 def _tell_glass(name: str, path: Path) -> None:
     reader = open_slide(path)
     size = reader.info.size
-    pixels = reader.read(0, Region(0, 0, size.width, size.height))
+    pixels = reader.read_region(0, Region(0, 0, size.width, size.height))
     reader.close()
     patches, blocks = (glass_patches(pixels, side) for side in (PATCH, ENTROPY_BLOCK))
     kept = [is_tissue(patch, DEFAULT_ENTROPY) for patch in patches]

@@ -154,7 +154,7 @@ def _output_pixels(order: JobOrder, slide: Slide, card: ModelCard) -> int:
             detail = f"x {x}, y {y}, {width}x{height} px does not lie within {facts.width}x{facts.height} px (level 0)"
             raise refusal("request.region", detail)
     info = _info(slide)
-    mpp = info.trusted_mpp(order.mpp)
+    mpp = info.resolve_mpp(order.mpp)
     level, scale = choose_level(info, mpp, card.scales, card.default_scale, order.target_mpp, order.level)
     if order.roi is not None:
         if order.region is not None:

@@ -89,7 +89,7 @@ def _crops(
     plan = account.job.plan
     core = plan.tile(row, column).core
     try:
-        pixels = account.job.reader.read(plan.level, core)
+        pixels = account.job.reader.read_region(plan.level, core)
     except TileReadError:
         return None
     corner = account.output_region(row, column)

@@ -36,7 +36,7 @@ def _holds_tiles(segment: Segment, order: StripeOrder, stripe: Stripe) -> bool:
             return False
     rest = size.halved(order.levels)
     wanted = (rest.height, rest.width, 3) if order.more_levels else (0, 0, 3)
-    return segment.rest_shape == wanted and not np.any(index["level"] >= order.levels)
+    return segment.remainder_shape == wanted and not np.any(index["level"] >= order.levels)
 
 
 def _is_report(report: Any, plan: TilePlan, stripe: Stripe) -> bool:

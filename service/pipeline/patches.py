@@ -131,13 +131,13 @@ def read_resampled(
     """
     (x, y), (width, height) = corner, side
     if _is_plain(side, size):
-        return reader.read(level, Region(x, y, size.width, size.height))
+        return reader.read_region(level, Region(x, y, size.width, size.height))
     reach = math.ceil(2 * max(1.0, width / size.width, height / size.height)) + 1
     whole = Region(0, 0, reader.info.levels[level].size.width, reader.info.levels[level].size.height)
     wide, high = math.ceil(width - _ROUNDING) + 2 * reach, math.ceil(height - _ROUNDING) + 2 * reach
     seen = Region(x - reach, y - reach, wide, high).intersect(whole)
     box = (x - seen.x, y - seen.y, min(x - seen.x + width, seen.width), min(y - seen.y + height, seen.height))
-    picture = Image.fromarray(np.ascontiguousarray(reader.read(level, seen)))
+    picture = Image.fromarray(np.ascontiguousarray(reader.read_region(level, seen)))
     return np.asarray(picture.resize((size.width, size.height), Image.Resampling.BICUBIC, box=box))
 
 
@@ -261,7 +261,7 @@ def _is_plain(side: tuple[float, float], size: Size) -> bool:
 
 def _mpp(info: SlideInfo, given: float | None) -> tuple[float, float]:
     try:
-        return info.trusted_mpp(given)
+        return info.resolve_mpp(given)
     except PixelSizeMissingError as error:
         raise _without_mpp(info, "slide.mpp-missing", "does not say its µm per pixel") from error
     except PixelSizeImplausibleError as error:

@@ -21,14 +21,14 @@ from slidelift.service.pipeline.workspace import Workspace
 from slidelift.wsi.companions import content_hash
 from slidelift.wsi.errors import TileReadError
 from slidelift.wsi.geometry import Region
-from slidelift.wsi.icc import neutral_profile
-from slidelift.wsi.ome_xml import ImageFacts
+from slidelift.wsi.icc import sanitise_profile
+from slidelift.wsi.ome_xml import ImageMetadata
 from slidelift.wsi.provenance import NOT_FOR_DIAGNOSIS, Provenance, software
 from slidelift.wsi.pyramid import level_sizes
 from slidelift.wsi.slide import SlideInfo, SlideReader
 from slidelift.wsi.tiling import TilePlan, choose_level, is_close, source_region
 from slidelift.wsi.tissue import DEFAULT_ENTROPY, looks_dark, survey
-from slidelift.wsi.writers.table import OutputFormat
+from slidelift.wsi.writers.formats import OutputFormat
 
 SEGMENTS = 4
 """What a stripe's report holds; an interrupted run of a program that told less is not continued."""
@@ -58,7 +58,7 @@ class Prepared:
     format: OutputFormat
     upscaler: UpscalerFacts
     provenance: Provenance
-    facts: ImageFacts
+    facts: ImageMetadata
     card: ModelCard
     warnings: tuple[str, ...]
     chosen_because: str | None
@@ -80,7 +80,7 @@ def prepare(
     The model is loaded where the stripes will be made.
     """
     info = reader.info
-    mpp = info.trusted_mpp(request.mpp)
+    mpp = info.resolve_mpp(request.mpp)
     card = model_card(request.model)
     level, scale = choose_level(info, mpp, card.scales, card.default_scale, request.target_mpp, request.level)
     if request.roi:
@@ -208,7 +208,7 @@ def samples_dark(reader: SlideReader, level: int, region: Region) -> bool:
         x = region.x + (region.width - side[0]) * (step % 3) // 2
         y = region.y + (region.height - side[1]) * (step // 3) // 2
         with suppress(TileReadError):
-            seen.append(reader.read(level, Region(x, y, *side)))
+            seen.append(reader.read_region(level, Region(x, y, *side)))
     return bool(seen) and looks_dark(np.concatenate(seen))
 
 
@@ -259,10 +259,10 @@ def is_square(mpp: tuple[float, float]) -> bool:
     return abs(mpp[0] / mpp[1] - 1) <= 0.01
 
 
-def _facts(reader: SlideReader, provenance: Provenance) -> ImageFacts:
+def _facts(reader: SlideReader, provenance: Provenance) -> ImageMetadata:
     plan, mpp = provenance.plan, provenance.source_mpp
     downsample = reader.info.levels[plan.level].downsample
-    return ImageFacts(
+    return ImageMetadata(
         uuid=provenance.uuid,
         name=f"{provenance.model} x{plan.scale}",
         software=software(),
@@ -271,5 +271,5 @@ def _facts(reader: SlideReader, provenance: Provenance) -> ImageFacts:
         mpp=(mpp[0] * downsample / plan.scale, mpp[1] * downsample / plan.scale),
         objective=provenance.computed_objective(downsample),
         annotations=tuple(provenance.as_pairs(downsample)),
-        icc_profile=neutral_profile(reader.info.icc_profile) if reader.info.icc_profile is not None else None,
+        icc_profile=sanitise_profile(reader.info.icc_profile) if reader.info.icc_profile is not None else None,
     )

@@ -104,7 +104,7 @@ def recommend(
         The slide has no such level.
     """
     require_level(info, level)
-    own = info.trusted_mpp(mpp)[0]
+    own = info.resolve_mpp(mpp)[0]
     if is_dark:
         return _none("Most of the slide is black, as in fluorescence; the networks were trained on brightfield stains.")
     if device == "cuda" and effort is Effort.FAST:

@@ -182,9 +182,9 @@ def evaluate_slide(
 
 
 def _compressed_as(source: SourceModel, compression: Compression | None) -> SourceModel:
-    if compression is None or not compression.tables or compression.sampling not in SAMPLINGS:
+    if compression is None or not compression.quantization_tables or compression.sampling not in SAMPLINGS:
         return source
-    return replace(source, tables=compression.tables, sampling=compression.sampling)
+    return replace(source, tables=compression.quantization_tables, sampling=compression.sampling)
 
 
 def table(found: SelfEvaluation) -> str:

@@ -29,8 +29,8 @@ from slidelift.wsi.seam import SeamGauge
 from slidelift.wsi.slide import Pixels, SlideReader
 from slidelift.wsi.tiler import BadTile, PatchBatch, Tiler
 from slidelift.wsi.tiling import Stripe, Tile, TilePlan
-from slidelift.wsi.writers.segment import Segment, SegmentWriter, blank_colour
-from slidelift.wsi.writers.table import format_named
+from slidelift.wsi.writers.formats import get_format
+from slidelift.wsi.writers.segment import Segment, SegmentWriter, detect_blank
 
 Encode = Callable[[Pixels], Sequence[bytes]]
 Advance = Callable[[Tally, float | None], None]
@@ -165,7 +165,7 @@ def stripe_work(
     """What makes the stripes of an order, one after another; its threads end with the context."""
     plan = order.plan
     plain = upscaler if isinstance(upscaler, Interpolator) else Interpolator("bicubic", plan.scale)
-    encode = format_named(order.format).encoder(order.quality)
+    encode = get_format(order.format).encoder(order.quality)
     with (
         closing(Tiler(reader, plan, mark_bad=order.mark_bad)) as tiler,
         ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="encode") as encoders,
@@ -219,7 +219,7 @@ class StripeWork:
         with SegmentWriter(path) as writer:
             encoding = Encoding(self.encoders, self.encode, writer)
             sizes = _stripe_sizes(stripe.output.size, self.order.levels)
-            builder = PyramidBuilder(sizes, encoding.submit, keep_rest=self.order.more_levels, pool=self.encoders)
+            builder = PyramidBuilder(sizes, encoding.submit, keep_remainder=self.order.more_levels, pool=self.encoders)
             try:
                 batches = self.tiler.rows(stripe.first_row, stripe.rows + blender.extra_rows)
                 for done in self._upscaled(batches, last_row, report):
@@ -237,7 +237,7 @@ class StripeWork:
             report.seam = gauge.as_dict()
             report.incidents += self.upscaler.incidents
             self.upscaler.incidents.clear()
-            writer.finish(builder.rest, asdict(report))
+            writer.finish(builder.remainder, asdict(report))
         self.advance(Tally(bytes_written=path.stat().st_size), 0.0)
 
     def _upscaled(self, batches: Iterable[PatchBatch], last_row: int, report: StripeReport) -> Iterator[_Finished]:
@@ -396,6 +396,6 @@ class Encoding:
 
     def _run(self, level: int, row: int, column: int, tile: Pixels) -> None:
         try:
-            self._writer.put(level, row, column, blank_colour(tile) or self._encode(tile))
+            self._writer.put(level, row, column, detect_blank(tile) or self._encode(tile))
         finally:
             self._free.release()

@@ -19,14 +19,14 @@ from PIL import Image
 from slidelift.service.errors import ServiceError, refusal
 from slidelift.service.pipeline.workspace import Workspace
 from slidelift.wsi.deepzoom import DeepZoom
+from slidelift.wsi.downsampling import exact_downsample, read_downsampled
 from slidelift.wsi.errors import SegmentDamagedError, TileReadError
 from slidelift.wsi.geometry import Size
 from slidelift.wsi.pyramid import level_sizes, levels_in_stripe
 from slidelift.wsi.readers.open_slide import open_slide
-from slidelift.wsi.readers.result import open_result, open_stripes
+from slidelift.wsi.readers.result import open_result, open_segments
 from slidelift.wsi.slide import Level, Pixels, SlideReader
 from slidelift.wsi.tiling import TilePlan
-from slidelift.wsi.view import reduced, step_of
 from slidelift.wsi.writers.segment import Segment
 
 JPEG_QUALITY = 90
@@ -115,7 +115,7 @@ class TileDecoder:
         if region is None:
             size = zoom.size
             raise refusal("view.tile", f"no tile {column}_{row} of level {level} in {size.width} x {size.height} px")
-        return reduced(reader, zoom.downsample(level), region)
+        return read_downsampled(reader, zoom.downsample(level), region)
 
     def _reader(self, source: dict[str, Any]) -> SlideReader:
         kind, path = source["kind"], Path(source["path"])
@@ -126,7 +126,7 @@ class TileDecoder:
             key: tuple[Any, ...] = (kind, path, *segments)
             return self._kept(
                 key,
-                lambda: open_stripes(path.name, inside, source["format"], plan.stripe_height, _numbered(segments).get),
+                lambda: open_segments(path.name, inside, source["format"], plan.stripe_height, _numbered(segments).get),
             )
         if kind == "result":
             return self._kept((kind, path), lambda: open_result(path, source["format"]))
@@ -242,7 +242,7 @@ def _numbered(stripes: dict[tuple[int, int], Segment]) -> dict[int, Segment]:
 def _placed(plan: dict[str, Any], levels: Sequence[Level], mpp: Sequence[float] | None) -> dict[str, Any]:
     """Where the result lies on the slide, in pixels of the slide's finest level, and its own size."""
     source, scale = plan["source"], plan["scale"]
-    step = step_of(levels[plan["level"]], levels)
+    step = exact_downsample(levels[plan["level"]], levels)
     return {
         "place": [source[edge] * step for edge in ("x", "y", "width", "height")],
         "width": source["width"] * scale,

@@ -30,10 +30,10 @@ from slidelift.wsi.slide import SlideReader
 from slidelift.wsi.tiling import Stripe
 from slidelift.wsi.verify import Source, is_result, verify
 from slidelift.wsi.writers import ome_zarr
-from slidelift.wsi.writers.join import build_top_levels, joined_levels
+from slidelift.wsi.writers.assembly import assemble_levels, build_top_levels
+from slidelift.wsi.writers.formats import OutputFormat, format_for
 from slidelift.wsi.writers.read_back import read_back
 from slidelift.wsi.writers.segment import Entry, Segment
-from slidelift.wsi.writers.table import OutputFormat, format_of
 
 Tell = Callable[[Progress], None]
 
@@ -75,7 +75,7 @@ def upscale(
     """
     cancel = cancel or CancelToken()
     started = time.monotonic()
-    output_format = format_of(request.output)
+    output_format = format_for(request.output)
     _refuse_output(request, output_format)
     watch = Stopwatch()
 
@@ -194,7 +194,7 @@ def _refuse_output(request: UpscaleRequest, output_format: OutputFormat) -> None
         kind = "a folder" if output.is_dir() else "a file"
         raise ServiceError(problem("request.output", f"{output.name} is {kind}; remove it, or choose another output"))
     entries = [entry.name for entry in output.iterdir()] if output.is_dir() else []
-    others = [name for name in entries if not ome_zarr.is_ours(name)]
+    others = [name for name in entries if not ome_zarr.is_result_entry(name)]
     if others:
         raise ServiceError(
             problem("request.output", f"{output.name} holds {others[0]}, which would be lost; choose another output")
@@ -274,7 +274,7 @@ def _finish(
         on_progress(made.clock.snapshot(stage))
 
     def levels(stage: Stage) -> Iterator[Iterator[Entry]]:
-        return joined_levels(
+        return assemble_levels(
             made.segments, top_levels, plan.stripe_height, facts.sizes, in_stripe, lambda: between(stage)
         )
 

@@ -25,7 +25,7 @@ from slidelift.service.pipeline.request import BadTilePolicy, Effort, UpscaleReq
 from slidelift.service.processes.own_limits import limit_self
 from slidelift.wsi.errors import PixelSizeImplausibleError, PixelSizeMissingError, SlideUnreadableError, TileReadError
 from slidelift.wsi.geometry import Region
-from slidelift.wsi.readers.bounds import MAX_PIECE_BYTES
+from slidelift.wsi.readers.decode_limits import MAX_TILE_BYTES
 from slidelift.wsi.readers.open_slide import open_slide
 from slidelift.wsi.roi import Roi
 from slidelift.wsi.slide import Pixels, SlideReader
@@ -45,9 +45,9 @@ _SAMPLE_SIDE = 256
 # decodes may hold a tile of the largest size as it is read, as it is decoded and as it is handed on. It is a limit of
 # data (RLIMIT_DATA), since torch reserves addresses that it never fills. What CUDA's library holds was not measured,
 # and too low a limit would fail every job: where there is a card there is none. The bound stands behind the refusals of
-# `wsi.readers.bounds`, for formats in which a tile's own header says more than they can tell.
+# `wsi.readers.decode_limits`, for formats in which a tile's own header says more than they can tell.
 _WORK_MEMORY = 4 << 30
-_THREAD_MEMORY = 3 * MAX_PIECE_BYTES
+_THREAD_MEMORY = 3 * MAX_TILE_BYTES
 _CUDA_DEVICE = Path("/dev/nvidiactl")
 
 
@@ -159,7 +159,7 @@ def probe(path: Path) -> dict[str, Any]:
             )
         facts = {**reader.info.as_dict(), "is_dark": looks_dark(np.concatenate(samples))}
         try:
-            reader.info.trusted_mpp(None)
+            reader.info.resolve_mpp(None)
         except PixelSizeImplausibleError:
             facts["warnings"].append("no slide scanner has this µm per pixel: a job must give or confirm it as mpp")
         except PixelSizeMissingError:
@@ -189,7 +189,7 @@ def _bad_levels(reader: SlideReader) -> list[str]:
         width, height = min(_SAMPLE_SIDE, level.size.width), min(_SAMPLE_SIDE, level.size.height)
         middle = Region((level.size.width - width) // 2, (level.size.height - height) // 2, width, height)
         try:
-            reader.read(number, middle)
+            reader.read_region(number, middle)
         except TileReadError as error:
             found.append(f"level {number} can't be decoded in its middle ({error.cause}): no job should read it")
     return found
@@ -200,7 +200,7 @@ def _decoded(reader: SlideReader, regions: list[Region]) -> tuple[list[Pixels], 
     samples, failures = [], []
     for region in regions:
         try:
-            samples.append(reader.read(0, region))
+            samples.append(reader.read_region(0, region))
         except TileReadError as error:
             failures.append(error)
     return samples, failures

@@ -26,7 +26,7 @@ def test_a_jpeg_tells_the_quality_and_sampling_it_was_saved_with(tmp_path, pixel
     assert found is not None
     assert (found.codec, found.quality, found.sampling) == (Codec.JPEG, quality, sampling)
     with Image.open(path) as image:
-        assert found.tables == tuple(tuple(image.quantization[key]) for key in sorted(image.quantization))
+        assert found.quantization_tables == tuple(tuple(image.quantization[key]) for key in sorted(image.quantization))
 
 
 @pytest.mark.parametrize("quality", range(1, 101))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from slidelift.wsi.icc import neutral_profile
+from slidelift.wsi.icc import sanitise_profile
 
 SECRET = "Meier 1957"
 
@@ -99,20 +99,20 @@ def colours(bytes_of_profile: bytes, intent: int) -> np.ndarray:
 @pytest.mark.parametrize("name", PROFILES)
 @pytest.mark.parametrize("intent", [0, 1, 3])
 def test_every_colour_is_mapped_as_before(name, intent) -> None:
-    neutral = neutral_profile(PROFILES[name])
+    neutral = sanitise_profile(PROFILES[name])
     assert neutral is not None
     assert (colours(neutral, intent) == colours(PROFILES[name], intent)).all()
 
 
 @pytest.mark.parametrize("name", PROFILES)
 def test_no_word_date_or_device_goes_over_and_bytes_are_always_the_same(name) -> None:
-    neutral = neutral_profile(PROFILES[name])
+    neutral = sanitise_profile(PROFILES[name])
     assert neutral is not None
     for word in ("Meier", "Meie", "1957", "Scan", "lcms", "MEIE"):
         assert word.encode() not in neutral
         assert word.encode("utf-16-be") not in neutral
     assert neutral[4:8] + neutral[24:36] + neutral[40:64] + neutral[80:128] == bytes(4 + 12 + 24 + 48)
-    assert neutral_profile(neutral) == neutral
+    assert sanitise_profile(neutral) == neutral
     opened = ImageCms.ImageCmsProfile(io.BytesIO(neutral)).profile
     assert opened.profile_description == "Colour profile of the source"
     assert opened.copyright == "Not stated"
@@ -121,17 +121,17 @@ def test_no_word_date_or_device_goes_over_and_bytes_are_always_the_same(name) ->
 def test_a_damaged_profile_is_not_carried_over_and_never_raises() -> None:
     rng = random.Random(0)
     for whole in PROFILES.values():
-        assert neutral_profile(whole[: len(whole) // 2]) is None
+        assert sanitise_profile(whole[: len(whole) // 2]) is None
         for _ in range(400):
             spoilt = bytearray(whole)
             for _ in range(rng.randint(1, 6)):
                 spoilt[rng.randrange(min(len(spoilt), 700))] = rng.randrange(256)
-            neutral_profile(bytes(spoilt))
-    assert neutral_profile(b"") is None
-    assert neutral_profile(b"Meier" * 100) is None
+            sanitise_profile(bytes(spoilt))
+    assert sanitise_profile(b"") is None
+    assert sanitise_profile(b"Meier" * 100) is None
 
 
 def test_profiles_of_other_spaces_are_not_carried_over() -> None:
     grey = bytearray(PROFILES["a matrix and curves"])
     grey[16:20] = b"GRAY"
-    assert neutral_profile(bytes(grey)) is None
+    assert sanitise_profile(bytes(grey)) is None

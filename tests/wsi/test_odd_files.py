@@ -27,7 +27,7 @@ def seen(odd, open_slide):
     def see(name: str) -> tuple[SlideInfo, Pixels]:
         (path,) = odd.glob(f"{name}-*")
         reader = open_slide(path)
-        return reader.info, reader.read(0, Region(0, 0, reader.info.size.width, reader.info.size.height))
+        return reader.info, reader.read_region(0, Region(0, 0, reader.info.size.width, reader.info.size.height))
 
     return see
 

@@ -98,7 +98,7 @@ def test_a_turned_tiff_is_shown_upright(tmp_path, seen, open_slide, write, orien
     reader = open_slide(write(tmp_path / "slide.tif", pixels, orientation))
     assert reader.info.size == Size(320, 192)
     for region in (Region(0, 0, 320, 192), *(Region(*one) for one in _REGIONS)):
-        found = reader.read(0, region)
+        found = reader.read_region(0, region)
         assert (found == seen[region.y : region.bottom, region.x : region.right]).all()
         assert found.flags.c_contiguous
     told = any(f"Orientation {orientation}" in warning for warning in reader.info.warnings)
@@ -119,8 +119,8 @@ def test_coarser_levels_are_turned_with_the_finest(tmp_path, seen, open_slide, w
         size = reader.info.levels[level].size
         turned = stored(pixels[:: 2**level, :: 2**level], {6: 8, 8: 6}.get(orientation, orientation))
         assert size == Size(320 >> level, 192 >> level)
-        assert (reader.read(level, Region(0, 0, size.width, size.height)) == turned).all()
-        assert (reader.read(level, Region(7, 5, 30, 20)) == turned[5:25, 7:37]).all()
+        assert (reader.read_region(level, Region(0, 0, size.width, size.height)) == turned).all()
+        assert (reader.read_region(level, Region(7, 5, 30, 20)) == turned[5:25, 7:37]).all()
 
 
 def test_levels_that_are_not_turned_alike_are_refused(tmp_path, seen, open_slide) -> None:
@@ -129,7 +129,7 @@ def test_levels_that_are_not_turned_alike_are_refused(tmp_path, seen, open_slide
         options = {"photometric": "rgb", "tile": (64, 64), "metadata": None}
         tiff.write(seen, extratags=tag(3), **options)
         tiff.write(np.ascontiguousarray(seen[::2, ::2]), subfiletype=1, **options)
-    with pytest.raises(UnsupportedPixelsError, match="not all alike"):
+    with pytest.raises(UnsupportedPixelsError, match="different orientations"):
         open_slide(path)
 
 
@@ -143,7 +143,7 @@ def test_other_scanners_slides_are_never_turned_tile_by_tile(tmp_path, seen, ope
     }[vendor]
     path = write_levels(tmp_path / "slide.tif", stored(seen, orientation), orientation, **words)
     try:
-        assert (open_slide(path).read(0, Region(0, 0, 320, 192)) == seen).all()
+        assert (open_slide(path).read_region(0, Region(0, 0, 320, 192)) == seen).all()
     except UnsupportedPixelsError as refusal:
         assert "Orientation" in str(refusal)  # noqa: PT017 - either is right
 
@@ -152,7 +152,7 @@ def test_other_scanners_slides_are_never_turned_tile_by_tile(tmp_path, seen, ope
 @pytest.mark.parametrize("write", [write_strips, write_tiles, write_aperio])
 def test_a_turn_without_a_meaning_is_no_turn_and_told(tmp_path, seen, open_slide, write, value: int) -> None:
     reader = open_slide(write(tmp_path / "slide.tif", seen, value))
-    assert (reader.read(0, Region(0, 0, 320, 192)) == seen).all()
+    assert (reader.read_region(0, Region(0, 0, 320, 192)) == seen).all()
     assert any("Orientation" in warning for warning in reader.info.warnings)
 
 
@@ -169,7 +169,7 @@ def test_a_turned_picture_is_shown_upright(tmp_path, seen, open_slide, kind, mod
     picture.save(path, exif=exif, **({"quality": 100, "subsampling": 0} if kind == "jpg" else {}))
     reader = open_slide(path)
     assert reader.info.size == Size(320, 192)
-    found = reader.read(0, Region(50, 40, 77, 63)).astype(int)
+    found = reader.read_region(0, Region(50, 40, 77, 63)).astype(int)
     assert np.abs(found - upright[40:103, 50:127]).max() <= (4 if kind == "jpg" else 0)
     assert any(f"Orientation {orientation}" in warning for warning in reader.info.warnings) == (orientation != 1)
 
@@ -190,5 +190,5 @@ def test_exif_with_a_turn_without_a_meaning_turns_nothing(tmp_path, seen, open_s
     exif[ExifTags.Base.Orientation] = value
     Image.fromarray(seen).save(tmp_path / "slide.png", exif=exif)
     reader = open_slide(tmp_path / "slide.png")
-    assert (reader.read(0, Region(0, 0, 320, 192)) == seen).all()
-    assert any("turn" in warning for warning in reader.info.warnings)
+    assert (reader.read_region(0, Region(0, 0, 320, 192)) == seen).all()
+    assert any("Orientation has an invalid value" in warning for warning in reader.info.warnings)

@@ -16,16 +16,16 @@ def picture(width: int, height: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def build(image, order, first=0, sizes=None, keep_rest=False, pool=None):
+def build(image, order, first=0, sizes=None, keep_remainder=False, pool=None):
     sizes = sizes or level_sizes(Size(image.shape[1], image.shape[0]))
     tiles: dict[tuple[int, int, int], np.ndarray] = {}
     builder = PyramidBuilder(
-        sizes, lambda level, row, column, tile: tiles.update({(level, row, column): tile}), first, keep_rest, pool
+        sizes, lambda level, row, column, tile: tiles.update({(level, row, column): tile}), first, keep_remainder, pool
     )
     for x, y, width, height in order:
         builder.add(x, y, image[y : y + height, x : x + width])
     builder.finish()
-    return tiles, builder.rest
+    return tiles, builder.remainder
 
 
 def stitch(tiles, level, size):
@@ -82,7 +82,7 @@ def test_a_full_stripe_completes_the_levels_whose_rows_it_fills(scale: int, expe
 
 def test_the_rest_is_the_first_level_that_is_not_built() -> None:
     image = picture(1030, 700)
-    _, rest = build(image, [(0, 0, 1030, 700)], sizes=(Size(1030, 700), Size(515, 350)), keep_rest=True)
+    _, rest = build(image, [(0, 0, 1030, 700)], sizes=(Size(1030, 700), Size(515, 350)), keep_remainder=True)
     assert (rest == halve(halve(image))).all()
 
 

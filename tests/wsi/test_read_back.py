@@ -8,12 +8,12 @@ import pytest
 
 from slidelift.wsi.errors import VerificationError
 from slidelift.wsi.geometry import Size
-from slidelift.wsi.ome_xml import ImageFacts
+from slidelift.wsi.ome_xml import ImageMetadata
 from slidelift.wsi.pyramid import TILE
-from slidelift.wsi.writers.join import joined_levels
+from slidelift.wsi.writers.assembly import assemble_levels
+from slidelift.wsi.writers.formats import FORMATS, OutputFormat
 from slidelift.wsi.writers.read_back import read_back
 from slidelift.wsi.writers.segment import Blank, Entry, Segment, SegmentWriter
-from slidelift.wsi.writers.table import FORMATS, OutputFormat
 
 QUALITY = 90
 SIZES = (Size(2 * TILE, TILE), Size(TILE, TILE // 2))
@@ -39,7 +39,7 @@ def segment(tmp_path: Path, output_format: OutputFormat) -> Segment:
 @pytest.fixture
 def joined(tmp_path: Path, output_format: OutputFormat, segment: Segment) -> Path:
     target = tmp_path / f"joined{output_format.suffixes[0]}"
-    facts = ImageFacts(
+    facts = ImageMetadata(
         uuid="urn:uuid:12345678-1234-4234-8234-123456789012",
         name="n",
         software="s",
@@ -55,7 +55,7 @@ def joined(tmp_path: Path, output_format: OutputFormat, segment: Segment) -> Pat
 
 
 def levels(segment: Segment) -> Iterator[Iterator[Entry]]:
-    return joined_levels([segment], None, 2 * TILE, SIZES, 2, lambda: None)
+    return assemble_levels([segment], None, 2 * TILE, SIZES, 2, lambda: None)
 
 
 def files(path: Path) -> list[Path]:

@@ -130,7 +130,7 @@ def test_ome_xml_whose_pixels_or_metadata_lie_elsewhere_is_refused(tmp_path: Pat
 )
 def test_ome_tiff_that_names_itself_opens(tmp_path: Path, xml: str) -> None:
     with closing(open_slide(write_ome(tmp_path / "a.ome.tif", xml))) as reader:
-        assert (reader.read(0, Region(0, 0, SIZE, SIZE)) == OWN).all()
+        assert (reader.read_region(0, Region(0, 0, SIZE, SIZE)) == OWN).all()
 
 
 def test_tifffile_gets_a_handle_that_leads_nowhere(homes: tuple[Path, Path]) -> None:
@@ -151,7 +151,7 @@ def test_lists_of_micro_manager_are_not_read(homes: tuple[Path, Path]) -> None:
     (mine / "NDTiff.index").symlink_to(neighbour / "secret")
     (neighbour / "secret").write_bytes(b"x")
     with nothing_is_opened_below(neighbour), closing(open_slide(mine / "a.tif")) as reader:
-        assert (reader.read(0, Region(0, 0, SIZE, SIZE)) == OWN).all()
+        assert (reader.read_region(0, Region(0, 0, SIZE, SIZE)) == OWN).all()
     require_alone(mine / "a.tif")
 
 
@@ -172,7 +172,7 @@ def test_vms_with_its_files_opens(tmp_path: Path) -> None:
     truth = np.asarray(Image.open(tmp_path / "a.jpg"))
     with closing(open_slide(path)) as reader:
         assert (reader.info.vendor, reader.info.size) == ("hamamatsu", Size(512, 256))
-        assert (reader.read(0, Region(100, 50, 200, 100)) == truth[50:150, 100:300]).all()
+        assert (reader.read_region(0, Region(100, 50, 200, 100)) == truth[50:150, 100:300]).all()
     assert [file.name for file in companion_files(path)] == ["s.vms", "a.jpg", "map.jpg"]
 
 
@@ -354,7 +354,7 @@ def write_zarr(path: Path, pixels: np.ndarray, said: str = "0") -> Path:
 
 def test_zarr_of_its_own_opens(tmp_path: Path) -> None:
     with closing(open_result(write_zarr(tmp_path / "a.ome.zarr", OWN), "ome-zarr")) as reader:
-        assert (reader.read(0, Region(0, 0, SIZE, SIZE)) == OWN).all()
+        assert (reader.read_region(0, Region(0, 0, SIZE, SIZE)) == OWN).all()
 
 
 @pytest.mark.parametrize("said", ["../../neighbour/b.ome.zarr/0", "{neighbour}/b.ome.zarr/0", "http://localhost/0", 7])
@@ -379,7 +379,7 @@ def test_zarr_is_not_followed_through_links(homes: tuple[Path, Path], linked: st
         pytest.raises(ForeignFileError, match=r"a\.ome\.zarr: .* by a link"),
         closing(open_result(path, "ome-zarr")) as reader,
     ):
-        reader.read(0, Region(0, 0, SIZE, SIZE))
+        reader.read_region(0, Region(0, 0, SIZE, SIZE))
 
 
 def test_result_whose_xml_names_another_file_is_not_shown(homes: tuple[Path, Path]) -> None:

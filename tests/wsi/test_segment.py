@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from slidelift.wsi.errors import VerificationError
-from slidelift.wsi.writers.segment import Blank, Segment, SegmentWriter, blank_colour
+from slidelift.wsi.writers.segment import Blank, Segment, SegmentWriter, detect_blank
 
 
 def write(path, rest=None):
@@ -35,7 +35,7 @@ def test_tiles_come_back_in_file_order_whatever_order_they_came_in(tmp_path) -> 
 def test_rest_and_report_come_back(tmp_path) -> None:
     rest = np.arange(2 * 5 * 3, dtype=np.uint8).reshape(2, 5, 3)
     segment = write(tmp_path / "a.segment", rest)
-    assert (segment.rest() == rest).all()
+    assert (segment.remainder() == rest).all()
     assert segment.report == {"tissue": 3}
 
 
@@ -82,6 +82,6 @@ def test_threads_may_write_at_once(tmp_path) -> None:
 
 def test_only_a_tile_of_one_colour_is_blank() -> None:
     tile = np.full((512, 512, 3), (240, 241, 242), np.uint8)
-    assert blank_colour(tile) == Blank((240, 241, 242))
+    assert detect_blank(tile) == Blank((240, 241, 242))
     tile[300, 200, 1] += 1
-    assert blank_colour(tile) is None
+    assert detect_blank(tile) is None

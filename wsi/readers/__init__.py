@@ -1,1 +1,1 @@
-"""One file a decoding library; `open_slide.py` holds the one table of them."""
+"""Slide readers, one module per decoding library; `open_slide` chooses among them."""

@@ -1,6 +1,6 @@
-"""Reads how strongly a slide is compressed, from the tables in its own file.
+"""Compression of a slide: codec, JPEG quality, chroma subsampling and quantisation tables.
 
-JPEG quality is no number in the file: it is the libjpeg quality whose luma table lies nearest to the file's own.
+A JPEG file does not state its quality; it is estimated as the libjpeg quality with the nearest luma table.
 """
 
 import io
@@ -21,8 +21,8 @@ from slidelift.wsi.slide import Codec, Compression
 _SAMPLINGS = {0: "4:4:4", 1: "4:2:2", 2: "4:2:0"}
 _YCC_IDS, _RGB_IDS = (1, 2, 3), (82, 71, 66)
 _HEADER_BYTES = 1 << 16
-_PAGES = 16
-"""Level 0 is among the first pages of every known format; an OME-TIFF may have thousands."""
+_MAX_PAGES = 16
+"""Level 0 is among the first pages in every known format; an OME-TIFF may have thousands."""
 _DAMAGE = (
     tifffile.TiffFileError, ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, SyntaxError, TypeError,
     ValueError, struct.error, Image.DecompressionBombError,
@@ -34,25 +34,25 @@ _JPEG_2000 = {"APERIO_JP2000_YCBC", "APERIO_JP2000_RGB", "JPEG2000", "JPEG_2000_
 
 
 def read_compression(path: Path) -> Compression | None:
-    """The compression of a TIFF's largest picture, or of a picture file; None where the file does not tell.
+    """Compression of a TIFF's largest page, or of a JPEG, PNG or BMP file; None if unknown.
 
-    MRXS, VMS and DICOM slides are not looked into.
+    MRXS, VMS and DICOM slides are not supported and give None; so do damaged files, which a reader reports.
     """
     try:
         with path.open("rb") as file:
-            head = file.read(4)
-        if head.startswith(b"\xff\xd8\xff"):
+            signature = file.read(4)
+        if signature.startswith(b"\xff\xd8\xff"):
             with path.open("rb") as file:
-                return _of_jpeg(file, is_rgb=False)
-        if head.startswith((b"\x89PNG", b"BM")):
+                return _jpeg_compression(file, is_rgb=False)
+        if signature.startswith((b"\x89PNG", b"BM")):
             return Compression(Codec.LOSSLESS)
-        return _of_tiff(path) if head[:2] in (b"II", b"MM") else None
+        return _tiff_compression(path) if signature[:2] in (b"II", b"MM") else None
     except _DAMAGE:
-        return None  # a reader says what is wrong with a damaged file
+        return None
 
 
 def nearest_quality(table: Sequence[int]) -> int:
-    """The libjpeg quality, 1 to 100, whose luma table differs least from this one of 64 steps in the order of rows."""
+    """The libjpeg quality, 1 to 100, whose luma table is nearest to this one (64 values, row by row)."""
     steps = np.asarray(table, np.float64)
     errors = np.abs(np.log(_luma_tables() / steps.clip(1))).sum(axis=1)
     return 1 + int(errors.argmin())
@@ -60,7 +60,7 @@ def nearest_quality(table: Sequence[int]) -> int:
 
 @cache
 def _luma_tables() -> NDArray[np.float64]:
-    """(100, 64): libjpeg's luma table of each quality, as the library itself writes it."""
+    """Libjpeg's luma table for each quality, (100, 64), read from images that the library encodes."""
     tables = []
     for quality in range(1, 101):
         stream = io.BytesIO()
@@ -71,19 +71,20 @@ def _luma_tables() -> NDArray[np.float64]:
     return np.array(tables, np.float64)
 
 
-def _of_tiff(path: Path) -> Compression | None:
+def _tiff_compression(path: Path) -> Compression | None:
     with tifffile.TiffFile(path) as tiff:
-        pages = [page for page in tiff.pages[:_PAGES] if isinstance(page, tifffile.TiffPage)]
-        page = max(pages, key=lambda one: one.imagewidth * one.imagelength)
+        pages = [page for page in tiff.pages[:_MAX_PAGES] if isinstance(page, tifffile.TiffPage)]
+        page = max(pages, key=lambda page: page.imagewidth * page.imagelength)
         name = tifffile.COMPRESSION(page.compression).name
         if name not in ("JPEG", "OJPEG"):
             codec = Codec.LOSSLESS if name in _LOSSLESS else Codec.JPEG_2000 if name in _JPEG_2000 else Codec.OTHER
             return Compression(codec)
-        return _of_jpeg(io.BytesIO(_first_stream(tiff, page)), is_rgb=page.photometric == tifffile.PHOTOMETRIC.RGB)
+        stream = io.BytesIO(_first_jpeg_header(tiff, page))
+        return _jpeg_compression(stream, is_rgb=page.photometric == tifffile.PHOTOMETRIC.RGB)
 
 
-def _first_stream(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> bytes:
-    """The head of the first tile's JPEG, with the tables that the page keeps apart; NDPI keeps the whole head apart."""
+def _first_jpeg_header(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> bytes:
+    """Header of the first tile's JPEG stream, with the tables of the tag JPEGTables; for NDPI the page's own header."""
     if page.jpegheader:
         return bytes(page.jpegheader)
     first = next(number for number, count in enumerate(page.databytecounts) if count)
@@ -92,9 +93,9 @@ def _first_stream(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> bytes:
     return stream if page.jpegtables is None else page.jpegtables[:-2] + stream[2:]
 
 
-def _of_jpeg(stream: BinaryIO, *, is_rgb: bool) -> Compression:
+def _jpeg_compression(stream: BinaryIO, *, is_rgb: bool) -> Compression:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of damaged EXIF data and of the size, which the reader tells
+        warnings.simplefilter("ignore")  # about damaged EXIF data and the size; readers report both
         image = Image.open(stream, formats=("JPEG",))
     with image:
         assert isinstance(image, JpegImagePlugin.JpegImageFile)  # noqa: S101 - the only format that was allowed

@@ -1,4 +1,4 @@
-"""PNG, JPEG and BMP pictures as slides of one level, decoded whole."""
+"""Reader for PNG, JPEG and BMP images: slides with one level, decoded as a whole."""
 
 import struct
 import warnings
@@ -9,95 +9,105 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from slidelift.wsi.errors import SlideUnreadableError, TileReadError, UnsupportedPixelsError
 from slidelift.wsi.geometry import Region, Size
-from slidelift.wsi.icc import usable_profile
+from slidelift.wsi.icc import check_profile
 from slidelift.wsi.readers.compression import read_compression
-from slidelift.wsi.readers.orientation import UPRIGHT, is_known, turned_warning, upright
+from slidelift.wsi.readers.orientation import UPRIGHT, is_valid, orientation_warning, to_upright
 from slidelift.wsi.slide import Level, Pixels, SlideInfo
 
 _SIGNATURES = {b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"BM": "BMP"}
-# A picture is held whole in memory: 100 Mpx are 0.3 GB, and while they are decoded 1.0 GB (JPEG) to 1.6 GB (PNG with
-# transparency), measured. A machine of 8 GB has room for that beside a job. Larger slides come tiled.
+# 100 Mpx take 0.3 GB in memory, and 1.0 GB (JPEG) to 1.6 GB (PNG with transparency) while they are decoded (measured).
+# That fits a machine of 8 GB beside a job.
 MAX_PIXELS = 100_000_000
-# A Huffman-coded JPEG spends at least a bit on each block of 8x8 samples: under 820 pixels a byte, however it samples.
-_MOST_PIXELS_A_BYTE = 1024
+# A Huffman-coded JPEG takes at least one bit per block of 8x8 samples: under 820 pixels a byte for any subsampling.
+_MAX_PIXELS_PER_BYTE = 1024
 _EXIF_DAMAGE = (ArithmeticError, AttributeError, LookupError, OSError, SyntaxError, TypeError, ValueError, struct.error)
-_EIGHT_BIT = {"RGB", "L", "P", "1", "RGBA", "LA"}
+_EIGHT_BIT_MODES = {"RGB", "L", "P", "1", "RGBA", "LA"}
 
 
 def accepts(path: Path) -> bool:
-    """Whether the file begins as one of these formats does."""
+    """Whether the file starts with the signature of one of these formats."""
     with path.open("rb") as file:
         return file.read(4).startswith(tuple(_SIGNATURES))
 
 
 class FlatImageReader:
-    """A picture in memory: 3 bytes a pixel, at most `MAX_PIXELS`."""
+    """Reader of one decoded image. Memory: 3 bytes per pixel, for at most `MAX_PIXELS`."""
 
     def __init__(self, path: Path) -> None:
-        try:
-            with _opened(path) as image:
-                size, mode = Size(*image.size), image.mode
-                if size.width * size.height > MAX_PIXELS:
-                    raise Image.DecompressionBombError
-                if image.format == "JPEG" and size.width * size.height > _MOST_PIXELS_A_BYTE * path.stat().st_size:
-                    raise SlideUnreadableError(
-                        f"{path.name}: {size.width}x{size.height} px can't be in so few bytes; it is cut short: copy "
-                        "it again"
-                    )
-                if mode not in _EIGHT_BIT:
-                    raise UnsupportedPixelsError(
-                        f"{path.name}: pixel mode {mode} is not 8-bit RGB or grey; convert it first"
-                    )
-                image.load()
-                orientation, found = _orientation(image)
-                found += _warnings(path, image)
-                self._pixels = upright(np.asarray(_opaque(image)), orientation)
-                # A damaged profile is None in a picture that has one.
-                said = image.info.get("icc_profile") or b"" if "icc_profile" in image.info else None
-        except Image.DecompressionBombError as error:
-            raise UnsupportedPixelsError(
-                f"{path.name}: more than {MAX_PIXELS // 10**6} megapixels in one piece; save it as a tiled, pyramidal "
-                "TIFF first"
-            ) from error
-        except UnidentifiedImageError as error:
-            raise SlideUnreadableError(
-                f"{path.name}: its head is none of a PNG, JPEG or BMP that can be read; it may be of a rare kind, as "
-                "a JPEG of 12 bits is (save it as a PNG of 8 bits), or cut short (copy it again)"
-            ) from error
-        except (OSError, ValueError, SyntaxError) as error:
-            raise SlideUnreadableError(f"{path.name}: the picture can't be decoded ({error}); copy it again") from error
-        profile, damage = usable_profile(said)
+        self._pixels, profile, messages = _decode(path)
+        icc_profile, profile_warnings = check_profile(profile)
         height, width = self._pixels.shape[:2]
         self.info = SlideInfo(
             name=path.name,
             reader="pillow",
             levels=(Level(Size(width, height), 1.0),),
-            mpp=None,  # a picture's dots per inch are a wish for printers, not a pixel size
+            mpp=None,  # the resolution of such files is meant for printing, and is no pixel size
             objective=None,
             vendor=None,
-            icc_profile=profile,
-            warnings=(*found, *damage),
+            icc_profile=icc_profile,
+            warnings=(*messages, *profile_warnings),
             compression=read_compression(path),
         )
 
-    def read(self, level: int, region: Region) -> Pixels:
-        """See `SlideReader.read`."""
+    def read_region(self, level: int, region: Region) -> Pixels:
+        """See `SlideReader.read_region`."""
         if level != 0:
-            raise TileReadError(self.info.name, level, region, "a picture has one level")
+            raise TileReadError(self.info.name, level, region, "this image has one level, level 0")
         return self._pixels[region.y : region.bottom, region.x : region.right]
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing; no file is held open."""
 
 
-def _opened(path: Path) -> Image.Image:
+def _decode(path: Path) -> tuple[Pixels, object, list[str]]:
+    """Upright pixels (H, W, 3); the ICC profile, b"" if it is damaged, None if there is none; and warnings."""
+    try:
+        with _open(path) as image:
+            _check_image(path, image)
+            image.load()
+            orientation, messages = _read_orientation(image)
+            messages += _conversion_warnings(path, image)
+            pixels = to_upright(np.asarray(_to_opaque_rgb(image)), orientation)
+            # Pillow gives None for a damaged profile.
+            profile = image.info["icc_profile"] or b"" if "icc_profile" in image.info else None
+    except Image.DecompressionBombError as error:
+        raise UnsupportedPixelsError(
+            f"{path.name}: the image has more than {MAX_PIXELS // 10**6} megapixels and is not tiled; save it as a "
+            "tiled, pyramidal TIFF first"
+        ) from error
+    except UnidentifiedImageError as error:
+        raise SlideUnreadableError(
+            f"{path.name}: its header is not that of a PNG, JPEG or BMP file that can be read; if it is of a rare "
+            "kind, such as a JPEG of 12 bits, save it as a PNG of 8 bits; if it is damaged, copy it again"
+        ) from error
+    except (OSError, ValueError, SyntaxError) as error:
+        raise SlideUnreadableError(f"{path.name}: the image can't be decoded ({error}); copy it again") from error
+    return pixels, profile, messages
+
+
+def _open(path: Path) -> Image.Image:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # half of what it refuses
-        warnings.simplefilter("ignore", UserWarning)  # of damaged EXIF data, in which a JPEG's resolution is looked for
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # raised at half of Pillow's own limit
+        warnings.simplefilter("ignore", UserWarning)  # about damaged EXIF data, where Pillow looks for a resolution
         return Image.open(path, formats=tuple(_SIGNATURES.values()))
 
 
-def _opaque(image: Image.Image) -> Image.Image:
+def _check_image(path: Path, image: Image.Image) -> None:
+    """Raise if the image, of which only the header was read, is too large, truncated or not of 8 bits."""
+    pixel_count = image.width * image.height
+    if pixel_count > MAX_PIXELS:
+        raise Image.DecompressionBombError
+    if image.format == "JPEG" and pixel_count > _MAX_PIXELS_PER_BYTE * path.stat().st_size:
+        raise SlideUnreadableError(
+            f"{path.name}: the file is cut short: it is too small for {image.width}x{image.height} px; copy it again"
+        )
+    if image.mode not in _EIGHT_BIT_MODES:
+        raise UnsupportedPixelsError(
+            f"{path.name}: pixel mode {image.mode} is not 8-bit RGB or grey; convert the image first"
+        )
+
+
+def _to_opaque_rgb(image: Image.Image) -> Image.Image:
     if image.mode in {"RGBA", "LA"} or "transparency" in image.info:
         overlay = image.convert("RGBA")
         canvas = Image.new("RGBA", overlay.size, "white")
@@ -106,27 +116,27 @@ def _opaque(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _orientation(image: Image.Image) -> tuple[int, list[str]]:
-    """As its EXIF says, upright where that says nothing that has a meaning; and what has to be told."""
+def _read_orientation(image: Image.Image) -> tuple[int, list[str]]:
+    """EXIF orientation, and warnings; upright if the EXIF data give no valid one."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of other entries of damaged EXIF data
-            said = image.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
+            warnings.simplefilter("ignore", UserWarning)  # about other entries of damaged EXIF data
+            value = image.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
     except _EXIF_DAMAGE:
-        return UPRIGHT, ["its EXIF data can't be read; whether it is stored turned is unknown"]
-    if not is_known(said):
-        return UPRIGHT, ["its EXIF data name a turn that has no meaning; it is shown as it is stored"]
-    return int(said), [] if said == UPRIGHT else [turned_warning(int(said))]
+        return UPRIGHT, ["the EXIF data are damaged, so the orientation is unknown; the image is shown as stored"]
+    if not is_valid(value):
+        return UPRIGHT, ["the EXIF tag Orientation has an invalid value; the image is shown as stored"]
+    return int(value), [] if value == UPRIGHT else [orientation_warning(int(value))]
 
 
-def _warnings(path: Path, image: Image.Image) -> list[str]:
-    found = []
+def _conversion_warnings(path: Path, image: Image.Image) -> list[str]:
+    messages = []
     with path.open("rb") as file:
         header = file.read(26)
     if header.startswith(b"\x89PNG") and header[24:25] == b"\x10":
-        found.append("16-bit samples were converted to 8 bits")
+        messages.append("16-bit samples were converted to 8 bits")
     if image.mode in {"RGBA", "LA"} or "transparency" in image.info:
-        found.append("transparent pixels were laid on white")
+        messages.append("transparent pixels were put on a white background")
     if (frames := getattr(image, "n_frames", 1)) > 1:
-        found.append(f"the first picture is read; the file holds {frames - 1} more, which are not")
-    return found
+        messages.append(f"only the first image of the file is read; it holds {frames - 1} more")
+    return messages

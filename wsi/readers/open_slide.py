@@ -10,9 +10,9 @@ from pathlib import Path
 from slidelift.wsi.companions import companion_files, series_of_folder
 from slidelift.wsi.errors import SlideUnreadableError
 from slidelift.wsi.readers import flat_image, openslide, tiffslide
-from slidelift.wsi.readers.bounds import pieces_of_mrxs, require_small_pieces
+from slidelift.wsi.readers.decode_limits import check_tile_sizes, mrxs_tiles
 from slidelift.wsi.readers.references import require_alone
-from slidelift.wsi.readers.whole import require_whole
+from slidelift.wsi.readers.tiff_structure import require_complete_tiff
 from slidelift.wsi.slide import SlideReader
 
 READERS: tuple[tuple[Callable[[Path], bool], Callable[[Path], SlideReader]], ...] = (
@@ -48,10 +48,10 @@ def open_slide(path: Path) -> SlideReader:
     if path.stat().st_size == 0:
         raise SlideUnreadableError(f"{path.name}: the file is empty; copy it again")
     companion_files(path)
-    require_whole(path)
+    require_complete_tiff(path)
     require_alone(path)
     if path.suffix.lower() == ".mrxs":
-        require_small_pieces(path.name, pieces_of_mrxs(path))
+        check_tile_sizes(path.name, mrxs_tiles(path))
     for accepts, reader in READERS:
         if accepts(path):
             return reader(path)

@@ -1,4 +1,4 @@
-"""SVS, NDPI, MRXS, SCN, BIF, VMS, Philips, DICOM and tiled TIFF through libopenslide."""
+"""Reader for SVS, NDPI, MRXS, SCN, BIF, VMS, Philips, DICOM and tiled TIFF slides, through libopenslide."""
 
 import struct
 import threading
@@ -11,25 +11,25 @@ from PIL import Image
 
 from slidelift.wsi.errors import SlideUnreadableError, TileReadError, UnsupportedPixelsError
 from slidelift.wsi.geometry import Region, Size
-from slidelift.wsi.icc import usable_profile
-from slidelift.wsi.quantities import Quantities
-from slidelift.wsi.readers.bounds import pieces_of_openslide, require_small_pieces
+from slidelift.wsi.icc import check_profile
+from slidelift.wsi.metadata_values import MetadataParser
 from slidelift.wsi.readers.compression import read_compression
-from slidelift.wsi.readers.ome import begins_as_ome
-from slidelift.wsi.readers.samples import page_size, planes_warning, samples_of, slide_pages
-from slidelift.wsi.slide import Level, Pixels, SlideInfo, vendor_word
+from slidelift.wsi.readers.decode_limits import check_tile_sizes, openslide_tiles
+from slidelift.wsi.readers.ome_metadata import starts_with_ome_xml
+from slidelift.wsi.readers.pixel_layout import level_pages, page_size, read_pixel_layout, unread_planes_warning
+from slidelift.wsi.slide import Level, Pixels, SlideInfo, known_vendor
 
 _DAMAGE = (
     tifffile.TiffFileError, ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError,
     struct.error,
 )  # fmt: skip
-_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-# Formats that are plain pages of a TIFF, so that tifffile reads what OpenSlide would not show as it is.
-_PLAIN = {"generic-tiff", "aperio"}
-_SCANS_IN_PARTS = {"leica"}  # whose pages of one size are parts of one slide
-# Where vendors' own words stand: OpenSlide's properties leave out what is no plain number, without a word.
-_OWN_MPP = {"aperio": ("aperio.MPP", "aperio.MPP")}
-_OWN_OBJECTIVE = {
+_TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+# Formats whose levels are plain pages of a TIFF, so that tifffile can read what OpenSlide would not show faithfully.
+_PLAIN_TIFF_VENDORS = {"generic-tiff", "aperio"}
+_VENDORS_WITH_SEVERAL_AREAS = {"leica"}  # pages of the same size are areas of one slide
+# Vendors' own properties. OpenSlide's standard properties silently leave out values that are not plain numbers.
+_VENDOR_MPP = {"aperio": ("aperio.MPP", "aperio.MPP")}
+_VENDOR_OBJECTIVE = {
     "aperio": "aperio.AppMag",
     "hamamatsu": "hamamatsu.SourceLens",
     "leica": "leica.objective",
@@ -41,59 +41,58 @@ _OWN_OBJECTIVE = {
 
 
 def accepts(path: Path) -> bool:
-    """Whether libopenslide recognises the file, sees all of it and shows its pixels as they are.
+    """Whether libopenslide recognises the file, and reads its levels and pixels faithfully.
 
-    Of an OME-TIFF it sees neither the levels, which are SubIFDs, nor the pixel size in the XML.
+    For an OME-TIFF it reads neither the levels, which are SubIFDs, nor the pixel size in the XML.
     """
     try:
-        found = openslide.OpenSlide.detect_format(path)
+        vendor = openslide.OpenSlide.detect_format(path)
     except openslide.OpenSlideError:
         return False
-    return found is not None and not (found in _PLAIN and _is_for_tiffslide(path, found))
+    return vendor is not None and not (vendor in _PLAIN_TIFF_VENDORS and _needs_tiffslide(path, vendor))
 
 
-def _is_for_tiffslide(path: Path, found: str) -> bool:
+def _needs_tiffslide(path: Path, vendor: str) -> bool:
     try:
         with tifffile.TiffFile(path) as tiff:
-            if found != "aperio" and begins_as_ome(tiff):
+            if vendor != "aperio" and starts_with_ome_xml(tiff):
                 return True
-            pages, first = list(slide_pages(tiff)), page_size(tiff.pages.first)
+            pages, first = list(level_pages(tiff)), page_size(tiff.pages.first)
             areas = [size.width * size.height for size in map(page_size, pages)]
             return max(areas) > first.width * first.height or not all(
-                samples_of(page).is_shown_by_openslide(found) for page in pages
+                read_pixel_layout(page).is_shown_by_openslide(vendor) for page in pages
             )
     except _DAMAGE:
-        return False  # damaged: OpenSlide's word on it is final
+        return False  # OpenSlide opens or refuses a damaged file; no more lenient decoder is tried
 
 
 class OpenSlideReader:
-    """One slide; reads from any number of threads.
+    """Reader of one slide; `read_region` may be called from any number of threads.
 
-    A libopenslide handle that has failed once fails for ever, in every thread. So a failed read is tried
-    once more on a handle of its own: a region that fails there is truly bad, and the others go on with
-    the new handle.
+    Once a read of a libopenslide handle has failed, all later reads of that handle fail, in every thread. So a failed
+    read is repeated once with a new handle. If it fails again, the region is damaged; the new handle serves the others.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
-        self._told = self._checked_pages()
+        self._page_warnings = self._check_pages()
         self._handle = self._open()
-        require_small_pieces(path.name, pieces_of_openslide(self._handle))
+        check_tile_sizes(path.name, openslide_tiles(self._handle))
         self.info = self._describe()
         colour = self._handle.properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "FFFFFF")
         self._background = (*bytes.fromhex(colour), 255)
 
-    def read(self, level: int, region: Region) -> Pixels:
-        """See `SlideReader.read`; transparent pixels take the slide's background colour, by default white."""
+    def read_region(self, level: int, region: Region) -> Pixels:
+        """See `SlideReader.read_region`; transparent pixels get the slide's background colour, by default white."""
         handle = self._handle
         try:
-            image = self._region(handle, level, region)
+            image = self._read(handle, level, region)
         except openslide.OpenSlideError:
             self._replace(handle)
             fresh = self._open()
             try:
-                image = self._region(fresh, level, region)
+                image = self._read(fresh, level, region)
             except openslide.OpenSlideError as error:
                 raise TileReadError(self.info.name, level, region, str(error)) from error
         if image.getchannel("A").getextrema()[0] != 255:
@@ -103,7 +102,7 @@ class OpenSlideReader:
         return np.asarray(image.convert("RGB"))
 
     def close(self) -> None:
-        """Give the file handle back."""
+        """Close the file handle."""
         self._handle.close()
 
     def _open(self) -> openslide.OpenSlide:
@@ -113,7 +112,7 @@ class OpenSlideReader:
             advice = (
                 "export it again in a form that OpenSlide reads"
                 if "unsupported" in str(error).lower()
-                else "it may be cut short, or files that belong to it may be missing: copy it again, whole"
+                else "the file may be cut short, or files that belong to it may be missing: copy the whole slide again"
             )
             raise SlideUnreadableError(
                 f"{self._path.name}: OpenSlide can't open this slide ({error}); {advice}"
@@ -124,7 +123,7 @@ class OpenSlideReader:
             if self._handle is failed:
                 self._handle = self._open()
 
-    def _region(self, handle: openslide.OpenSlide, level: int, region: Region) -> Image.Image:
+    def _read(self, handle: openslide.OpenSlide, level: int, region: Region) -> Image.Image:
         downsample = self.info.levels[level].downsample
         origin = round(region.x * downsample), round(region.y * downsample)
         image: Image.Image = handle.read_region(origin, level, (region.width, region.height))
@@ -132,11 +131,10 @@ class OpenSlideReader:
 
     def _describe(self) -> SlideInfo:
         slide, properties = self._handle, self._handle.properties
-        vendor = properties.get(openslide.PROPERTY_NAME_VENDOR)
-        quantities = Quantities()
-        mpp, objective = _mpp(properties, quantities), _objective(properties, quantities)
-        bounds = _bounds(properties, Size(*slide.dimensions), quantities)
-        profile, damage = usable_profile(slide._profile)  # `color_profile` raises on a damaged one
+        parser = MetadataParser()
+        mpp, objective = _mpp(properties, parser), _objective(properties, parser)
+        bounds = _bounds(properties, Size(*slide.dimensions), parser)
+        icc_profile, profile_warnings = check_profile(slide._profile)  # `color_profile` raises if it is damaged
         return SlideInfo(
             name=self._path.name,
             reader="openslide",
@@ -146,68 +144,70 @@ class OpenSlideReader:
             ),
             mpp=mpp,
             objective=objective,
-            vendor=vendor_word(vendor),
+            vendor=known_vendor(properties.get(openslide.PROPERTY_NAME_VENDOR)),
             bounds=bounds,
-            icc_profile=profile,
-            warnings=(*self._told, *quantities.warnings, *damage),
+            icc_profile=icc_profile,
+            warnings=(*self._page_warnings, *parser.warnings, *profile_warnings),
             compression=read_compression(self._path),
         )
 
-    def _checked_pages(self) -> tuple[str, ...]:
-        """What to tell of a TIFF's pages; refuses pixels that OpenSlide would not hand out as they are.
+    def _check_pages(self) -> tuple[str, ...]:
+        """Raise if OpenSlide would not show the pixels of a TIFF faithfully; return warnings about its pages.
 
-        Before the file is opened: OpenSlide calls some of those files damaged.
+        Called before OpenSlide opens the file, since it calls some of those files damaged.
         """
         vendor = openslide.OpenSlide.detect_format(self._path) or ""
         with self._path.open("rb") as file:
-            if file.read(4) not in _TIFF:
+            if file.read(4) not in _TIFF_SIGNATURES:
                 return ()
         try:
             with tifffile.TiffFile(self._path) as tiff:
-                pages = list(slide_pages(tiff))
-                found = [samples_of(page) for page in pages]
+                pages = list(level_pages(tiff))
+                layouts = [read_pixel_layout(page) for page in pages]
                 sizes = [page_size(page) for page in pages]
         except _DAMAGE as error:
             raise SlideUnreadableError(
-                f"{self._path.name}: its TIFF tables are damaged; copy or export it again"
+                f"{self._path.name}: its TIFF directories are damaged; copy or export the slide again"
             ) from error
-        if odd := next((one for one in found if not one.is_shown_by_openslide(vendor)), None):
+        if unsupported := next((layout for layout in layouts if not layout.is_shown_by_openslide(vendor)), None):
             raise UnsupportedPixelsError(
-                f"{self._path.name}: {odd.words}: OpenSlide would not show these pixels as they are; export the slide "
-                "upright as 8-bit RGB first, choosing the display range there"
+                f"{self._path.name}: {unsupported.description}: OpenSlide does not show these pixels correctly; export "
+                "the slide upright as 8-bit RGB first, choosing the display range there"
             )
-        told = tuple(dict.fromkeys(sentence for one in found for sentence in one.warnings))
-        further = sizes.count(max(sizes, key=lambda size: size.width * size.height)) - 1
-        return (*told, planes_warning(further)) if further and vendor not in _SCANS_IN_PARTS else told
+        messages = tuple(dict.fromkeys(message for layout in layouts for message in layout.warnings))
+        unread = sizes.count(max(sizes, key=lambda size: size.width * size.height)) - 1
+        if unread and vendor not in _VENDORS_WITH_SEVERAL_AREAS:
+            return *messages, unread_planes_warning(unread)
+        return messages
 
 
-def _mpp(properties: openslide._PropertyMap, quantities: Quantities) -> tuple[float, float] | None:
+def _mpp(properties: openslide._PropertyMap, parser: MetadataParser) -> tuple[float, float] | None:
     names = openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y
-    own = _OWN_MPP.get(properties.get(openslide.PROPERTY_NAME_VENDOR, ""), names)
+    vendor_names = _VENDOR_MPP.get(properties.get(openslide.PROPERTY_NAME_VENDOR, ""), names)
     x, y = (
-        quantities.micrometres(properties.get(one) or properties.get(name), one)
-        for one, name in zip(own, names, strict=True)
+        parser.pixel_size(properties.get(vendor_name) or properties.get(name), vendor_name)
+        for vendor_name, name in zip(vendor_names, names, strict=True)
     )
-    return quantities.pair(x, y)
+    return parser.pixel_size_xy(x, y)
 
 
-def _objective(properties: openslide._PropertyMap, quantities: Quantities) -> float | None:
-    own = _OWN_OBJECTIVE.get(properties.get(openslide.PROPERTY_NAME_VENDOR, ""), "")
-    return quantities.magnification(
-        properties.get(own) or properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER),
-        own or openslide.PROPERTY_NAME_OBJECTIVE_POWER,
+def _objective(properties: openslide._PropertyMap, parser: MetadataParser) -> float | None:
+    vendor_name = _VENDOR_OBJECTIVE.get(properties.get(openslide.PROPERTY_NAME_VENDOR, ""), "")
+    return parser.magnification(
+        properties.get(vendor_name) or properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER),
+        vendor_name or openslide.PROPERTY_NAME_OBJECTIVE_POWER,
     )
 
 
-def _bounds(properties: openslide._PropertyMap, size: Size, quantities: Quantities) -> Region | None:
+def _bounds(properties: openslide._PropertyMap, size: Size, parser: MetadataParser) -> Region | None:
     names = (
         openslide.PROPERTY_NAME_BOUNDS_X,
         openslide.PROPERTY_NAME_BOUNDS_Y,
         openslide.PROPERTY_NAME_BOUNDS_WIDTH,
         openslide.PROPERTY_NAME_BOUNDS_HEIGHT,
     )
-    said = [quantities.whole(properties.get(name), name) for name in names]
-    numbers = [number for number in said if number is not None]
+    values = [parser.pixel_count(properties.get(name), name) for name in names]
+    numbers = [number for number in values if number is not None]
     if len(numbers) != len(names):
         return None
     bounds = Region(*numbers).intersect(Region(0, 0, size.width, size.height))

@@ -1,4 +1,4 @@
-"""What this program wrote, tile by tile: finished results, and the stripes of one that is being made."""
+"""Readers for this program's own output: finished results, and the finished stripes of a running job."""
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -14,108 +14,110 @@ from slidelift.wsi.geometry import Region, Size
 from slidelift.wsi.pyramid import TILE
 from slidelift.wsi.readers.references import require_alone
 from slidelift.wsi.readers.tiffslide import DECODER_ERRORS
-from slidelift.wsi.readers.zarr_store import LoneStore, bare_path
+from slidelift.wsi.readers.zarr_store import ContainedStore, check_level_path
 from slidelift.wsi.slide import Level, Pixels, SlideInfo
 from slidelift.wsi.writers import ome_tiff
+from slidelift.wsi.writers.formats import get_format
 from slidelift.wsi.writers.segment import Blank, Segment
-from slidelift.wsi.writers.table import format_named
 
-Fetch = Callable[[int, int, int], Pixels]
-"""Level, row and column -> uint8 (512, 512, channels)."""
-# Decoded tiles of 0.75 MB: what the next view beside this one needs again.
-_KEPT = 24
+ReadTile = Callable[[int, int, int], Pixels]
+"""Decodes one tile, by level, row and column, to uint8 (512, 512, channels)."""
+# Decoded tiles, 0.75 MB each, which neighbouring viewer tiles need again.
+_CACHED_TILES = 24
 
 
-class GridReader:
-    """A pyramid of 512-px tiles, each level half of the one before; for one thread at a time."""
+class ResultReader:
+    """Reader of a pyramid of 512-px tiles with downsamples 1, 2, 4, ...; not thread-safe."""
 
-    def __init__(self, name: str, sizes: Sequence[Size], fetch: Fetch, close: Callable[[], None]) -> None:
+    def __init__(self, name: str, sizes: Sequence[Size], read_tile: ReadTile, close: Callable[[], None]) -> None:
         levels = tuple(Level(size, float(1 << number)) for number, size in enumerate(sizes))
         self.info = SlideInfo(name, "result", levels, None, None, None)
-        self._fetch, self._close = lru_cache(_KEPT)(fetch), close
+        self._read_tile, self._close = lru_cache(_CACHED_TILES)(read_tile), close
 
-    def read(self, level: int, region: Region) -> Pixels:
-        """See `SlideReader.read`; of stripes four channels, the fourth 0 where there is nothing yet."""
+    def read_region(self, level: int, region: Region) -> Pixels:
+        """See `SlideReader.read_region`; RGBA for `open_segments`, with alpha 0 where no stripe is finished."""
         columns = range(region.x // TILE, -(-region.right // TILE))
         rows = range(region.y // TILE, -(-region.bottom // TILE))
         try:
-            tiles = [np.concatenate([self._fetch(level, row, column) for column in columns], axis=1) for row in rows]
+            tiles = [
+                np.concatenate([self._read_tile(level, row, column) for column in columns], axis=1) for row in rows
+            ]
         except (SegmentDamagedError, *DECODER_ERRORS) as error:
             raise TileReadError(self.info.name, level, region, str(error)) from error
         top, left = region.y % TILE, region.x % TILE
         return np.concatenate(tiles, axis=0)[top : top + region.height, left : left + region.width]
 
     def close(self) -> None:
-        """Give file handles back."""
-        self._fetch.cache_clear()
+        """Close the file handles."""
+        self._read_tile.cache_clear()
         self._close()
 
 
-def open_result(path: Path, output_format: str) -> GridReader:
-    """A finished result: an OME-TIFF, or an OME-Zarr as folder or zip.
+def open_result(path: Path, output_format: str) -> ResultReader:
+    """Open a finished result: an OME-TIFF, or an OME-Zarr as folder or zip archive.
 
     Raises
     ------
     SlideUnreadableError
-        It is not there, or not what was written.
+        The file is missing or damaged.
     """
     try:
         return _open_tiff(path) if output_format == ome_tiff.NAME else _open_zarr(path)
     except (tifffile.TiffFileError, BadZipFile, *DECODER_ERRORS) as error:
-        raise SlideUnreadableError(f"{path.name}: the result can't be opened ({error})") from error
+        raise SlideUnreadableError(f"{path.name}: the result can't be opened ({error}); compute it again") from error
 
 
-def _open_tiff(path: Path) -> GridReader:
+def _open_tiff(path: Path) -> ResultReader:
     require_alone(path)
     tiff = tifffile.TiffFile(path, _multifile=False)
     pages = [level.pages[0] for level in tiff.series[0].levels]
-    decode = format_named(ome_tiff.NAME).decode
+    decode = get_format(ome_tiff.NAME).decode
 
-    def fetch(level: int, row: int, column: int) -> Pixels:
+    def read_tile(level: int, row: int, column: int) -> Pixels:
         page = pages[level]
-        number = row * -(-page.imagewidth // TILE) + column
-        tiff.filehandle.seek(page.dataoffsets[number])
-        return decode((tiff.filehandle.read(page.databytecounts[number]),))
+        index = row * -(-page.imagewidth // TILE) + column
+        tiff.filehandle.seek(page.dataoffsets[index])
+        return decode((tiff.filehandle.read(page.databytecounts[index]),))
 
-    return GridReader(path.name, [Size(page.imagewidth, page.imagelength) for page in pages], fetch, tiff.close)
+    return ResultReader(path.name, [Size(page.imagewidth, page.imagelength) for page in pages], read_tile, tiff.close)
 
 
-def _open_zarr(path: Path) -> GridReader:
+def _open_zarr(path: Path) -> ResultReader:
     zipped = zarr.storage.ZipStore(path, mode="r") if path.suffix == ".zip" else None
-    store = zipped or LoneStore(path, read_only=True)
+    store = zipped or ContainedStore(path, read_only=True)
     group = zarr.open_group(store, path=path.stem if zipped else "", mode="r", zarr_format=2)
-    arrays = [group[bare_path(path, one["path"])] for one in group.attrs["multiscales"][0]["datasets"]]
+    arrays = [group[check_level_path(path, dataset["path"])] for dataset in group.attrs["multiscales"][0]["datasets"]]
 
-    def fetch(level: int, row: int, column: int) -> Pixels:
+    def read_tile(level: int, row: int, column: int) -> Pixels:
         planes = np.asarray(arrays[level][:, row * TILE : (row + 1) * TILE, column * TILE : (column + 1) * TILE])
         padding = ((0, TILE - planes.shape[1]), (0, TILE - planes.shape[2]), (0, 0))
         return np.pad(np.moveaxis(planes, 0, -1), padding, mode="edge")
 
     sizes = [Size(array.shape[2], array.shape[1]) for array in arrays]
-    return GridReader(path.name, sizes, fetch, zipped.close if zipped else lambda: None)
+    return ResultReader(path.name, sizes, read_tile, zipped.close if zipped else lambda: None)
 
 
-def open_stripes(
+def open_segments(
     name: str, sizes: Sequence[Size], output_format: str, stripe_height: int, segment: Callable[[int], Segment | None]
-) -> GridReader:
-    """What is finished of a result that is being made.
+) -> ResultReader:
+    """Open the finished stripes of a running job as a slide, transparent where no stripe is finished.
 
     Parameters
     ----------
     sizes
-        Of the levels that stripes complete by themselves.
+        Sizes of the levels that stripes complete by themselves, finest first.
     segment
-        A stripe's segment by its number, None while it is not finished. Not asked again for tiles that it had.
+        Returns a stripe's segment by its index, None until the stripe is finished; not called for cached tiles.
     """
-    decode = format_named(output_format).decode
+    decode = get_format(output_format).decode
 
-    def fetch(level: int, row: int, column: int) -> Pixels:
+    def read_tile(level: int, row: int, column: int) -> Pixels:
         rows = (stripe_height >> level) // TILE
-        found = segment(row // rows)
-        if found is None:
+        stripe = segment(row // rows)
+        if stripe is None:
             return np.zeros((TILE, TILE, 4), np.uint8)
-        tile = found.tile(level, row % rows, column)
+        tile = stripe.tile(level, row % rows, column)
         pixels = np.full((TILE, TILE, 3), tile.colour, np.uint8) if isinstance(tile, Blank) else decode(tile)
         return np.dstack([pixels, np.full((TILE, TILE), 255, np.uint8)])
 
-    return GridReader(name, sizes, fetch, lambda: None)
+    return ResultReader(name, sizes, read_tile, lambda: None)

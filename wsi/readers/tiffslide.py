@@ -1,6 +1,6 @@
-"""The TIFF family in Python, for what libopenslide refuses or does not show as it is: OME-TIFF, plain and striped TIFF.
+"""Reader for OME-TIFF, striped TIFF and other TIFFs that OpenSlide does not read faithfully, through tiffslide.
 
-The largest picture of the file is the slide. What its samples mean stands in `samples.py`.
+The largest series of the file is the slide. `pixel_layout` converts its samples to RGB.
 """
 
 import re
@@ -13,30 +13,38 @@ import tifffile
 
 from slidelift.wsi.errors import SlideUnreadableError, TileReadError, UnsupportedPixelsError
 from slidelift.wsi.geometry import Region, Size
-from slidelift.wsi.icc import usable_profile
-from slidelift.wsi.quantities import Quantities
-from slidelift.wsi.readers.bounds import bound_streams, pieces_of_tiff, require_small_pieces
+from slidelift.wsi.icc import check_profile
+from slidelift.wsi.metadata_values import MetadataParser
 from slidelift.wsi.readers.compression import read_compression
-from slidelift.wsi.readers.ome import MALFORMED, begins_as_ome, impossible_counts, ome_facts
-from slidelift.wsi.readers.orientation import stored_region, upright, upright_pair, upright_size
+from slidelift.wsi.readers.decode_limits import check_tile_sizes, limit_stream_sizes, tiff_tiles
+from slidelift.wsi.readers.ome_metadata import (
+    MALFORMED_OME_XML,
+    SeriesPosition,
+    find_invalid_count,
+    parse_ome_metadata,
+    starts_with_ome_xml,
+)
+from slidelift.wsi.readers.orientation import stored_region, to_upright, upright_size, upright_xy
+from slidelift.wsi.readers.pixel_layout import PixelLayout, read_pixel_layout, unread_planes_warning
 from slidelift.wsi.readers.references import LoneFile, options_for
-from slidelift.wsi.readers.samples import planes_warning, samples_of
-from slidelift.wsi.slide import Level, Pixels, SlideInfo, vendor_word
+from slidelift.wsi.slide import Level, Pixels, SlideInfo, known_vendor
 
 if TYPE_CHECKING:
     from tiffslide import TiffSlide
 
 _SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _ICC_PROFILE, _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT, _SOURCE_LENS = 34675, 282, 283, 296, 65421
-_FRACTIONS = {5, 10}
-"""Types of tags: numerator and denominator, without and with a sign."""
-_PER_UNIT = {2: 25_400.0, 3: 10_000.0, 4: 1000.0, 5: 1.0}
-"""µm in an inch, centimetre, millimetre and micrometre; 1 is no unit."""
-_BESIDES = {"label", "macro", "overview", "thumbnail"}
-_FLAGS = {"is_svs": "aperio", "is_scn": "leica", "is_bif": "ventana", "is_ndpi": "hamamatsu", "is_philips": "philips"}
-# Where a macro of more pixels than a small slide may follow.
-_BASELINE_FIRST = {"aperio", "hamamatsu", "philips", "ventana"}
-# What damaged files were seen to raise from tifffile, imagecodecs and zarr underneath.
+_RATIONAL_TYPES = {5, 10}
+"""TIFF types RATIONAL and SRATIONAL: numerator and denominator."""
+_RESOLUTION_UNITS = {2: 25_400.0, 3: 10_000.0, 4: 1000.0, 5: 1.0}
+"""µm in an inch, centimetre, millimetre and micrometre; the value 1 means that there is no unit."""
+_ASSOCIATED_IMAGES = {"label", "macro", "overview", "thumbnail"}
+_VENDOR_FLAGS = {
+    "is_svs": "aperio", "is_scn": "leica", "is_bif": "ventana", "is_ndpi": "hamamatsu", "is_philips": "philips"
+}  # fmt: skip
+# Vendors whose first series is the slide, even if a macro image with more pixels follows.
+_FIRST_SERIES_VENDORS = {"aperio", "hamamatsu", "philips", "ventana"}
+# Exceptions of tifffile, imagecodecs and zarr that were observed for damaged files.
 DECODER_ERRORS = (
     ArithmeticError,
     AttributeError,
@@ -53,13 +61,13 @@ DECODER_ERRORS = (
 
 
 def accepts(path: Path) -> bool:
-    """Whether the file begins as a TIFF does."""
+    """Whether the file starts with the signature of a TIFF."""
     with path.open("rb") as file:
         return file.read(4) in _SIGNATURES
 
 
 class TiffSlideReader:
-    """One TIFF; reads from any number of threads."""
+    """Reader of one TIFF; `read_region` may be called from any number of threads."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -73,27 +81,28 @@ class TiffSlideReader:
     def _open(self) -> None:
         path = self._path
         try:
-            self._slide = _opened(self._file, options_for(path))
+            self._slide = _open_tiffslide(self._file, options_for(path))
             self._tiff: tifffile.TiffFile = self._slide.ts_tifffile
-            self._series, self._place = self._largest()
-            self._slide.number = self._place[0]
-            require_small_pieces(path.name, pieces_of_tiff(self._tiff))
-            bound_streams(self._tiff)
-            self._layouts = [samples_of(level.keyframe) for level in self._series.levels]
-            self._refuse_other_pixels()
+            self._series, self._position = self._select_series()
+            self._slide.series_index = self._position.number
+            check_tile_sizes(path.name, tiff_tiles(self._tiff))
+            limit_stream_sizes(self._tiff)
+            self._layouts = [read_pixel_layout(level.keyframe) for level in self._series.levels]
+            for level, layout in zip(self._series.levels, self._layouts, strict=True):
+                self._check_level(level, layout)
             self.info = self._describe()
         except (tifffile.TiffFileError, *DECODER_ERRORS) as error:
-            told = isinstance(error, (tifffile.TiffFileError, NotImplementedError, OSError))
+            has_reason = isinstance(error, (tifffile.TiffFileError, NotImplementedError, OSError))
             raise SlideUnreadableError(
                 f"{path.name}: neither OpenSlide nor tiffslide can open this TIFF "
-                f"({error if told else 'its tables are damaged'}); copy or export it again"
+                f"({error if has_reason else 'its TIFF directories are damaged'}); copy or export the slide again"
             ) from error
 
-    def _largest(self) -> tuple[tifffile.TiffPageSeries, tuple[int, int]]:
-        """The picture with the most pixels, or the one that a scanner's format puts first; its place, and how many."""
-        if self._tiff.is_ome and (name := impossible_counts(self._tiff.ome_metadata or "")):
+    def _select_series(self) -> tuple[tifffile.TiffPageSeries, SeriesPosition]:
+        """The series with the most pixels, or the first one for vendors that put the slide first."""
+        if self._tiff.is_ome and (name := find_invalid_count(self._tiff.ome_metadata or "")):
             raise SlideUnreadableError(
-                f"{self._path.name}: its OME-XML gives {name} a value that no slide has; export the slide again"
+                f"{self._path.name}: its OME-XML gives an impossible value for {name}; export the slide again"
             )
         try:
             series = self._tiff.series
@@ -101,160 +110,171 @@ class TiffSlideReader:
             if not self._tiff.is_ome:
                 raise
             raise SlideUnreadableError(
-                f"{self._path.name}: its OME-XML does not say which pictures the file holds; export the slide again"
+                f"{self._path.name}: its OME-XML does not describe the images that the file holds; export the slide "
+                "again"
             ) from error
-        number = 0 if self._vendor() in _BASELINE_FIRST else max(range(len(series)), key=lambda one: _area(series[one]))
-        return series[number], (number, len(series))
+        if self._vendor() in _FIRST_SERIES_VENDORS:
+            index = 0
+        else:
+            index = max(range(len(series)), key=lambda number: _pixel_count(series[number]))
+        return series[index], SeriesPosition(index, len(series))
 
-    def read(self, level: int, region: Region) -> Pixels:
-        """See `SlideReader.read`; one grey channel becomes three equal ones."""
+    def read_region(self, level: int, region: Region) -> Pixels:
+        """See `SlideReader.read_region`; a grey sample becomes three equal ones."""
         layout, axes = self._layouts[level], self._series.levels[level].axes
-        stored = stored_region(region, self.info.levels[level].size, layout.turn)
-        chosen = {"Y": slice(stored.y, stored.bottom), "X": slice(stored.x, stored.right), "S": slice(None)}
+        stored = stored_region(region, self.info.levels[level].size, layout.orientation)
+        slices = {"Y": slice(stored.y, stored.bottom), "X": slice(stored.x, stored.right), "S": slice(None)}
         try:
             array = self._slide.zarr_group[str(level)]
-            pixels = np.asarray(array[tuple(chosen.get(axis, 0) for axis in axes)])
+            pixels = np.asarray(array[tuple(slices.get(axis, 0) for axis in axes)])
         except DECODER_ERRORS as error:
             cause = str(error) or type(error).__name__
             raise TileReadError(self.info.name, level, region, cause) from error
-        kept = [axis for axis in axes if axis in chosen]
-        if "S" not in kept:
+        image_axes = [axis for axis in axes if axis in slices]
+        if "S" not in image_axes:
             pixels = pixels[..., None]
-        elif kept[0] == "S":
+        elif image_axes[0] == "S":
             pixels = np.moveaxis(pixels, 0, -1)
-        if pixels.shape != (stored.height, stored.width, layout.count) or pixels.dtype != np.uint8:
-            raise TileReadError(self.info.name, level, region, f"decoded to the wrong shape {pixels.shape}")
-        return upright(layout.rgb(pixels), layout.turn)
+        if pixels.shape != (stored.height, stored.width, layout.samples_per_pixel) or pixels.dtype != np.uint8:
+            raise TileReadError(self.info.name, level, region, f"the decoded array has the wrong shape {pixels.shape}")
+        return to_upright(layout.to_rgb(pixels), layout.orientation)
 
     def close(self) -> None:
-        """Give the file handle back."""
+        """Close the file handle."""
         self._slide.close()
         self._file.close()
 
     def _describe(self) -> SlideInfo:
-        quantities, first = Quantities(), self._layouts[0]
-        size = _stored_size(self._series)
-        mpp, objective = self._facts(size, quantities)
-        profile, damage = usable_profile(self._series.keyframe.tags.valueof(_ICC_PROFILE))
-        sizes = [upright_size(_stored_size(level), first.turn) for level in self._series.levels]
+        parser, layout = MetadataParser(), self._layouts[0]
+        mpp, objective = self._mpp_and_objective(_series_size(self._series), parser)
+        profile, profile_warnings = check_profile(self._series.keyframe.tags.valueof(_ICC_PROFILE))
+        sizes = [upright_size(_series_size(level), layout.orientation) for level in self._series.levels]
         return SlideInfo(
             name=self._path.name,
             reader="tiffslide",
-            levels=tuple(Level(one, (sizes[0].width / one.width + sizes[0].height / one.height) / 2) for one in sizes),
-            mpp=upright_pair(mpp, first.turn) if mpp else None,
+            levels=tuple(
+                Level(size, (sizes[0].width / size.width + sizes[0].height / size.height) / 2) for size in sizes
+            ),
+            mpp=upright_xy(mpp, layout.orientation) if mpp else None,
             objective=objective,
-            vendor=vendor_word(self._vendor()),
+            vendor=known_vendor(self._vendor()),
             icc_profile=profile,
-            warnings=(*first.warnings, *self._others(), *quantities.warnings, *damage),
+            warnings=(*layout.warnings, *self._unread_warnings(), *parser.warnings, *profile_warnings),
             compression=read_compression(self._path),
         )
 
     def _vendor(self) -> str:
-        return next((word for flag, word in _FLAGS.items() if getattr(self._tiff, flag)), "tiff")
+        return next((vendor for flag, vendor in _VENDOR_FLAGS.items() if getattr(self._tiff, flag)), "tiff")
 
-    def _facts(self, size: Size, quantities: Quantities) -> tuple[tuple[float, float] | None, float | None]:
-        """µm per pixel along the stored x and y, and the objective."""
+    def _mpp_and_objective(self, size: Size, parser: MetadataParser) -> tuple[tuple[float, float] | None, float | None]:
+        """Pixel size in µm along the stored x and y axes, and magnification."""
         page, mpp, objective = self._series.keyframe, None, None
         if self._tiff.is_ome:
-            mpp, objective = ome_facts(self._tiff.ome_metadata or "", self._place, size, quantities)
-        elif begins_as_ome(self._tiff):
-            quantities.warn(MALFORMED)
+            mpp, objective = parse_ome_metadata(self._tiff.ome_metadata or "", self._position, size, parser)
+        elif starts_with_ome_xml(self._tiff):
+            parser.warn(MALFORMED_OME_XML)
         elif self._vendor() == "aperio":
-            words = str(self._tiff.pages.first.description)
-            said = quantities.micrometres(_aperio(words, "MPP"), "MPP")
-            mpp = (said, said) if said else None
-            objective = quantities.magnification(_aperio(words, "AppMag"), "AppMag")
+            description = str(self._tiff.pages.first.description)
+            value = parser.pixel_size(_aperio_value(description, "MPP"), "MPP")
+            mpp = (value, value) if value else None
+            objective = parser.magnification(_aperio_value(description, "AppMag"), "AppMag")
         elif self._vendor() == "hamamatsu":
-            objective = quantities.magnification(page.tags.valueof(_SOURCE_LENS), "SourceLens")
-        return mpp or _by_resolution(page, quantities), objective
+            objective = parser.magnification(page.tags.valueof(_SOURCE_LENS), "SourceLens")
+        return mpp or _mpp_from_resolution(page, parser), objective
 
-    def _others(self) -> list[str]:
-        """Pictures and planes beside the one that is read; of scanners' files these are label, macro and thumbnail."""
+    def _unread_warnings(self) -> list[str]:
+        """Warnings about planes and series that are not read, except scanners' label, macro and thumbnail images."""
+        messages = []
         leading = [
             length for axis, length in zip(self._series.axes, self._series.shape, strict=True) if axis not in "YXS"
         ]
-        found = [planes_warning(int(np.prod(leading)) - 1)] if leading else []
-        rest = [one for one in self._tiff.series if one is not self._series] if self._vendor() == "tiff" else []
-        if rest:
-            names = ", ".join(_name(one) for one in rest[:5] if _area(one))
-            found.append(f"the largest picture is read; the file holds {len(rest)} more, which are not ({names})")
-        return found
+        if leading:
+            messages.append(unread_planes_warning(int(np.prod(leading)) - 1))
+        others = [series for series in self._tiff.series if series is not self._series]
+        if others and self._vendor() == "tiff":
+            names = ", ".join(_describe_series(series) for series in others[:5] if _pixel_count(series))
+            messages.append(f"only the largest image is read; the file holds {len(others)} more ({names})")
+        return messages
 
-    def _refuse_other_pixels(self) -> None:
-        name = self._path.name
-        for level, layout in zip(self._series.levels, self._layouts, strict=True):
-            axes = level.axes
-            many = [axis for axis, length in zip(axes, level.shape, strict=True) if axis == "C" and length > 1]
-            if not layout.is_convertible or many or axes.strip("ZTIQRC") not in ("YX", "YXS", "SYX"):
-                words = f"{layout.words}{', several channels' if many else ''}, axes {axes}"
-                raise UnsupportedPixelsError(
-                    f"{name}: {words}: only 8-bit RGB or grey pictures are upscaled; export an "
-                    "8-bit RGB view of it first, choosing the display range there"
-                )
-            if layout.turn != self._layouts[0].turn:
-                raise UnsupportedPixelsError(
-                    f"{name}: its levels are stored turned, and not all alike (tag Orientation); export it upright"
-                )
-            page = level.pages[0]
-            if page is None or 0 in page.databytecounts:
-                raise SlideUnreadableError(
-                    f"{name}: some of its tiles hold no data, which tifffile would show as black; write the slide "
-                    "again with every tile filled"
-                )
+    def _check_level(self, level: tifffile.TiffPageSeries, layout: PixelLayout) -> None:
+        """Raise if the level's pixels can't be converted to RGB, are oriented differently, or are missing."""
+        name, axes = self._path.name, level.axes
+        has_channels = any(axis == "C" and length > 1 for axis, length in zip(axes, level.shape, strict=True))
+        if not layout.is_convertible or has_channels or axes.strip("ZTIQRC") not in ("YX", "YXS", "SYX"):
+            raise UnsupportedPixelsError(
+                f"{name}: {layout.description}{', several channels' if has_channels else ''}, axes {axes}: only images "
+                "of 8-bit RGB or grey are supported; export the slide as 8-bit RGB first, choosing the display range "
+                "there"
+            )
+        if layout.orientation != self._layouts[0].orientation:
+            raise UnsupportedPixelsError(
+                f"{name}: its levels are stored in different orientations (tag Orientation); export the slide upright"
+            )
+        page = level.pages[0]
+        if page is None or 0 in page.databytecounts:
+            raise SlideUnreadableError(
+                f"{name}: some of its tiles hold no data and would be shown black; write the slide again with all tiles"
+            )
 
 
-def _opened(file: BinaryIO, options: dict[str, str | bool]) -> "TiffSlide":
-    """TiffSlide on a picture that is chosen here: its own properties fail on what is odd in a file's metadata."""
-    from tiffslide import TiffSlide  # half of what starting a probe costs, as it brings zarr
+def _open_tiffslide(file: BinaryIO, options: dict[str, str | bool]) -> "TiffSlide":
+    """A TiffSlide whose series is chosen by its attribute `series_index`.
+
+    TiffSlide's own properties, which choose the series otherwise, fail on malformed metadata.
+    """
+    from tiffslide import TiffSlide  # takes half of a probe's start time, because it imports zarr
 
     class ChosenSeries(TiffSlide):  # type: ignore[misc]
-        number = 0
+        series_index = 0
 
         @property
         def properties(self) -> dict[str, Any]:
-            return {"tiffslide.series-index": self.number}
+            return {"tiffslide.series-index": self.series_index}
 
     return ChosenSeries(file, tifffile_options=options)
 
 
-def _stored_size(series: tifffile.TiffPageSeries) -> Size:
+def _series_size(series: tifffile.TiffPageSeries) -> Size:
     lengths = dict(zip(series.axes, series.shape, strict=True))
     return Size(int(lengths["X"]), int(lengths["Y"]))
 
 
-def _name(series: tifffile.TiffPageSeries) -> str:
-    """For messages: a common word for such pictures where the file uses one, for its own may name a patient."""
-    word, size = str(series.name).lower(), _stored_size(series)
-    return f"{word + ', ' if word in _BESIDES else ''}{size.width} x {size.height} px"
+def _describe_series(series: tifffile.TiffPageSeries) -> str:
+    """Kind and size for messages; never the series' own name, which may name a patient."""
+    kind, size = str(series.name).lower(), _series_size(series)
+    return f"{kind + ', ' if kind in _ASSOCIATED_IMAGES else ''}{size.width} x {size.height} px"
 
 
-def _area(series: tifffile.TiffPageSeries) -> int:
-    """0 for what is no picture."""
-    return _stored_size(series).width * _stored_size(series).height if {"X", "Y"} <= set(series.axes) else 0
+def _pixel_count(series: tifffile.TiffPageSeries) -> int:
+    """0 for a series that is not an image."""
+    if not {"X", "Y"} <= set(series.axes):
+        return 0
+    size = _series_size(series)
+    return size.width * size.height
 
 
-def _aperio(words: str, name: str) -> str | None:
+def _aperio_value(description: str, name: str) -> str | None:
     """A value of Aperio's description: `|name = value|`."""
-    found = re.search(rf"\|\s*{name}\s*=([^|]*)", words)
-    return found[1].strip() if found else None
+    match = re.search(rf"\|\s*{name}\s*=([^|]*)", description)
+    return match[1].strip() if match else None
 
 
-def _by_resolution(page: tifffile.TiffPage, quantities: Quantities) -> tuple[float, float] | None:
-    """µm per pixel by the tags of TIFF itself."""
-    unit = _PER_UNIT.get(page.tags.valueof(_RESOLUTION_UNIT, 2))
+def _mpp_from_resolution(page: tifffile.TiffPage, parser: MetadataParser) -> tuple[float, float] | None:
+    """Pixel size in µm from the tags XResolution and YResolution."""
+    unit = _RESOLUTION_UNITS.get(page.tags.valueof(_RESOLUTION_UNIT, 2))
     if unit is None:
         return None
     x, y = (
-        quantities.micrometres(_inverse(page.tags.get(code)), name, unit)
+        parser.pixel_size(_reciprocal(page.tags.get(code)), name, unit)
         for code, name in ((_X_RESOLUTION, "XResolution"), (_Y_RESOLUTION, "YResolution"))
     )
-    return quantities.pair(x, y)
+    return parser.pixel_size_xy(x, y)
 
 
-def _inverse(tag: tifffile.TiffTag | None) -> object:
-    """Pixels per unit as units per pixel; what is no number as it is."""
+def _reciprocal(tag: tifffile.TiffTag | None) -> object:
+    """Pixels per unit as units per pixel; a value that is not a number unchanged."""
     value = tag.value if tag is not None else None
-    if tag is not None and int(tag.dtype) in _FRACTIONS and isinstance(value, tuple):
+    if tag is not None and int(tag.dtype) in _RATIONAL_TYPES and isinstance(value, tuple):
         return value[::-1]
     value = value[0] if isinstance(value, tuple) and len(value) == 1 else value
     return 1 / value if isinstance(value, int | float) and value else value

@@ -1,4 +1,4 @@
-"""A folder of Zarr that is read without leaving it: by no link in it, and by no path in its attributes."""
+"""Access to a local Zarr folder that never leaves it, neither through links nor through paths in its metadata."""
 
 from pathlib import Path
 from typing import Any
@@ -8,8 +8,8 @@ from zarr.storage import LocalStore
 from slidelift.wsi.errors import ForeignFileError
 
 
-class LoneStore(LocalStore):  # type: ignore[misc]  # zarr is not typed here
-    """A local store that refuses a key whose file lies outside of its root, which a link can make so."""
+class ContainedStore(LocalStore):  # type: ignore[misc]  # zarr is not typed here
+    """Local store that refuses keys whose file lies outside of the store's root, for example behind a link."""
 
     async def get(self, key: str, *arguments: Any, **options: Any) -> Any:
         """See `LocalStore.get`; raises ForeignFileError."""
@@ -25,14 +25,23 @@ class LoneStore(LocalStore):  # type: ignore[misc]  # zarr is not typed here
         root = self.root.resolve()
         if not (root / key).resolve().is_relative_to(root):
             raise ForeignFileError(
-                f"{self.root.name}: {key} lies elsewhere, by a link or its path, which is not followed; copy the whole "
-                "folder"
+                f"{self.root.name}: {key} leads out of this folder by a link, and links are not followed; copy the "
+                "image with all its files into one folder"
             )
 
 
-def bare_path(group: Path, said: Any) -> str:
-    """Take the path of a level as its group names it; raises ForeignFileError where it leads out of the group."""
-    parts = said.split("/") if isinstance(said, str) else [".."]
+def check_level_path(group: Path, path: object) -> str:
+    """Return a level's path as given in the multiscales metadata.
+
+    Raises
+    ------
+    ForeignFileError
+        The path leads out of the group.
+    """
+    parts = path.split("/") if isinstance(path, str) else [".."]
     if any(part in ("", ".", "..") or "\\" in part or ":" in part for part in parts):
-        raise ForeignFileError(f"{group.name}: its multiscales name a level elsewhere: {said!r}; write the image again")
+        raise ForeignFileError(
+            f"{group.name}: its multiscales metadata name a level outside of this folder: {path!r}; write the image "
+            "again"
+        )
     return "/".join(parts)

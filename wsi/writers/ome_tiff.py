@@ -10,7 +10,7 @@ import imagecodecs
 import numpy as np
 import tifffile
 
-from slidelift.wsi.ome_xml import ImageFacts, interleaved_xml
+from slidelift.wsi.ome_xml import ImageMetadata, interleaved_xml
 from slidelift.wsi.pyramid import TILE
 from slidelift.wsi.slide import Pixels
 from slidelift.wsi.suffixes import OME_TIFF
@@ -39,7 +39,7 @@ def decode(parts: Sequence[bytes]) -> Pixels:
 
 
 def join(
-    target: Path, levels: Iterable[Iterable[Entry]], facts: ImageFacts, quality: int, _between: Callable[[], None]
+    target: Path, levels: Iterable[Iterable[Entry]], facts: ImageMetadata, quality: int, _between: Callable[[], None]
 ) -> None:
     """Write the finished file; bytes lie in the order (level, row, column).
 

@@ -16,7 +16,7 @@ import numpy as np
 from numcodecs import blosc
 
 from slidelift.durable import sync_folder, sync_tree
-from slidelift.wsi.ome_xml import ImageFacts, planar_xml
+from slidelift.wsi.ome_xml import ImageMetadata, planar_xml
 from slidelift.wsi.pyramid import TILE
 from slidelift.wsi.slide import Pixels
 from slidelift.wsi.suffixes import OME_ZARR
@@ -30,7 +30,7 @@ _CODEC = numcodecs.Blosc(cname="zstd", clevel=1, shuffle=numcodecs.Blosc.NOSHUFF
 blosc.use_threads = False  # tiles are encoded in parallel already, and one thread's bytes are always the same
 
 
-def is_ours(name: str) -> bool:
+def is_result_entry(name: str) -> bool:
     """Whether an entry of a result's folder is of those that `join` writes."""
     return name.isdigit() or name in {"OME", ".zattrs", ".zgroup", ".zmetadata"}
 
@@ -56,7 +56,7 @@ def _encoded_blank(value: int) -> bytes:
 
 
 def join(
-    target: Path, levels: Iterable[Iterable[Entry]], facts: ImageFacts, _quality: int, between: Callable[[], None]
+    target: Path, levels: Iterable[Iterable[Entry]], facts: ImageMetadata, _quality: int, between: Callable[[], None]
 ) -> None:
     """Write the finished folder and flush it to disk.
 
@@ -113,7 +113,7 @@ def parts(entry: Entry, _quality: int) -> list[tuple[int, bytes]]:
     return [(entry.part, entry.payload)]
 
 
-def _attributes(facts: ImageFacts) -> dict[str, Any]:
+def _attributes(facts: ImageMetadata) -> dict[str, Any]:
     full = facts.sizes[0]
     datasets = [
         {

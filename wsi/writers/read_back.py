@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from slidelift.wsi.errors import VerificationError
+from slidelift.wsi.writers.formats import OutputFormat
 from slidelift.wsi.writers.segment import Entry
-from slidelift.wsi.writers.table import OutputFormat
 
 
 def read_back(path: Path, output_format: OutputFormat, levels: Iterable[Iterable[Entry]], quality: int) -> None:

@@ -63,7 +63,7 @@ class Entry:
     payload: bytes | Blank
 
 
-def blank_colour(tile: Pixels) -> Blank | None:
+def detect_blank(tile: Pixels) -> Blank | None:
     """The colour of a tile that has only one, else None."""
     first = tile[0, 0]
     if (tile[-1, -1] == first).all() and (tile[0] == first).all() and (tile == first).all():
@@ -95,12 +95,12 @@ class SegmentWriter:
                 self._rows.append((level, part, 0, (0, 0, 0), row, column, self._end, len(data), zlib.crc32(data)))
                 self._end += len(data)
 
-    def finish(self, rest: Pixels | None, report: dict[str, Any]) -> None:
+    def finish(self, remainder: Pixels | None, report: dict[str, Any]) -> None:
         """Write the index and the rest, flush to disk, take the final name."""
         index = np.array(self._rows, _INDEX)
         index = index[np.lexsort((index["part"], index["column"], index["row"], index["level"]))]
-        shape = (0, 0) if rest is None else rest.shape[:2]
-        tail = [index.tobytes(), b"" if rest is None else rest.tobytes(), json.dumps(report).encode()]
+        shape = (0, 0) if remainder is None else remainder.shape[:2]
+        tail = [index.tobytes(), b"" if remainder is None else remainder.tobytes(), json.dumps(report).encode()]
         for section in tail:
             self._file.write(section)
         sizes = _SIZES.pack(*(len(section) for section in tail), *shape)
@@ -141,20 +141,20 @@ class Segment:
             file.seek(size - _FOOTER_SIZE)
             packed = file.read(_SIZES.size)
             checksum, magic = _CHECK.unpack(file.read(_CHECK.size))
-            index_size, rest_size, report_size, height, width = _SIZES.unpack(packed)
-            tail_size = index_size + rest_size + report_size
+            index_size, remainder_size, report_size, height, width = _SIZES.unpack(packed)
+            tail_size = index_size + remainder_size + report_size
             if magic != _MAGIC or tail_size + _FOOTER_SIZE > size:
                 raise SegmentDamagedError(path, "not a finished segment")
             file.seek(size - _FOOTER_SIZE - tail_size)
             tail = file.read(tail_size)
         if zlib.crc32(packed, zlib.crc32(tail)) != checksum:
             raise SegmentDamagedError(path, "its index is damaged")
-        if index_size % _INDEX.itemsize or rest_size != height * width * 3:
+        if index_size % _INDEX.itemsize or remainder_size != height * width * 3:
             raise SegmentDamagedError(path, "its index is none")
         self.index: NDArray[Any] = np.frombuffer(tail[:index_size], _INDEX)
-        self.report: dict[str, Any] = self._report(tail[index_size + rest_size :])
-        self.rest_shape: tuple[int, int, int] = (height, width, 3)
-        self._rest = size - _FOOTER_SIZE - tail_size + index_size, rest_size
+        self.report: dict[str, Any] = self._report(tail[index_size + remainder_size :])
+        self.remainder_shape: tuple[int, int, int] = (height, width, 3)
+        self._remainder = size - _FOOTER_SIZE - tail_size + index_size, remainder_size
 
     def _report(self, told: bytes) -> dict[str, Any]:
         try:
@@ -165,14 +165,14 @@ class Segment:
             raise SegmentDamagedError(self.path, "its report is none")
         return report
 
-    def rest(self) -> Pixels | None:
+    def remainder(self) -> Pixels | None:
         """Raw rows of the first level that the stripe does not complete; read from disk at each call."""
-        offset, size = self._rest
+        offset, size = self._remainder
         if size == 0:
             return None
         with self.path.open("rb") as file:
             file.seek(offset)
-            return np.frombuffer(file.read(size), np.uint8).reshape(self.rest_shape)
+            return np.frombuffer(file.read(size), np.uint8).reshape(self.remainder_shape)
 
     def entries(self, level: int) -> Iterator[Entry]:
         """Tiles of one level; each checksum is compared as it is read."""

@@ -157,7 +157,7 @@ def test_a_segment_cut_anywhere_is_found(left, tmp_path) -> None:
 def _rewritten(path: Path, report: Any, keep: Callable[[int, Any], bool] = lambda _number, _entry: True) -> None:
     """The same segment with a right checksum, another report, and only some of its tiles."""
     old = Segment(path)
-    rest, entries = old.rest(), list(_tiles(old))
+    rest, entries = old.remainder(), list(_tiles(old))
     with SegmentWriter(path) as writer:
         for number, (level, row, column, payload) in enumerate(entries):
             if keep(number, payload):

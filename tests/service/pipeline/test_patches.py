@@ -159,10 +159,10 @@ def test_what_an_earlier_run_decided_is_neither_read_nor_written_again(tmp_path,
     monkeypatch.setattr(patches, "content_hash", lambda _path: "0")
 
     class Stalls(formula_reader):
-        def read(self, level: int, region: Region):
+        def read_region(self, level: int, region: Region):
             if level == 0 and region.y >= 256:
                 raise OSError("the disk is gone")
-            return super().read(level, region)
+            return super().read_region(level, region)
 
     monkeypatch.setattr(patches, "_WINDOW_PER_THREAD", 1)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
@@ -335,7 +335,7 @@ def test_a_reader_that_fails_for_another_reason_than_its_pixels_is_not_hidden(tm
     class Broken:
         info = info(1.0)
 
-        def read(self, level: int, region: Region):
+        def read_region(self, level: int, region: Region):
             raise TileReadError("some.svs", level, region, "no bytes")
 
     reader = Broken()

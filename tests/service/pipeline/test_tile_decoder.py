@@ -220,7 +220,7 @@ def test_of_a_job_that_begins_anew_nothing_of_before_is_shown(
             if (level, row, column) not in put:
                 again.put(level, row, column, before_it.tile(level, row, column))
             put.add((level, row, column))
-        again.finish(before_it.rest(), before_it.report)
+        again.finish(before_it.remainder(), before_it.report)
     assert (seen(decoder, source, 12, 0, 0) == before).all()
 
 

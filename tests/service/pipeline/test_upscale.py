@@ -29,8 +29,8 @@ from slidelift.service.pipeline.request import BadTilePolicy, UpscaleRequest
 from slidelift.service.pipeline.upscale import upscale
 from slidelift.wsi.errors import PixelSizeMissingError, PlanError, TileReadError, VerificationError
 from slidelift.wsi.geometry import Region
-from slidelift.wsi.icc import neutral_profile
-from slidelift.wsi.ome_xml import ImageFacts, interleaved_xml
+from slidelift.wsi.icc import sanitise_profile
+from slidelift.wsi.ome_xml import ImageMetadata, interleaved_xml
 from slidelift.wsi.result_hash import result_hash
 
 TWICE = {"mpp": 1.0, "target_mpp": 0.5}
@@ -172,7 +172,7 @@ def test_an_icc_profile_is_carried_over_without_its_words(tmp_path, data) -> Non
     for name in ("o.ome.tiff", "p.ome.zarr"):
         upscale(UpscaleRequest(boxes, tmp_path / name, model="bicubic", mpp=1.0))
     with tifffile.TiffFile(boxes) as source, tifffile.TiffFile(tmp_path / "o.ome.tiff") as result:
-        profile = neutral_profile(bytes(source.pages.first.tags[34675].value))
+        profile = sanitise_profile(bytes(source.pages.first.tags[34675].value))
         assert profile is not None
         assert bytes(result.pages.first.tags[34675].value) == profile
     assert (tmp_path / "p.ome.zarr" / "OME" / "profile.icc").read_bytes() == profile
@@ -605,7 +605,7 @@ def test_ome_types_reads_the_metadata_of_both_formats(tmp_path, write_png) -> No
 def test_a_result_whose_metadata_is_wrong_is_no_result(
     tmp_path, write_png, monkeypatch, written, instead, says
 ) -> None:
-    def wrong(facts: ImageFacts) -> str:
+    def wrong(facts: ImageMetadata) -> str:
         text = interleaved_xml(facts).replace(written, instead)
         assert text != interleaved_xml(facts)
         return text

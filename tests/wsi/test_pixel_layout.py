@@ -162,7 +162,7 @@ def test_the_right_pixels_or_a_refusal_in_words(tmp_path, open_slide, kind: str,
         assert parts == "tiles"
         return
     for region in (Region(0, 0, _WIDTH, _HEIGHT), Region(50, 40, 77, 63), Region(191, 127, 1, 1)):
-        found = reader.read(0, region).astype(int)
+        found = reader.read_region(0, region).astype(int)
         wanted = truth[region.y : region.bottom, region.x : region.right]
         assert np.abs(found - wanted).max() <= tolerance
     assert bool(reader.info.warnings) == ("alpha" in kind or "fourth" in kind)
@@ -173,7 +173,7 @@ def test_the_right_pixels_or_a_refusal_in_words(tmp_path, open_slide, kind: str,
 @pytest.mark.parametrize("tile", [(16, 16), (48, 48), (80, 112), (240, 240)])
 def test_uncompressed_tiles_of_any_size_are_read(tmp_path, open_slide, tile, pixels: np.ndarray, vendor: str) -> None:
     options = {"photometric": "rgb" if pixels.ndim == 3 else "minisblack", "tile": tile}
-    found = open_slide(write(tmp_path / "slide.tif", pixels, vendor, "tiles", options)).read(
+    found = open_slide(write(tmp_path / "slide.tif", pixels, vendor, "tiles", options)).read_region(
         0, Region(0, 0, _WIDTH, _HEIGHT)
     )
     assert (found == (pixels if pixels.ndim == 3 else _thrice(pixels))).all()
@@ -186,7 +186,7 @@ def test_pixels_that_look_like_the_head_of_a_stream_are_pixels(tmp_path, open_sl
     truth.reshape(-1)[: 4 * len(head)] = np.frombuffer(head * 4, np.uint8)
     options = {"photometric": "rgb", "ome": True}
     found = open_slide(write(tmp_path / "slide.ome.tif", truth, "ome", parts, options))
-    assert (found.read(0, Region(0, 0, _WIDTH, _HEIGHT)) == truth).all()
+    assert (found.read_region(0, Region(0, 0, _WIDTH, _HEIGHT)) == truth).all()
 
 
 @pytest.mark.parametrize("parts", _PARTS)
@@ -220,7 +220,7 @@ def test_ycbcr_of_a_video_range_takes_its_references(tmp_path, open_slide) -> No
     )
     references = (16, 1, 235, 1, 128, 1, 240, 1, 128, 1, 240, 1)
     options = {"photometric": "ycbcr", "extratags": [(532, "2I", 6, references, True)]}
-    found = open_slide(write(tmp_path / "slide.tif", stored, "plain", "strips", options)).read(
+    found = open_slide(write(tmp_path / "slide.tif", stored, "plain", "strips", options)).read_region(
         0, Region(0, 0, 192, 128)
     )
     assert np.abs(found.astype(int) - _RGB).max() <= 4
@@ -243,7 +243,7 @@ def test_a_coarser_level_of_other_samples_is_no_level(tmp_path, open_slide, vend
         tiff.write(_RGB[::2, ::2].astype(np.uint16), subfiletype=1, **options)
     reader = open_slide(path)
     assert len(reader.info.levels) == 1
-    assert (reader.read(0, Region(0, 0, _WIDTH, _HEIGHT)) == _RGB).all()
+    assert (reader.read_region(0, Region(0, 0, _WIDTH, _HEIGHT)) == _RGB).all()
 
 
 @pytest.mark.parametrize("vendor", ["plain", "trestle", "ventana", "ome"])
@@ -253,7 +253,7 @@ def test_jpeg_2000_in_ycbcr_is_read_only_where_its_colours_are_known(tmp_path, o
     with pytest.raises(UnsupportedPixelsError, match="JP2000"):
         open_slide(write(tmp_path / "slide.tif", _ycbcr(_RGB), vendor, parts, options))
     path = write(tmp_path / "slide.svs", _ycbcr(_RGB), "aperio", "tiles", options)
-    found = open_slide(path).read(0, Region(0, 0, _WIDTH, _HEIGHT)).astype(int)
+    found = open_slide(path).read_region(0, Region(0, 0, _WIDTH, _HEIGHT)).astype(int)
     assert np.abs(found - _RGB).max() <= 2
 
 
@@ -265,7 +265,7 @@ def test_further_planes_of_a_plain_tiff_are_told(tmp_path, open_slide, parts: st
         for plane in planes:
             tiff.write(np.ascontiguousarray(plane), photometric="rgb", metadata=None, **_PARTS[parts])
     reader = open_slide(path)
-    assert (reader.read(0, Region(0, 0, _WIDTH, _HEIGHT)) == _RGB).all()
+    assert (reader.read_region(0, Region(0, 0, _WIDTH, _HEIGHT)) == _RGB).all()
     assert any("2 further planes" in warning for warning in reader.info.warnings)
 
 
@@ -276,5 +276,5 @@ def test_the_largest_picture_of_a_plain_tiff_is_the_slide(tmp_path, open_slide, 
         for pixels in (_SOFT[:64, :64], _RGB):
             tiff.write(np.ascontiguousarray(pixels), photometric="rgb", metadata=None, **_PARTS[parts])
     reader = open_slide(path)
-    assert (reader.read(0, Region(0, 0, _WIDTH, _HEIGHT)) == _RGB).all()
+    assert (reader.read_region(0, Region(0, 0, _WIDTH, _HEIGHT)) == _RGB).all()
     assert any("64 x 64 px" in warning for warning in reader.info.warnings)

@@ -17,7 +17,7 @@ _PIECE_PIXELS = 1 << 22
 _MARGIN = 2
 
 
-def reduced(reader: SlideReader, downsample: int, region: Region) -> Pixels:
+def read_downsampled(reader: SlideReader, downsample: int, region: Region) -> Pixels:
     """The slide as a picture of ceil(size / downsample), cut to `region`: each pixel the mean of those it stands for.
 
     Taken from the coarsest level that is fine enough. What reaches over the right or lower edge repeats it. Memory:
@@ -42,7 +42,7 @@ def reduced(reader: SlideReader, downsample: int, region: Region) -> Pixels:
     TooCoarseError
         The slide has no level coarse enough for it.
     """
-    steps = [step_of(level, reader.info.levels) for level in reader.info.levels]
+    steps = [exact_downsample(level, reader.info.levels) for level in reader.info.levels]
     index = max(number for number, step in enumerate(steps) if step <= downsample)
     factor = downsample / steps[index]
     if region.width * region.height * factor**2 > MAX_READ_PIXELS:
@@ -57,7 +57,7 @@ def reduced(reader: SlideReader, downsample: int, region: Region) -> Pixels:
     return np.concatenate(rows, axis=0)
 
 
-def step_of(level: Level, levels: Sequence[Level]) -> float:
+def exact_downsample(level: Level, levels: Sequence[Level]) -> float:
     """Pixels of level 0 for each of this one: a whole number where the level has the size that such a step leaves.
 
     A level's downsample is told as the ratio of the sizes, and 4.0001 where an odd last row was dropped; its pixels
@@ -93,7 +93,7 @@ def _read(reader: SlideReader, index: int, wanted: Region) -> Pixels:
     x, y = min(max(wanted.x, 0), size.width - 1), min(max(wanted.y, 0), size.height - 1)
     right, bottom = max(x + 1, min(wanted.right, size.width)), max(y + 1, min(wanted.bottom, size.height))
     inside = Region(x, y, right - x, bottom - y)
-    pixels = reader.read(index, inside)
+    pixels = reader.read_region(index, inside)
     if inside == wanted:
         return np.ascontiguousarray(pixels)
     columns = np.clip(np.arange(wanted.x, wanted.right), x, right - 1) - x

@@ -160,7 +160,7 @@ def test_the_largest_image_is_the_slide_and_the_others_are_told(tmp_path, formul
             tiff.write(np.ascontiguousarray(pixels), photometric="rgb", tile=(32, 32), metadata=sizes)
     reader = open_slide(path)
     assert (reader.info.size, reader.info.mpp) == (Size(192, 128), (0.5, 0.5))
-    assert (reader.read(0, Region(0, 0, 192, 128)) == slide).all()
+    assert (reader.read_region(0, Region(0, 0, 192, 128)) == slide).all()
     assert any("2 more" in warning and "48 x 32 px" in warning for warning in reader.info.warnings)
     assert "Doe" not in " ".join(reader.info.warnings)
 
@@ -171,7 +171,7 @@ def test_further_planes_are_told(tmp_path, formula_pixels, open_slide, axes: str
     path = tmp_path / "stack.ome.tif"
     tifffile.imwrite(path, planes, photometric="rgb", ome=True, metadata={"axes": axes})
     reader = open_slide(path)
-    assert (reader.read(0, Region(0, 0, 96, 64)) == planes[0]).all()
+    assert (reader.read_region(0, Region(0, 0, 96, 64)) == planes[0]).all()
     assert any("2 further planes" in warning for warning in reader.info.warnings)
 
 
@@ -247,7 +247,7 @@ def test_every_mutant_opens_or_is_refused_in_words(write, open_slide) -> None:
             reader = open_slide(path)
             json.dumps(reader.info.as_dict(), allow_nan=False)
             size = reader.info.size
-            reader.read(0, Region(0, 0, size.width, size.height))
+            reader.read_region(0, Region(0, 0, size.width, size.height))
             opened += 1
         except WsiError:
             continue

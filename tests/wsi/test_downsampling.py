@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from openslide.deepzoom import DeepZoomGenerator
 from skimage.transform import downscale_local_mean
 
-from slidelift.wsi import view
-from slidelift.wsi.deepzoom import VIEW_TILE, DeepZoom
+from slidelift.wsi import downsampling
+from slidelift.wsi.deepzoom import TILE_SIZE, DeepZoom
+from slidelift.wsi.downsampling import MAX_READ_PIXELS, exact_downsample, read_downsampled
 from slidelift.wsi.errors import TileReadError, TooCoarseError
 from slidelift.wsi.geometry import Region, Size
 from slidelift.wsi.readers.open_slide import open_slide
 from slidelift.wsi.slide import Level, SlideInfo
-from slidelift.wsi.view import MAX_READ_PIXELS, reduced, step_of
 
 sizes = st.builds(Size, st.integers(1, 100_000), st.integers(1, 100_000))
 
@@ -27,11 +27,11 @@ sizes = st.builds(Size, st.integers(1, 100_000), st.integers(1, 100_000))
 @given(sizes)
 def test_every_pixel_of_every_level_is_in_exactly_one_tile(size: Size) -> None:
     zoom = DeepZoom(size)
-    assert zoom.level_size(zoom.finest) == size
+    assert zoom.level_size(zoom.max_level) == size
     assert zoom.level_size(0) == Size(1, 1)
-    for level in range(zoom.finest + 1):
+    for level in range(zoom.max_level + 1):
         whole = zoom.level_size(level)
-        columns, rows = -(-whole.width // VIEW_TILE), -(-whole.height // VIEW_TILE)
+        columns, rows = -(-whole.width // TILE_SIZE), -(-whole.height // TILE_SIZE)
         row = [zoom.tile(level, column, 0) for column in range(columns)]
         assert all(tile is not None for tile in row)
         assert sum(tile.width for tile in row if tile) == whole.width
@@ -40,7 +40,7 @@ def test_every_pixel_of_every_level_is_in_exactly_one_tile(size: Size) -> None:
         assert (last.right, last.bottom) == (whole.width, whole.height)
         assert zoom.tile(level, columns, 0) is None
         assert zoom.tile(level, 0, rows) is None
-    assert zoom.tile(zoom.finest + 1, 0, 0) is None
+    assert zoom.tile(zoom.max_level + 1, 0, 0) is None
     assert zoom.tile(-1, 0, 0) is None
     assert zoom.tile(0, -1, 0) is None
 
@@ -58,11 +58,11 @@ def test_levels_and_tiles_are_those_of_openslides_deep_zoom(size: Size) -> None:
         def get_best_level_for_downsample(self, downsample: float) -> int:
             return 0
 
-    theirs = DeepZoomGenerator(Slide(), VIEW_TILE, 0)  # type: ignore[arg-type]
+    theirs = DeepZoomGenerator(Slide(), TILE_SIZE, 0)  # type: ignore[arg-type]
     ours = DeepZoom(size)
-    assert theirs.level_count == ours.finest + 1
+    assert theirs.level_count == ours.max_level + 1
     assert theirs.level_dimensions == tuple(
-        (one.width, one.height) for one in map(ours.level_size, range(ours.finest + 1))
+        (one.width, one.height) for one in map(ours.level_size, range(ours.max_level + 1))
     )
     ns = {"dz": "http://schemas.microsoft.com/deepzoom/2008"}
     described, expected = ET.fromstring(ours.descriptor("jpeg")), ET.fromstring(theirs.get_dzi("jpeg"))
@@ -78,24 +78,24 @@ def test_a_pixel_is_the_mean_of_those_it_stands_for(width: int, height: int, dow
     region = Region(x, y, data.draw(st.integers(1, columns - x)), data.draw(st.integers(1, rows - y)))
     padded = np.pad(pixels, ((0, rows * downsample - height), (0, columns * downsample - width), (0, 0)), mode="edge")
     expected = downscale_local_mean(padded.astype(float), (downsample, downsample, 1))
-    found = reduced(InMemory(pixels), downsample, region)
+    found = read_downsampled(InMemory(pixels), downsample, region)
     assert found.shape == (region.height, region.width, 3)
     assert np.abs(found - expected[region.y : region.bottom, region.x : region.right]).max() <= 0.5 + 1e-9
 
 
 def test_a_large_view_in_pieces_is_the_view_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (410, 500, 3), dtype=np.uint8)
-    whole = reduced(InMemory(pixels), 16, Region(0, 0, 32, 26))
-    monkeypatch.setattr(view, "_PIECE_PIXELS", 64**2)
-    assert (reduced(InMemory(pixels), 16, Region(0, 0, 32, 26)) == whole).all()
+    whole = read_downsampled(InMemory(pixels), 16, Region(0, 0, 32, 26))
+    monkeypatch.setattr(downsampling, "_PIECE_PIXELS", 64**2)
+    assert (read_downsampled(InMemory(pixels), 16, Region(0, 0, 32, 26)) == whole).all()
 
 
 def test_the_coarsest_level_that_is_fine_enough_is_read(formula_reader: type) -> None:
     reader = formula_reader(Size(4096, 4096), downsamples=(1, 4, 16))
-    reduced(reader, 8, Region(10, 20, 100, 100))
+    read_downsampled(reader, 8, Region(10, 20, 100, 100))
     assert {level for level, _ in reader.reads} == {1}
     reader.reads.clear()
-    reduced(reader, 64, Region(0, 0, 64, 64))
+    read_downsampled(reader, 64, Region(0, 0, 64, 64))
     assert {level for level, _ in reader.reads} == {2}
 
 
@@ -111,7 +111,7 @@ def test_the_coarsest_level_that_is_fine_enough_is_read(formula_reader: type) ->
 def test_the_step_of_a_level_is_whole_where_only_rounding_hides_it(
     full: Size, small: Size, told: float, step: float
 ) -> None:
-    assert step_of(Level(small, told), (Level(full, 1.0), Level(small, told))) == step
+    assert exact_downsample(Level(small, told), (Level(full, 1.0), Level(small, told))) == step
 
 
 def test_a_level_between_the_powers_of_two_lies_in_register(write_png: Callable[..., Path]) -> None:
@@ -119,7 +119,7 @@ def test_a_level_between_the_powers_of_two_lies_in_register(write_png: Callable[
     ramp = np.repeat(np.linspace(0, 250, 1000, dtype=np.float64)[None, :, None], 1000, axis=0).repeat(3, axis=2)
     coarse = downscale_local_mean(ramp.repeat(2, axis=0).repeat(2, axis=1), (5, 5, 1))
     reader = InMemory(ramp.astype(np.uint8), coarse.astype(np.uint8))
-    found = reduced(reader, 4, Region(100, 100, 120, 120)).astype(float)
+    found = read_downsampled(reader, 4, Region(100, 100, 120, 120)).astype(float)
     expected = downscale_local_mean(ramp, (4, 4, 1))[100:220, 100:220]
     assert np.abs(found - expected).max() <= 2  # a pixel further on the ramp has one grey level more
 
@@ -127,30 +127,30 @@ def test_a_level_between_the_powers_of_two_lies_in_register(write_png: Callable[
 def test_a_damaged_region_is_an_error_and_no_picture(formula_reader: type) -> None:
     reader = formula_reader(Size(2048, 2048), broken=(Region(1000, 1000, 10, 10),))
     with pytest.raises(TileReadError):
-        reduced(reader, 4, Region(0, 0, 512, 512))
-    assert reduced(reader, 1, Region(0, 0, 512, 512)).shape == (512, 512, 3)
+        read_downsampled(reader, 4, Region(0, 0, 512, 512))
+    assert read_downsampled(reader, 1, Region(0, 0, 512, 512)).shape == (512, 512, 3)
 
 
 def test_a_view_that_would_decode_a_whole_slide_is_refused(formula_reader: type) -> None:
     reader = formula_reader(Size(100_000, 80_000))
     assert MAX_READ_PIXELS < 512 * 512 * 64**2
     with pytest.raises(TooCoarseError, match="no coarser"):
-        reduced(reader, 64, Region(0, 0, 512, 512))
+        read_downsampled(reader, 64, Region(0, 0, 512, 512))
     assert reader.reads == []
 
 
 def test_a_real_slide_is_shown_as_openslide_shows_it(cmu: Path) -> None:
     with openslide.OpenSlide(cmu) as slide:
-        theirs = DeepZoomGenerator(slide, VIEW_TILE, 0)
+        theirs = DeepZoomGenerator(slide, TILE_SIZE, 0)
         reader = open_slide(cmu)
         zoom = DeepZoom(reader.info.size)
         for level, column, row in [(12, 2, 3), (12, 4, 5), (11, 1, 1), (9, 0, 0)]:
             region = zoom.tile(level, column, row)
             assert region is not None
-            found = reduced(reader, zoom.downsample(level), region)
+            found = read_downsampled(reader, zoom.downsample(level), region)
             expected = np.asarray(theirs.get_tile(level, (column, row)).convert("RGB"))
             assert found.shape == expected.shape
-            if level == zoom.finest:
+            if level == zoom.max_level:
                 assert (found == expected).all()
             blocks = [downscale_local_mean(one.astype(float), (16, 16, 1))[:-1, :-1] for one in (found, expected)]
             assert np.abs(blocks[0] - blocks[1]).mean() < 1  # it reduces by another filter, in the same place
@@ -172,7 +172,7 @@ class InMemory:
             None,
         )
 
-    def read(self, level: int, region: Region) -> np.ndarray:
+    def read_region(self, level: int, region: Region) -> np.ndarray:
         pixels = self._levels[level]
         assert Region(0, 0, pixels.shape[1], pixels.shape[0]).contains(region)
         return pixels[region.y : region.bottom, region.x : region.right]

@@ -11,7 +11,7 @@ from slidelift.wsi.errors import VerificationError
 from slidelift.wsi.geometry import Size
 from slidelift.wsi.pyramid import TILE, PyramidBuilder
 from slidelift.wsi.slide import Pixels
-from slidelift.wsi.writers.segment import Entry, Segment, SegmentWriter, blank_colour
+from slidelift.wsi.writers.segment import Entry, Segment, SegmentWriter, detect_blank
 
 
 def build_top_levels(
@@ -28,21 +28,21 @@ def build_top_levels(
     with SegmentWriter(path) as writer:
 
         def emit(level: int, row: int, column: int, tile: Pixels) -> None:
-            writer.put(level, row, column, blank_colour(tile) or encode(tile))
+            writer.put(level, row, column, detect_blank(tile) or encode(tile))
 
         builder = PyramidBuilder(sizes[first:], emit, first)
         y = 0
         for segment in segments:
-            rest = segment.rest()
-            if rest is not None:
-                builder.add(0, y, rest)
-                y += rest.shape[0]
+            remainder = segment.remainder()
+            if remainder is not None:
+                builder.add(0, y, remainder)
+                y += remainder.shape[0]
         builder.finish()
         writer.finish(None, {})
     return Segment(path)
 
 
-def joined_levels(
+def assemble_levels(
     segments: Sequence[Segment],
     top_levels: Segment | None,
     stripe_height: int,

@@ -7,7 +7,7 @@ import pytest
 import tifffile
 
 from slidelift.wsi.errors import SlideUnreadableError
-from slidelift.wsi.readers.whole import require_whole
+from slidelift.wsi.readers.tiff_structure import require_complete_tiff
 
 _PIXELS = np.kron(np.random.default_rng(0).integers(0, 255, (24, 32, 3), np.uint8), np.ones((16, 16, 1), np.uint8))
 _APERIO = "Aperio Image Library v11\n512x384|AppMag = 20|MPP = 0.5"
@@ -39,14 +39,14 @@ def test_copy_that_broke_off_behind_the_finest_level_is_refused(tmp_path, open_s
     data = path.read_bytes()
     for length in (end, (2 * end + len(data)) // 3):
         path.write_bytes(data[:length])
-        with pytest.raises(SlideUnreadableError, match=r"slide\.ome\.tif: .*copy it again, whole"):
+        with pytest.raises(SlideUnreadableError, match=r"slide\.ome\.tif: .*copy the whole slide again"):
             open_slide(path)
 
 
 def test_tables_that_lead_to_themselves_are_followed_once(tmp_path) -> None:
     path = tmp_path / "slide.tif"
     path.write_bytes(b"II*\0\x08\0\0\0" + b"\0\0" + b"\x08\0\0\0")
-    require_whole(path)
+    require_complete_tiff(path)
 
 
 def test_a_broken_entry_that_no_slide_is_read_by_is_no_cut(tmp_path, open_slide) -> None:

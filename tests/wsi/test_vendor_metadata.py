@@ -150,7 +150,7 @@ def test_a_macro_of_more_pixels_than_the_slide_is_not_the_slide(tmp_path, pixels
         tiff.write(np.zeros((300, 400, 3), np.uint8), subfiletype=9, **options)
     reader = open_slide(path)
     assert reader.info.reader == "tiffslide"
-    assert (reader.read(0, Region(0, 0, 192, 128)) == pixels).all()
+    assert (reader.read_region(0, Region(0, 0, 192, 128)) == pixels).all()
 
 
 @pytest.mark.parametrize("parts", [{"tile": (64, 64)}, {"rowsperstrip": 32}])
@@ -169,7 +169,7 @@ def test_a_damaged_profile_of_a_tiff_is_told_and_not_carried(
     reader = open_slide(path)
     assert reader.info.icc_profile is None
     assert [warning for warning in reader.info.warnings if "colour profile" in warning]
-    assert (reader.read(0, Region(0, 0, 192, 128)) == pixels).all()
+    assert (reader.read_region(0, Region(0, 0, 192, 128)) == pixels).all()
 
 
 @pytest.mark.parametrize("kind", [3, 2])
@@ -237,6 +237,6 @@ def test_any_value_of_any_tag_is_read_or_refused_in_words(
             try:
                 reader = open_slide(path)
                 json.dumps(reader.info.as_dict(), allow_nan=False)
-                reader.read(0, Region(0, 0, 64, 64))
+                reader.read_region(0, Region(0, 0, 64, 64))
             except WsiError as refusal:
                 assert "slide.tif" in str(refusal)  # noqa: PT017 - either is right

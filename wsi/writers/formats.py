@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slidelift.wsi.errors import OutputFormatError
-from slidelift.wsi.ome_xml import ImageFacts
+from slidelift.wsi.ome_xml import ImageMetadata
 from slidelift.wsi.slide import Pixels
 from slidelift.wsi.writers import ome_tiff, ome_zarr
 from slidelift.wsi.writers.segment import Entry
@@ -35,7 +35,7 @@ class OutputFormat:
     suffixes: tuple[str, ...]
     encoder: Callable[[int], Callable[[Pixels], Sequence[bytes]]]
     decode: Callable[[Sequence[bytes]], Pixels]
-    join: Callable[[Path, Iterable[Iterable[Entry]], ImageFacts, int, Callable[[], None]], None]
+    join: Callable[[Path, Iterable[Iterable[Entry]], ImageMetadata, int, Callable[[], None]], None]
     parts: Callable[[Entry, int], list[tuple[int, bytes]]]
     stored: Callable[[Path], AbstractContextManager[Callable[[int, int, int, int], bytes]]]
 
@@ -62,12 +62,12 @@ FORMATS = (
 )
 
 
-def format_named(name: str) -> OutputFormat:
+def get_format(name: str) -> OutputFormat:
     """The format of that name; KeyError if there is none."""
     return {known.name: known for known in FORMATS}[name]
 
 
-def format_of(output: Path) -> OutputFormat:
+def format_for(output: Path) -> OutputFormat:
     """The format that an output's suffix names.
 
     Raises
