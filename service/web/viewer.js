@@ -134,7 +134,7 @@ class Viewer {
     this.blinkIndex = 1;
     for (const one of modes.children) one.setAttribute("aria-pressed", one.dataset.mode === mode);
     share.classList.toggle("off", mode === "side" || mode === "blink");
-    shareWord.textContent = mode === "mix" ? "Share of the right image" : "Position of the curtain";
+    shareWord.textContent = mode === "mix" ? "Right image share" : "Curtain position";
     line.hidden = mode !== "curtain" || !this.right;
     if (!side && this.panes[1]) {
       this.panes.pop().close();
