@@ -400,7 +400,8 @@ def test_finished_stripes_are_seen_while_the_job_runs(
     page.locator(".share input").fill("100")
     before = canvas(page)
     assert service.job(job)["state"] == "running"
-    held.send_signal(signal.SIGCONT)
+    with page.expect_request(re.compile(r"/result\.dzi$"), timeout=WAIT_MS):  # all stripes are finished
+        held.send_signal(signal.SIGCONT)
     expect(page.locator(".viewer-status")).to_have_text("")
     expect(page.locator(".name.right")).to_contain_text("Result, compact-x4-fast")
     after = canvas(page)
@@ -562,7 +563,7 @@ def test_files_are_dropped_anywhere_and_a_folder_is_refused(
     service: Any, open_page: Open, cmu: Path, tmp_path: Path
 ) -> None:
     page = open_page(f"{service.address}/", provoked=True)
-    heading = page.get_by_role("heading", name="Jobs")
+    heading = page.get_by_role("heading", name="Jobs", exact=True)
     folder, slide = tmp_path / "folder", tmp_path / "it's dropped.svs"
     folder.mkdir()
     shutil.copy(cmu, slide)
