@@ -1,6 +1,6 @@
-/** The service's calls, each described once: `call` sends what `curl` prints. */
+/** The requests to the service: `call` sends a request, `curl` prints it as a command. */
 
-/** A problem (RFC 9457): branch on `code`, show `title` and `detail`. */
+/** An error of the service (RFC 9457): branch on `code`, show `title` and `detail`. */
 export class Problem extends Error {
   constructor(facts) {
     super(facts.detail);
@@ -24,11 +24,11 @@ export const actions = {
   recommendation: (id, mpp) => get(`v1/slides/${id}/recommendation${mpp ? `?mpp=${mpp}` : ""}`),
   deleteSlide: (id) => send("DELETE", `v1/slides/${id}`),
   upload: (id) => get(`v1/uploads/${id}`),
-  landing: (id) => ({ ...get(`v1/uploads/${id}`), headers: { Prefer: "wait=30" } }),
+  awaitUpload: (id) => ({ ...get(`v1/uploads/${id}`), headers: { Prefer: "wait=30" } }),
   jobs: (next) => get(next ?? "v1/jobs?limit=20"),
   finishedJobs: (slide) => get(`v1/jobs?state=succeeded&limit=100&slide=${slide}`),
   job: (id) => get(`v1/jobs/${id}`),
-  ask: (job) => send("POST", "v1/jobs", job),
+  submit: (job) => send("POST", "v1/jobs", job),
   cancel: (id) => send("DELETE", `v1/jobs/${id}`),
   pause: (id) => send("POST", `v1/jobs/${id}/pause`),
   resume: (id) => send("POST", `v1/jobs/${id}/resume`),
@@ -42,51 +42,50 @@ export const actions = {
   alive: () => get("health/live"),
 };
 
-/** What the browser's cookie needs beside it, so that no page of another site can write in its name. */
+/** Required with the session cookie, so that a page of another site cannot send a request in the user's name. */
 export const PAGE_HEADERS = { "X-Slidelift": "page" };
 
 export const session = {};
 export const refreshSession = async () => Object.assign(session, await call(actions.session()));
-export const may = (scope) => session.scopes.includes(scope);
+export const hasScope = (scope) => session.scopes.includes(scope);
 
-export const address = ({ path }) => new URL(path, document.baseURI).href;
+export const urlOf = ({ path }) => new URL(path, document.baseURI).href;
 
-/** Do it: the answer's JSON, or null, or a Problem thrown. */
+/** Send a request; return its JSON or null, or throw a Problem. */
 export async function call(action) {
   const { method, headers, body } = action;
   let answer;
   try {
-    answer = await fetch(address(action), { method, body, headers: { ...headers, ...(method !== "GET" && PAGE_HEADERS) } });
+    answer = await fetch(urlOf(action), { method, body, headers: { ...headers, ...(method !== "GET" && PAGE_HEADERS) } });
   } catch {
     throw unreachable();
   }
   if (!answer.ok) throw await problemOf(answer.status, () => answer.json());
-  tell("reached");
+  emit("reached");
   return answer.status === 204 ? null : answer.json();
 }
 
-/** The Problem of an answer, which may be a proxy's. */
+/** Read the Problem from a response, which may come from a proxy. */
 export async function problemOf(status, read) {
   let facts;
   try {
     facts = await read();
   } catch {
     if (status >= 502) return unreachable();
-    facts = { status, title: `Status ${status}`, detail: "A proxy refused it, not the service." };
+    facts = { status, title: `Status ${status}`, detail: "The response came from a proxy, not from the service." };
   }
   if (status === 401 && session.signed_in) {
     session.signed_in = false;
-    tell("signed-out");
+    emit("signed-out");
   }
   return new Problem(facts);
 }
 
 function unreachable() {
-  tell("unreachable");
-  return new Problem({ title: "The service does not answer", detail: "The page tries again by itself." });
+  emit("unreachable");
+  return new Problem({ title: "The service does not respond", detail: "The page will try again automatically." });
 }
 
-/** The command that does the same from a terminal. */
 export function curl(action) {
   const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
   return [
@@ -94,45 +93,45 @@ export function curl(action) {
     session.needed && '-H "Authorization: Bearer $SLIDELIFT_TOKEN"',
     ...Object.entries(action.headers).map(([name, value]) => `-H ${quoted(`${name}: ${value}`)}`),
     action.body && `-d ${quoted(action.body)}`,
-    quoted(address(action)),
+    quoted(urlOf(action)),
   ].filter(Boolean).join(" ");
 }
 
-const news = new EventTarget();
+const bus = new EventTarget();
 
-/** Hear of "job", "slide", "reached", "unreachable", "returned", "signed-out"; gives how to stop. */
+/** Subscribe to job, slide, reached, unreachable, reconnected or signed-out; returns the function to unsubscribe. */
 export function on(what, callback) {
-  const hear = (event) => callback(event.detail);
-  news.addEventListener(what, hear);
-  return () => news.removeEventListener(what, hear);
+  const listener = (event) => callback(event.detail);
+  bus.addEventListener(what, listener);
+  return () => bus.removeEventListener(what, listener);
 }
 
-export function tell(what, detail) {
-  if (what === "job" || what === "slide") remember(detail);
-  news.dispatchEvent(new CustomEvent(what, { detail }));
+export function emit(what, detail) {
+  if (what === "job" || what === "slide") cacheRecord(detail);
+  bus.dispatchEvent(new CustomEvent(what, { detail }));
 }
 
-const known = new Map();
+const cache = new Map();
 
-export const remember = (facts) => known.set(facts.id, facts);
+export const cacheRecord = (facts) => cache.set(facts.id, facts);
 
-/** A slide, a job or the models, asked for once; a job is kept up to date by the stream. */
-export const slide = (id) => remembered(id, actions.slide(id));
-export const job = (id) => remembered(id, actions.job(id));
-export const catalog = () => remembered("models", actions.models());
+/** Load a slide, a job or the models once; events keep jobs up to date. */
+export const slide = (id) => cached(id, actions.slide(id));
+export const job = (id) => cached(id, actions.job(id));
+export const catalog = () => cached("models", actions.models());
 
-async function remembered(key, action) {
-  if (!known.has(key)) known.set(key, await call(action));
-  return known.get(key);
+async function cached(key, action) {
+  if (!cache.has(key)) cache.set(key, await call(action));
+  return cache.get(key);
 }
 
 let listing = null;
 
-/** A slide's name; not asked for alone, since a browser logs each 404 as an error. */
+/** Read a slide's name from the list, because a browser logs the 404 of a deleted slide as an error. */
 export async function slideName(id) {
-  if (!known.has(id)) {
+  if (!cache.has(id)) {
     listing ??= call(actions.slides("v1/slides?limit=1000")).finally(() => { listing = null; });
-    (await listing).slides.forEach(remember);
+    (await listing).slides.forEach(cacheRecord);
   }
-  return known.get(id)?.name;
+  return cache.get(id)?.name;
 }

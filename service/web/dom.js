@@ -1,58 +1,58 @@
-/** Makers of elements: what comes from the service is text, never markup. */
+/** Functions that create elements: data of the service is inserted as text, never as markup. */
 
 export function el(tag, attributes = {}, ...children) {
-  const made = document.createElement(tag);
+  const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
-    if (typeof value === "function") made.addEventListener(name, value);
-    else if (value !== false && value != null) made.setAttribute(name, value === true ? "" : value);
+    if (typeof value === "function") element.addEventListener(name, value);
+    else if (value !== false && value != null) element.setAttribute(name, value === true ? "" : value);
   }
-  fill(made, ...children);
-  return made;
+  fill(element, ...children);
+  return element;
 }
 
-export function fill(element, ...children) {
-  element.replaceChildren(...children.flat().filter((one) => one != null && one !== false));
+export function fill(parent, ...children) {
+  parent.replaceChildren(...children.flat().filter((one) => one != null && one !== false));
 }
 
-export function partsOf(root) {
+export function namedParts(root) {
   return Object.fromEntries([...root.querySelectorAll("[data-part]")].map((one) => [one.dataset.part, one]));
 }
 
-/** A copy of a template of index.html, as `root`, and its parts. */
-export function cut(template) {
+/** Copy a template of index.html; return its `root` and its named parts. */
+export function clone(template) {
   const root = document.getElementById(template).content.firstElementChild.cloneNode(true);
-  return { root, ...partsOf(root) };
+  return { root, ...namedParts(root) };
 }
 
-/** A problem's title and detail, each place that was wrong, and a way to try again. */
-export function trouble(error, retry) {
+/** Show an error's title, detail and invalid fields, and a button to try again. */
+export function problemBox(error, retry) {
   return el(
-    "div", { class: "trouble" },
-    el("strong", {}, error.title ?? "The page met an error"),
+    "div", { class: "problem" },
+    el("strong", {}, error.title ?? "An error occurred in the page"),
     el("p", {}, error.detail ?? String(error)),
     error.errors?.map((one) => el("p", {}, `${one.loc.slice(1).join(".")}: ${one.msg}`)),
     retry && el("button", { type: "button", click: retry }, "Try again"),
   );
 }
 
-/** Do what may fail, and say in `place` where it does. */
-export async function attempt(place, work, again = false) {
+/** Run `work` and show its error in `place`. */
+export async function attempt(place, work, retry = false) {
   fill(place);
   try {
     await work();
   } catch (error) {
-    fill(place, trouble(error, again && (() => attempt(place, work, true))));
+    fill(place, problemBox(error, retry && (() => attempt(place, work, true))));
   }
 }
 
 export const warnings = (sentences) => sentences.map((one) => el("p", { class: "warning" }, one));
 
-export function showPicture(frame, address) {
+export function showImage(frame, address) {
   if (frame.dataset.address === address) return;
   frame.dataset.address = address;
   fill(frame, address && el("img", {
     src: address, alt: "", loading: "lazy",
-    error: () => fill(frame, "no picture"),
+    error: () => fill(frame, "no image"),
   }));
 }
 

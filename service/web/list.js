@@ -1,13 +1,13 @@
-/** A list by pages whose rows stay: loading, empty, failed, more; the newest first. */
+/** A list that loads page by page, newest first, and keeps its rows. */
 
 import { call, on } from "./api.js";
-import { attempt, cut, el, fill } from "./dom.js";
+import { attempt, clone, el, fill } from "./dom.js";
 
-/** `page(next)` is an action whose answer has entries as `member`; `makeRow(entry)` is {element, update}. */
+/** `page(next)` returns a request, `member` names its entries, `makeRow(entry)` returns {element, update}. */
 export function pagedList(page, member, makeRow) {
   const rows = new Map();
   const body = el("ul", { class: "rows", "aria-label": member }, el("li", { class: "row skeleton" }));
-  const empty = cut(`no-${member}`).root;
+  const empty = clone(`no-${member}`).root;
   const foot = el("div", { class: "foot" });
   let loaded = false;
 
@@ -36,15 +36,15 @@ export function pagedList(page, member, makeRow) {
     const answer = await call(page(next));
     if (!loaded) fill(body);
     loaded = true;
-    const there = answer[member].map((entry) => entry.id);
-    const reaches = answer.next ? answer[member].at(-1).created : "";
-    if (!next) for (const [id, { entry }] of rows) if (!there.includes(id) && entry.created > reaches) remove(id);
+    const listed = answer[member].map((entry) => entry.id);
+    const oldest = answer.next ? answer[member].at(-1).created : "";
+    if (!next) for (const [id, { entry }] of rows) if (!listed.includes(id) && entry.created > oldest) remove(id);
     answer[member].forEach(put);
     empty.hidden = rows.size > 0;
     fill(foot, answer.next && el("button", { type: "button", click: () => load(answer.next) }, "More"));
   }, true);
 
-  on("returned", () => load());
+  on("reconnected", () => load());
   load();
   return { element: el("div", {}, body, empty, foot), put, remove };
 }

@@ -1,26 +1,26 @@
-/** The page's start: who is there, which address is shown, and whether the service answers. */
+/** Entry point: session, routing and connection state. */
 
-import { actions, call, may, on, refreshSession, session, tell } from "./api.js";
-import { askView } from "./ask.js";
-import { announce, attempt, cut, el, fill } from "./dom.js";
+import { actions, call, emit, hasScope, on, refreshSession, session } from "./api.js";
+import { jobFormView } from "./job_form.js";
+import { announce, attempt, clone, el, fill } from "./dom.js";
 import { jobList } from "./jobs.js";
-import { follow } from "./live.js";
+import { startEventStream } from "./event_stream.js";
 import { modelsView } from "./models.js";
 import { reportView } from "./report.js";
 import { slideList } from "./slides.js";
-import { takeUploads } from "./upload.js";
+import { setUpUploads } from "./upload.js";
 import { openViewer } from "./viewer.js";
 
 const ID = "([\\w-]+)";
 const ROUTES = [
-  ["/?", "Work", workView],
+  ["/?", "Slides and jobs", workView],
   ["/models", "Models", modelsView],
-  [`/slides/${ID}/upscale`, "Upscale", askView],
+  [`/slides/${ID}/upscale`, "Upscale", jobFormView],
   [`/jobs/${ID}/report`, "Report", reportView],
   [`/slides/${ID}`, "Slide", viewer("slide")],
   [`/jobs/${ID}`, "Result", viewer("job")],
   [`/compare/${ID}/${ID}`, "Comparison", viewer("compare")],
-  [".*", "Nothing here", () => el("h1", { class: "page" }, "Nothing is at this address")],
+  [".*", "Not found", () => el("h1", { class: "page" }, "There is no page at this address")],
 ];
 const main = document.getElementById("main");
 const banner = document.getElementById("banner");
@@ -28,14 +28,14 @@ const account = document.getElementById("account");
 
 let work = null;
 let shown = null;
-let opened = null;
-let following = false;
+let activeViewer = null;
+let streaming = false;
 
-/** Made once: uploads go on while people look at slides. */
+/** Created once, so that uploads continue while another view is shown. */
 function workView() {
   if (work) return work.root;
-  work = cut("work");
-  takeUploads(work);
+  work = clone("work");
+  setUpUploads(work);
   work.slides.append(slideList());
   work.jobs.append(jobList());
   return work.root;
@@ -46,34 +46,34 @@ function viewer(kind) {
     const { view } = parts.pop();
     const root = el("section", { class: "viewer", "aria-label": "Viewer" });
     fill(main, el("h1", { class: "unseen", tabindex: "-1" }, document.title), root);
-    opened = openViewer(root, { kind, ids: parts, view });
+    activeViewer = openViewer(root, { kind, ids: parts, view });
     return root;
   };
 }
 
 async function show() {
   const [address, view = null] = location.hash.slice(1).split("@");
-  if (address === shown && opened) {
-    opened.show(view);
+  if (address === shown && activeViewer) {
+    activeViewer.show(view);
     return;
   }
   const [path, search] = address.split("?");
   const query = Object.assign(new URLSearchParams(search), { view });
   const first = shown === null;
   shown = address;
-  opened?.close();
-  opened = null;
+  activeViewer?.close();
+  activeViewer = null;
   const [pattern, title, make] = ROUTES.find(([one]) => path.match(`^${one}$`));
   document.title = `${title} – slidelift`;
   for (const one of document.querySelectorAll("nav a")) {
     one.setAttribute("aria-current", one.hash === `#${path || "/"}` ? "page" : "false");
   }
-  await put(() => make(...path.match(`^${pattern}$`).slice(1), query), address);
+  await render(() => make(...path.match(`^${pattern}$`).slice(1), query), address);
   if (!first) (main.querySelector("h1") ?? main).focus();
 }
 
-/** Put a view in place; one that loads shows that it does, one that fails says why. */
-function put(make, address) {
+/** Show a view, a placeholder while it loads, or its error. */
+function render(make, address) {
   const place = el("div", { class: "page", role: "alert" });
   return attempt(place, async () => {
     fill(main, el("p", { class: "row skeleton" }), place);
@@ -83,7 +83,7 @@ function put(make, address) {
 }
 
 function signIn() {
-  const { root, token, problem } = cut("sign-in");
+  const { root, token, problem } = clone("sign-in");
   root.addEventListener("submit", (event) => {
     event.preventDefault();
     const given = token.value.trim();
@@ -106,15 +106,15 @@ const start = () => attempt(main, async () => {
   }
   account.hidden = !session.needed;
   account.firstElementChild.textContent = session.name;
-  document.body.classList.toggle("read-only", !may("write"));
-  follow();
-  following = true;
+  document.body.classList.toggle("read-only", !hasScope("write"));
+  startEventStream();
+  streaming = true;
   await show();
 }, true);
 
 account.lastElementChild.onclick = () => call(actions.signOut()).finally(() => location.reload());
 document.querySelector(".skip").onclick = (event) => {
-  event.preventDefault(); // its hash would be taken for a route
+  event.preventDefault(); // its hash is not a route
   main.focus();
 };
 on("unreachable", () => {
@@ -124,11 +124,11 @@ on("unreachable", () => {
 on("reached", () => {
   if (banner.hidden) return;
   banner.hidden = true;
-  announce("The service answers again.");
-  if (!following) start();
-  else tell("returned");
+  announce("The service responds again.");
+  if (!streaming) start();
+  else emit("reconnected");
   main.querySelector(":scope > [role=alert] button")?.click();
 });
 on("signed-out", signIn);
-window.addEventListener("hashchange", () => { if (following) show(); });
+window.addEventListener("hashchange", () => { if (streaming) show(); });
 start();

@@ -1,10 +1,10 @@
-/** What became of each tile, laid over the picture as squares. */
+/** Overlays that show the state of each tile as coloured squares. */
 
 import { el, fill } from "./dom.js";
 
-const COOL = [255, 255, 204], WARM = [128, 0, 38];
-const SIDE = 4; // pixels of a square, so that a cut tile's can be cut, too
-const MOST_FAILED = 50;
+const LOW = [255, 255, 204], HIGH = [128, 0, 38];
+const SIDE = 4; // pixels per tile, so that a partial tile can be drawn narrower
+const MAX_FAILED = 50;
 
 export class Overlays {
   constructor(list, results) {
@@ -14,19 +14,17 @@ export class Overlays {
       this.choices.set(label.dataset.letter, { label, box, swatch, figure: words.lastElementChild });
     }
     list.onchange = () => this.draw();
-    this.choices.get("heat").swatch.style.background = `linear-gradient(to right, rgb(${COOL}), rgb(${WARM}))`;
+    this.choices.get("heat").swatch.style.background = `linear-gradient(to right, rgb(${LOW}), rgb(${HIGH}))`;
     this.refresh();
   }
 
-  /** Draw on this pane, too. */
-  over(pane) {
+  addPane(pane) {
     this.panes.push({ pane, canvases: [] });
     this.draw();
   }
 
-  forget(number) { this.panes.splice(number, 1); }
+  removePane(number) { this.panes.splice(number, 1); }
 
-  /** The maps have changed. */
   refresh() {
     const maps = this.results.flatMap((one) => one.map ?? []);
     const letters = maps.flatMap((one) => one.map).join("");
@@ -36,7 +34,7 @@ export class Overlays {
       figure.textContent = count;
       label.hidden = !count;
     }
-    const failed = maps.flatMap((one) => one.bad).slice(0, MOST_FAILED);
+    const failed = maps.flatMap((one) => one.bad).slice(0, MAX_FAILED);
     fill(this.list.lastElementChild, failed.map((one) => el("li", {}, `Row ${one.row}, column ${one.column}: ${one.cause}; ${one.remedy}`)));
     this.draw();
   }
@@ -48,11 +46,11 @@ export class Overlays {
     }
     for (const one of this.panes) {
       for (const canvas of one.canvases) one.pane.osd.removeOverlay(canvas);
-      one.canvases = this.results.flatMap(({ map }) => (map && Object.keys(this.colours).length ? this.lay(one.pane, map) : []));
+      one.canvases = this.results.flatMap(({ map }) => (map && Object.keys(this.colours).length ? this.drawMap(one.pane, map) : []));
     }
   }
 
-  lay(pane, map) {
+  drawMap(pane, map) {
     const side = (length) => Math.max(1, Math.round((length / map.tile) * SIDE));
     const canvas = el("canvas", { class: "overlay", width: side(map.width), height: side(map.height), "aria-hidden": "true" });
     const context = canvas.getContext("2d");
@@ -60,12 +58,12 @@ export class Overlays {
       context.fillStyle = this.colourOf(letter, map.consistency[y][x]) ?? "transparent";
       context.fillRect(x * SIDE, y * SIDE, SIDE, SIDE);
     }));
-    pane.lay(canvas, map.place);
+    pane.addOverlay(canvas, map.place);
     return canvas;
   }
 
   colourOf(letter, distance) {
     if (!this.colours.heat || distance === null) return this.colours[letter];
-    return `rgb(${COOL.map((cool, at) => Math.round(cool + ((WARM[at] - cool) * distance) / this.worst))})`;
+    return `rgb(${LOW.map((low, at) => Math.round(low + ((HIGH[at] - low) * distance) / this.worst))})`;
   }
 }

@@ -1,13 +1,13 @@
-/** The report of a job, as the page that the service wrote with the result. */
+/** Shows the HTML report of a job. */
 
 import { actions } from "./api.js";
-import { cut } from "./dom.js";
-import { printWhenOpened } from "./offer.js";
+import { clone } from "./dom.js";
+import { bindCommands } from "./row_actions.js";
 
 export function reportView(id) {
-  const { root, look, page, fold } = cut("report");
-  look.href = `#/jobs/${id}`;
+  const { root, view, page, fold } = clone("report");
+  view.href = `#/jobs/${id}`;
   page.src = actions.reportPage(id).path;
-  printWhenOpened(fold, () => [["As JSON", actions.report(id)], ["As a page", actions.reportPage(id)]]);
+  bindCommands(fold, () => [["As JSON", actions.report(id)], ["As HTML", actions.reportPage(id)]]);
   return root;
 }

@@ -1,31 +1,31 @@
-/** Uploads that survive a broken line and a reload: pieces of 8 MiB by tus, one file after the other. */
+/** Resumable uploads by tus in chunks of 8 MiB, one file after another. */
 
-import { actions, address, call, on, PAGE_HEADERS, Problem, problemOf, tell } from "./api.js";
-import { announce, cut, fill, trouble } from "./dom.js";
-import { printWhenOpened } from "./offer.js";
-import { duration, size } from "./words.js";
+import { actions, call, emit, on, PAGE_HEADERS, Problem, problemOf, urlOf } from "./api.js";
+import { announce, clone, fill, problemBox } from "./dom.js";
+import { bindCommands } from "./row_actions.js";
+import { formatBytes, formatDuration } from "./format.js";
 
-const PIECE_BYTES = 8 * 2 ** 20;
+const CHUNK_BYTES = 8 * 2 ** 20;
 const RETRY_MS = [0, 1000, 3000, ...Array(90).fill(10000)];
-const WORTH_A_RETRY = [0, 409, 423, 429, 460, 500, 502, 503, 504];
+const RETRY_STATUSES = [0, 409, 423, 429, 460, 500, 502, 503, 504];
 
 let waiting = [];
 let running = null;
 
-/** Let the area of the work view take files, by dropping them or by its button. */
-export function takeUploads({ area, choose, chooser, uploads, unfinished, names: list, folder, fold }) {
-  const take = (files) => {
+/** Accept files that are dropped on the page or chosen with the button. */
+export function setUpUploads({ area, choose, chooser, uploads, unfinished, names: list, folder, fold }) {
+  const addFiles = (files) => {
     unfinished.hidden ||= files.some((one) => list.textContent.includes(one.name));
-    uploads.append(...files.map(transfer));
-    next();
+    uploads.append(...files.map(createUpload));
+    startNext();
   };
   const drop = (items) => {
     const files = items.filter((one) => !one.webkitGetAsEntry()?.isDirectory);
     folder.hidden = files.length === items.length;
-    take(files.map((one) => one.getAsFile()));
+    addFiles(files.map((one) => one.getAsFile()));
   };
   for (const kind of ["dragover", "dragleave", "drop"]) {
-    window.addEventListener(kind, (event) => { // or the browser opens the file
+    window.addEventListener(kind, (event) => { // otherwise the browser opens the file
       if (!event.dataTransfer.types.includes("Files")) return;
       event.preventDefault();
       area.classList.toggle("over", kind === "dragover");
@@ -33,17 +33,17 @@ export function takeUploads({ area, choose, chooser, uploads, unfinished, names:
     });
   }
   choose.onclick = () => chooser.click();
-  chooser.onchange = () => { take([...chooser.files]); chooser.value = ""; };
+  chooser.onchange = () => { addFiles([...chooser.files]); chooser.value = ""; };
   window.addEventListener("beforeunload", (event) => { if (running) event.preventDefault(); });
-  printWhenOpened(fold, () => [["Upload in one piece", actions.addSlide("slide.svs")]]);
-  interrupted().then((names) => {
+  bindCommands(fold, () => [["Upload in one piece", actions.addSlide("slide.svs")]]);
+  interruptedUploads().then((names) => {
     unfinished.hidden = !names.length;
     list.textContent = names.join(", ");
   });
 }
 
-/** Names of what a reload interrupted; what has ended or expired is forgotten. */
-async function interrupted() {
+/** Names of interrupted uploads; finished and expired ones are removed from the browser's list. */
+async function interruptedUploads() {
   const names = [];
   const storage = tus.defaultOptions.urlStorage;
   for (const one of await storage.findAllUploads()) {
@@ -56,33 +56,33 @@ async function interrupted() {
 
 const idOf = (url) => url.split("/").at(-1);
 
-function next() {
+function startNext() {
   running ??= waiting.shift();
   running?.();
 }
 
-function transfer(file) {
-  const { root, name, bar, told, pause, drop, problem } = cut("upload");
-  const words = told.dataset;
+function createUpload(file) {
+  const { root, name, bar, status, pause, drop, problem } = clone("upload");
+  const words = status.dataset;
   let idle = false;
-  let first = null; // of this run: the speed is counted from here
+  let first = null; // start of this run, from which the speed is computed
   let quarter = 0;
 
   const upload = new tus.Upload(file, {
-    endpoint: address({ path: "v1/uploads" }),
-    chunkSize: PIECE_BYTES,
+    endpoint: urlOf({ path: "v1/uploads" }),
+    chunkSize: CHUNK_BYTES,
     headers: PAGE_HEADERS,
     metadata: { filename: file.name },
     retryDelays: RETRY_MS,
     removeFingerprintOnSuccess: true,
     onShouldRetry({ originalResponse: answer }) {
-      if (!answer) tell("unreachable");
-      told.textContent = words.broken;
+      if (!answer) emit("unreachable");
+      status.textContent = words.broken;
       first = null;
-      return WORTH_A_RETRY.includes(answer?.getStatus() ?? 0);
+      return RETRY_STATUSES.includes(answer?.getStatus() ?? 0);
     },
     onProgress: show,
-    onSuccess: ({ lastResponse: answer }) => land(answer?.getHeader("Slide-Id")).catch(stop),
+    onSuccess: ({ lastResponse: answer }) => finish(answer?.getHeader("Slide-Id")).catch(stop),
     async onError({ originalResponse: answer }) {
       stop(answer
         ? await problemOf(answer.getStatus(), () => JSON.parse(answer.getBody()))
@@ -94,16 +94,16 @@ function transfer(file) {
     const now = Date.now() / 1000;
     first ??= { sent, now };
     const speed = (sent - first.sent) / (now - first.now);
-    const left = speed > 0 ? `, ${size(speed)}/s, ${duration((total - sent) / speed)} left` : "";
+    const left = speed > 0 ? `, ${formatBytes(speed)}/s, ${formatDuration((total - sent) / speed)} left` : "";
     bar.value = sent;
-    told.textContent = sent < total ? `${size(sent)} of ${size(total)}${left}` : words.whole;
+    status.textContent = sent < total ? `${formatBytes(sent)} of ${formatBytes(total)}${left}` : words.whole;
     const reached = Math.floor((4 * sent) / total);
     if (reached > quarter) announce(`${file.name}: ${25 * reached} %`);
     quarter = reached;
   }
 
   async function begin() {
-    rest(false, "Pause", words.begins);
+    setIdle(false, "Pause", words.begins);
     fill(problem);
     first = null;
     const [before] = await upload.findPreviousUploads();
@@ -111,48 +111,48 @@ function transfer(file) {
     upload.start();
   }
 
-  function rest(is, verb, word) {
-    idle = is;
-    pause.textContent = verb;
-    told.textContent = word;
-    if (is) leave();
+  function setIdle(value, label, message) {
+    idle = value;
+    pause.textContent = label;
+    status.textContent = message;
+    if (idle) release();
   }
 
   function stop(error) {
-    fill(problem, trouble(error));
-    rest(true, "Try again", words.stopped);
-    pause.hidden = error.status < 500; // the file's own fault
+    fill(problem, problemBox(error));
+    setIdle(true, "Try again", words.stopped);
+    pause.hidden = error.status < 500; // the file was refused
   }
 
-  /** The slide is there; where the answer that names it was lost, the service is asked. */
-  async function land(slide) {
+  /** Show the slide; ask the service for its id if that response was lost. */
+  async function finish(slide) {
     while (!slide) {
-      const facts = await call(actions.landing(idOf(upload.url)));
+      const facts = await call(actions.awaitUpload(idOf(upload.url)));
       if (facts.error) throw new Problem(facts.error);
       slide = facts.slide;
     }
-    tell("slide", await call(actions.slide(slide)));
+    emit("slide", await call(actions.slide(slide)));
     announce(`${file.name} is uploaded`);
     root.remove();
-    leave();
+    release();
   }
 
-  function leave() {
+  function release() {
     waiting = waiting.filter((one) => one !== begin);
     if (running === begin) running = null;
-    next();
+    startNext();
   }
 
   name.textContent = file.name;
   bar.max = file.size || 1;
   bar.setAttribute("aria-label", `Upload of ${file.name}`);
-  pause.onclick = () => (idle ? begin() : upload.abort().then(() => rest(true, "Continue", words.paused)));
+  pause.onclick = () => (idle ? begin() : upload.abort().then(() => setIdle(true, "Continue", words.paused)));
   drop.onclick = () => {
     upload.abort(Boolean(upload.url)).catch(() => {});
     root.remove();
-    leave();
+    release();
   };
-  on("returned", () => { if (idle && problem.firstChild && !pause.hidden && root.isConnected) begin(); });
+  on("reconnected", () => { if (idle && problem.firstChild && !pause.hidden && root.isConnected) begin(); });
   waiting.push(begin);
   return root;
 }

@@ -1,6 +1,6 @@
-"""The page in a real browser, on a real slide: from the upload to the picture that one keeps.
+"""The web page in Chromium with a real slide.
 
-With SLIDELIFT_SCREENSHOTS=FOLDER (`make screenshots`) the pictures of the documentation are kept.
+With SLIDELIFT_SCREENSHOTS=FOLDER (`make screenshots`) the screenshots of the documentation are saved there.
 """
 
 import base64
@@ -37,19 +37,19 @@ FLAGS = [
 ]
 REGION = [600, 900, 768, 512]
 MARK = "Computed image — not for primary diagnosis"
-# What a browser itself writes of an answer that the test provokes.
+# Messages that the browser logs for failures provoked by a test.
 PROVOKED = re.compile(r"Failed to load resource|net::ERR|Tile %s failed to load")
 
 Open = Callable[..., Page]
-awaited: dict[Page, set[str]] = {}
-"""The tiles that each page has asked for and not got yet."""
+pending_tiles: dict[Page, set[str]] = {}
+"""Pending tile requests of each page."""
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     chromium = shutil.which("chromium")
     if chromium is None:
-        reason = "chromium: not there, so the page can't be looked at"
+        reason = "chromium is not installed, so the page cannot be tested"
         if os.environ.get("SLIDELIFT_REQUIRE_DATA"):
             pytest.fail(reason)
         pytest.skip(reason)
@@ -61,9 +61,9 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def open_page(browser: Browser) -> Iterator[Open]:
-    """Open an address; at the end nothing may have gone wrong in it, and nothing come from elsewhere."""
+    """Open an address; afterwards the page must have logged no error and sent no request to another host."""
     contexts: list[BrowserContext] = []
-    complaints: list[str] = []
+    problems: list[str] = []
 
     def open_(address: str, *, provoked: bool = False, **options: Any) -> Page:
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
@@ -72,24 +72,24 @@ def open_page(browser: Browser) -> Iterator[Open]:
         page = context.new_page()
         host = urlsplit(address).netloc
 
-        def heard(kind: str, text: str) -> None:
+        def on_console(kind: str, text: str) -> None:
             if kind == "error" and not (provoked and PROVOKED.search(text)):
-                complaints.append(text)
+                problems.append(text)
 
-        page.on("console", lambda message: heard(message.type, message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("console", lambda message: on_console(message.type, message.text))
+        page.on("pageerror", lambda error: problems.append(str(error)))
         page.on(
             "request",
             lambda request: (
-                complaints.append(f"asked elsewhere: {request.url}")
+                problems.append(f"request to another host: {request.url}")
                 if request.url.startswith("http") and urlsplit(request.url).netloc != host
                 else None
             ),
         )
-        awaited[page] = set()
-        page.on("request", lambda request: awaited[page].add(request.url) if "_files/" in request.url else None)
+        pending_tiles[page] = set()
+        page.on("request", lambda request: pending_tiles[page].add(request.url) if "_files/" in request.url else None)
         for end in ("requestfinished", "requestfailed"):
-            page.on(end, lambda request: awaited[page].discard(request.url))  # type: ignore[call-overload]
+            page.on(end, lambda request: pending_tiles[page].discard(request.url))  # type: ignore[call-overload]
         page.goto(address)
         return page
 
@@ -97,12 +97,12 @@ def open_page(browser: Browser) -> Iterator[Open]:
     yield open_
     for context in contexts:
         context.close()
-    assert complaints == []
+    assert problems == []
 
 
 @pytest.fixture(scope="session")
 def keep(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Page, str], None]:
-    """Take a picture for the documentation."""
+    """Save a screenshot for the documentation."""
     folder = Path(os.environ.get("SLIDELIFT_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots")).absolute()
     folder.mkdir(exist_ok=True)
 
@@ -115,7 +115,7 @@ def keep(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Page, str], None
 
 @pytest.fixture(scope="module")
 def made(service: Any, cmu: Path) -> dict[str, str]:
-    """A slide and two results over the same region of it."""
+    """A slide and two results of the same region."""
     slide = service.upload(cmu)["id"]
     jobs = {
         model: service.submit(slide=slide, model=model, region=REGION)["id"] for model in ("bicubic", "compact-x4-fast")
@@ -124,18 +124,20 @@ def made(service: Any, cmu: Path) -> dict[str, str]:
     return {"slide": slide, **jobs}
 
 
-def accessible(page: Page) -> None:
-    """axe-core finds nothing, in light and in dark."""
+def assert_accessible(page: Page) -> None:
+    """axe-core finds no violation, in light and dark mode."""
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
-        found = Axe().run(page)
-        told = [(one["id"], [node["html"][:200] for node in one["nodes"]]) for one in found.response["violations"]]
-        assert told == [], scheme
+        result = Axe().run(page)
+        violations = [
+            (rule["id"], [node["html"][:200] for node in rule["nodes"]]) for rule in result.response["violations"]
+        ]
+        assert violations == [], scheme
     page.emulate_media(color_scheme="light")
 
 
 def canvas(page: Page, pane: int = 0) -> np.ndarray:
-    """What a pane shows, once nothing changes any more: (height, width, 4)."""
+    """Return the pixels of a pane as (height, width, 4) when all its tiles are loaded and drawn."""
     read = f"document.querySelectorAll('.pane')[{pane}].querySelector('.openseadragon-canvas canvas').toDataURL()"
     page.wait_for_selector(".pane .openseadragon-canvas canvas")
     before, deadline = "", time.monotonic() + WAIT_MS / 1000
@@ -143,10 +145,10 @@ def canvas(page: Page, pane: int = 0) -> np.ndarray:
         page.wait_for_timeout(300)
         now = page.evaluate(read)
         pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(now.partition(",")[2]))))
-        if now == before and not awaited[page] and pixels.any():
+        if now == before and not pending_tiles[page] and pixels.any():
             return pixels
         before = now
-    raise AssertionError("the picture does not come to rest")
+    raise AssertionError("the image did not stop changing")
 
 
 def luma(pixels: np.ndarray) -> np.ndarray:
@@ -154,9 +156,9 @@ def luma(pixels: np.ndarray) -> np.ndarray:
 
 
 def shift(one: np.ndarray, other: np.ndarray) -> float:
-    """By how many pixels one picture lies beside the other."""
-    found, *_ = phase_cross_correlation(luma(one), luma(other), upsample_factor=20, normalization=None)
-    return float(np.abs(found).max())
+    """Return the shift between two images in pixels."""
+    offset, *_ = phase_cross_correlation(luma(one), luma(other), upsample_factor=20, normalization=None)
+    return float(np.abs(offset).max())
 
 
 def address_of(page: Page, route: str) -> str:
@@ -170,11 +172,11 @@ def go(page: Page, route: str) -> None:
 def test_from_an_empty_page_to_a_result_on_disk(
     service: Any, open_page: Open, keep: Callable[[Page, str], None], cmu: Path, tmp_path: Path
 ) -> None:
-    """The whole journey, without a reload: upload, ask, watch, look, drag, save, download."""
+    """Upload, submit, follow, view, save and download without a reload."""
     page = open_page(f"{service.address}/")
     expect(page.get_by_text("No slides yet")).to_be_visible()
     expect(page.get_by_text("No jobs yet")).to_be_visible()
-    accessible(page)
+    assert_accessible(page)
 
     page.locator("input[type=file]").set_input_files(cmu)
     row = page.locator("li.row", has_text=cmu.name).filter(has=page.get_by_role("link", name="Upscale"))
@@ -189,14 +191,14 @@ def test_from_an_empty_page_to_a_result_on_disk(
     page.locator("select[name=model]").select_option("compact-x4")
     expect(page.locator(".targets")).to_contain_text("0.125")
     page.locator("select[name=model]").select_option("auto")
-    page.get_by_text("More choices").click()
+    page.get_by_text("More options").click()
     for name, value in zip(("x", "y", "width", "height"), REGION, strict=True):
         page.locator(f"input[name={name}]").fill(str(value))
     expect(page.locator(".targets")).to_contain_text("0.249")
     command = page.locator("form pre").inner_text()
     assert '"model":"auto"' in command.replace(" ", "")
     assert "[600,900,768,512]" in command.replace(" ", "")
-    accessible(page)
+    assert_accessible(page)
     page.get_by_role("button", name="Start").click()
 
     job = page.locator("li.row").filter(has=page.locator(".state"))
@@ -207,9 +209,9 @@ def test_from_an_empty_page_to_a_result_on_disk(
     expect(job.locator(".state")).to_contain_text("succeeded")
     expect(job).to_contain_text("The model enhanced 5 of 5 tissue tiles.")
     expect(job).to_contain_text("compact-x2")
-    accessible(page)
+    assert_accessible(page)
 
-    job.get_by_role("link", name="Look").click()
+    job.get_by_role("link", name="View").click()
     expect(page.locator(".computed")).to_have_text(MARK)
     first = canvas(page)
     assert (first[..., 3] == 255).mean() > 0.5
@@ -223,7 +225,7 @@ def test_from_an_empty_page_to_a_result_on_disk(
     assert (canvas(page) != first).any()
     expect(page.locator(".scale-bar")).to_contain_text("µm")
     expect(page.locator(".scale-bar")).to_contain_text("×")
-    accessible(page)
+    assert_accessible(page)
     page.mouse.move(stage["x"] + 400, stage["y"] + 300)
     page.mouse.wheel(0, -500)
     page.locator(".share input").fill("50")
@@ -236,13 +238,13 @@ def test_from_an_empty_page_to_a_result_on_disk(
     assert picture.shape[:2] == (round(stage["height"]), round(stage["width"]))
     assert picture.std() > 20
 
-    page.get_by_role("link", name="Work").click()
+    page.get_by_role("link", name="Slides and jobs").click()
     with page.expect_download() as fetched:
         job.get_by_role("link", name="Download").click()
     target = tmp_path / fetched.value.suggested_filename
     fetched.value.save_as(target)
-    (told,) = json.loads(service.curl("{service}/v1/jobs"))["jobs"]
-    assert hashlib.sha256(target.read_bytes()).hexdigest() == told["result"]["sha256"]
+    (finished,) = json.loads(service.curl("{service}/v1/jobs"))["jobs"]
+    assert hashlib.sha256(target.read_bytes()).hexdigest() == finished["result"]["sha256"]
     assert tifffile.imread(target, series=0, level=0).shape == (2 * 512, 2 * 768, 3)
 
     job.get_by_role("link", name="Report").click()
@@ -253,13 +255,11 @@ def test_from_an_empty_page_to_a_result_on_disk(
     gains = page.get_by_role("region", name="Gain on kumar")
     row = gains.get_by_role("row", name="compact-x4,").or_(gains.locator("tr", has_text=re.compile(r"^compact-x4×4")))
     assert len(re.findall(r"[+-]\d\.\d\d", row.first.inner_text())) >= 6
-    accessible(page)
+    assert_accessible(page)
 
 
 @pytest.mark.parametrize("zoom", [4.0, 1.3, 0.4])
-def test_both_pictures_show_the_same_tissue_in_the_same_place(
-    service: Any, open_page: Open, made: dict[str, str], zoom: float
-) -> None:
+def test_source_and_result_are_aligned(service: Any, open_page: Open, made: dict[str, str], zoom: float) -> None:
     x, y = REGION[0] + REGION[2] / 2, REGION[1] + REGION[3] / 2
     page = open_page(f"{service.address}/#/jobs/{made['compact-x4-fast']}@{x},{y},{zoom},blink")
     result = canvas(page)
@@ -267,14 +267,14 @@ def test_both_pictures_show_the_same_tissue_in_the_same_place(
     expect(page.locator(".name.right")).to_have_text("Source")
     source = canvas(page)
     height, width = source.shape[:2]
-    # what both pictures cover, in the middle of the view
+    # the area that both images cover
     across, down = min(width, int(REGION[2] * zoom)) // 2 - 2, min(height, int(REGION[3] * zoom)) // 2 - 2
     middle = np.s_[height // 2 - down : height // 2 + down, width // 2 - across : width // 2 + across]
     source, result = source[middle], result[middle]
     assert (result[..., 3] == 255).all()
-    assert (source != result).any(), "two pictures are compared, not one with itself"
+    assert (source != result).any(), "both images must differ"
     assert shift(source, result) < 1
-    assert shift(np.roll(source, 3, axis=1), result) > 2, "the measure sees a shift of three pixels"
+    assert shift(np.roll(source, 3, axis=1), result) > 2, "the measure must detect a shift of three pixels"
 
 
 def test_the_curtain_shows_the_source_on_its_left_and_the_result_on_its_right(
@@ -290,18 +290,18 @@ def test_the_curtain_shows_the_source_on_its_left_and_the_result_on_its_right(
     at = round(0.4 * both.shape[1])
     assert (both[:, : at - 2] == source[:, : at - 2]).all()
     other = (both[:, at + 2 :] != result[:, at + 2 :]).any(axis=(0, 2))
-    assert other.sum() <= 3, "but for the edges of tiles, where half a pixel of what lies beneath shines through"
+    assert other.sum() <= 3, "only tile edges may differ, where the lower image shows through half a pixel"
     page.keyboard.press("m")
     page.locator(".share input").fill("100")
     assert np.abs(canvas(page).astype(int) - result).max() <= 1
 
 
-def test_side_by_side_both_panes_move_as_one(
+def test_side_by_side_panes_move_together(
     service: Any, open_page: Open, made: dict[str, str], keep: Callable[[Page, str], None]
 ) -> None:
     page = open_page(f"{service.address}/#/jobs/{made['compact-x4-fast']}@984,1156,2,side")
     assert shift(canvas(page, 0)[..., :3], canvas(page, 1)[..., :3]) < 1
-    assert page.url.endswith("@984.0,1156.0,2.0000,side"), "half the width is no other zoom"
+    assert page.url.endswith("@984.0,1156.0,2.0000,side"), "half the width must not change the zoom"
     box = page.locator(".pane").nth(1).bounding_box()
     assert box
     page.mouse.move(box["x"] + 200, box["y"] + 250)
@@ -312,11 +312,11 @@ def test_side_by_side_both_panes_move_as_one(
     left, right = canvas(page, 0), canvas(page, 1)
     assert shift(left, right) < 1
     assert "@984.0,1156.0" not in page.url
-    accessible(page)
+    assert_accessible(page)
     keep(page, "viewer-side")
 
 
-def test_a_deep_link_restores_the_view(service: Any, open_page: Open, made: dict[str, str]) -> None:
+def test_a_link_restores_the_view(service: Any, open_page: Open, made: dict[str, str]) -> None:
     page = open_page(f"{service.address}/#/jobs/{made['compact-x4-fast']}")
     canvas(page)
     page.keyboard.press("m")
@@ -334,19 +334,19 @@ def test_a_deep_link_restores_the_view(service: Any, open_page: Open, made: dict
     expect(again.get_by_role("button", name="Curtain")).to_have_attribute("aria-pressed", "true")
 
 
-def test_overlays_lie_on_their_tiles(
+def test_overlays_are_drawn_on_their_tiles(
     service: Any, open_page: Open, made: dict[str, str], keep: Callable[[Page, str], None]
 ) -> None:
     job = made["compact-x4-fast"]
-    told = json.loads(service.curl(f"{{service}}/v1/jobs/{job}/map"))
+    tile_map = json.loads(service.curl(f"{{service}}/v1/jobs/{job}/map"))
     page = open_page(f"{service.address}/#/jobs/{job}@984,1156,1.2,curtain")
     canvas(page)
     page.get_by_text("Overlays", exact=True).click()
-    page.get_by_label("Tissue, through the model").check()
+    page.get_by_label("Tissue, enhanced by the model").check()
     overlay = page.locator("canvas.overlay")
     drawn = overlay.evaluate("one => one.toDataURL()")
     pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(drawn.partition(",")[2]))))
-    for row, marks in enumerate(told["map"]):
+    for row, marks in enumerate(tile_map["map"]):
         for column, mark in enumerate(marks):
             assert (pixels[4 * row + 1, 4 * column + 1, 3] == 255) == (mark == "t")
     box, stage = overlay.bounding_box(), page.locator(".stage").bounding_box()
@@ -355,9 +355,9 @@ def test_overlays_lie_on_their_tiles(
     top = stage["y"] + stage["height"] / 2 + 1.2 * (REGION[1] - 1156)
     found = (box["x"], box["y"], box["width"], box["height"])
     assert found == pytest.approx((left, top, 1.2 * REGION[2], 1.2 * REGION[3]), abs=1.5)
-    page.get_by_label("Tissue, through the model").uncheck()
-    page.get_by_label("Distance of the result").check()
-    accessible(page)
+    page.get_by_label("Tissue, enhanced by the model").uncheck()
+    page.get_by_label("Difference between reduced result").check()
+    assert_accessible(page)
     keep(page, "viewer-overlay")
 
 
@@ -380,12 +380,12 @@ def test_two_results_of_one_slide_are_compared(service: Any, open_page: Open, ma
 def test_finished_stripes_are_seen_while_the_job_runs(
     start_service: Callable[..., Any], open_page: Open, cmu: Path
 ) -> None:
-    """The decoder's process is held when its first stripe of two is on disk, looked at, and let go on."""
+    """Stops the decoding process when the first of two stripes is on disk, and continues it later."""
     service = start_service()
     slide = service.upload(cmu)["id"]
     service.submit(slide=slide, model="nearest", region=[0, 0, 8, 8])
     job = service.submit(slide=slide, model="compact-x4-fast", region=[900, 0, 300, 2400])["id"]
-    page = open_page(f"{service.address}/#/jobs/{job}", provoked=True)  # asked before there is a plan
+    page = open_page(f"{service.address}/#/jobs/{job}", provoked=True)  # before the job has a plan
     deadline, held = time.monotonic() + 120, None
     while held is None:
         assert time.monotonic() < deadline
@@ -400,7 +400,8 @@ def test_finished_stripes_are_seen_while_the_job_runs(
     page.locator(".share input").fill("100")
     before = canvas(page)
     assert service.job(job)["state"] == "running"
-    held.send_signal(signal.SIGCONT)
+    with page.expect_request(re.compile(r"/result\.dzi$"), timeout=WAIT_MS):  # all stripes are finished
+        held.send_signal(signal.SIGCONT)
     expect(page.locator(".viewer-status")).to_have_text("")
     expect(page.locator(".name.right")).to_contain_text("Result, compact-x4-fast")
     after = canvas(page)
@@ -413,7 +414,7 @@ def test_finished_stripes_are_seen_while_the_job_runs(
     assert (after[middle + 8 : middle + 100, column] != before[middle + 8 : middle + 100, column]).any()
 
 
-def test_a_failed_job_and_a_refused_file_say_what_to_do(
+def test_a_failed_job_and_a_refused_file_show_their_problem(
     service: Any, open_page: Open, made: dict[str, str], data: Path
 ) -> None:
     page = open_page(f"{service.address}/", provoked=True)
@@ -431,12 +432,12 @@ def test_a_failed_job_and_a_refused_file_say_what_to_do(
     expect(job.locator(".state")).to_contain_text("failed")
     expect(job).to_contain_text("on_bad_tile")
     expect(job.get_by_role("button", name="Retry")).to_be_visible()
-    accessible(page)
+    assert_accessible(page)
     go(page, "/jobs/nothing")
     expect(page.get_by_role("alert")).to_contain_text("no such job")
 
 
-def test_an_upload_goes_on_where_its_line_broke(service: Any, open_page: Open, tmp_path: Path) -> None:
+def test_an_upload_continues_after_a_lost_connection(service: Any, open_page: Open, tmp_path: Path) -> None:
     slide = tmp_path / "large.tif"
     pixels = np.random.default_rng(0).integers(0, 256, (2400, 2400, 3), dtype=np.uint8)
     tifffile.imwrite(slide, pixels, tile=(512, 512), photometric="rgb")
@@ -458,9 +459,7 @@ def test_an_upload_goes_on_where_its_line_broke(service: Any, open_page: Open, t
     assert found["sha256"] == hashlib.sha256(slide.read_bytes()).hexdigest()
 
 
-def test_a_service_that_is_away_is_told_and_its_return_too(
-    start_service: Callable[..., Any], open_page: Open, cmu: Path
-) -> None:
+def test_a_lost_service_and_its_return_are_shown(start_service: Callable[..., Any], open_page: Open, cmu: Path) -> None:
     service = start_service(None, "--no-worker")
     service.upload(cmu)
     page = open_page(f"{service.address}/", provoked=True)
@@ -482,10 +481,10 @@ def test_signing_in_keeps_the_token_out_of_addresses_and_storage(
     folder = tmp_path / "data"
     token = slidelift("token", "create", "--name", "Dr. Who", "--data-dir", folder).out.split()[-1]
     service = start_service(folder, "--no-worker", auth="on")
-    asked: list[str] = []
+    requested: list[str] = []
     page = open_page(f"{service.address}/", provoked=True)
-    page.on("request", lambda request: asked.append(request.url))
-    accessible(page)
+    page.on("request", lambda request: requested.append(request.url))
+    assert_accessible(page)
     field = page.get_by_label("Access token")
     field.fill("slidelift_wrong")
     page.get_by_role("button", name="Sign in").click()
@@ -494,10 +493,10 @@ def test_signing_in_keeps_the_token_out_of_addresses_and_storage(
     page.get_by_role("button", name="Sign in").click()
     expect(page.get_by_text("Dr. Who")).to_be_visible()
     page.locator("input[type=file]").set_input_files(cmu)
-    row = page.locator("li.row", has_text=cmu.name).filter(has=page.get_by_role("link", name="Look"))
-    row.get_by_role("link", name="Look").click()
-    assert (canvas(page)[..., 3] == 255).any(), "tiles come with the cookie"
-    assert not any(token in address for address in asked)
+    row = page.locator("li.row", has_text=cmu.name).filter(has=page.get_by_role("link", name="View"))
+    row.get_by_role("link", name="View").click()
+    assert (canvas(page)[..., 3] == 255).any(), "tiles must be loaded with the cookie"
+    assert not any(token in address for address in requested)
     assert token not in json.dumps(
         page.evaluate("({...localStorage, ...sessionStorage, html: document.body.innerHTML})")
     )
@@ -508,7 +507,7 @@ def test_signing_in_keeps_the_token_out_of_addresses_and_storage(
     expect(page.get_by_label("Access token")).to_be_visible()
 
 
-def test_who_may_only_read_is_offered_nothing_else(
+def test_a_read_only_token_shows_no_write_actions(
     start_service: Callable[..., Any], slidelift: Callable[..., Any], open_page: Open, tmp_path: Path
 ) -> None:
     folder = tmp_path / "data"
@@ -521,9 +520,7 @@ def test_who_may_only_read_is_offered_nothing_else(
     expect(page.get_by_role("button", name="Choose files")).to_be_hidden()
 
 
-def test_what_folds_out_of_the_tools_can_be_reached_at_any_width(
-    service: Any, open_page: Open, made: dict[str, str]
-) -> None:
+def test_the_panels_of_the_toolbar_fit_at_any_width(service: Any, open_page: Open, made: dict[str, str]) -> None:
     page = open_page(f"{service.address}/#/jobs/{made['bicubic']}")
     for width in (360, 640, 1100, 1280):
         page.set_viewport_size({"width": width, "height": 800})
@@ -545,20 +542,20 @@ def test_an_impossible_pixel_size_makes_no_scale(service: Any, open_page: Open, 
     assert page.locator(".scale-bar").inner_text().strip().endswith("px")
 
 
-def test_a_tile_that_does_not_come_is_told(service: Any, open_page: Open, made: dict[str, str]) -> None:
+def test_a_tile_that_fails_to_load_is_reported(service: Any, open_page: Open, made: dict[str, str]) -> None:
     page = open_page(f"{service.address}/", provoked=True)
     page.route("**/*_files/**", lambda route: route.fulfill(status=500))
     go(page, f"/slides/{made['slide']}")
     expect(page.locator(".viewer-status")).to_contain_text("can’t be loaded")
 
 
-def test_commands_stay_while_they_are_read(service: Any, open_page: Open, made: dict[str, str]) -> None:
+def test_commands_keep_the_focus_when_a_job_changes(service: Any, open_page: Open, made: dict[str, str]) -> None:
     page = open_page(f"{service.address}/", provoked=True)
     fold = page.locator("ul[aria-label=jobs] details[data-part=fold]").first
     fold.locator("summary").click()
     copy = fold.get_by_role("button", name="Copy").first
     copy.focus()
-    fold.dispatch_event("toggle")  # as each piece of news of the job does
+    fold.dispatch_event("toggle")  # as each change of the job does
     expect(copy).to_be_focused()
 
 
@@ -566,7 +563,7 @@ def test_files_are_dropped_anywhere_and_a_folder_is_refused(
     service: Any, open_page: Open, cmu: Path, tmp_path: Path
 ) -> None:
     page = open_page(f"{service.address}/", provoked=True)
-    heading = page.get_by_role("heading", name="Jobs")
+    heading = page.get_by_role("heading", name="Jobs", exact=True)
     folder, slide = tmp_path / "folder", tmp_path / "it's dropped.svs"
     folder.mkdir()
     shutil.copy(cmu, slide)
@@ -574,18 +571,18 @@ def test_files_are_dropped_anywhere_and_a_folder_is_refused(
     assert place
     mouse = page.context.new_cdp_session(page)
     for dropped in (folder, slide):
-        told = {"items": [], "files": [str(dropped)], "dragOperationsMask": 1}
+        data = {"items": [], "files": [str(dropped)], "dragOperationsMask": 1}
         for kind in ("dragEnter", "dragOver", "drop"):
-            mouse.send("Input.dispatchDragEvent", {"type": kind, "x": place["x"], "y": place["y"], "data": told})
+            mouse.send("Input.dispatchDragEvent", {"type": kind, "x": place["x"], "y": place["y"], "data": data})
         if dropped == folder:
-            expect(page.get_by_role("alert").get_by_text("A folder can’t be sent")).to_be_visible()
+            expect(page.get_by_role("alert").get_by_text("A folder can’t be uploaded")).to_be_visible()
             assert page.locator("li.upload").count() == 0
-    expect(page.locator("li.row", has_text=slide.name).get_by_role("link", name="Look")).to_be_visible()
-    expect(page.get_by_text("A folder can’t be sent")).to_be_hidden()
+    expect(page.locator("li.row", has_text=slide.name).get_by_role("link", name="View")).to_be_visible()
+    expect(page.get_by_text("A folder can’t be uploaded")).to_be_hidden()
 
 
 @pytest.mark.parametrize("width", [360, 768, 3840])
-def test_nothing_sticks_out_at_any_width(service: Any, open_page: Open, made: dict[str, str], width: int) -> None:
+def test_no_view_scrolls_sideways_at_any_width(service: Any, open_page: Open, made: dict[str, str], width: int) -> None:
     page = open_page(f"{service.address}/", viewport={"width": width, "height": 900}, provoked=True)
     for route in ("/", f"/slides/{made['slide']}/upscale", f"/jobs/{made['bicubic']}", "/models"):
         go(page, route)
@@ -629,7 +626,7 @@ def test_a_slide_is_dropped_onto_the_page(start_service: Callable[..., Any], ope
     assert found["sha256"] == hashlib.sha256(cmu.read_bytes()).hexdigest()
 
 
-def test_the_viewer_fills_the_screen_and_shows_where_it_is(service: Any, open_page: Open, made: dict[str, str]) -> None:
+def test_the_viewer_has_a_navigator_and_full_screen(service: Any, open_page: Open, made: dict[str, str]) -> None:
     page = open_page(f"{service.address}/#/jobs/{made['bicubic']}@984,1156,2,curtain")
     canvas(page)
     expect(page.locator(".navigator")).to_be_visible()

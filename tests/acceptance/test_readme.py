@@ -1,4 +1,4 @@
-"""The README's sessions are run as they stand, but for the port and the folder."""
+"""Runs the sessions of the README, with another port and folder."""
 
 import os
 import re
@@ -8,10 +8,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -22,12 +24,12 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture
 def slide(data: Path, tmp_path: Path, write_pyramid: Callable[..., Path]) -> Path:
-    """The sessions' slide.svs: a corner of a real one, not square."""
+    """The slide.svs of the sessions: a part of a real slide, not square."""
     pixels = tifffile.imread(data / "slides" / "cmu-0-small.tiff", level=0)
     return write_pyramid(tmp_path / "slide.svs", np.ascontiguousarray(pixels[100:300, 200:560]), mpp=3.19)
 
 
-def test_the_curl_session_gives_a_pyramid(slide, tmp_path) -> None:
+def test_the_curl_session_writes_a_pyramid(slide, tmp_path) -> None:
     (session,) = [block for block in blocks("sh") if "curl" in block]
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -44,11 +46,11 @@ def test_the_curl_session_gives_a_pyramid(slide, tmp_path) -> None:
         assert tiff.series[0].shape == (800, 1440, 3)
 
 
-def test_the_session_from_another_machine_brings_results(service, data, write_pyramid, tmp_path, monkeypatch) -> None:
+def test_the_client_sessions_download_results(service, data, write_pyramid, tmp_path, monkeypatch) -> None:
     (session,) = [block for block in blocks("sh") if "SLIDELIFT_SERVICE" in block]
-    (example,) = [block for block in blocks("python") if "slidelift.service.client" in block]
+    (example,) = [block for block in blocks("python") if "slidelift.Client(" in block]
     pixels = tifffile.imread(data / "slides" / "cmu-0-small.tiff", level=0)
-    write_pyramid(tmp_path / "slide.svs", np.ascontiguousarray(pixels[:512]), mpp=3.19)  # the region, and beside it
+    write_pyramid(tmp_path / "slide.svs", np.ascontiguousarray(pixels[:512]), mpp=3.19)  # larger than the region
     commands = tmp_path / "bin"
     commands.mkdir()
     (commands / "slidelift").write_text(f'#!/bin/sh\nexec {sys.executable} -m slidelift "$@"\n')
@@ -65,10 +67,20 @@ def test_the_session_from_another_machine_brings_results(service, data, write_py
     assert Path("region.report.json").is_file()
 
 
-def test_the_python_example_gives_a_report(slide, tmp_path, monkeypatch) -> None:
-    (example,) = [block for block in blocks("python") if "slidelift.service.pipeline" in block]
+def test_the_python_example_returns_a_report(slide, tmp_path, monkeypatch) -> None:
+    (example,) = [block for block in blocks("python") if "slidelift.upscale(" in block]
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     exec(example, names)
     assert names["report"]["output"]["width"] == 1440
     assert (tmp_path / "slide-4x.ome.tiff").exists()
+
+
+def test_the_array_example_returns_an_enlarged_image(tmp_path, monkeypatch) -> None:
+    (example,) = [block for block in blocks("python") if "upscale_array" in block]
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "patch.png")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(example, names)
+    assert (names["enlarged"].shape, names["enlarged"].dtype) == ((160, 224, 3), np.uint8)

@@ -86,12 +86,12 @@ def test_every_file_that_the_page_names_is_served_and_asked_for_again(call: Call
     assert call("GET", "/page/%2e%2e/app.py").status_code == 404
 
 
-def test_every_template_and_part_that_a_script_cuts_out_is_in_the_page(markup: Markup) -> None:
+def test_every_template_and_action_of_a_script_is_in_the_page(markup: Markup) -> None:
     text = "".join(one.read_text("utf-8") for one in SCRIPTS)
     templates = {given["id"] for tag, given in markup.elements if tag == "template"}
-    assert set(re.findall(r'\bcut\("([^"]+)"\)', text)) <= templates
+    assert set(re.findall(r'\bclone\("([^"]+)"\)', text)) <= templates
     actions = set(re.findall(r"^  (\w+): \(", (WEB / "api.js").read_text("utf-8"), re.MULTILINE))
-    assert set(markup.values("data-do")) <= actions
+    assert set(markup.values("data-action")) <= actions
 
 
 def test_every_address_in_the_page_is_relative(markup: Markup) -> None:
@@ -151,6 +151,6 @@ def test_everything_of_the_page_goes_into_the_package() -> None:
     import tomllib
 
     given = tomllib.loads((WEB.parents[1] / "pyproject.toml").read_text("utf-8"))
-    patterns = given["tool"]["setuptools"]["package-data"]["service"]
+    patterns = given["tool"]["setuptools"]["package-data"]["slidelift.service"]
     packed = {path for pattern in patterns for path in WEB.parent.glob(pattern) if path.is_file()}
     assert {path for path in WEB.rglob("*") if path.is_file()} <= packed

@@ -1,6 +1,6 @@
-/** One OpenSeadragon viewer whose layers lie on the slide's own pixels; its world is one slide wide. */
+/** An OpenSeadragon viewer whose layers are placed in slide pixels; the slide is one world unit wide. */
 
-// The library adds a style sheet unless one is there, and the page's policy refuses it: this stands in for one.
+// The library adds a style sheet unless it finds one. The page's security policy refuses that, hence this empty one.
 const sheet = document.createElementNS(null, "style");
 sheet.setAttribute("data-openseadragon-mobile-css", "");
 document.head.append(sheet);
@@ -8,8 +8,8 @@ document.head.append(sheet);
 const { Point, Rect, Viewer } = window.OpenSeadragon;
 const OSD_KEYS = ["ArrowUp", "ArrowDown", "ArrowLeft", "ArrowRight", "+", "-", "=", "0"];
 
-export class Pane {
-  constructor(stage, unit, moved, missed) {
+export class ViewerPane {
+  constructor(stage, unit, onMove, onTileFailed) {
     const first = !stage.children.length;
     this.unit = unit;
     this.items = new Map();
@@ -23,24 +23,24 @@ export class Pane {
       gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: true }, imageLoaderLimit: 5, timeout: 40_000,
     });
     this.osd.canvas.setAttribute("role", "application");
-    this.osd.canvas.setAttribute("aria-label", "The picture: arrow keys move it, plus and minus zoom");
+    this.osd.canvas.setAttribute("aria-label", "Image: arrow keys move it, plus and minus zoom");
     this.osd.addHandler("canvas-key", (event) => { event.preventDefaultAction = !OSD_KEYS.includes(event.originalEvent.key); });
-    this.element.onpointerenter = () => { this.leads = true; };
-    this.element.onpointerleave = () => { this.leads = false; };
+    this.element.onpointerenter = () => { this.hasPointer = true; };
+    this.element.onpointerleave = () => { this.hasPointer = false; };
     this.osd.addHandler("tile-load-failed", ({ message, tiledImage: of }) => {
-      if (message !== "Image load aborted." && this.osd.world.getIndexOfItem(of) >= 0) missed();
+      if (message !== "Image load aborted." && this.osd.world.getIndexOfItem(of) >= 0) onTileFailed();
     });
-    for (const name of ["update-viewport", "resize"]) this.osd.addHandler(name, () => { if (this.ready) moved(); });
+    for (const name of ["update-viewport", "resize"]) this.osd.addHandler(name, () => { if (this.isReady) onMove(); });
   }
 
-  get ready() { return this.osd.world.getItemCount() > 0; }
+  get isReady() { return this.osd.world.getItemCount() > 0; }
 
-  /** Show a layer whose place is known, instead of what was shown of it before. */
-  put(layer) {
+  /** Show a layer and replace its previous version. */
+  showLayer(layer) {
     if (!layer.rect) return null;
     const [x, y, width] = layer.rect.map((one) => one / this.unit);
-    const before = this.items.get(layer);
-    const place = before ? { index: this.osd.world.getIndexOfItem(before), replace: true, opacity: before.getOpacity() } : {};
+    const previous = this.items.get(layer);
+    const place = previous ? { index: this.osd.world.getIndexOfItem(previous), replace: true, opacity: previous.getOpacity() } : {};
     return new Promise((resolve) => {
       this.osd.addTiledImage({
         tileSource: new URL(layer.dzi, document.baseURI).href, x, y, width, ...place, error: resolve,
@@ -49,7 +49,7 @@ export class Pane {
     });
   }
 
-  /** Draw a layer with that opacity, and only what lies right of `from`, a share of the pane's width. */
+  /** Set a layer's opacity and clip it to the right of `from`, a fraction of the pane's width. */
   draw(layer, opacity, from) {
     const item = this.items.get(layer);
     if (!item) return;
@@ -57,44 +57,43 @@ export class Pane {
     const cut = from && item.viewerElementToImageCoordinates(new Point(from * this.element.clientWidth, 0)).x;
     const left = Math.min(width, Math.max(0, cut));
     const state = `${left} ${opacity}`;
-    if (item.drawn === state) return; // each change makes the picture be drawn again, and that asks for this again
+    if (item.drawn === state) return; // a change redraws the image, which calls this again
     item.drawn = state;
     item.setClip(left > 0 ? new Rect(left, 0, width - left, height) : null);
     item.setOpacity(left < width ? opacity : 0);
   }
 
-  /** Lay an element over a part of the slide. */
-  lay(element, rect) {
+  addOverlay(element, rect) {
     this.osd.addOverlay({ element, location: new Rect(...rect.map((one) => one / this.unit)) });
   }
 
-  /** The slide's pixel in the middle, and screen pixels for each of the slide's. */
-  where() {
-    const { x, y, width, height } = this.shown();
+  /** Slide pixel in the centre, and screen pixels per slide pixel. */
+  position() {
+    const { x, y, width, height } = this.visibleRegion();
     return { x: x + width / 2, y: y + height / 2, zoom: this.element.clientWidth / width };
   }
 
-  /** Wait for the library to hear of a new width, at which it zooms. */
-  async sized() {
+  /** Wait until the library has applied a new width, which changes its zoom. */
+  async resized() {
     const { element, osd: { viewport } } = this;
     while (element.clientWidth && viewport.getContainerSize().x !== element.clientWidth) await new Promise(requestAnimationFrame);
   }
 
-  /** What is shown, in pixels of the slide. */
-  shown() {
+  /** Visible region in slide pixels. */
+  visibleRegion() {
     const { x, y, width, height } = this.osd.viewport.getBounds(true);
     return { x: x * this.unit, y: y * this.unit, width: width * this.unit, height: height * this.unit };
   }
 
-  look(x, y, zoom) {
+  moveTo(x, y, zoom) {
     this.osd.viewport.zoomTo((zoom * this.unit) / this.element.clientWidth, null, true);
     this.osd.viewport.panTo(new Point(x / this.unit, y / this.unit), true);
   }
 
   follow(other) {
-    const here = this.where(), there = other.where();
+    const here = this.position(), there = other.position();
     const apart = Math.hypot(here.x - there.x, here.y - there.y) * there.zoom;
-    if (apart > 0.01 || Math.abs(here.zoom / there.zoom - 1) > 1e-6) this.look(there.x, there.y, there.zoom);
+    if (apart > 0.01 || Math.abs(here.zoom / there.zoom - 1) > 1e-6) this.moveTo(there.x, there.y, there.zoom);
   }
 
   fit(rect) {
