@@ -35,12 +35,12 @@ from slidelift.service.api import (
 )
 from slidelift.service.api import models as catalog
 from slidelift.service.api.access import Access
-from slidelift.service.api.body_timeouts import Lingering, Patience
+from slidelift.service.api.body_timeouts import BodyTimeout, DrainBody
 from slidelift.service.api.context import Context
 from slidelift.service.api.counters import Counters
 from slidelift.service.api.job_changes import JobChanges
 from slidelift.service.api.readiness import Readiness
-from slidelift.service.api.request_log import Requests
+from slidelift.service.api.request_log import RequestLog
 from slidelift.service.api.tile_cache import TileCache
 from slidelift.service.errors import EXIT_FAILED, refusal
 from slidelift.service.jobs.open_store import open_store
@@ -142,8 +142,8 @@ def create_app(settings: Settings, probe: Probe = probe) -> FastAPI:
             allow_headers=["*"],
             expose_headers=["*"],
         )
-    app.add_middleware(Patience)
-    app.add_middleware(Requests, metrics=counted)
+    app.add_middleware(BodyTimeout)
+    app.add_middleware(RequestLog, metrics=counted)
     if settings.root_path:
         app.add_middleware(_UnderPrefix, prefix=settings.root_path)
     for room in (session, deepzoom, slides, uploads, jobs, events, batches, catalog, health, metrics):
@@ -226,7 +226,7 @@ def serve(settings: Settings, probe: Probe = probe) -> None:
             f"{reason}, and nobody has a token: make one with `slidelift token create --name NAME` first",
         )
     config = uvicorn.Config(
-        Lingering(app),
+        DrainBody(app),
         host=settings.host,
         port=settings.port,
         access_log=False,

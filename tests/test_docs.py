@@ -134,7 +134,7 @@ def test_every_member_of_every_json_object_is_documented(openapi: dict[str, Any]
 
 @pytest.mark.parametrize(
     ("words", "heading"),
-    [(JobState, "JobOut"), (Stage, "JobOut"), (ResultFormat, "JobIn"), (BadTilePolicy, "JobIn")],
+    [(JobState, "Job"), (Stage, "Job"), (ResultFormat, "JobRequest"), (BadTilePolicy, "JobRequest")],
 )
 def test_every_word_of_the_wire_is_documented(words: Any, heading: str) -> None:
     assert {str(word) for word in words} <= in_backticks(section(heading))

@@ -20,7 +20,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from slidelift.service.api.context import Context
-from slidelift.service.api.problems import response
+from slidelift.service.api.problems import problem_response
 from slidelift.service.auth import tokens
 from slidelift.service.auth.sessions import claimed, key_of, opened
 from slidelift.service.auth.tokens import Token
@@ -138,7 +138,7 @@ class Access:
         found = await self._found(HTTPConnection(scope))
         if isinstance(found, Problem):
             headers = CHALLENGE if found.status == HTTPStatus.UNAUTHORIZED else {}
-            await response(found, Request(scope), headers)(scope, receive, send)
+            await problem_response(found, Request(scope), headers)(scope, receive, send)
             return
         scope["slidelift.caller"] = found
         await self._app(scope, receive, send)

@@ -5,40 +5,40 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
 
+from slidelift.service.api import schemas
 from slidelift.service.api.access import Caller, InCaller
 from slidelift.service.api.context import Context, InContext
 from slidelift.service.api.job_creation import KeyHeader, checked, keyed_by, queued
-from slidelift.service.api.problems import BODY_MAX_BYTES, documented
-from slidelift.service.api.responses import Documented, address, readable
-from slidelift.service.api.schemas import BatchIn, BatchOut
+from slidelift.service.api.problems import BODY_MAX_BYTES, error_responses
+from slidelift.service.api.responses import ResponseDocs, get_and_head, url_path
 from slidelift.service.errors import refusal
 from slidelift.service.jobs.job import ForbiddenMoveError, Job
 from slidelift.service.jobs.store import JobFilter
 
-router = APIRouter(prefix="/v1/batches", tags=["batches"], responses=documented(), max_body_size=BODY_MAX_BYTES)
+router = APIRouter(prefix="/v1/batches", tags=["batches"], responses=error_responses(), max_body_size=BODY_MAX_BYTES)
 
 BatchId = Annotated[str, Path(description="Id of a batch.")]
-_LINKS: Documented = {
+_LINKS: ResponseDocs = {
     202: {
         "headers": {"Location": {"schema": {"type": "string"}, "description": "Address of the batch."}},
         "links": {
             name: {"operationId": name, "parameters": {"batch": "$response.body#/id"}}
-            for name in ("batch_state", "cancel_batch")
+            for name in ("get_batch", "cancel_batch")
         },
     }
 }
 _MOST = 100_000
 
 
-@router.post("", status_code=202, operation_id="ask_batch", summary="Ask for many upscales", responses=_LINKS)
-def ask_batch(
-    wanted: BatchIn,
+@router.post("", status_code=202, operation_id="create_batch", summary="Ask for many upscales", responses=_LINKS)
+def create_batch(
+    wanted: schemas.BatchRequest,
     request: Request,
     response: Response,
     context: InContext,
     caller: InCaller,
     key: KeyHeader = None,
-) -> BatchOut:
+) -> schemas.Batch:
     """Queue the same job for each slide, all of them or none: one slide that can't be taken refuses the batch."""
     keyed = keyed_by(caller, key, request, wanted)
     jobs = context.store.made_before(keyed) if keyed else None
@@ -46,18 +46,18 @@ def ask_batch(
         batch = uuid.uuid4().hex
         jobs = queued(context, caller, [checked(context, caller, order, batch) for order in wanted.orders()], keyed)
     found = str(jobs[0].batch)
-    response.headers["Location"] = address(request, f"/v1/batches/{found}")
-    return BatchOut.of(found, jobs, address(request, f"/v1/jobs?batch={found}"))
+    response.headers["Location"] = url_path(request, f"/v1/batches/{found}")
+    return schemas.Batch.of(found, jobs, url_path(request, f"/v1/jobs?batch={found}"))
 
 
-@readable(router, "/{batch}", operation_id="batch_state", summary="State of a batch")
-def batch_state(batch: BatchId, request: Request, context: InContext, caller: InCaller) -> BatchOut:
+@get_and_head(router, "/{batch}", operation_id="get_batch", summary="State of a batch")
+def get_batch(batch: BatchId, request: Request, context: InContext, caller: InCaller) -> schemas.Batch:
     """Tell how many of a batch's jobs are in each state."""
-    return BatchOut.of(batch, _known(context, caller, batch), address(request, f"/v1/jobs?batch={batch}"))
+    return schemas.Batch.of(batch, _known(context, caller, batch), url_path(request, f"/v1/jobs?batch={batch}"))
 
 
 @router.delete("/{batch}", operation_id="cancel_batch", status_code=202, summary="Cancel a batch")
-def cancel_batch(batch: BatchId, request: Request, context: InContext, caller: InCaller) -> BatchOut:
+def cancel_batch(batch: BatchId, request: Request, context: InContext, caller: InCaller) -> schemas.Batch:
     """Cancel those of its jobs that have not ended; results that are there stay."""
     for job in _known(context, caller, batch):
         if not job.state.is_ended:
@@ -65,7 +65,7 @@ def cancel_batch(batch: BatchId, request: Request, context: InContext, caller: I
                 context.storage.tidy_job(context.store.cancel(job.id))
             except ForbiddenMoveError:  # it has just ended
                 continue
-    return BatchOut.of(batch, _known(context, caller, batch), address(request, f"/v1/jobs?batch={batch}"))
+    return schemas.Batch.of(batch, _known(context, caller, batch), url_path(request, f"/v1/jobs?batch={batch}"))
 
 
 def _known(context: Context, caller: Caller, batch: str) -> list[Job]:

@@ -20,7 +20,7 @@ LINGER_SECONDS, LINGER_SILENT_SECONDS = 30.0, 5.0
 """How long a refused body is read and dropped, and for how long it may be silent meanwhile: those of nginx."""
 
 
-class Patience:
+class BodyTimeout:
     """ASGI middleware: a request whose body does not come in time ends with `receiving.SilentError` (408).
 
     Only the time in which the service waits for the client counts, not the time that it takes to write.
@@ -54,7 +54,7 @@ class Patience:
         await self._app(scope, received_in_time, send)
 
 
-class Lingering:
+class DrainBody:
     """ASGI middleware around all others, for a real connection: answers at once, and closes when the body has come.
 
     It holds back the end of an answer that came before the end of the body; the answer itself is on its way by then.

@@ -10,12 +10,11 @@ from fastapi import APIRouter, Depends, Path, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.convertors import StringConvertor, register_url_convertor
 
-from slidelift.service.api import jobs, slides
+from slidelift.service.api import jobs, schemas, slides
 from slidelift.service.api.access import Caller, InCaller
 from slidelift.service.api.context import Context, InContext
-from slidelift.service.api.problems import documented
-from slidelift.service.api.responses import Documented, is_known, readable, written
-from slidelift.service.api.schemas import MapOut
+from slidelift.service.api.problems import error_responses
+from slidelift.service.api.responses import ResponseDocs, etag_matches, get_and_head, json_response
 from slidelift.service.errors import ServiceError, refusal
 from slidelift.service.jobs.job import JobState
 from slidelift.service.jobs.slide import Slide
@@ -23,7 +22,7 @@ from slidelift.service.processes.viewer_pool import ImageSource
 from slidelift.wsi.deepzoom import DeepZoom
 from slidelift.wsi.geometry import Size
 
-router = APIRouter(prefix="/v1", tags=["view"], responses=documented())
+router = APIRouter(prefix="/v1", tags=["view"], responses=error_responses())
 
 ENCODING = "1"
 """Counted up when tiles of the same slide come out otherwise than before: caches must not mix them."""
@@ -64,8 +63,8 @@ class _Subject:
 
 
 InPlace = Annotated[_Place, Depends()]
-_DESCRIPTOR: Documented = {200: {"content": {"application/xml": {}}, "description": "A Deep Zoom descriptor."}}
-_TILE: Documented = {
+_DESCRIPTOR: ResponseDocs = {200: {"content": {"application/xml": {}}, "description": "A Deep Zoom descriptor."}}
+_TILE: ResponseDocs = {
     200: {"content": {"image/jpeg": {}, "image/png": {}}, "description": "The tile."},
     304: {"description": "The client has just that."},
 }
@@ -81,21 +80,29 @@ register_url_convertor("piece", _Piece())
 _PLACE = "{level}/{column:piece}_{row:piece}.{tile_format}"
 
 
-@readable(router, "/slides/{slide}.dzi", response_class=Response, responses=_DESCRIPTOR, summary="A slide for a viewer")
-def slide_descriptor(slide: slides.SlideId, context: InContext, caller: InCaller) -> Response:
+@get_and_head(
+    router,
+    "/slides/{slide}.dzi",
+    operation_id="get_slide_descriptor",
+    response_class=Response,
+    responses=_DESCRIPTOR,
+    summary="A slide for a viewer",
+)
+def get_slide_descriptor(slide: slides.SlideId, context: InContext, caller: InCaller) -> Response:
     """Describe the slide as Deep Zoom does; OpenSeadragon opens this address."""
-    facts = slides.known(context, caller, slide).facts
+    facts = slides.find_slide(context, caller, slide).facts
     return _described(DeepZoom(Size(facts.width, facts.height)), TileFormat.JPEG, _FOREVER)
 
 
-@readable(
+@get_and_head(
     router,
     f"/slides/{{slide}}_files/{_PLACE}",
+    operation_id="get_slide_tile",
     response_class=Response,
     responses=_TILE,
     summary="A tile of a slide",
 )
-async def slide_tile(
+async def get_slide_tile(
     slide: slides.SlideId,
     place: InPlace,
     request: Request,
@@ -105,20 +112,21 @@ async def slide_tile(
     """Send 512 x 512 pixels of the slide, fewer at its right and lower edge."""
 
     def find() -> _Subject:
-        found = slides.known(context, caller, slide)
+        found = slides.find_slide(context, caller, slide)
         return _Subject(ImageSource("slide", str(context.storage.slide_path(found))), found.sha256)
 
     return await _seen(find, lambda subject: _tile(request, context, subject, place))
 
 
-@readable(
+@get_and_head(
     router,
     "/jobs/{job}/result.dzi",
+    operation_id="get_result_descriptor",
     response_class=Response,
     responses=_DESCRIPTOR,
     summary="A result for a viewer",
 )
-async def result_descriptor(job: jobs.JobId, context: InContext, caller: InCaller) -> Response:
+async def get_result_descriptor(job: jobs.JobId, context: InContext, caller: InCaller) -> Response:
     """Describe the result as Deep Zoom does, while the job runs what is finished of it.
 
     Tiles of a result in the making are PNG, transparent where no stripe is finished yet. A viewer that wants to see
@@ -132,14 +140,15 @@ async def result_descriptor(job: jobs.JobId, context: InContext, caller: InCalle
     return await _seen(lambda: _result(context, caller, job), described)
 
 
-@readable(
+@get_and_head(
     router,
     f"/jobs/{{job}}/result_files/{_PLACE}",
+    operation_id="get_result_tile",
     response_class=Response,
     responses=_TILE,
     summary="A tile of a result",
 )
-async def result_tile(
+async def get_result_tile(
     job: jobs.JobId,
     place: InPlace,
     request: Request,
@@ -150,14 +159,22 @@ async def result_tile(
     return await _seen(lambda: _result(context, caller, job), lambda subject: _tile(request, context, subject, place))
 
 
-@readable(router, "/jobs/{job}/map", response_model=MapOut, summary="What became of each tile")
-async def job_map(job: jobs.JobId, context: InContext, caller: InCaller) -> Response:
+@get_and_head(
+    router,
+    "/jobs/{job}/map",
+    operation_id="get_tile_map",
+    response_model=schemas.TileMap,
+    summary="What became of each tile",
+)
+async def get_tile_map(job: jobs.JobId, context: InContext, caller: InCaller) -> Response:
     """Tell where the result lies on the slide, and of each finished tile what became of it and how near its source is.
 
     Answered while the job runs, too.
     """
     found = await _seen(lambda: _result(context, caller, job), lambda subject: context.decoders.map(subject.source))
-    return await run_in_threadpool(lambda: written(MapOut.model_validate(found)))  # of 100,000 tiles and more
+    return await run_in_threadpool(
+        lambda: json_response(schemas.TileMap.model_validate(found))
+    )  # of 100,000 tiles and more
 
 
 async def _seen(find: Callable[[], _Subject], look: Callable[[_Subject], Awaitable[Seen]]) -> Seen:
@@ -176,7 +193,7 @@ async def _seen(find: Callable[[], _Subject], look: Callable[[_Subject], Awaitab
 
 
 def _result(context: Context, caller: Caller, job_id: str) -> _Subject:
-    found = jobs.known(context, caller, job_id)
+    found = jobs.find_job(context, caller, job_id)
     order, storage = found.order, context.storage
     if found.state is JobState.SUCCEEDED:
         path = storage.result_path(found)
@@ -205,7 +222,7 @@ async def _tile(request: Request, context: Context, subject: _Subject, place: _P
     headers: dict[str, Any] = {**_SAFE, "Cache-Control": _FOREVER if tag else _GROWING}
     if tag:
         headers["ETag"] = tag
-        if is_known(request, tag):
+        if etag_matches(request, tag):
             return Response(status_code=304, headers=headers)
     tile = context.tile_cache.get(tag) if tag else None
     if tile is None:

@@ -1,62 +1,65 @@
-"""The page at /docs: Swagger UI over the service's own description, all of it served from here."""
+"""The OpenAPI document, and the page at /docs that shows it with a local copy of Swagger UI."""
 
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
 
+from slidelift.service.api import schemas
 from slidelift.service.api.access import COOKIE
-from slidelift.service.api.responses import address
+from slidelift.service.api.responses import url_path
 
-_VENDORED = Path(__file__).parent.parent / "web" / "vendor" / "swagger-ui"
+_SWAGGER_UI = Path(__file__).parent.parent / "web" / "vendor" / "swagger-ui"
 _PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>slidelift: the REST service</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <link rel="icon" href="data:,">
-<link rel="stylesheet" href="{here}/swagger-ui.css"></head>
+<link rel="stylesheet" href="{assets}/swagger-ui.css"></head>
 <body><div id="swagger-ui"></div>
-<script src="{here}/swagger-ui-bundle.js"></script>
-<script src="{here}/start.js"></script></body></html>
+<script src="{assets}/swagger-ui-bundle.js"></script>
+<script src="{assets}/start.js"></script></body></html>
 """
-# The document lies beside the page, wherever a proxy shows both.
+# The URL is relative to the page, so that it is right behind any proxy prefix.
 _START = """SwaggerUIBundle({url: "openapi.json", dom_id: "#swagger-ui", deepLinking: true, validatorUrl: null,
   persistAuthorization: false});
 """
-_POLICY = (  # Swagger UI styles elements; in a frame of another site a click would be a request in its reader's name
+# Swagger UI styles elements inline. frame-ancestors prevents clickjacking.
+_POLICY = (
     "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'"
 )
+_SECURITY_SCHEMES = {
+    "token": {"type": "http", "scheme": "bearer", "description": "Created by `slidelift token create`."},
+    "session": {"type": "apiKey", "in": "cookie", "name": COOKIE, "description": "Set by `sign_in`."},
+}
+_SECURITY: list[dict[str, list[str]]] = [{}, {"token": []}, {"session": []}]
+"""The empty entry: a service that only its own machine can reach requires no token."""
 
 
 def install(app: FastAPI) -> None:
-    """Serve the page, and what security schemes the description names."""
+    """Serve /docs, and complete the OpenAPI document that FastAPI generates."""
 
     @app.get("/docs", include_in_schema=False)
     def page(request: Request) -> HTMLResponse:
-        return HTMLResponse(
-            _PAGE.format(here=address(request, "/docs/assets")), headers={"Content-Security-Policy": _POLICY}
-        )
+        content = _PAGE.format(assets=url_path(request, "/docs/assets"))
+        return HTMLResponse(content, headers={"Content-Security-Policy": _POLICY})
 
     @app.get("/docs/assets/start.js", include_in_schema=False)
     def start() -> HTMLResponse:
         return HTMLResponse(_START, media_type="text/javascript")
 
-    app.mount("/docs/assets", StaticFiles(directory=_VENDORED), name="docs-assets")
-    made = app.openapi
+    app.mount("/docs/assets", StaticFiles(directory=_SWAGGER_UI), name="docs-assets")
+    generate = app.openapi
 
-    def described() -> dict[str, object]:
+    def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            schema = made()
-            schema["components"]["securitySchemes"] = {
-                "token": {"type": "http", "scheme": "bearer", "description": "Made by `slidelift token create`."},
-                "session": {"type": "apiKey", "in": "cookie", "name": COOKIE, "description": "Set by signing in."},
-            }
-            schema["security"] = [
-                {},
-                {"token": []},
-                {"session": []},
-            ]  # none is asked for where only this machine can reach the service
-        return app.openapi_schema or {}
+            components = generate()["components"]
+            components["securitySchemes"] = _SECURITY_SCHEMES
+            # The routes read this body themselves, so that FastAPI does not know its schema.
+            components["schemas"]["SlideSource"] = schemas.SlideSource.model_json_schema()
+            app.openapi_schema["security"] = _SECURITY
+        return app.openapi_schema
 
-    app.openapi = described  # type: ignore[method-assign]
+    app.openapi = openapi  # type: ignore[method-assign]

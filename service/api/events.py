@@ -15,15 +15,15 @@ from starlette.concurrency import run_in_threadpool
 
 from slidelift.service.api.access import Caller, InCaller
 from slidelift.service.api.context import Context, InContext
-from slidelift.service.api.job_changes import News
-from slidelift.service.api.jobs import JobId, known, shown_under
-from slidelift.service.api.problems import documented
-from slidelift.service.api.responses import Documented, address
+from slidelift.service.api.job_changes import JobEvent
+from slidelift.service.api.jobs import JobId, find_job, job_at
+from slidelift.service.api.problems import error_responses
+from slidelift.service.api.responses import ResponseDocs, url_path
 from slidelift.service.jobs.errors import StoreError
 from slidelift.service.jobs.job import Job
 from slidelift.service.jobs.store import Change
 
-router = APIRouter(prefix="/v1", tags=["jobs"], responses=documented())
+router = APIRouter(prefix="/v1", tags=["jobs"], responses=error_responses())
 
 KEEP_ALIVE_SECONDS = 15.0
 """A comment so often keeps proxies from ending a stream of events as idle; so often, too, its token is looked up."""
@@ -37,11 +37,11 @@ _NUMBER = re.compile(r"[0-9]{1,18}")
 LastEventId = Annotated[str | None, Header(description="Id of the last event seen.")]
 
 
-def _documented(description: str) -> Documented:
+def _documented(description: str) -> ResponseDocs:
     data = {
         "type": "string",
         "contentMediaType": "application/json",
-        "contentSchema": {"$ref": "#/components/schemas/JobOut"},
+        "contentSchema": {"$ref": "#/components/schemas/Job"},
     }
     event: dict[str, Any] = {
         "type": "object",
@@ -53,30 +53,30 @@ def _documented(description: str) -> Documented:
 
 @router.get(
     "/jobs/{job}/events",
-    operation_id="job_events",
+    operation_id="stream_job_events",
     response_class=StreamingResponse,
     responses=_documented("Events `job`: the job as JSON, at once and at each change; the last when it has ended."),
     summary="Follow a job",
 )
-async def job_events(
+async def stream_job_events(
     job: JobId, request: Request, context: InContext, caller: InCaller, last_event_id: LastEventId = None
 ) -> Response:
     """Stream the job's changes as server-sent events, until it has ended; the id of an event is the job's revision."""
     after = await run_in_threadpool(context.store.last_change)
-    found = await run_in_threadpool(known, context, caller, job)
+    found = await run_in_threadpool(find_job, context, caller, job)
     seen = _number(last_event_id)
-    prefix = address(request, "")
+    prefix = url_path(request, "")
     return _stream(_of_job(prefix, context, caller, found, after, -1 if seen is None else seen))
 
 
 @router.get(
     "/events",
-    operation_id="events",
+    operation_id="stream_events",
     response_class=StreamingResponse,
     responses=_documented("Events `job`: at once each job that has not ended, and then each that changes, as JSON."),
     summary="Follow all jobs",
 )
-async def events(context: InContext, caller: InCaller, last_event_id: LastEventId = None) -> Response:
+async def stream_events(context: InContext, caller: InCaller, last_event_id: LastEventId = None) -> Response:
     """Stream the changes of all jobs that the caller may see, new ones too, without an end.
 
     The id of an event is the number of the change. With the last one seen only what has changed since is told, jobs
@@ -104,10 +104,10 @@ def writer(prefix: str) -> Callable[[Change], bytes]:
 
 
 def _event(prefix: str, number: int, job: Job) -> bytes:
-    return format_sse_event(event="job", id=str(number), data_str=shown_under(prefix, job).model_dump_json())
+    return format_sse_event(event="job", id=str(number), data_str=job_at(prefix, job).model_dump_json())
 
 
-async def _in_slices(news: Sequence[News]) -> AsyncIterator[bytes]:
+async def _in_slices(news: Sequence[JobEvent]) -> AsyncIterator[bytes]:
     """Events of many changes, a few at a time; what takes them need never wait, and others shall."""
     held = bytearray()
     for one in news:
@@ -167,7 +167,7 @@ def _is_usable(context: Context, seen: int) -> bool:
     return last - RESUMED_CHANGES <= seen <= last
 
 
-async def _of_all(context: Context, caller: Caller, unfinished: list[News], after: int) -> AsyncIterator[bytes]:
+async def _of_all(context: Context, caller: Caller, unfinished: list[JobEvent], after: int) -> AsyncIterator[bytes]:
     """Those jobs, then each change after that number, to the end of the token or of the service."""
     yield format_sse_event(retry=_RETRY_MILLISECONDS, comment="slidelift")
     admission = _Pass(context, caller)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from starlette.concurrency import run_in_threadpool
 
-from slidelift.service.api.shared_call import SharedLook
+from slidelift.service.api.shared_call import SharedCall
 from slidelift.service.jobs.errors import StoreError
 from slidelift.service.jobs.job import Job
 from slidelift.service.jobs.store import Change, Store
@@ -33,7 +33,7 @@ class _Waiter:
 
 
 @dataclass(frozen=True, slots=True)
-class News:
+class JobEvent:
     """A change, and the bytes by which all who listen are told of it."""
 
     number: int
@@ -52,7 +52,7 @@ class Unfinished:
     """
 
     number: int
-    news: tuple[News, ...] = ()
+    news: tuple[JobEvent, ...] = ()
 
 
 @dataclass(eq=False, slots=True)
@@ -68,9 +68,9 @@ class Listener:
     heard: int
     wants: Callable[[Job], bool]
     called: asyncio.Event = field(default_factory=asyncio.Event)
-    untold: dict[str, News] = field(default_factory=dict)
+    untold: dict[str, JobEvent] = field(default_factory=dict)
 
-    def tell(self, changes: list[News]) -> None:
+    def tell(self, changes: list[JobEvent]) -> None:
         """Note what is new to it."""
         for change in changes:
             if change.number > self.heard and self.wants(change.job):
@@ -94,7 +94,7 @@ class JobChanges:
     def __init__(self, store: Store, written: Callable[[Change], bytes]) -> None:
         self._store, self._written = store, written
         self._unfinished = Unfinished(-1)
-        self._beginnings = SharedLook(self._look_at_unfinished)
+        self._beginnings = SharedCall(self._look_at_unfinished)
         self._waiters: set[_Waiter] = set()
         self._listeners: set[Listener] = set()
         self._looking: asyncio.Task[None] | None = None
@@ -129,7 +129,7 @@ class JobChanges:
         """The jobs that have not ended; those who ask at the same time share one look, begun after they asked."""
         return await self._beginnings.look()
 
-    async def news(self, listener: Listener, seconds: float) -> list[News]:
+    async def news(self, listener: Listener, seconds: float) -> list[JobEvent]:
         """Wait for changes; none where that took longer than `seconds`, or the service stops."""
         await self._called(listener.called, seconds)
         listener.called.clear()
@@ -168,7 +168,9 @@ class JobChanges:
                     called.set()
             await asyncio.sleep(LOOK_SECONDS if len(changes) < _CHANGES_AT_ONCE else 0)
 
-    def _read(self, waiters: tuple[_Waiter, ...], listeners: tuple[Listener, ...]) -> tuple[dict[str, int], list[News]]:
+    def _read(
+        self, waiters: tuple[_Waiter, ...], listeners: tuple[Listener, ...]
+    ) -> tuple[dict[str, int], list[JobEvent]]:
         try:
             wanted = {waiter.job_id for waiter in waiters}
             revisions = self._store.revisions(wanted) if wanted else {}
@@ -189,5 +191,5 @@ class JobChanges:
             self._unfinished = Unfinished(max([number, *(one.number for one in news)]), news)
         return self._unfinished
 
-    def _as_news(self, changes: list[Change]) -> list[News]:
-        return [News(change.number, change.job, self._written(change)) for change in changes]
+    def _as_news(self, changes: list[Change]) -> list[JobEvent]:
+        return [JobEvent(change.number, change.job, self._written(change)) for change in changes]

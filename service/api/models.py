@@ -3,15 +3,15 @@
 from fastapi import APIRouter
 
 from slidelift.models.zoo.catalog import catalog
-from slidelift.service.api.problems import documented
-from slidelift.service.api.responses import readable
-from slidelift.service.api.schemas import ModelOut, ModelsOut
+from slidelift.service.api import schemas
+from slidelift.service.api.problems import error_responses
+from slidelift.service.api.responses import get_and_head
 from slidelift.service.pipeline.request import AUTO
 
-router = APIRouter(prefix="/v1/models", tags=["models"], responses=documented())
+router = APIRouter(prefix="/v1/models", tags=["models"], responses=error_responses())
 
 
-@readable(router, "", summary="List models")
-def models() -> ModelsOut:
+@get_and_head(router, "", operation_id="list_models", summary="List models")
+def list_models() -> schemas.ModelList:
     """List the models on offer with the facts of each."""
-    return ModelsOut(default=AUTO, models=[ModelOut.model_validate(card) for card in catalog().values()])
+    return schemas.ModelList(default=AUTO, models=[schemas.Model.model_validate(card) for card in catalog().values()])

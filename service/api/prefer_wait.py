@@ -28,7 +28,7 @@ Prefer = Annotated[
 ]
 
 
-async def seen_after(context: Context, upload_id: str, seconds: int) -> Seen:
+async def wait_for_upload(context: Context, upload_id: str, seconds: int) -> Seen:
     """Look at an upload when it has landed or failed, or when the time is over."""
     end = time.monotonic() + seconds
     while True:

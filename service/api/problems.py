@@ -19,7 +19,6 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from slidelift.service.api.schemas import ProblemOut
 from slidelift.service.errors import Problem, ServiceError, phrase, problem, title
 from slidelift.service.jobs.job import ForbiddenMoveError
 from slidelift.service.jobs.store import (
@@ -67,12 +66,10 @@ _DETAILS = {
 log = logging.getLogger(__name__)
 
 
-def documented() -> dict[int | str, dict[str, Any]]:
+def error_responses() -> dict[int | str, dict[str, Any]]:
     """What a router says of its errors in the OpenAPI document."""
-    schema = {"schema": ProblemOut.model_json_schema()}
-    return {
-        status: {"description": "A problem (RFC 9457)", "content": {MEDIA_TYPE: schema}} for status in ("4XX", "5XX")
-    }
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {status: {"description": "A problem (RFC 9457)", "content": content} for status in ("4XX", "5XX")}
 
 
 def body(found: Problem, instance: str, **extensions: Any) -> dict[str, Any]:  # members as RFC 9457 §3.2 allows
@@ -88,7 +85,7 @@ def body(found: Problem, instance: str, **extensions: Any) -> dict[str, Any]:  #
     }
 
 
-def response(
+def problem_response(
     found: Problem, request: Request, headers: dict[str, str] | None = None, **extensions: Any
 ) -> JSONResponse:
     """Answer a request with a problem."""
@@ -103,7 +100,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(ServiceError)
     def known(request: Request, error: ServiceError) -> JSONResponse:
-        return response(error.problem, request)
+        return problem_response(error.problem, request)
 
     for refused, code in _REFUSALS.items():
         app.add_exception_handler(refused, _refusal_handler(code))
@@ -114,14 +111,14 @@ def install(app: FastAPI) -> None:
             {"loc": list(one["loc"]), "msg": one["msg"], "type": one["type"]} for one in error.errors()[:_ERRORS_TOLD]
         ]
         places = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in errors)
-        return response(problem("request.invalid", places), request, errors=errors)
+        return problem_response(problem("request.invalid", places), request, errors=errors)
 
     @app.exception_handler(HTTPException)
     def from_framework(request: Request, error: HTTPException) -> JSONResponse:
         headers = dict(error.headers or {})
         if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
             headers["Allow"] = ", ".join(_methods(request))
-        return response(_of_status(error.status_code), request, headers)
+        return problem_response(_of_status(error.status_code), request, headers)
 
 
 def _methods(request: Request) -> list[str]:
@@ -133,7 +130,7 @@ def _methods(request: Request) -> list[str]:
 
 def _refusal_handler(code: str) -> Callable[[Request, Exception], JSONResponse]:
     def refused(request: Request, error: Exception) -> JSONResponse:
-        return response(problem(code, _said(code, error)), request)
+        return problem_response(problem(code, _said(code, error)), request)
 
     return refused
 

@@ -29,7 +29,7 @@ class SilentError(HTTPException):
         super().__init__(HTTPStatus.REQUEST_TIMEOUT)
 
 
-async def pump(request: Request, write: Callable[[bytes], None]) -> None:
+async def stream_body(request: Request, write: Callable[[bytes], None]) -> None:
     """Move the body on in chunks of a MiB; what came before a connection broke is moved on too.
 
     Raises
@@ -54,7 +54,7 @@ async def pump(request: Request, write: Callable[[bytes], None]) -> None:
 
 
 @asynccontextmanager
-async def letting_go(writers: list[Writer], *, keep: bool) -> AsyncGenerator[None, None]:
+async def closing_on_error(writers: list[Writer], *, keep: bool) -> AsyncGenerator[None, None]:
     """Close the writers if the block fails; without `keep` their uploads go with them."""
     try:
         yield
@@ -65,17 +65,17 @@ async def letting_go(writers: list[Writer], *, keep: bool) -> AsyncGenerator[Non
         raise
 
 
-async def finished(work: "Future[Slide]") -> Slide:
+async def wait_for_slide(work: "Future[Slide]") -> Slide:
     """Wait for a slide; the work goes on if the client does not wait for it."""
     return await asyncio.shield(asyncio.wrap_future(work))
 
 
-def announced_bytes(request: Request) -> int | None:
+def content_length(request: Request) -> int | None:
     """Content-Length, None where the body's size is not known; raises ServiceError upload.header."""
     return tus.number(request.headers, "content-length")
 
 
-def require_arrived(writer: Writer, announced: int | None, found: list[tuple[Digest, bytes]]) -> None:
+def require_complete(writer: Writer, announced: int | None, found: list[tuple[Digest, bytes]]) -> None:
     """Check size and digests of a body sent in one request.
 
     Raises

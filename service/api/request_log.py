@@ -18,7 +18,7 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 log = logging.getLogger(__name__)
 
 
-class Requests:
+class RequestLog:
     """ASGI middleware around all others; gives each answer an X-Request-Id that the log repeats."""
 
     def __init__(self, app: ASGIApp, metrics: Counters) -> None:

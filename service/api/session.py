@@ -4,11 +4,11 @@ from contextlib import suppress
 
 from fastapi import APIRouter, Request, Response
 
+from slidelift.service.api import schemas
 from slidelift.service.api.access import CHALLENGE, COOKIE, EVERYBODY, Caller, identified
 from slidelift.service.api.context import InContext
-from slidelift.service.api.problems import documented, response
-from slidelift.service.api.responses import Documented, address, readable
-from slidelift.service.api.schemas import SessionIn, SessionOut, moment
+from slidelift.service.api.problems import error_responses, problem_response
+from slidelift.service.api.responses import ResponseDocs, get_and_head, url_path
 from slidelift.service.auth import tokens
 from slidelift.service.auth.sessions import begun, made_key_of
 from slidelift.service.errors import Problem, problem
@@ -17,10 +17,10 @@ from slidelift.service.storage.files import full_disk_said
 
 _BODY_MAX_BYTES = 4096
 
-router = APIRouter(prefix="/v1/session", tags=["session"], responses=documented(), max_body_size=_BODY_MAX_BYTES)
+router = APIRouter(prefix="/v1/session", tags=["session"], responses=error_responses(), max_body_size=_BODY_MAX_BYTES)
 
 _PRIVATE = {"Cache-Control": "no-store"}
-_SIGNED_IN: Documented = {
+_SIGNED_IN: ResponseDocs = {
     204: {
         "headers": {"Set-Cookie": {"schema": {"type": "string"}, "description": "The session."}},
         "description": "Signed in.",
@@ -28,27 +28,27 @@ _SIGNED_IN: Documented = {
 }
 
 
-@readable(router, "", operation_id="session", summary="Who am I?")
-def session(request: Request, answer: Response, context: InContext) -> SessionOut:
+@get_and_head(router, "", operation_id="get_session", summary="Who am I?")
+def get_session(request: Request, answer: Response, context: InContext) -> schemas.Session:
     """Tell whether the service asks for tokens, and whom it takes the caller for."""
     answer.headers.update(_PRIVATE)
     needed = context.settings.asks_for_tokens
     found = identified(request, context) if needed else EVERYBODY
     if isinstance(found, Problem):
-        return SessionOut(needed=needed, signed_in=False, name=None, scopes=[], expires=None)
-    return SessionOut(
+        return schemas.Session(needed=needed, signed_in=False, name=None, scopes=[], expires=None)
+    return schemas.Session(
         needed=needed,
         signed_in=True,
         name=found.token.name if found.token else None,
         scopes=[scope for scope in tokens.Scope if found.may(scope)],
-        expires=moment(found.expires) if found.expires is not None else None,
+        expires=schemas.utc(found.expires) if found.expires is not None else None,
     )
 
 
 @router.post(
     "", operation_id="sign_in", status_code=204, responses=_SIGNED_IN, response_class=Response, summary="Sign in"
 )
-def sign_in(shown: SessionIn, request: Request, context: InContext) -> Response:
+def sign_in(shown: schemas.SignIn, request: Request, context: InContext) -> Response:
     """Begin a session that may do what the token may, until it ends after twelve hours, or the token before that.
 
     Where the session changes anything, a request must carry the header `X-Slidelift: page` as well.
@@ -57,7 +57,7 @@ def sign_in(shown: SessionIn, request: Request, context: InContext) -> Response:
     token = context.store.token(sha256)
     if token is None or not token.is_valid(now):
         refused = problem("access.token-invalid", "the token is not known here, was revoked or has expired")
-        return response(refused, request, CHALLENGE | _PRIVATE)
+        return problem_response(refused, request, CHALLENGE | _PRIVATE)
     started = begun(sha256, now, token.expires, token.generation)
     with full_disk_said():
         sealed = started.sealed(made_key_of(context.settings.data_dir))
@@ -88,7 +88,7 @@ def _send_cookie(answer: Response, request: Request, value: str, seconds: int) -
         COOKIE,
         value,
         max_age=seconds,
-        path=address(request, "/"),
+        path=url_path(request, "/"),
         secure=request.url.scheme == "https",
         httponly=True,
         samesite="strict",

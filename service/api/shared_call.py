@@ -32,7 +32,7 @@ async def in_own_thread(work: Callable[[], Found]) -> Found:
     return await found
 
 
-class SharedLook(Generic[Found]):
+class SharedCall(Generic[Found]):
     """Shares looks among those who ask; belongs to the event loop.
 
     A look that is under way may have begun before what its caller wants to see: who asks meanwhile waits for the next.

@@ -9,14 +9,20 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.convertors import StringConvertor, register_url_convertor
 
+from slidelift.service.api import schemas
 from slidelift.service.api.access import Caller, InCaller
 from slidelift.service.api.context import Context, InContext
 from slidelift.service.api.job_creation import recommended
-from slidelift.service.api.prefer_wait import Prefer, seen_after, wait_seconds
-from slidelift.service.api.problems import documented
-from slidelift.service.api.request_body import announced_bytes, finished, letting_go, pump, require_arrived
-from slidelift.service.api.responses import Before, Limit, address, next_page, readable, written
-from slidelift.service.api.schemas import Mpp, RecommendationOut, SlideOut, SlidesOut, UploadOut, UriIn
+from slidelift.service.api.prefer_wait import Prefer, wait_for_upload, wait_seconds
+from slidelift.service.api.problems import error_responses
+from slidelift.service.api.request_body import (
+    closing_on_error,
+    content_length,
+    require_complete,
+    stream_body,
+    wait_for_slide,
+)
+from slidelift.service.api.responses import Before, Limit, get_and_head, json_response, next_page_url, url_path
 from slidelift.service.errors import refusal
 from slidelift.service.jobs.slide import Slide
 from slidelift.service.jobs.store import UnknownSlideError
@@ -41,7 +47,7 @@ class _Id(_Name):
 
 register_url_convertor("slide_name", _Name())
 register_url_convertor("slide_id", _Id())
-router = APIRouter(prefix="/v1/slides", tags=["slides"], responses=documented())
+router = APIRouter(prefix="/v1/slides", tags=["slides"], responses=error_responses())
 
 SlideId = Annotated[str, Path(description="Id of a slide; for an upload the name of its file.")]
 _JSON_MAX_BYTES = 2**14
@@ -72,17 +78,20 @@ _POST = {
                 }
             },
             "application/json": {
-                "schema": UriIn.model_json_schema(),
+                "schema": {"$ref": "#/components/schemas/SlideSource"},
                 "example": {"uri": "https://example.org/slide.svs"},
             },
         },
     },
 }
 _LINKS = {
-    "slide_facts": {"operationId": "slide_facts", "parameters": {"slide": "$response.body#/id"}},
+    "get_slide": {"operationId": "get_slide", "parameters": {"slide": "$response.body#/id"}},
     "delete_slide": {"operationId": "delete_slide", "parameters": {"slide": "$response.body#/id"}},
-    "ask": {"operationId": "ask", "requestBody": {"slide": "$response.body#/id", "model": "bicubic"}},
-    "ask_batch": {"operationId": "ask_batch", "requestBody": {"slides": ["$response.body#/id"], "model": "bicubic"}},
+    "create_job": {"operationId": "create_job", "requestBody": {"slide": "$response.body#/id", "model": "bicubic"}},
+    "create_batch": {
+        "operationId": "create_batch",
+        "requestBody": {"slides": ["$response.body#/id"], "model": "bicubic"},
+    },
 }
 _HEADERS = {
     "Location": {"description": "Address of the slide.", "schema": {"type": "string"}},
@@ -93,28 +102,28 @@ _HEADERS = {
 @router.put(
     "/{slide:slide_name}",
     status_code=201,
-    operation_id="upload",
+    operation_id="upload_slide",
     summary="Upload a slide",
     openapi_extra=_PUT,
     responses={201: {"headers": _HEADERS, "links": _LINKS}},
 )
-async def upload(
+async def upload_slide(
     slide: SlideId, request: Request, response: Response, context: InContext, caller: InCaller
-) -> SlideOut:
+) -> schemas.Slide:
     """Take the body as it streams in; it becomes a slide once it lies whole on disk and a probe could read it.
 
     A name that ends in .zip, .tar, .tar.gz or .tgz is a slide of several files. `Repr-Digest` or `Content-Digest` with
     sha-256 or sha-512 (RFC 9530) are checked if sent.
     """
     _require_bare_file(request)
-    announced, expected = announced_bytes(request), expected_digests(request.headers)
+    announced, expected = content_length(request), expected_digests(request.headers)
     writer = await run_in_threadpool(
         context.upload_service.begin, slide, Way.PUT, owner=caller.owner, total_bytes=announced
     )
-    async with letting_go([writer], keep=False):
+    async with closing_on_error([writer], keep=False):
         hashes = [(digest, writer.hash_from_here(digest.algorithm)) for digest in expected]
-        await pump(request, writer.append)
-        require_arrived(writer, announced, [(digest, found.digest()) for digest, found in hashes])
+        await stream_body(request, writer.append)
+        require_complete(writer, announced, [(digest, found.digest()) for digest, found in hashes])
         await run_in_threadpool(writer.arrive)
     return await _landed(context, writer, request, response)
 
@@ -122,21 +131,21 @@ async def upload(
 @router.post(
     "",
     status_code=201,
-    operation_id="add",
+    operation_id="create_slide",
     summary="Upload a slide as a form, or let it be fetched",
     openapi_extra=_POST,
     responses={
         201: {"headers": _HEADERS},
         202: {
-            "model": UploadOut,
+            "model": schemas.Upload,
             "description": "It is being fetched",
             "headers": {"Location": {"description": "Address of the upload.", "schema": {"type": "string"}}},
         },
     },
 )
-async def add(
+async def create_slide(
     request: Request, response: Response, context: InContext, caller: InCaller, prefer: Prefer = None
-) -> SlideOut | UploadOut:
+) -> schemas.Slide | schemas.Upload:
     """Take a form's one file as it streams in, or fetch a slide from an address that the settings allow.
 
     A form answers as PUT does. An address answers at once with an upload to look at; with `Prefer: wait=30` later.
@@ -151,19 +160,23 @@ async def add(
     )
 
 
-@readable(router, "", operation_id="slides", response_model=SlidesOut, summary="List slides")
-def slides(
+@get_and_head(router, "", operation_id="list_slides", response_model=schemas.SlideList, summary="List slides")
+def list_slides(
     request: Request, context: InContext, caller: InCaller, limit: Limit = 100, before: Before = None
 ) -> Response:
     """List what was uploaded, the newest first."""
     page = context.store.slides(limit, before, caller.only)
-    return written(SlidesOut(slides=[SlideOut.of(one) for one in page.entries], next=next_page(request, page.cursor)))
+    return json_response(
+        schemas.SlideList(
+            slides=[schemas.Slide.of(one) for one in page.entries], next=next_page_url(request, page.cursor)
+        )
+    )
 
 
-@readable(router, "/{slide:slide_id}", operation_id="slide_facts", summary="Facts of a slide")
-def slide_facts(slide: SlideId, context: InContext, caller: InCaller) -> SlideOut:
+@get_and_head(router, "/{slide:slide_id}", operation_id="get_slide", summary="Facts of a slide")
+def get_slide(slide: SlideId, context: InContext, caller: InCaller) -> schemas.Slide:
     """Tell what the probe found."""
-    return SlideOut.of(known(context, caller, slide))
+    return schemas.Slide.of(find_slide(context, caller, slide))
 
 
 class _Wanted(BaseModel):
@@ -171,23 +184,23 @@ class _Wanted(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    mpp: Mpp | None = Field(default=None, description="The source's µm per pixel: gives or confirms it.")
-    target_mpp: Mpp | None = Field(default=None, description="Wanted µm per pixel of the result.")
+    mpp: schemas.Mpp | None = Field(default=None, description="The source's µm per pixel: gives or confirms it.")
+    target_mpp: schemas.Mpp | None = Field(default=None, description="Wanted µm per pixel of the result.")
     level: Annotated[int, Field(ge=0, lt=2**31)] | None = Field(default=None, description="Source level.")
     effort: Effort = Field(default=Effort.BALANCED, description="What matters more: time or the picture.")
 
 
-@readable(
-    router, "/{slide:slide_id}/recommendation", operation_id="recommendation", summary="Which model suits a slide"
+@get_and_head(
+    router, "/{slide:slide_id}/recommendation", operation_id="get_recommendation", summary="Which model suits a slide"
 )
-def recommendation(
+def get_recommendation(
     slide: SlideId, wanted: Annotated[_Wanted, Query()], context: InContext, caller: InCaller
-) -> RecommendationOut:
+) -> schemas.Recommendation:
     """Tell which model, from which level, would make the slide better, and why; or why none would.
 
     A job with the model `auto` takes the same answer.
     """
-    return RecommendationOut.model_validate(recommended(context, known(context, caller, slide), wanted))
+    return schemas.Recommendation.model_validate(recommended(context, find_slide(context, caller, slide), wanted))
 
 
 @router.delete("/{slide:slide_id}", operation_id="delete_slide", status_code=204, summary="Delete a slide")
@@ -198,7 +211,7 @@ def delete_slide(slide: SlideId, context: InContext, caller: InCaller) -> None:
     context.storage.remove_slide(slide, context.store)
 
 
-def known(context: Context, caller: Caller, slide_id: str) -> Slide:
+def find_slide(context: Context, caller: Caller, slide_id: str) -> Slide:
     """The slide of an id, if it is the caller's to see; raises UnknownSlideError."""
     found = context.store.slide(slide_id)
     if found is None or not caller.sees(found.owner):
@@ -206,8 +219,8 @@ def known(context: Context, caller: Caller, slide_id: str) -> Slide:
     return found
 
 
-async def _form(request: Request, response: Response, context: Context, caller: Caller) -> SlideOut:
-    announced = announced_bytes(request)
+async def _form(request: Request, response: Response, context: Context, caller: Caller) -> schemas.Slide:
+    announced = content_length(request)
     most = context.settings.max_upload_bytes
     if announced is not None and announced > most + OVERHEAD_BYTES:
         raise refusal("upload.too-large", f"this service takes up to {most} bytes (SLIDELIFT_MAX_UPLOAD_BYTES)")
@@ -219,15 +232,15 @@ async def _form(request: Request, response: Response, context: Context, caller: 
         return begun[0]
 
     form = FormFile(request.headers["content-type"], begin)
-    async with letting_go(begun, keep=False):
-        await pump(request, form.write)
+    async with closing_on_error(begun, keep=False):
+        await stream_body(request, form.write)
         form.close()
-        require_arrived(begun[0], None, [])
+        require_complete(begun[0], None, [])
         await run_in_threadpool(begun[0].arrive)
     return await _landed(context, begun[0], request, response)
 
 
-async def _fetched(request: Request, response: Response, context: Context, caller: Caller, wait: int) -> UploadOut:
+async def _fetched(request: Request, response: Response, context: Context, caller: Caller, wait: int) -> schemas.Upload:
     asked = await _read_uri(request)
     checked = await asyncio.wrap_future(context.upload_service.check(asked.uri, asked.name, caller.owner))
     try:
@@ -238,18 +251,18 @@ async def _fetched(request: Request, response: Response, context: Context, calle
     upload_id = writer.upload.id
     context.upload_service.fetch(fetch(checked), writer)
     response.status_code = 202
-    response.headers["Location"] = here = address(request, f"/v1/uploads/{upload_id}")
-    return UploadOut.of(await seen_after(context, upload_id, wait), here)
+    response.headers["Location"] = here = url_path(request, f"/v1/uploads/{upload_id}")
+    return schemas.Upload.of(await wait_for_upload(context, upload_id, wait), here)
 
 
-async def _read_uri(request: Request) -> UriIn:
+async def _read_uri(request: Request) -> schemas.SlideSource:
     body = bytearray()
     async for piece in request.stream():
         body += piece
         if len(body) > _JSON_MAX_BYTES:
             raise refusal("upload.too-large", f"the JSON has more than {_JSON_MAX_BYTES} bytes")
     try:
-        return UriIn.model_validate_json(bytes(body))
+        return schemas.SlideSource.model_validate_json(bytes(body))
     except ValidationError as error:
         errors: list[dict[str, Any]] = [
             dict(one) for one in error.errors(include_url=False, include_context=False, include_input=False)
@@ -257,11 +270,11 @@ async def _read_uri(request: Request) -> UriIn:
         raise RequestValidationError([{**one, "loc": ("body", *one["loc"])} for one in errors]) from error
 
 
-async def _landed(context: Context, writer: Writer, request: Request, response: Response) -> SlideOut:
-    slide = await finished(context.upload_service.finish(writer))
-    response.headers["Location"] = address(request, f"/v1/slides/{slide.id}")
+async def _landed(context: Context, writer: Writer, request: Request, response: Response) -> schemas.Slide:
+    slide = await wait_for_slide(context.upload_service.finish(writer))
+    response.headers["Location"] = url_path(request, f"/v1/slides/{slide.id}")
     response.headers["Repr-Digest"] = as_field(slide.sha256)
-    return SlideOut.of(slide)
+    return schemas.Slide.of(slide)
 
 
 def _require_bare_file(request: Request) -> None:

@@ -7,13 +7,12 @@ from fastapi import APIRouter, Path, Request, Response
 from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 
-from slidelift.service.api import problems
+from slidelift.service.api import problems, schemas
 from slidelift.service.api.access import Caller, InCaller
 from slidelift.service.api.context import Context, InContext
-from slidelift.service.api.prefer_wait import Prefer, seen_after, wait_seconds
-from slidelift.service.api.request_body import announced_bytes, finished, letting_go, pump
-from slidelift.service.api.responses import address
-from slidelift.service.api.schemas import UploadOut
+from slidelift.service.api.prefer_wait import Prefer, wait_for_upload, wait_seconds
+from slidelift.service.api.request_body import closing_on_error, content_length, stream_body, wait_for_slide
+from slidelift.service.api.responses import url_path
 from slidelift.service.errors import ServiceError, refusal
 from slidelift.service.storage.files import too_large
 from slidelift.service.uploads import tus
@@ -32,12 +31,12 @@ class _TusRoute(APIRoute):
                 return await handle(request)
             except ServiceError as error:
                 versions = {"Tus-Resumable": tus.VERSION, "Tus-Version": tus.VERSION}
-                return problems.response(error.problem, request, versions)
+                return problems.problem_response(error.problem, request, versions)
 
         return handled
 
 
-router = APIRouter(prefix="/v1/uploads", tags=["uploads"], responses=problems.documented(), route_class=_TusRoute)
+router = APIRouter(prefix="/v1/uploads", tags=["uploads"], responses=problems.error_responses(), route_class=_TusRoute)
 
 UploadId = Annotated[str, Path(description="Id of an upload, from the Location of its creation.")]
 
@@ -76,27 +75,34 @@ _APPEND = {
 }
 
 
-@router.options("", status_code=204, summary="What of tus is understood", responses={204: _answers("Tus-Extension")})
-def capabilities(context: InContext) -> Response:
+@router.options(
+    "",
+    operation_id="get_upload_capabilities",
+    status_code=204,
+    summary="What of tus is understood",
+    responses={204: _answers("Tus-Extension")},
+)
+def get_upload_capabilities(context: InContext) -> Response:
     """Name the version, extensions and limits."""
     return Response(status_code=204, headers=tus.capabilities(context.settings.max_upload_bytes))
 
 
 @router.post(
     "",
+    operation_id="create_upload",
     status_code=201,
     summary="Begin an upload in pieces",
     openapi_extra=_CREATE,
     response_class=Response,
     responses={201: _answers("Location", "Upload-Offset", "Upload-Expires", "Slide-Id", "Link")},
 )
-async def create(request: Request, context: InContext, caller: InCaller) -> Response:
+async def create_upload(request: Request, context: InContext, caller: InCaller) -> Response:
     """Begin an upload; the body may be its first piece. The name stands in Upload-Metadata as `filename`.
 
     Where the first piece is all, the answer comes after the slide was looked at, as with PATCH.
     """
     tus.require_version(request.headers)
-    creation, announced = tus.creation(request.headers), announced_bytes(request) or 0
+    creation, announced = tus.creation(request.headers), content_length(request) or 0
     piece = request.headers.get("content-type", "") == tus.PIECE_TYPE
     if announced and not piece:
         raise _wrong_type()
@@ -112,8 +118,8 @@ async def create(request: Request, context: InContext, caller: InCaller) -> Resp
         booked_bytes=announced,
         metadata=creation.metadata,
     )
-    headers = {"Location": address(request, f"/v1/uploads/{writer.upload.id}")}
-    async with letting_go([writer], keep=False):
+    headers = {"Location": url_path(request, f"/v1/uploads/{writer.upload.id}")}
+    async with closing_on_error([writer], keep=False):
         if piece:
             await _take(request, writer, checksum)
     return await _told(request, context, writer, 201, headers)
@@ -121,16 +127,17 @@ async def create(request: Request, context: InContext, caller: InCaller) -> Resp
 
 @router.head(
     "/{upload}",
+    operation_id="get_upload_offset",
     status_code=200,
     summary="How much of an upload has arrived",
     openapi_extra={"parameters": [_RESUMABLE]},
     response_class=Response,
     responses={200: _answers("Upload-Offset", "Upload-Length", "Upload-Defer-Length", "Upload-Metadata")},
 )
-def offset(upload: UploadId, request: Request, context: InContext, caller: InCaller) -> Response:
+def get_upload_offset(upload: UploadId, request: Request, context: InContext, caller: InCaller) -> Response:
     """Say where the next piece begins."""
     tus.require_version(request.headers)
-    seen = _known(context, caller, upload)
+    seen = _find_upload(context, caller, upload)
     headers = {
         "Tus-Resumable": tus.VERSION,
         "Upload-Offset": str(seen.bytes),
@@ -152,12 +159,13 @@ def offset(upload: UploadId, request: Request, context: InContext, caller: InCal
 
 @router.patch(
     "/{upload}",
+    operation_id="append_to_upload",
     status_code=204,
     summary="Send the next piece",
     openapi_extra=_APPEND,
     responses={204: _answers("Upload-Offset", "Upload-Expires", "Slide-Id", "Link")},
 )
-async def append(upload: UploadId, request: Request, context: InContext, caller: InCaller) -> Response:
+async def append_to_upload(upload: UploadId, request: Request, context: InContext, caller: InCaller) -> Response:
     """Append a piece. What arrived before a connection broke stays, unless the piece has a checksum.
 
     With the last byte the upload is unpacked if it is an archive, looked at, and becomes a slide: the answer comes
@@ -169,10 +177,10 @@ async def append(upload: UploadId, request: Request, context: InContext, caller:
     begins, total = tus.number(request.headers, "upload-offset"), tus.number(request.headers, "upload-length")
     if begins is None:
         raise refusal("upload.header", "Upload-Offset says where the piece begins; HEAD tells it")
-    checksum, announced = expected_checksum(request.headers.get("upload-checksum")), announced_bytes(request) or 0
-    await run_in_threadpool(_known, context, caller, upload)
+    checksum, announced = expected_checksum(request.headers.get("upload-checksum")), content_length(request) or 0
+    await run_in_threadpool(_find_upload, context, caller, upload)
     writer = await run_in_threadpool(context.upload_service.inbox.open, upload)
-    async with letting_go([writer], keep=True):
+    async with closing_on_error([writer], keep=True):
         if begins != writer.bytes:
             raise refusal("upload.offset", f"the upload has {writer.bytes} bytes, the piece begins at {begins}")
         if total is not None:
@@ -187,30 +195,33 @@ async def append(upload: UploadId, request: Request, context: InContext, caller:
 
 @router.get(
     "/{upload}",
+    operation_id="get_upload",
     summary="What became of an upload",
 )
-async def upload_facts(
+async def get_upload(
     upload: UploadId, request: Request, context: InContext, caller: InCaller, prefer: Prefer = None
-) -> UploadOut:
+) -> schemas.Upload:
     """Tell how far an upload is; one that was whole when the service died is finished now."""
-    seen = await run_in_threadpool(_known, context, caller, upload)
+    seen = await run_in_threadpool(_find_upload, context, caller, upload)
     if seen.waits_to_be_finished:
         await run_in_threadpool(context.upload_service.finish_interrupted, upload)
-    seen = await seen_after(context, upload, wait_seconds(prefer))
-    return UploadOut.of(seen, address(request, f"/v1/uploads/{upload}"))
+    seen = await wait_for_upload(context, upload, wait_seconds(prefer))
+    return schemas.Upload.of(seen, url_path(request, f"/v1/uploads/{upload}"))
 
 
-@router.delete("/{upload}", status_code=204, summary="Give an upload up", responses={204: _answers()})
-def terminate(upload: UploadId, request: Request, context: InContext, caller: InCaller) -> Response:
+@router.delete(
+    "/{upload}", operation_id="cancel_upload", status_code=204, summary="Give an upload up", responses={204: _answers()}
+)
+def cancel_upload(upload: UploadId, request: Request, context: InContext, caller: InCaller) -> Response:
     """Delete what has arrived, or stop fetching; a slide that it became stays."""
     if "tus-resumable" in request.headers:  # who lets a slide be fetched need not know tus
         tus.require_version(request.headers)
-    _known(context, caller, upload)
+    _find_upload(context, caller, upload)
     context.upload_service.inbox.cancel(upload)
     return Response(status_code=204, headers={"Tus-Resumable": tus.VERSION})
 
 
-def _known(context: Context, caller: Caller, upload_id: str) -> Seen:
+def _find_upload(context: Context, caller: Caller, upload_id: str) -> Seen:
     """The upload of an id, if it is the caller's to see; raises ServiceError upload.unknown, upload.expired."""
     seen = context.upload_service.inbox.find(upload_id)
     if not caller.sees(seen.upload.owner):
@@ -243,7 +254,7 @@ async def _take(request: Request, writer: Writer, checksum: Digest | None) -> No
         await run_in_threadpool(writer.begin_unchecked)
     kept = False
     try:
-        await pump(request, writer.append)
+        await stream_body(request, writer.append)
         if checksum is not None and found is not None and found.digest() != checksum.value:
             raise refusal("upload.checksum", f"the piece has another {checksum.algorithm}; send it again")
         kept = True
@@ -281,7 +292,7 @@ async def _ended(request: Request, context: Context, writer: Writer) -> Response
 async def _told(request: Request, context: Context, writer: Writer, status: int, headers: dict[str, str]) -> Response:
     """Answer after a piece; where it was the last, after the slide was looked at."""
     if writer.upload.arrived:
-        slide = await finished(context.upload_service.finish(writer))
+        slide = await wait_for_slide(context.upload_service.finish(writer))
         headers = {**headers, **_of_slide(request, slide.id)}
     else:
         await run_in_threadpool(writer.close)
@@ -295,7 +306,7 @@ async def _progress(context: Context, writer: Writer) -> dict[str, str]:
 
 
 def _of_slide(request: Request, slide_id: str) -> dict[str, str]:
-    here = address(request, f"/v1/slides/{slide_id}")
+    here = url_path(request, f"/v1/slides/{slide_id}")
     return {"Slide-Id": slide_id, "Link": f'<{here}>; rel="related"'}
 
 

@@ -17,7 +17,7 @@ _SUFFIXES = {"ome-tiff": ".ome.tiff", "ome-zarr": ".ome.zarr.zip"}
 
 
 class JobOptions(TypedDict, total=False):
-    """What to make of a slide; what is left out is the service's to choose. See `JobIn` in docs/reference.md."""
+    """What to make of a slide; what is left out is the service's to choose. See `JobRequest` in docs/reference.md."""
 
     model: str
     effort: Literal["fast", "balanced", "best"]
