@@ -15,7 +15,7 @@ from slidelift.service.jobs.job import Job, JobOrder, JobState, ResultFormat
 from slidelift.service.jobs.slide import Slide
 from slidelift.service.pipeline.progress import Stage
 from slidelift.service.pipeline.request import AUTO, BadTilePolicy, Effort, Roi
-from slidelift.service.uploads.inbox import Seen, UploadState
+from slidelift.service.uploads.upload import UploadState, UploadStatus
 from slidelift.wsi.errors import RoiError
 from slidelift.wsi.slide import Codec
 
@@ -155,7 +155,7 @@ class UploadOut(BaseModel):
     error: ProblemOut | None = Field(description="Why it failed.")
 
     @classmethod
-    def of(cls, seen: Seen, here: str) -> Self:
+    def of(cls, seen: UploadStatus, here: str) -> Self:
         """What a client sees of an upload whose address is `here`."""
         upload, error = seen.upload, seen.upload.error
         return cls(
