@@ -50,11 +50,11 @@ from slidelift.service.processes.viewer_pool import DecoderPool
 from slidelift.service.settings import Settings
 from slidelift.service.storage.data_identity import require_same_identity
 from slidelift.service.storage.files import Storage
-from slidelift.service.storage.retention import sweep
+from slidelift.service.storage.retention import delete_expired
 from slidelift.service.storage.retention_clock import RetentionClock
 from slidelift.service.storage.start_checks import keep_private, require_usable
-from slidelift.service.uploads.upload_service import Probe, UploadService
-from slidelift.service.uploads.upload_service import sweep as sweep_uploads
+from slidelift.service.uploads.slide_intake import Probe
+from slidelift.service.uploads.upload_service import UploadService
 
 SHUTDOWN_SECONDS = 10
 """What requests under way get to end in; a download cut off can be continued, and so can an upload in pieces."""
@@ -92,7 +92,7 @@ def create_app(settings: Settings, probe: Probe = probe) -> FastAPI:
     Parameters
     ----------
     probe
-        Tells a slide's facts, and refuses what is none; see `service.uploads.upload_service.Probe`.
+        Tells a slide's facts, and refuses what is none; see `service.uploads.slide_intake.Probe`.
     """
     storage = Storage(settings.data_dir, disk_reserve_bytes=settings.disk_reserve_bytes)
     store = open_store(settings)
@@ -157,10 +157,10 @@ async def _keep_sweeping(context: Context, clock: RetentionClock) -> None:
     """Now and every while, in a thread; whatever goes wrong is logged and tried again."""
     while True:
         try:
-            await run_in_threadpool(sweep, context.settings, context.store, context.storage, clock)
-            await run_in_threadpool(sweep_uploads, context.upload_service)
+            await run_in_threadpool(delete_expired, context.settings, context.store, context.storage, clock)
+            await run_in_threadpool(context.upload_service.delete_expired)
         except Exception:
-            log.exception("the sweep failed and is tried again in %g s", context.settings.sweep_seconds)
+            log.exception("deleting expired files failed and is tried again in %g s", context.settings.sweep_seconds)
         await asyncio.sleep(context.settings.sweep_seconds)
 
 

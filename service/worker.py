@@ -29,7 +29,8 @@ from slidelift.service.pipeline.progress import CancelToken, Progress
 from slidelift.service.pipeline.request import UpscaleRequest
 from slidelift.service.settings import Settings
 from slidelift.service.storage.data_identity import require_same_identity
-from slidelift.service.storage.files import Storage, digest, is_full, remove, under_its_name
+from slidelift.service.storage.disk import is_disk_full, remove, size_and_sha256
+from slidelift.service.storage.files import Storage, under_its_name
 from slidelift.service.storage.start_checks import require_usable
 from slidelift.service.storage.zip_folder import archive
 
@@ -262,7 +263,7 @@ class Worker:
                 return Outcome(JobState.QUEUED)
             log.info("job %s: %s", job.id, found.code)
             return Outcome(JobState.FAILED, self._pathless(job, found))
-        if isinstance(error, OSError) and is_full(error):
+        if isinstance(error, OSError) and is_disk_full(error):
             return Outcome(JobState.FAILED, _FULL)
         if isinstance(error, ResultChangedError):
             return Outcome(JobState.FAILED, problem("result.verification", f"{error}; check the disk, then retry"))
@@ -406,9 +407,9 @@ def _seal(output: Path, report: Mapping[str, Any], attempt: _Attempt) -> Result:
     if attempt.job.order.format is ResultFormat.OME_ZARR:
         file = output.with_name(output.name + ".zip")
         found = archive(output, file, check)
-        size, sha256 = digest(file, check)
+        size, sha256 = size_and_sha256(file, check)
     else:
-        size, sha256 = digest(file, check)
+        size, sha256 = size_and_sha256(file, check)
         found = sha256
     if found != report["output"]["sha256"]:
         remove(file)

@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from slidelift.service.api.context import Context
 from slidelift.service.api.problems import problem_response
 from slidelift.service.auth import tokens
-from slidelift.service.auth.sessions import claimed, key_of, opened
+from slidelift.service.auth.sessions import claimed_token, read_key, verified_session
 from slidelift.service.auth.tokens import Token
 from slidelift.service.errors import Problem, problem, refusal
 from slidelift.service.jobs.store import StoreUnavailableError
@@ -117,9 +117,9 @@ def identified(connection: HTTPConnection, context: Context) -> Caller | Problem
 
 
 def _by_cookie(cookie: str, context: Context) -> Caller | Problem:
-    now, key, sha256 = context.clock(), key_of(context.settings.data_dir), claimed(cookie)
+    now, key, sha256 = context.clock(), read_key(context.settings.data_dir), claimed_token(cookie)
     token = context.store.token(sha256) if key and sha256 else None
-    session = opened(cookie, key, token.generation) if key and token else None
+    session = verified_session(cookie, key, token.generation) if key and token else None
     if token is None or session is None or not (session.is_valid(now) and token.is_valid(now)):
         return problem("access.token-invalid", "the session is not one of this service, or is over: sign in again")
     return Caller(token, token.scopes, float(session.expires), by_cookie=True)

@@ -83,7 +83,7 @@ def checked(context: Context, caller: Caller, order: JobOrder, batch: str | None
         pixels = _output_pixels(order, slide, models[order.model])
     except WsiError as error:
         raise ServiceError(describe(error)) from error
-    context.storage.require_room(0)
+    context.storage.require_space(0)
     return Job(
         uuid.uuid4().hex,
         order,
@@ -97,7 +97,7 @@ def checked(context: Context, caller: Caller, order: JobOrder, batch: str | None
 def queued(context: Context, caller: Caller, jobs: Sequence[Job], key: IdempotencyKey | None) -> list[Job]:
     """Queue jobs, all or none, or find those that the same request made before."""
     limits = Limits.of(context.settings, caller.token)
-    admit = limits.admit_jobs(jobs, context.storage.room_bytes)
+    admit = limits.admit_jobs(jobs, context.storage.available_bytes)
     found, _ = context.store.add_jobs(jobs, admit, key)
     return found
 

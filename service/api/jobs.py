@@ -171,7 +171,7 @@ def retry_job(job: JobId, request: Request, response: Response, context: InConte
     """
     found = find_job(context, caller, job)
     limits = Limits.of(context.settings, caller.token)
-    admit = limits.admit_jobs([found.retried()], context.storage.room_bytes)
+    admit = limits.admit_jobs([found.retried()], context.storage.available_bytes)
     return _told(request, response, context.store.retry(found.id, admit))
 
 
@@ -244,7 +244,7 @@ def _beside(
     context: Context, caller: Caller, job: str, kind: str, media_type: str, headers: dict[str, str]
 ) -> Response:
     found = _succeeded(find_job(context, caller, job))
-    path = context.storage.beside_result(found, kind)
+    path = context.storage.companion_path(found, kind)
     gone = refusal("result.deleted", f"it went with the result of job {found.id}; post the job again to have it anew")
     if path is None:
         raise gone

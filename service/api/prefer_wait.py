@@ -9,7 +9,7 @@ from fastapi import Header
 from starlette.concurrency import run_in_threadpool
 
 from slidelift.service.api.context import Context
-from slidelift.service.uploads.inbox import Seen, UploadState
+from slidelift.service.uploads.upload import UploadState, UploadStatus
 
 WAIT_MAX_SECONDS = 60
 """Proxies end what is silent for longer."""
@@ -28,11 +28,11 @@ Prefer = Annotated[
 ]
 
 
-async def wait_for_upload(context: Context, upload_id: str, seconds: int) -> Seen:
+async def wait_for_upload(context: Context, upload_id: str, seconds: int) -> UploadStatus:
     """Look at an upload when it has landed or failed, or when the time is over."""
     end = time.monotonic() + seconds
     while True:
-        seen = await run_in_threadpool(context.upload_service.inbox.find, upload_id)
+        seen = await run_in_threadpool(context.upload_service.inbox.status, upload_id)
         settled = seen.state in (UploadState.LANDED, UploadState.FAILED)
         if settled or time.monotonic() >= end or context.job_changes.is_closed:
             return seen

@@ -13,10 +13,10 @@ from starlette.requests import ClientDisconnect
 
 from slidelift.service.errors import refusal
 from slidelift.service.jobs.slide import Slide
-from slidelift.service.storage.files import CHUNK_BYTES
+from slidelift.service.storage.disk import CHUNK_BYTES
 from slidelift.service.uploads import tus
 from slidelift.service.uploads.digests import Digest
-from slidelift.service.uploads.inbox import Writer
+from slidelift.service.uploads.writer import Writer
 
 IDLE_SECONDS = 60.0
 """A sender that is silent for so long is gone; its upload must not stay locked against it when it comes back."""

@@ -10,10 +10,10 @@ from slidelift.service.api.context import InContext
 from slidelift.service.api.problems import error_responses, problem_response
 from slidelift.service.api.responses import ResponseDocs, get_and_head, url_path
 from slidelift.service.auth import tokens
-from slidelift.service.auth.sessions import begun, made_key_of
+from slidelift.service.auth.sessions import new_session, read_or_make_key
 from slidelift.service.errors import Problem, problem
 from slidelift.service.jobs.store import UnknownTokenError
-from slidelift.service.storage.files import full_disk_said
+from slidelift.service.storage.disk import map_disk_full
 
 _BODY_MAX_BYTES = 4096
 
@@ -58,9 +58,9 @@ def sign_in(shown: schemas.SignIn, request: Request, context: InContext) -> Resp
     if token is None or not token.is_valid(now):
         refused = problem("access.token-invalid", "the token is not known here, was revoked or has expired")
         return problem_response(refused, request, CHALLENGE | _PRIVATE)
-    started = begun(sha256, now, token.expires, token.generation)
-    with full_disk_said():
-        sealed = started.sealed(made_key_of(context.settings.data_dir))
+    started = new_session(sha256, now, token.expires, token.generation)
+    with map_disk_full():
+        sealed = started.cookie(read_or_make_key(context.settings.data_dir))
     answer = Response(status_code=204, headers=_PRIVATE)
     _send_cookie(answer, request, sealed, int(started.expires - now))
     return answer

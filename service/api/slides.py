@@ -27,10 +27,11 @@ from slidelift.service.errors import refusal
 from slidelift.service.jobs.slide import Slide
 from slidelift.service.jobs.store import UnknownSlideError
 from slidelift.service.pipeline.request import Effort
-from slidelift.service.uploads.digests import as_field, expected_digests
-from slidelift.service.uploads.fetch import fetch
+from slidelift.service.uploads.digests import expected_digests, repr_digest
+from slidelift.service.uploads.errors import upload_too_large
 from slidelift.service.uploads.form import OVERHEAD_BYTES, FormFile
-from slidelift.service.uploads.inbox import Way, Writer
+from slidelift.service.uploads.upload import UploadMethod
+from slidelift.service.uploads.writer import Writer
 
 
 class _Name(StringConvertor):
@@ -118,13 +119,13 @@ async def upload_slide(
     _require_bare_file(request)
     announced, expected = content_length(request), expected_digests(request.headers)
     writer = await run_in_threadpool(
-        context.upload_service.begin, slide, Way.PUT, owner=caller.owner, total_bytes=announced
+        context.upload_service.begin, slide, UploadMethod.PUT, owner=caller.owner, total_bytes=announced
     )
     async with closing_on_error([writer], keep=False):
         hashes = [(digest, writer.hash_from_here(digest.algorithm)) for digest in expected]
         await stream_body(request, writer.append)
         require_complete(writer, announced, [(digest, found.digest()) for digest, found in hashes])
-        await run_in_threadpool(writer.arrive)
+        await run_in_threadpool(writer.mark_complete)
     return await _landed(context, writer, request, response)
 
 
@@ -223,12 +224,12 @@ async def _form(request: Request, response: Response, context: Context, caller: 
     announced = content_length(request)
     most = context.settings.max_upload_bytes
     if announced is not None and announced > most + OVERHEAD_BYTES:
-        raise refusal("upload.too-large", f"this service takes up to {most} bytes (SLIDELIFT_MAX_UPLOAD_BYTES)")
+        raise upload_too_large(most)
     booked = min(announced or 0, most)
     begun: list[Writer] = []
 
     def begin(name: str) -> Writer:
-        begun.append(context.upload_service.begin(name, Way.FORM, owner=caller.owner, booked_bytes=booked))
+        begun.append(context.upload_service.begin(name, UploadMethod.FORM, owner=caller.owner, expected_bytes=booked))
         return begun[0]
 
     form = FormFile(request.headers["content-type"], begin)
@@ -236,20 +237,22 @@ async def _form(request: Request, response: Response, context: Context, caller: 
         await stream_body(request, form.write)
         form.close()
         require_complete(begun[0], None, [])
-        await run_in_threadpool(begun[0].arrive)
+        await run_in_threadpool(begun[0].mark_complete)
     return await _landed(context, begun[0], request, response)
 
 
 async def _fetched(request: Request, response: Response, context: Context, caller: Caller, wait: int) -> schemas.Upload:
     asked = await _read_uri(request)
-    checked = await asyncio.wrap_future(context.upload_service.check(asked.uri, asked.name, caller.owner))
+    checked = await asyncio.wrap_future(context.upload_service.check_source(asked.uri, asked.name, caller.owner))
     try:
-        writer = await run_in_threadpool(context.upload_service.begin, checked.name, Way.URI, owner=caller.owner)
+        writer = await run_in_threadpool(
+            context.upload_service.begin, checked.name, UploadMethod.URI, owner=caller.owner
+        )
     except BaseException:
         checked.close()
         raise
     upload_id = writer.upload.id
-    context.upload_service.fetch(fetch(checked), writer)
+    context.upload_service.fetch(checked, writer)
     response.status_code = 202
     response.headers["Location"] = here = url_path(request, f"/v1/uploads/{upload_id}")
     return schemas.Upload.of(await wait_for_upload(context, upload_id, wait), here)
@@ -273,7 +276,7 @@ async def _read_uri(request: Request) -> schemas.SlideSource:
 async def _landed(context: Context, writer: Writer, request: Request, response: Response) -> schemas.Slide:
     slide = await wait_for_slide(context.upload_service.finish(writer))
     response.headers["Location"] = url_path(request, f"/v1/slides/{slide.id}")
-    response.headers["Repr-Digest"] = as_field(slide.sha256)
+    response.headers["Repr-Digest"] = repr_digest(slide.sha256)
     return schemas.Slide.of(slide)
 
 

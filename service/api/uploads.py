@@ -14,10 +14,11 @@ from slidelift.service.api.prefer_wait import Prefer, wait_for_upload, wait_seco
 from slidelift.service.api.request_body import closing_on_error, content_length, stream_body, wait_for_slide
 from slidelift.service.api.responses import url_path
 from slidelift.service.errors import ServiceError, refusal
-from slidelift.service.storage.files import too_large
 from slidelift.service.uploads import tus
 from slidelift.service.uploads.digests import Digest, expected_checksum
-from slidelift.service.uploads.inbox import Seen, Way, Writer, unknown
+from slidelift.service.uploads.errors import unknown_upload, upload_too_large
+from slidelift.service.uploads.upload import UploadMethod, UploadStatus
+from slidelift.service.uploads.writer import Writer
 
 
 class _TusRoute(APIRoute):
@@ -112,10 +113,10 @@ async def create_upload(request: Request, context: InContext, caller: InCaller) 
     writer = await run_in_threadpool(
         context.upload_service.begin,
         creation.name,
-        Way.TUS,
+        UploadMethod.TUS,
         owner=caller.owner,
         total_bytes=creation.total_bytes,
-        booked_bytes=announced,
+        expected_bytes=announced,
         metadata=creation.metadata,
     )
     headers = {"Location": url_path(request, f"/v1/uploads/{writer.upload.id}")}
@@ -141,7 +142,7 @@ def get_upload_offset(upload: UploadId, request: Request, context: InContext, ca
     headers = {
         "Tus-Resumable": tus.VERSION,
         "Upload-Offset": str(seen.bytes),
-        "Upload-Expires": tus.moment(seen.expires),
+        "Upload-Expires": tus.http_date(seen.expires),
         "Cache-Control": "no-store",
     }
     if seen.upload.total_bytes is None:
@@ -152,7 +153,7 @@ def get_upload_offset(upload: UploadId, request: Request, context: InContext, ca
         headers["Upload-Metadata"] = seen.upload.metadata
     if seen.upload.slide is not None:
         headers |= _of_slide(request, seen.upload.slide)
-    if seen.waits_to_be_finished:
+    if seen.needs_finishing:
         context.upload_service.finish_interrupted(upload)
     return Response(status_code=200, headers=headers)
 
@@ -186,7 +187,7 @@ async def append_to_upload(upload: UploadId, request: Request, context: InContex
         if total is not None:
             await run_in_threadpool(_announce, context, writer, total)
         _require_fitting(writer, announced, context.settings.max_upload_bytes)
-        if writer.upload.arrived:
+        if writer.upload.is_complete:
             return await _ended(request, context, writer)
         await run_in_threadpool(context.upload_service.resume, writer)
         await _take(request, writer, checksum)
@@ -203,7 +204,7 @@ async def get_upload(
 ) -> schemas.Upload:
     """Tell how far an upload is; one that was whole when the service died is finished now."""
     seen = await run_in_threadpool(_find_upload, context, caller, upload)
-    if seen.waits_to_be_finished:
+    if seen.needs_finishing:
         await run_in_threadpool(context.upload_service.finish_interrupted, upload)
     seen = await wait_for_upload(context, upload, wait_seconds(prefer))
     return schemas.Upload.of(seen, url_path(request, f"/v1/uploads/{upload}"))
@@ -221,18 +222,18 @@ def cancel_upload(upload: UploadId, request: Request, context: InContext, caller
     return Response(status_code=204, headers={"Tus-Resumable": tus.VERSION})
 
 
-def _find_upload(context: Context, caller: Caller, upload_id: str) -> Seen:
+def _find_upload(context: Context, caller: Caller, upload_id: str) -> UploadStatus:
     """The upload of an id, if it is the caller's to see; raises ServiceError upload.unknown, upload.expired."""
-    seen = context.upload_service.inbox.find(upload_id)
+    seen = context.upload_service.inbox.status(upload_id)
     if not caller.sees(seen.upload.owner):
-        raise unknown(upload_id)
+        raise unknown_upload(upload_id)
     return seen
 
 
 def _announce(context: Context, writer: Writer, total: int) -> None:
     known = writer.upload.total_bytes
     if known is None and total >= writer.bytes:
-        context.upload_service.announce(writer, total)
+        context.upload_service.set_total_bytes(writer, total)
     elif total != known:
         raise refusal("upload.header", "Upload-Length was said before, and otherwise, or is less than has arrived")
 
@@ -243,7 +244,7 @@ def _require_fitting(writer: Writer, announced: int, most: int) -> None:
     if total is not None and writer.bytes + announced > total:
         raise refusal("upload.too-large", f"the piece goes beyond the {total} bytes that were announced")
     if writer.bytes + announced > most:
-        raise too_large(most)
+        raise upload_too_large(most)
 
 
 async def _take(request: Request, writer: Writer, checksum: Digest | None) -> None:
@@ -271,8 +272,8 @@ def _end_piece(writer: Writer, size: int, unchecked: bool) -> None:
     writer.sync()
     if unchecked:
         writer.end_unchecked()
-    if writer.is_whole:
-        writer.arrive()
+    if writer.has_announced_size:
+        writer.mark_complete()
     writer.touch()
 
 
@@ -282,7 +283,7 @@ async def _ended(request: Request, context: Context, writer: Writer) -> Response
     if error is not None and error.by_user:
         raise ServiceError(error)
     if error is not None:
-        await run_in_threadpool(writer.reopen)
+        await run_in_threadpool(writer.clear_error)
     if slide is not None:
         writer.close()
         return Response(status_code=204, headers={**await _progress(context, writer), **_of_slide(request, slide)})
@@ -291,7 +292,7 @@ async def _ended(request: Request, context: Context, writer: Writer) -> Response
 
 async def _told(request: Request, context: Context, writer: Writer, status: int, headers: dict[str, str]) -> Response:
     """Answer after a piece; where it was the last, after the slide was looked at."""
-    if writer.upload.arrived:
+    if writer.upload.is_complete:
         slide = await wait_for_slide(context.upload_service.finish(writer))
         headers = {**headers, **_of_slide(request, slide.id)}
     else:
@@ -300,8 +301,8 @@ async def _told(request: Request, context: Context, writer: Writer, status: int,
 
 
 async def _progress(context: Context, writer: Writer) -> dict[str, str]:
-    seen = await run_in_threadpool(context.upload_service.inbox.find, writer.upload.id)
-    expires = tus.moment(seen.expires)
+    seen = await run_in_threadpool(context.upload_service.inbox.status, writer.upload.id)
+    expires = tus.http_date(seen.expires)
     return {"Tus-Resumable": tus.VERSION, "Upload-Offset": str(writer.bytes), "Upload-Expires": expires}
 
 

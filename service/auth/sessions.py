@@ -1,11 +1,10 @@
-"""Sessions of a browser: a signed cookie stands for an access token, which no page has to keep.
+"""Browser sessions: a signed cookie stands for an access token, so that the page need not store the token.
 
 The cookie holds the token's SHA-256, the end of the session and an HMAC-SHA256 over both and the token's generation.
-Who steals the database has the hashes of all tokens and can still make no cookie; who steals the key file has no hash,
-and who has both can sign in as anybody. A cookie that was stolen opens what its token opens until the session ends, but
-no longer than the token is known and of that generation: it is looked up at each request. Nothing is stored for a
-single session. Signing out counts the generation up, which ends all sessions of the token, in every browser, and copies
-of their cookies; revoking the token does too, and deleting the key file ends everybody's.
+The database alone (hashes of all tokens) or the key file alone does not suffice to forge a cookie; both together do. A
+stolen cookie is valid until the session ends, as long as the token exists and has the same generation, which is checked
+at each request. Single sessions are not stored. Signing out increments the generation, which ends all sessions of the
+token in all browsers. Revoking the token ends them too. Deleting the key file ends all sessions of all tokens.
 """
 
 import hashlib
@@ -21,22 +20,22 @@ from slidelift.durable import atomic_file
 from slidelift.service.errors import refusal
 
 SESSION_SECONDS = 12 * 3600
-"""A working day: nobody signs in twice a day, and no browser left open is signed in the next morning."""
+"""A working day: one sign-in a day, and a browser left open is signed out the next morning."""
 
 KEY_FILE = "session.key"
 _KEY_BYTES = 32
 _PURPOSE = b"slidelift session\0"
-_FORM = re.compile(r"([0-9a-f]{64})\.([0-9]{1,12})\.([0-9a-f]{64})")
+_COOKIE = re.compile(r"([0-9a-f]{64})\.([0-9]{1,12})\.([0-9a-f]{64})")
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """Who a cookie says is there: the hash of the token, and until when in seconds since 1970.
+    """A session: the SHA-256 of its token and its end in seconds since 1970.
 
     Attributes
     ----------
     generation
-        That of the token when the session began (`service.auth.tokens.Token`); sealed with the rest, and not told.
+        Generation of the token when the session began (`service.auth.tokens.Token`); signed, but not in the cookie.
     """
 
     sha256: str
@@ -44,37 +43,37 @@ class Session:
     generation: int = 0
 
     def is_valid(self, now: float) -> bool:
-        """Whether it has not ended."""
+        """Whether the session has not ended."""
         return now < self.expires
 
-    def sealed(self, key: bytes) -> str:
-        """The value of the cookie."""
-        return f"{self.sha256}.{self.expires}.{_seal(key, self)}"
+    def cookie(self, key: bytes) -> str:
+        """Return the value of the cookie."""
+        return f"{self.sha256}.{self.expires}.{_signature(key, self)}"
 
 
-def begun(sha256: str, now: float, token_expires: float | None, generation: int = 0) -> Session:
-    """Begin the session of a token; it ends no later than that."""
+def new_session(sha256: str, now: float, token_expires: float | None, generation: int = 0) -> Session:
+    """Make a session of a token, which ends no later than the token."""
     ends = now + SESSION_SECONDS
     return Session(sha256, int(ends if token_expires is None else min(ends, token_expires)), generation)
 
 
-def claimed(value: str) -> str | None:
-    """The hash of the token that a cookie is said to stand for, which `opened` proves; None where it is no cookie."""
-    parts = _FORM.fullmatch(value)
+def claimed_token(value: str) -> str | None:
+    """Return the token hash in a cookie, which is not verified yet; None if the cookie is malformed."""
+    parts = _COOKIE.fullmatch(value)
     return parts[1] if parts else None
 
 
-def opened(value: str, key: bytes, generation: int = 0) -> Session | None:
-    """The session that a cookie holds, over or not; None where it was not sealed by the key for that generation."""
-    parts = _FORM.fullmatch(value)
+def verified_session(value: str, key: bytes, generation: int = 0) -> Session | None:
+    """Return the session of a cookie, which may have ended; None if the signature does not match key and generation."""
+    parts = _COOKIE.fullmatch(value)
     if parts is None:
         return None
     session = Session(parts[1], int(parts[2]), generation)
-    return session if hmac.compare_digest(parts[3], _seal(key, session)) else None
+    return session if hmac.compare_digest(parts[3], _signature(key, session)) else None
 
 
-def key_of(folder: Path) -> bytes | None:
-    """The key of a data folder; None before anybody has signed in."""
+def read_key(folder: Path) -> bytes | None:
+    """Read the key of a data folder; None before the first sign-in."""
     try:
         key = (folder / KEY_FILE).read_bytes()
     except FileNotFoundError:
@@ -82,15 +81,15 @@ def key_of(folder: Path) -> bytes | None:
     return key if len(key) == _KEY_BYTES else None
 
 
-def made_key_of(folder: Path) -> bytes:
-    """The key of a data folder, made if there is none; of several processes that make one at once, one wins.
+def read_or_make_key(folder: Path) -> bytes:
+    """Read the key of a data folder, or make it; if several processes make one at once, all use the first.
 
     Raises
     ------
     ServiceError
-        storage.unusable: the file holds something else.
+        storage.unusable: the file is no key.
     """
-    if (key := key_of(folder)) is not None:
+    if (key := read_key(folder)) is not None:
         return key
     partial = folder / f".{KEY_FILE}-{uuid.uuid4().hex[:8]}"
     with (
@@ -98,11 +97,11 @@ def made_key_of(folder: Path) -> bytes:
         atomic_file(folder / KEY_FILE, partial=partial, mode=0o600, replace=False) as file,
     ):
         file.write(secrets.token_bytes(_KEY_BYTES))
-    if (key := key_of(folder)) is None:
-        raise refusal("storage.unusable", f"{KEY_FILE} in the data folder is not a key: delete it")
+    if (key := read_key(folder)) is None:
+        raise refusal("storage.unusable", f"{KEY_FILE} in the data folder is not a valid key: delete it")
     return key
 
 
-def _seal(key: bytes, session: Session) -> str:
-    sealed = f"{session.sha256}.{session.expires}.{session.generation}"
-    return hmac.new(key, _PURPOSE + sealed.encode(), hashlib.sha256).hexdigest()
+def _signature(key: bytes, session: Session) -> str:
+    signed = f"{session.sha256}.{session.expires}.{session.generation}"
+    return hmac.new(key, _PURPOSE + signed.encode(), hashlib.sha256).hexdigest()

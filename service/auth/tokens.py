@@ -1,7 +1,7 @@
-"""Access tokens: who may ask for what, and how much of it.
+"""Access tokens: their scopes and limits.
 
-A token is ``slidelift_<id>_<secret>``: 128 random bits are the secret, so that the plain SHA-256 that is kept of the
-whole can be neither guessed nor reversed, and needs no slow hash.
+A token is ``slidelift_<id>_<secret>``. The secret has 128 random bits, so the stored SHA-256 of the token cannot be
+reversed and a slow hash is not needed.
 """
 
 import hashlib
@@ -13,36 +13,36 @@ PREFIX = "slidelift"
 
 
 class Scope(StrEnum):
-    """What a token may do."""
+    """Permission of a token."""
 
     READ = "read"
-    """Look at slides and jobs of its own, and download results."""
+    """Read own slides and jobs, and download results."""
 
     WRITE = "write"
-    """Upload slides, ask for jobs, cancel and delete them."""
+    """Upload slides; create, cancel and delete jobs."""
 
     ADMIN = "admin"
-    """All of that for everybody's slides and jobs."""
+    """Both for the slides and jobs of all tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One token as the database knows it; times are seconds since 1970.
+    """A token as stored in the database; times are seconds since 1970.
 
     Attributes
     ----------
     id
-        Public; the owner of what is made with the token.
+        Public; recorded as the owner of slides and jobs.
     name
-        As its creator called it.
+        Chosen by its creator.
     sha256
-        Of the whole token, hex.
+        Hash of the whole token, in hex.
     max_jobs
-        Unfinished jobs at a time; None for the service's own limit.
+        Limit of unfinished jobs; None for the limit of the service.
     max_bytes
-        Bytes of slides kept; None for the service's own limit.
+        Limit of the stored slides in bytes; None for the limit of the service.
     generation
-        How often its sessions were ended by signing out; a session of an earlier one opens nothing.
+        Number of sign-outs; sessions of an earlier generation are invalid.
     """
 
     id: str
@@ -56,7 +56,7 @@ class Token:
     generation: int = 0
 
     def is_valid(self, now: float) -> bool:
-        """Whether it has not expired."""
+        """Whether the token has not expired."""
         return self.expires is None or now < self.expires
 
 
@@ -69,12 +69,12 @@ def new_token(
     max_jobs: int | None = None,
     max_bytes: int | None = None,
 ) -> tuple[Token, str]:
-    """Make a token; the second value is the token itself, which is kept nowhere."""
+    """Make a token; the second value is the token itself, which is not stored."""
     identity = secrets.token_hex(8)
     secret = f"{PREFIX}_{identity}_{secrets.token_urlsafe(16)}"
     return Token(identity, name, hash_of(secret), scopes, now, expires, max_jobs, max_bytes), secret
 
 
 def hash_of(secret: str) -> str:
-    """What is kept of a token; of any text, since JSON may hold half of a surrogate pair."""
+    """Return the SHA-256 of a token; accepts any text, as JSON may contain half of a surrogate pair."""
     return hashlib.sha256(secret.encode(errors="surrogatepass")).hexdigest()

@@ -82,7 +82,7 @@ class _ArrayReader:
         size = Size(pixels.shape[1], pixels.shape[0])
         self.info = SlideInfo("array", "array", (Level(size, 1.0),), mpp=None, objective=None, vendor=None)
 
-    def read(self, level: int, region: Region) -> Pixels:  # noqa: ARG002 - there is one level
+    def read_region(self, level: int, region: Region) -> Pixels:  # noqa: ARG002 - there is one level
         return self._pixels[region.y : region.bottom, region.x : region.right]
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
-"""A data folder and a database belong together: both keep one identity, and a service starts on no other pair.
+"""Checks that a data folder and a database belong together: both store the same identity.
 
-Without this, a worker that was started without its SLIDELIFT_DATABASE_URL, or with an emptied database, would take
-every slide and result in the folder for a leftover.
+Without this check, a worker that was started without its SLIDELIFT_DATABASE_URL, or with an emptied database, would
+set aside all slides and results in the folder.
 """
 
 import uuid
@@ -12,49 +12,51 @@ from slidelift.service.storage.files import Storage
 
 
 def require_same_identity(storage: Storage, store: Store) -> None:
-    """Compare the identities, and make one where both sides are new.
+    """Compare the identities; give both a new one if both are new.
 
     Raises
     ------
     ServiceError
         data.identity: the folder belongs to another database, or the database to another folder.
     """
-    with storage.alone():
-        of_folder, of_database = storage.identity(), store.identity()
-        if of_folder is not None and of_folder == of_database:
+    with storage.exclusive():
+        folder_identity, database_identity = storage.identity(), store.identity()
+        if folder_identity is not None and folder_identity == database_identity:
             return
-        _refuse_strangers(storage, store, of_folder, of_database)
-        _give_identity(storage, store, of_database or of_folder or uuid.uuid4().hex)
+        _refuse_mismatch(storage, store, folder_identity, database_identity)
+        _give_identity(storage, store, database_identity or folder_identity or uuid.uuid4().hex)
 
 
 def adopt(storage: Storage, store: Store) -> None:
-    """Give a folder and a database one new identity, whatever they had."""
-    with storage.alone():
+    """Give a folder and a database a new common identity."""
+    with storage.exclusive():
         _give_identity(storage, store, uuid.uuid4().hex)
 
 
 def _give_identity(storage: Storage, store: Store, identity: str) -> None:
     store.keep_identity(identity)
-    storage.keep_identity(identity)
+    storage.write_identity(identity)
 
 
-def _refuse_strangers(storage: Storage, store: Store, of_folder: str | None, of_database: str | None) -> None:
-    in_folder = storage.stored_ids()
-    known = [one for one in in_folder if store.slide_is_known(one) or store.job_is_known(one)]
-    if of_folder is not None and of_database is not None:
+def _refuse_mismatch(
+    storage: Storage, store: Store, folder_identity: str | None, database_identity: str | None
+) -> None:
+    stored = storage.stored_ids()
+    known = [stored_id for stored_id in stored if store.slide_is_known(stored_id) or store.job_is_known(stored_id)]
+    if folder_identity is not None and database_identity is not None:
         reason = "the folder belongs to another database"
-    elif in_folder and not known:
-        reason = f"the folder holds {len(in_folder)} slides and jobs, and the database knows none of them"
-    elif of_folder is not None and not known:  # a database gets its identity first
+    elif stored and not known:
+        reason = f"the folder holds {len(stored)} slides and jobs, and the database knows none of them"
+    elif folder_identity is not None and not known:  # the database gets its identity before the folder
         reason = "the folder was used with another database, and this one is new"
-    elif not in_folder and store.has_entries():
+    elif not stored and store.has_entries():
         reason = "the database lists slides or jobs, and the folder holds none"
     else:
         return
     raise refusal(
         "data.identity",
-        f"{storage.data_dir}: {reason}. Nothing was changed. Look at SLIDELIFT_DATABASE_URL, at "
-        "SLIDELIFT_DATA_DIR, and whether the folder's disk is mounted or the database was restored. If the two are to "
-        "be used together from now on, run `slidelift adopt` with the same settings: files that the database does not "
-        "know are then moved to the folder set-aside, not deleted",
+        f"{storage.data_dir}: {reason}. Nothing was changed. Check SLIDELIFT_DATABASE_URL and SLIDELIFT_DATA_DIR, "
+        "whether the folder's disk is mounted, and whether the database was restored. To use the two together from now "
+        "on, run `slidelift adopt` with the same settings; it moves files that the database does not know to the "
+        "folder set-aside",
     )

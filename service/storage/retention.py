@@ -1,4 +1,4 @@
-"""What is over its time goes: results, slides and stripes by the settings, and what crashes have left."""
+"""Deletes expired results, slides and stripes, and files that crashes have left."""
 
 import logging
 
@@ -9,16 +9,16 @@ from slidelift.service.storage.files import Storage
 from slidelift.service.storage.retention_clock import RetentionClock
 
 KEYS_SECONDS = 24 * 3600
-"""How long an idempotency key is remembered; a client that asks again does so within minutes."""
-_AT_ONCE = 500
+"""How long idempotency keys are kept; clients retry within minutes."""
+_BATCH = 500
 
 log = logging.getLogger(__name__)
 
 
-def sweep(settings: Settings, store: Store, storage: Storage, clock: RetentionClock) -> None:
-    """Sweep once; safe beside running APIs and workers, whose own work is younger or locked."""
+def delete_expired(settings: Settings, store: Store, storage: Storage, clock: RetentionClock) -> None:
+    """Delete what has expired; safe beside running APIs and workers, whose own files are younger or locked."""
     now = clock.keep()
-    storage.sweep(store, now)
+    storage.clean_up(store, now)
     storage.delete_set_aside(now - settings.keep_set_aside_seconds)
     store.forget_keys(now - KEYS_SECONDS)
     if settings.keep_results_seconds is not None:
@@ -29,20 +29,20 @@ def sweep(settings: Settings, store: Store, storage: Storage, clock: RetentionCl
 
 
 def _delete_files(store: Store, storage: Storage, state: JobState, before: float) -> None:
-    while jobs := store.ended(state, before, _AT_ONCE):
+    while jobs := store.ended(state, before, _BATCH):
         for job in jobs:
             try:
                 storage.tidy_job(store.delete_result(job.id))
-            except ForbiddenMoveError:  # somebody has just asked for it again
+            except ForbiddenMoveError:  # it was just retried
                 continue
-            log.info("job %s: what it left is over its time and deleted", job.id)
+            log.info("job %s: its files have expired and were deleted", job.id)
 
 
 def _delete_slides(store: Store, storage: Storage, before: float) -> None:
-    while old := [slide for slide in store.idle_slides(_AT_ONCE) if slide.created < before]:
+    while old := [slide for slide in store.idle_slides(_BATCH) if slide.created < before]:
         for slide in old:
             try:
                 storage.remove_slide(slide.id, store)
             except (SlideInUseError, UnknownSlideError):
                 continue
-            log.info("slide %s: it is over its time and deleted", slide.id)
+            log.info("slide %s: expired and deleted", slide.id)

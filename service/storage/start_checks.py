@@ -1,4 +1,4 @@
-"""What must hold before the service starts: said once, with what to do, and not as a 500 at each upload."""
+"""Checks the data folder and system limits before the service starts, so that uploads do not fail later."""
 
 import contextlib
 import fcntl
@@ -13,34 +13,36 @@ from pathlib import Path
 
 from slidelift.service.errors import refusal
 from slidelift.service.settings import Settings
-from slidelift.service.storage.files import is_full
+from slidelift.service.storage.disk import is_disk_full
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class _Need:
-    """A limit of the system that children set lower for themselves, and which therefore must not be lower yet."""
+class _Limit:
+    """Minimum of a resource limit; child processes set lower limits for themselves, which must be allowed."""
 
     number: int
     option: str
     unit: int
-    least: int
+    minimum: int
     what: str
 
 
 def require_usable(settings: Settings) -> None:
-    """Make a data folder private, and try what uploads will do in it; what this process makes is private from now on.
+    """Make the data folder private, test the file operations of uploads in it, and set the umask to private.
 
     Raises
     ------
     ServiceError
-        service.unsuited, with what is wrong and what to do.
+        service.unsuited.
     """
     os.umask(0o077)
     _require_limits(settings)
     uploads, slides = settings.data_dir / "uploads", settings.data_dir / "slides"
-    with _said(settings.data_dir, "be written to", "give it to the user of the service, or name another by --data-dir"):
+    with _map_errors(
+        settings.data_dir, "be written to", "make the service's user its owner, or set another folder with --data-dir"
+    ):
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         uploads.mkdir(exist_ok=True)
         slides.mkdir(exist_ok=True)
@@ -49,7 +51,7 @@ def require_usable(settings: Settings) -> None:
 
 
 def keep_private(settings: Settings) -> None:
-    """Take from others what they may do in the data folder and with the database, however that came to be."""
+    """Remove the permissions of group and others on the data folder and the database."""
     database = settings.database
     beside = (database.with_name(database.name + suffix) for suffix in ("-wal", "-shm", "-journal"))
     for path in (settings.data_dir, database, *beside):
@@ -63,50 +65,49 @@ def _tighten(path: Path, mode: int) -> None:
     try:
         path.chmod(mode & 0o700)
     except PermissionError:
-        todo = "let its owner run: chmod go-rwx"
-        log.warning("%s is open to other users of this machine (mode %o): %s %s", path, mode, todo, path)
+        log.warning("%s: open to other users (mode %o); as its owner, run: chmod go-rwx %s", path, mode, path)
     else:
-        log.warning("%s was open to other users of this machine (mode %o) and is no longer", path, mode)
+        log.warning("%s: was open to other users (mode %o); now private", path, mode)
 
 
 def _require_limits(settings: Settings) -> None:
-    for need in _needs(settings):
-        found = [limit for limit in resource.getrlimit(need.number) if limit != resource.RLIM_INFINITY]
-        hard_alone = need.number == resource.RLIMIT_NOFILE  # the soft one is raised
-        least = found[-1] if hard_alone and found else min(found, default=need.least)
-        if least < need.least:
-            shown, wanted = least // need.unit, -(-need.least // need.unit)
-            detail = f"the limit of {need.what} is too low for this service: `ulimit {need.option}` says {shown}"
+    for limit in _limits(settings):
+        values = [value for value in resource.getrlimit(limit.number) if value != resource.RLIM_INFINITY]
+        only_hard = limit.number == resource.RLIMIT_NOFILE  # the service raises the soft limit
+        lowest = values[-1] if only_hard and values else min(values, default=limit.minimum)
+        if lowest < limit.minimum:
+            shown, wanted = lowest // limit.unit, -(-limit.minimum // limit.unit)
+            detail = f"the limit of {limit.what} is too low for this service: `ulimit {limit.option}` says {shown}"
             raise refusal("service.unsuited", f"{detail}, at least {wanted} is needed; raise it where it is started")
 
 
-def _needs(settings: Settings) -> tuple[_Need, ...]:
+def _limits(settings: Settings) -> tuple[_Limit, ...]:
     return (
-        _Need(resource.RLIMIT_AS, "-v", 2**10, 4 << 30, "memory"),
-        _Need(resource.RLIMIT_NOFILE, "-n", 1, 1024, "open files"),
-        _Need(resource.RLIMIT_FSIZE, "-f", 2**10, 2 * settings.max_upload_bytes, "the size of a file"),
-        _Need(resource.RLIMIT_CPU, "-t", 1, 3605, "processor time"),
+        _Limit(resource.RLIMIT_AS, "-v", 2**10, 4 << 30, "memory"),
+        _Limit(resource.RLIMIT_NOFILE, "-n", 1, 1024, "open files"),
+        _Limit(resource.RLIMIT_FSIZE, "-f", 2**10, 2 * settings.max_upload_bytes, "the size of a file"),
+        _Limit(resource.RLIMIT_CPU, "-t", 1, 3605, "processor time"),
     )
 
 
 def _require_one_file_system(uploads: Path, slides: Path) -> None:
-    """Do what an upload does: lock, link, and move."""
+    """Test the operations of an upload: lock, link and move."""
     name = f".start-{uuid.uuid4().hex}"
     made, linked, moved = uploads / name, uploads / f"{name}-link", slides / name
     try:
-        with _said(uploads, "be written to", "give it to the user of the service"):
+        with _map_errors(uploads, "be written to", "make the service's user its owner"):
             made.touch(mode=0o600)
-        with _said(uploads, "lock files", "put the data folder on a local disk"), made.open("rb") as file:
+        with _map_errors(uploads, "lock files", "put the data folder on a local disk"), made.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        with _said(uploads, "give a file two names (hard links)", "put the data folder on a local disk"):
+        with _map_errors(uploads, "create hard links", "put the data folder on a local disk"):
             linked.hardlink_to(made)
-        together = "let the whole data folder lie on one file system, and mount that, not a folder in it"
-        with _said(slides, "take over what was uploaded", together):
+        together = "keep the whole data folder on one file system; mount the folder itself, not folders in it"
+        with _map_errors(slides, "receive files moved from uploads", together):
             made.rename(moved)
     except OSError as error:
-        if not is_full(error):
+        if not is_disk_full(error):
             raise
-        # It starts all the same, so that something can be deleted; an upload is refused by 507.
+        # A full disk does not prevent the start: results can be deleted, and uploads are refused with 507.
     finally:
         for path in (made, linked, moved):
             with contextlib.suppress(OSError):
@@ -114,11 +115,11 @@ def _require_one_file_system(uploads: Path, slides: Path) -> None:
 
 
 @contextlib.contextmanager
-def _said(folder: Path, what: str, todo: str) -> Iterator[None]:
+def _map_errors(folder: Path, operation: str, advice: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if is_full(error):
+        if is_disk_full(error):
             raise
-        detail = f"{folder} can't {what} ({error.strerror}): no upload could become a slide"
-        raise refusal("service.unsuited", f"{detail}; {todo}") from error
+        detail = f"{folder} cannot {operation} ({error.strerror}), so uploads would fail"
+        raise refusal("service.unsuited", f"{detail}; {advice}") from error

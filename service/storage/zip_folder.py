@@ -1,7 +1,7 @@
-"""A folder as one stored zip: how an OME-Zarr travels over HTTP.
+"""Packs an OME-Zarr folder into a zip for download.
 
-Stored, since chunks are compressed already; the bytes depend on names and contents alone: sorted names, one fixed date,
-fixed modes.
+The zip is stored, because the chunks are compressed already. Its bytes depend only on names and contents: names are
+sorted, dates and modes fixed.
 """
 
 import uuid
@@ -10,16 +10,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 from slidelift.durable import atomic_file
-from slidelift.service.storage.files import ARRIVING, CHUNK_BYTES
+from slidelift.service.storage.disk import CHUNK_BYTES
+from slidelift.service.storage.files import PARTIAL_SUFFIX
 from slidelift.wsi.result_hash import FolderHash
 
-_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can say
+_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest date of the format
 _MODE = 0o100644 << 16
 _UNIX = 3
 
 
 def archive(folder: Path, target: Path, between_chunks: Callable[[], None]) -> str:
-    """Write the folder, under its own name, into a zip that appears whole or not at all.
+    """Pack a folder, under its own name, into a zip that appears atomically.
 
     Parameters
     ----------
@@ -29,12 +30,12 @@ def archive(folder: Path, target: Path, between_chunks: Callable[[], None]) -> s
     Returns
     -------
     str
-        The hash of the files that were packed, as `wsi.result_hash.result_hash` makes it of the folder.
+        Hash of the packed files, equal to `wsi.result_hash.result_hash` of the folder.
     """
-    # The name is this call's own: another process that packs the same folder must not write into the same file.
-    arriving = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}{ARRIVING}")
+    # A unique name: another process that packs the same folder must not write into the same file.
+    partial = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}{PARTIAL_SUFFIX}")
     packed = FolderHash()
-    with atomic_file(target, partial=arriving) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archived:
+    with atomic_file(target, partial=partial) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archived:
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             name = path.relative_to(folder).as_posix()
             with packed.file(name) as update:

@@ -1,1 +1,1 @@
-"""Every way by which a slide gets into the service: whole, in pieces, as a form or fetched; alone or in an archive."""
+"""Uploads: in one request, resumable (tus), as a form or fetched from an address; single files and archives."""

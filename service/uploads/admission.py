@@ -1,52 +1,51 @@
-"""Whether there is room for an upload: asked once for each, before it begins or when its size becomes known."""
-
-from typing import TYPE_CHECKING
+"""Checks size limits, quotas and free disk space before an upload begins."""
 
 from slidelift.service.errors import refusal
 from slidelift.service.jobs.quotas import Limits
-from slidelift.service.storage.files import too_large
-from slidelift.service.uploads.promises import claimed_bytes
-
-if TYPE_CHECKING:
-    from slidelift.service.uploads.upload_service import UploadService
-
+from slidelift.service.jobs.store import Store
+from slidelift.service.settings import Settings
+from slidelift.service.storage.files import Storage
+from slidelift.service.uploads.errors import upload_too_large
+from slidelift.service.uploads.inbox import Inbox
+from slidelift.service.uploads.reservations import reserved_bytes
 
 MAX_UNFINISHED = 200
-"""Of one owner; each is read when another begins, which takes a tenth of a millisecond."""
+"""Per owner. Each unfinished upload is read when another begins, which takes 0.1 ms."""
 
 
-def admit(
-    upload_service: "UploadService",
-    announced_bytes: int,
-    owner: str | None,
-    *,
-    but_for: str = "",
-    received_bytes: int = 0,
-) -> None:
-    """Let an upload of that size in, or refuse it; called inside `Inbox.alone`, so that two can't be let into one room.
+class Admission:
+    """Admits or refuses uploads by size, quota and disk space."""
 
-    Parameters
-    ----------
-    announced_bytes
-        0 where nothing is known: then only the reserve must be free.
-    owner
-        Id of the uploader's token, None where none is asked for.
-    but_for, received_bytes
-        Id of the upload itself where it is under way already, and what it has on disk.
+    def __init__(self, settings: Settings, store: Store, storage: Storage, inbox: Inbox) -> None:
+        self.settings = settings
+        self._store, self._storage, self._inbox = store, storage, inbox
 
-    Raises
-    ------
-    ServiceError
-        upload.too-large, quota.uploads, quota.bytes, storage.full.
-    """
-    if announced_bytes > upload_service.settings.max_upload_bytes:
-        raise too_large(upload_service.settings.max_upload_bytes)
-    others = upload_service.inbox.unfinished(but_for)
-    own = [one for one in others if one.owner == owner]
-    if len(own) >= MAX_UNFINISHED:
-        raise refusal(
-            "quota.uploads", f"{len(own)} of your uploads are unfinished; finish some, or DELETE them to begin others"
-        )
-    limits = Limits.of_owner(upload_service.settings, upload_service.store, owner)
-    limits.admit_bytes(announced_bytes, upload_service.store.kept_bytes(owner) + sum(one.bytes for one in own))
-    upload_service.storage.require_room(max(0, announced_bytes - received_bytes) + claimed_bytes(others, owner))
+    def admit(self, expected_bytes: int, owner: str | None, *, upload_id: str = "", received_bytes: int = 0) -> None:
+        """Admit an upload of a size; call it inside `Inbox.exclusive`, so that no two uploads get the same space.
+
+        Parameters
+        ----------
+        expected_bytes
+            0 if unknown: then only the disk reserve must be free.
+        owner
+            Id of the uploader's access token, None if the service asks for no tokens.
+        upload_id, received_bytes
+            Id and received bytes of an upload that has begun already.
+
+        Raises
+        ------
+        ServiceError
+            upload.too-large, quota.uploads, quota.bytes, storage.full.
+        """
+        if expected_bytes > self.settings.max_upload_bytes:
+            raise upload_too_large(self.settings.max_upload_bytes)
+        others = self._inbox.unfinished(upload_id)
+        own = [upload for upload in others if upload.owner == owner]
+        if len(own) >= MAX_UNFINISHED:
+            raise refusal(
+                "quota.uploads", f"you have {len(own)} unfinished uploads; finish or DELETE some to begin others"
+            )
+        limits = Limits.of_owner(self.settings, self._store, owner)
+        limits.admit_bytes(expected_bytes, self._store.kept_bytes(owner) + sum(upload.bytes for upload in own))
+        remaining = max(0, expected_bytes - received_bytes)
+        self._storage.require_space(remaining + reserved_bytes(others, owner))

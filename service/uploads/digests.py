@@ -1,4 +1,4 @@
-"""Digests that senders name: Repr-Digest and Content-Digest (RFC 9530), Upload-Checksum (tus)."""
+"""Parses the digest headers of uploads: Repr-Digest and Content-Digest (RFC 9530), Upload-Checksum (tus)."""
 
 import base64
 import binascii
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from slidelift.service.errors import refusal
 
 CHECKSUM_ALGORITHMS = ("sha1", "sha256", "md5")
-"""What tus clients may protect a piece with; tus demands the first. They find damage, not forgery."""
+"""Algorithms for the pieces of tus uploads. The protocol requires sha1. They detect damage, not forgery."""
 
 _FIELD_ALGORITHMS = {"sha-256": "sha256", "sha-512": "sha512"}
 _FIELD = re.compile(r"(?:^|,)\s*([A-Za-z0-9*_.-]+)\s*=\s*([^,]*)")
@@ -18,14 +18,14 @@ _FIELD = re.compile(r"(?:^|,)\s*([A-Za-z0-9*_.-]+)\s*=\s*([^,]*)")
 
 @dataclass(frozen=True, slots=True)
 class Digest:
-    """What bytes must hash to; `algorithm` as hashlib calls it."""
+    """An expected digest; `algorithm` is a name of hashlib."""
 
     algorithm: str
     value: bytes
 
 
 def expected_digests(headers: Mapping[str, str]) -> tuple[Digest, ...]:
-    """What Repr-Digest and Content-Digest say; algorithms that we do not know are ignored, as RFC 9530 asks.
+    """Parse Repr-Digest and Content-Digest; unknown algorithms are ignored (RFC 9530).
 
     Raises
     ------
@@ -43,19 +43,19 @@ def expected_digests(headers: Mapping[str, str]) -> tuple[Digest, ...]:
 
 
 def expected_checksum(header: str | None) -> Digest | None:
-    """What Upload-Checksum says; raises ServiceError upload.digest-invalid."""
+    """Parse Upload-Checksum; raises ServiceError upload.digest-invalid."""
     if header is None:
         return None
     algorithm, _, encoded = header.strip().partition(" ")
     if algorithm not in CHECKSUM_ALGORITHMS:
-        raise refusal("upload.digest-invalid", f"Upload-Checksum knows {', '.join(CHECKSUM_ALGORITHMS)}")
+        raise refusal("upload.digest-invalid", f"Upload-Checksum supports {', '.join(CHECKSUM_ALGORITHMS)}")
     return _digest(algorithm, encoded.strip(), f"{algorithm} <base64>")
 
 
 def _digest(algorithm: str, encoded: str, form: str) -> Digest:
     try:
         value = base64.b64decode(encoded, validate=True)
-    except ValueError:  # binascii.Error is one; so is a character beyond ASCII
+    except ValueError:  # also binascii.Error, and for non-ASCII characters
         value = b""
     size = hashlib.new(algorithm, usedforsecurity=False).digest_size
     if len(value) != size:
@@ -63,6 +63,6 @@ def _digest(algorithm: str, encoded: str, form: str) -> Digest:
     return Digest(algorithm, value)
 
 
-def as_field(sha256: str) -> str:
-    """A SHA-256 in hex, as Repr-Digest says it."""
+def repr_digest(sha256: str) -> str:
+    """Format a hex SHA-256 as the value of Repr-Digest."""
     return f"sha-256=:{base64.b64encode(binascii.unhexlify(sha256)).decode()}:"

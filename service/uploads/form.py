@@ -1,4 +1,4 @@
-"""A form with one file in it (multipart/form-data, RFC 7578), parsed straight into the upload: no spool, no copy."""
+"""Parses a form with one file (multipart/form-data, RFC 7578) directly into the upload, without a temporary file."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -12,20 +12,20 @@ from slidelift.service.errors import ServiceError, refusal
 OTHER_FIELDS_MAX_BYTES = 2**16
 PARTS_MAX = 100
 OVERHEAD_BYTES = OTHER_FIELDS_MAX_BYTES + 2**14
-"""What a form may be larger than the file in it."""
+"""Maximum difference between the size of a form and of its file."""
 HEADER_MAX_BYTES = 2**13
-"""Of the headers of one part: a name has 255 bytes, and what a client writes beside it has few."""
+"""Limit of the headers of one part; a file name has at most 255 bytes."""
 
 
-class Appends(Protocol):
-    """Takes the file's bytes."""
+class Appendable(Protocol):
+    """Receives the bytes of the file."""
 
     def append(self, chunk: bytes) -> None:
-        """Write at the end."""
+        """Append a chunk."""
 
 
 class FormFile:
-    """Feeds the one file of a form to an upload that is begun when the file's name is known.
+    """Passes the file of a form to an upload, which begins when the file's name is known.
 
     Parameters
     ----------
@@ -33,13 +33,13 @@ class FormFile:
         Called once with the file's name.
     """
 
-    def __init__(self, content_type: str, begin: Callable[[str], Appends]) -> None:
+    def __init__(self, content_type: str, begin: Callable[[str], Appendable]) -> None:
         kind, options = parse_options_header(content_type)
         boundary = options.get(b"boundary", b"")
         if kind.lower() != b"multipart/form-data" or not boundary:
             raise refusal("upload.form", "expected multipart/form-data with a boundary: curl -F file=@slide.svs URL")
         self._begin = begin
-        self._upload: Appends | None = None
+        self._upload: Appendable | None = None
         self._in_file = self._ended = False
         self._header, self._value, self._disposition = b"", b"", b""
         self._parts = self._other_bytes = self._header_bytes = 0
@@ -60,21 +60,21 @@ class FormFile:
             raise refusal("upload.form", str(error)) from error
 
     def write(self, chunk: bytes) -> None:
-        """Parse on; raises ServiceError upload.form, and what the upload raises."""
+        """Parse a chunk of the body; raises ServiceError upload.form, and errors of the upload."""
         if self._ended:
-            self._count_other(len(chunk))  # an epilogue means nothing (RFC 2046 §5.1.1), but it must end
+            self._count_other(len(chunk))  # the epilogue is ignored (RFC 2046 §5.1.1), within the limit
             return
         try:
             self._parser.write(chunk)
         except FormParserError as error:
-            raise refusal("upload.form", f"the form is broken: {error}") from error
+            raise refusal("upload.form", f"the form is malformed: {error}") from error
 
     def close(self) -> None:
-        """Say that the body has ended; raises ServiceError upload.incomplete, upload.form."""
+        """Check the form at the end of the body; raises ServiceError upload.incomplete, upload.form."""
         if not self._ended:
-            raise refusal("upload.incomplete", "the form breaks off before its last boundary; send it again")
+            raise refusal("upload.incomplete", "the form ends before its last boundary; send it again")
         if self._upload is None:
-            raise refusal("upload.form", "the form holds no file: curl -F file=@slide.svs URL")
+            raise refusal("upload.form", "the form contains no file: curl -F file=@slide.svs URL")
 
     def _part_begin(self) -> None:
         self._parts += 1
@@ -102,7 +102,10 @@ class FormFile:
         if name is None:
             return
         if self._upload is not None:
-            raise refusal("upload.form", "the form holds several files; send each by itself, or one .zip of a slide")
+            raise refusal(
+                "upload.form",
+                "the form contains several files; send each separately, or one .zip of a slide",
+            )
         try:
             text = name.decode("utf-8")
         except UnicodeDecodeError as error:
@@ -118,16 +121,16 @@ class FormFile:
     def _count_header(self, size: int) -> None:
         self._header_bytes += size
         if self._header_bytes > HEADER_MAX_BYTES:
-            raise refusal("upload.form", f"the headers of a part hold more than {HEADER_MAX_BYTES} bytes")
+            raise refusal("upload.form", f"the headers of a part have more than {HEADER_MAX_BYTES} bytes")
 
     def _count_other(self, size: int) -> None:
         self._other_bytes += size
         if self._other_bytes > OTHER_FIELDS_MAX_BYTES:
-            raise refusal("upload.form", f"fields beside the file hold more than {OTHER_FIELDS_MAX_BYTES} bytes")
+            raise refusal("upload.form", f"the other fields of the form have more than {OTHER_FIELDS_MAX_BYTES} bytes")
 
     def _end(self) -> None:
         self._ended = True
 
 
 def _not_utf8() -> ServiceError:
-    return refusal("upload.name", "the file's name is not UTF-8")
+    return refusal("upload.name", "the file name is not UTF-8")

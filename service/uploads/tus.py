@@ -1,4 +1,4 @@
-"""The words of tus 1.0.0, the protocol of resumable uploads: headers in, headers out.
+"""Headers of tus 1.0.0, the protocol of resumable uploads.
 
 Source: https://tus.io/protocols/resumable-upload (2016-03-25), with the extensions of `EXTENSIONS`.
 """
@@ -22,7 +22,7 @@ _KEY = re.compile(r"[!-+\--~]+")  # printable ASCII without space and comma
 
 @dataclass(frozen=True, slots=True)
 class Creation:
-    """What a client says when it begins an upload; `total_bytes` is None where it will say that later."""
+    """The headers that begin an upload; `total_bytes` is None if the client sends the size later."""
 
     name: str
     total_bytes: int | None
@@ -30,7 +30,7 @@ class Creation:
 
 
 def capabilities(max_bytes: int) -> dict[str, str]:
-    """What OPTIONS answers."""
+    """Return the response headers of OPTIONS."""
     return {
         "Tus-Resumable": VERSION,
         "Tus-Version": VERSION,
@@ -41,44 +41,44 @@ def capabilities(max_bytes: int) -> dict[str, str]:
 
 
 def require_version(headers: Mapping[str, str]) -> None:
-    """Raise ServiceError upload.tus-version unless the client speaks this one."""
+    """Raise ServiceError upload.tus-version unless the client uses this version."""
     if headers.get("tus-resumable") != VERSION:
         raise refusal("upload.tus-version", f"send the header Tus-Resumable: {VERSION}")
 
 
 def creation(headers: Mapping[str, str]) -> Creation:
-    """Read the headers of a creation; raises ServiceError upload.header, upload.name."""
+    """Parse the headers of a creation request; raises ServiceError upload.header, upload.name."""
     total = number(headers, "upload-length")
     deferred = headers.get("upload-defer-length")
     if deferred not in (None, "1"):
-        raise refusal("upload.header", "Upload-Defer-Length can be nothing but 1")
+        raise refusal("upload.header", "Upload-Defer-Length must be 1")
     if (total is None) == (deferred is None):
         raise refusal("upload.header", "send either Upload-Length, or Upload-Defer-Length: 1")
-    said = _metadata(headers.get("upload-metadata", ""))
-    name = said.get("filename", said.get("name"))
+    pairs = _metadata(headers.get("upload-metadata", ""))
+    name = pairs.get("filename", pairs.get("name"))
     if name is None:
-        raise refusal("upload.name", "say the file's name: Upload-Metadata: filename <base64 of the name>")
-    pairs = (f"{key} {base64.b64encode(value.encode()).decode()}".strip() for key, value in said.items())
-    return Creation(name, total, ",".join(pairs))
+        raise refusal("upload.name", "send the file name: Upload-Metadata: filename <base64 of the name>")
+    encoded_pairs = (f"{key} {base64.b64encode(value.encode()).decode()}".strip() for key, value in pairs.items())
+    return Creation(name, total, ",".join(encoded_pairs))
 
 
 def number(headers: Mapping[str, str], header: str) -> int | None:
-    """A header of digits, None where it was not sent; raises ServiceError upload.header."""
+    """Parse a header of digits, None if it was not sent; raises ServiceError upload.header."""
     text = headers.get(header)
     if text is None:
         return None
     if not (text.isascii() and text.isdigit() and len(text) <= 18):
-        raise refusal("upload.header", f"{header.title()} is a whole number of bytes")
+        raise refusal("upload.header", f"{header.title()} must be a whole number of bytes")
     return int(text)
 
 
-def moment(seconds: float) -> str:
-    """A time as HTTP writes it."""
+def http_date(seconds: float) -> str:
+    """Format a time as an HTTP date."""
     return formatdate(seconds, usegmt=True)
 
 
 def _metadata(header: str) -> dict[str, str]:
-    said: dict[str, str] = {}
+    pairs: dict[str, str] = {}
     if len(header) > _METADATA_MAX:
         raise refusal("upload.header", f"Upload-Metadata has at most {_METADATA_MAX} characters")
     for pair in header.split(",") if header.strip() else ():
@@ -86,8 +86,8 @@ def _metadata(header: str) -> dict[str, str]:
         try:
             value = base64.b64decode(encoded.strip(), validate=True).decode("utf-8")
         except ValueError as error:
-            raise refusal("upload.header", "Upload-Metadata holds pairs of a key and base64 of UTF-8") from error
-        if not _KEY.fullmatch(key) or key in said:
-            raise refusal("upload.header", "a key of Upload-Metadata is printable ASCII without comma, and named once")
-        said[key] = value
-    return said
+            raise refusal("upload.header", "Upload-Metadata must be pairs of a key and base64-encoded UTF-8") from error
+        if not _KEY.fullmatch(key) or key in pairs:
+            raise refusal("upload.header", "a key of Upload-Metadata must be printable ASCII without comma, and unique")
+        pairs[key] = value
+    return pairs

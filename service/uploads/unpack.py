@@ -1,8 +1,8 @@
-"""Unpacks an archive of a stranger's, in a process of its own with limits (python -m slidelift.service.uploads.unpack).
+"""Unpacks an untrusted archive in a child process with resource limits (python -m slidelift.service.uploads.unpack).
 
-Started by `service.processes.runner.unpack`. It takes one request as a JSON line, answers with one, and ends with its
-parent. The archive is not trusted: each name is checked, sizes are counted while writing, and an entry that is neither
-a plain file nor a folder is refused.
+Started by `service.processes.runner.unpack`. Reads one request as a JSON line, answers with one, and ends with its
+parent. Each name is checked, sizes are counted while writing, and entries other than regular files and folders are
+refused.
 """
 
 import contextlib
@@ -28,18 +28,18 @@ from typing import IO, Any
 from slidelift.durable import sync_folder
 from slidelift.service.errors import ServiceError, problem, refusal
 from slidelift.service.processes.own_limits import limit_self
-from slidelift.service.storage.files import CHUNK_BYTES, full_disk_said
-from slidelift.service.uploads.contents import settle_in
+from slidelift.service.storage.disk import CHUNK_BYTES, map_disk_full
 from slidelift.service.uploads.names import NAME_MAX_BYTES, Bundle
+from slidelift.service.uploads.slide_folder import keep_only_slide
 
 MAX_ENTRIES = 20_000
-"""Forty times the largest MRXS seen; each costs an inode and a look."""
+"""40 times the largest MRXS seen. Each entry costs an inode."""
 
 MAX_RATIO = 100
-"""Pixels are compressed already: an honest archive of them stays near 1, a text file of zeros reaches 1000."""
+"""Unpacked to packed size. Compressed pixels stay near 1; a file of zeros reaches 1000 (a zip bomb)."""
 
 RATIO_FLOOR_BYTES = 64 * 2**20
-"""Less than this harms nobody, however well it was packed."""
+"""The ratio is not checked below this size."""
 
 PATH_MAX_BYTES, DEPTH_MAX = 1024, 16
 MEMORY_BYTES = 1 << 30
@@ -55,19 +55,19 @@ _DAMAGE = (
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much may come out: in all, and before the disk's reserve is touched."""
+    """Limits of the unpacked size: of a slide, and of the disk without its reserve."""
 
     most_bytes: int
     free_bytes: int
 
 
 def unpack(archive: Path, bundle: Bundle, target: Path, limits: Limits) -> None:
-    """Write an archive's files below an empty folder.
+    """Unpack an archive into an empty folder.
 
     Raises
     ------
     ServiceError
-        upload.bundle where it holds what no slide needs or is damaged; upload.too-large, storage.full.
+        upload.bundle if it is damaged or contains entries that no slide needs; upload.too-large, storage.full.
     """
     names = _Names()
     ratio_bytes = max(RATIO_FLOOR_BYTES, MAX_RATIO * archive.stat().st_size)
@@ -78,14 +78,14 @@ def unpack(archive: Path, bundle: Bundle, target: Path, limits: Limits) -> None:
             if stream is None or _is_junk(parts):
                 continue
             path = target.joinpath(*parts)
-            with full_disk_said():
+            with map_disk_full():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 _write(path, stream, left)
     except _DAMAGE as error:
-        detail = f"the archive is damaged or packed in a way that can't be read here ({type(error).__name__}: {error})"
+        detail = f"the archive is damaged or in an unsupported format ({type(error).__name__}: {error})"
         raise refusal("upload.bundle", f"{detail}; pack it again") from error
     except OSError as error:
-        if error.errno != errno.EINVAL:  # a place in the file that can't be
+        if error.errno != errno.EINVAL:  # an invalid offset
             raise
         raise refusal("upload.bundle", "the archive is damaged; pack it again") from error
     for folder, _, _ in os.walk(target):
@@ -93,7 +93,7 @@ def unpack(archive: Path, bundle: Bundle, target: Path, limits: Limits) -> None:
 
 
 class _Allowance:
-    """Counts what comes out."""
+    """Counts unpacked bytes."""
 
     def __init__(self, limits: Limits, ratio_bytes: int) -> None:
         self._limits, self._ratio_bytes, self._bytes = limits, ratio_bytes, 0
@@ -105,12 +105,12 @@ class _Allowance:
         if self._bytes > self._ratio_bytes:
             raise refusal("upload.bundle", f"the archive unpacks to over {MAX_RATIO} times its size; no slide does")
         if self._bytes > self._limits.free_bytes:
-            detail = "the archive has no room on the disk once unpacked; delete results or slides no longer needed"
+            detail = "the disk has no space for the unpacked archive; delete results or slides no longer needed"
             raise refusal("storage.full", detail)
 
 
 class _Names:
-    """Says no to every name that could lead elsewhere or stand for two files, here or on another file system."""
+    """Refuses names that could lead outside the folder or collide, on this or another file system."""
 
     def __init__(self) -> None:
         self._kinds: dict[tuple[str, ...], tuple[tuple[str, ...], bool]] = {}
@@ -126,22 +126,24 @@ class _Names:
             raise refusal("upload.bundle", f"an entry's name {detail}: {shown!r}")
         parts = tuple(part for part in name.split("/") if part not in ("", "."))
         if ".." in parts or any(len(part.encode()) > NAME_MAX_BYTES for part in parts):
-            raise refusal("upload.bundle", f"an entry's name holds '..' or is over {NAME_MAX_BYTES} bytes: {shown!r}")
+            raise refusal(
+                "upload.bundle", f"an entry's name contains '..' or is longer than {NAME_MAX_BYTES} bytes: {shown!r}"
+            )
         if len(name.encode()) > PATH_MAX_BYTES or len(parts) > DEPTH_MAX or not (parts or is_folder):
-            raise refusal("upload.bundle", f"an entry has no name, or one that is too long or too deep: {shown!r}")
+            raise refusal("upload.bundle", f"an entry's path is empty, too long or too deep: {shown!r}")
         for depth in range(1, len(parts) + 1):
             self._claim(parts[:depth], is_file=depth == len(parts) and not is_folder, shown=shown)
         return parts
 
     def _claim(self, parts: tuple[str, ...], *, is_file: bool, shown: str) -> None:
         folded = tuple(unicodedata.normalize("NFC", part).casefold() for part in parts)
-        known = self._kinds.setdefault(folded, (parts, is_file))
-        if known != (parts, is_file) or (is_file and known[0] is not parts):
-            raise refusal("upload.bundle", f"two entries share one name, upper and lower case aside: {shown!r}")
+        claimed = self._kinds.setdefault(folded, (parts, is_file))
+        if claimed != (parts, is_file) or (is_file and claimed[0] is not parts):
+            raise refusal("upload.bundle", f"two entries have the same name, ignoring case: {shown!r}")
 
 
 def _entries(archive: Path, bundle: Bundle) -> Iterator[tuple[str, IO[bytes] | None]]:
-    """Names and contents, in the archive's order; None for the content of a folder."""
+    """Yield names and contents in the order of the archive; None for a folder."""
     if bundle is Bundle.ZIP:
         yield from _zip_entries(archive)
     else:
@@ -168,7 +170,7 @@ def _zip_entries(archive: Path) -> Iterator[tuple[str, IO[bytes] | None]]:
 def _tar_entries(archive: Path, mode: Any) -> Iterator[tuple[str, IO[bytes] | None]]:  # a Literal of tarfile's
     with tarfile.open(archive, mode, errorlevel=2) as packed:
         for entry in packed:
-            packed.members.clear()  # type: ignore[attr-defined]  # it remembers each, and we never go back
+            packed.members.clear()  # type: ignore[attr-defined]  # saves memory; entries are read once
             if entry.isdir():
                 yield entry.name, None
                 continue
@@ -185,7 +187,7 @@ def _too_many() -> ServiceError:
 
 def _special(name: str) -> ServiceError:
     shown = name.encode("utf-8", "backslashreplace").decode()[:80]
-    return refusal("upload.bundle", f"the archive holds a link, a device or a sparse file: {shown!r}")
+    return refusal("upload.bundle", f"the archive contains a link, a device or a sparse file: {shown!r}")
 
 
 def _is_junk(parts: tuple[str, ...]) -> bool:
@@ -203,11 +205,11 @@ def _write(path: Path, stream: IO[bytes], left: _Allowance) -> None:
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
-    """Unpack what a request names: the main file, or the problem."""
+    """Handle a request; return the name of the main file, or the problem."""
     limits, target = _limits(request), Path(request["target"])
     try:
         unpack(Path(request["archive"]), Bundle(request["bundle"]), target, limits)
-        return {"file": settle_in(target)}
+        return {"file": keep_only_slide(target)}
     except ServiceError as error:
         return {"problem": asdict(error.problem)}
 
@@ -217,26 +219,26 @@ def _limits(request: dict[str, Any]) -> Limits:
 
 
 def main() -> None:
-    """Answer the one request on standard input."""
+    """Answer the request on standard input."""
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
         os.dup2(2, 1)
         limit_self(resource.RLIMIT_AS, MEMORY_BYTES)
         limit_self(resource.RLIMIT_CPU, CPU_SECONDS, CPU_SECONDS + 5)
         limit_self(resource.RLIMIT_CORE, 0)
         request = json.loads(sys.stdin.readline())
-        threading.Thread(target=_die_with_parent, daemon=True).start()
+        threading.Thread(target=_exit_with_parent, daemon=True).start()
         with contextlib.suppress(BrokenPipeError):
             try:
                 file_max = _limits(request).most_bytes
                 limit_self(resource.RLIMIT_FSIZE, file_max)
                 found = answer(request)
-            except Exception as error:  # noqa: BLE001 - the parent is told, whatever it is
+            except Exception as error:  # noqa: BLE001 - reported to the parent
                 traceback.print_exc()
                 found = {"problem": asdict(problem("internal", f"{type(error).__name__} while unpacking"))}
             answers.write(json.dumps(found) + "\n")
 
 
-def _die_with_parent() -> None:
+def _exit_with_parent() -> None:
     while os.read(0, 4096):
         pass
     os._exit(0)

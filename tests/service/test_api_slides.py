@@ -16,9 +16,8 @@ from fastapi import FastAPI
 from slidelift.service.app import create_app
 from slidelift.service.errors import ServiceError
 from slidelift.service.settings import Settings
-from slidelift.service.uploads.inbox import Way
 from slidelift.service.uploads.names import stored_file_name
-from slidelift.service.uploads.upload_service import sweep
+from slidelift.service.uploads.upload import UploadMethod
 
 Call = Callable[..., httpx.Response]
 
@@ -182,7 +181,7 @@ def test_upload_that_would_eat_the_reserve_is_refused(settings: Settings, facts:
     for reserve, announced in ((free * 2, 10), (0, free * 2)):
         app = create_app(Settings(**most, disk_reserve_bytes=reserve), lambda *_: facts)
         with pytest.raises(ServiceError, match="reserve"):
-            app.state.context.upload_service.begin("a.svs", Way.PUT, total_bytes=announced)
+            app.state.context.upload_service.begin("a.svs", UploadMethod.PUT, total_bytes=announced)
         app.state.context.store.close()
 
 
@@ -287,7 +286,7 @@ def test_sweep_sets_aside_what_a_crash_left_and_keeps_what_counts(
     (half / "arriving").write_bytes(b"ha")
     lost = settings.data_dir / "jobs" / "lost"
     lost.mkdir()
-    context.storage.sweep(context.store, 1000)
+    context.storage.clean_up(context.store, 1000)
     assert (half.exists(), lost.exists()) == (False, False)
     assert [path.name for path in leftovers(settings)] == [slide_id]
     aside = sorted(path.name for path in (settings.data_dir / "set-aside").iterdir())
@@ -296,12 +295,12 @@ def test_sweep_sets_aside_what_a_crash_left_and_keeps_what_counts(
 
 def test_sweep_spares_an_upload_under_way(app: FastAPI, settings: Settings) -> None:
     upload_service = app.state.context.upload_service
-    arriving = upload_service.begin("a.svs", Way.PUT, total_bytes=3)
+    arriving = upload_service.begin("a.svs", UploadMethod.PUT, total_bytes=3)
     arriving.append(b"abc")
-    sweep(upload_service)
+    upload_service.delete_expired()
     assert arriving.data.read_bytes() == b"abc"
     arriving.close()
-    sweep(upload_service)
+    upload_service.delete_expired()
     assert leftovers(settings) == []
 
 

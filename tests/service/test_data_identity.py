@@ -17,7 +17,7 @@ from slidelift.service.cli import main
 from slidelift.service.errors import ServiceError
 from slidelift.service.jobs.job import Job, JobState
 from slidelift.service.settings import Settings
-from slidelift.service.storage.retention import sweep
+from slidelift.service.storage.retention import delete_expired
 from slidelift.service.storage.retention_clock import RetentionClock
 
 Call = Callable[..., httpx.Response]
@@ -106,7 +106,7 @@ def test_adopted_folders_files_are_set_aside_and_deleted_after_their_time(
     context = create_app(settings).state.context
     passed = 0.0
     clock = RetentionClock(context.store, lambda: passed)
-    sweep(settings, context.store, context.storage, clock)
+    delete_expired(settings, context.store, context.storage, clock)
     assert contents(settings.data_dir) == {}
     aside = settings.data_dir / "set-aside"
     (slide,) = aside.glob(f"*-slide-{slide_id}")
@@ -114,10 +114,10 @@ def test_adopted_folders_files_are_set_aside_and_deleted_after_their_time(
     now = context.store.now()
     context.store._database.now = lambda: now + passed
     passed = settings.keep_set_aside_seconds - 100
-    sweep(settings, context.store, context.storage, clock)
+    delete_expired(settings, context.store, context.storage, clock)
     assert slide.is_dir()
     passed += 200
-    sweep(settings, context.store, context.storage, clock)
+    delete_expired(settings, context.store, context.storage, clock)
     assert list(aside.iterdir()) == []
     context.store.close()
 
@@ -131,7 +131,7 @@ def test_results_younger_than_a_restored_database_are_set_aside(
     younger = settings.data_dir / "jobs" / job / "attempt-2"
     younger.mkdir(parents=True)
     (younger / "result.ome.tiff").write_bytes(b"of a retry that the older database does not know")
-    sweep(settings, context.store, context.storage, RetentionClock(context.store))
+    delete_expired(settings, context.store, context.storage, RetentionClock(context.store))
     (kept,) = (settings.data_dir / "set-aside").rglob("result.ome.tiff")
     assert kept.read_bytes().startswith(b"of a retry")
 
@@ -155,7 +155,7 @@ def test_a_retry_that_begins_during_a_sweep_is_not_set_aside(
         return found
 
     monkeypatch.setattr(store, "job", find_and_retry)
-    sweep(settings, store, storage, RetentionClock(store))
+    delete_expired(settings, store, storage, RetentionClock(store))
     (kept,) = settings.data_dir.rglob("result.ome.tiff")
     assert kept == settings.data_dir / "jobs" / job / "attempt-1" / "result.ome.tiff"
 
@@ -168,7 +168,7 @@ def test_a_slide_that_is_being_deleted_is_not_set_aside(
 
     def sweep_after(one: str) -> None:
         forget(one)
-        sweep(settings, context.store, context.storage, clock)
+        delete_expired(settings, context.store, context.storage, clock)
 
     monkeypatch.setattr(context.store, "remove_slide", sweep_after)
     assert call("DELETE", f"/v1/slides/{slide_id}").status_code == 204

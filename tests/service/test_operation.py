@@ -19,7 +19,7 @@ from slidelift.service.jobs.job import JobState, Outcome, Result
 from slidelift.service.jobs.store import WorkerSign
 from slidelift.service.logs import JsonFormatter, about_job
 from slidelift.service.settings import Settings
-from slidelift.service.storage.retention import sweep
+from slidelift.service.storage.retention import delete_expired
 from slidelift.service.storage.retention_clock import RetentionClock
 
 Call = Callable[..., httpx.Response]
@@ -187,21 +187,21 @@ def test_the_sweep_deletes_what_is_over_its_time_and_nothing_else(
         return {f"{path.parent.parent.name}/{path.name}" for path in folder.glob("*/*/*")}
 
     clock = RetentionClock(store, lambda: passed)
-    sweep(settings, store, context.storage, clock)
+    delete_expired(settings, store, context.storage, clock)
     assert files() == {f"{done}/result.ome.tiff", f"{done}/report.json", f"{failed}/.slidelift-0"}
     short = settings.model_copy(
         update={"keep_results_seconds": 100.0, "keep_slides_seconds": 100.0, "keep_stripes_seconds": 200.0}
     )
     monkeypatch.setattr(store._database, "now", lambda: time.time() + passed)
     passed = 150
-    sweep(short, store, context.storage, clock)
+    delete_expired(short, store, context.storage, clock)
     assert files() == {f"{done}/report.json", f"{failed}/.slidelift-0"}
     assert call("GET", f"/v1/jobs/{done}/result").json()["code"] == "result.deleted"
     assert call("GET", f"/v1/jobs/{done}/report").status_code == 200
     assert call("GET", f"/v1/slides/{idle}").status_code == 404
     assert call("GET", f"/v1/slides/{slide_id}").status_code == 200, "an unfinished job needs it"
     passed = 250
-    sweep(short, store, context.storage, clock)
+    delete_expired(short, store, context.storage, clock)
     assert files() == {f"{done}/report.json"}
     assert call("GET", f"/v1/jobs/{waiting}").json()["state"] == "queued"
 
@@ -228,7 +228,7 @@ def test_a_job_that_is_asked_for_again_at_that_moment_does_not_end_the_sweep(
     clock = RetentionClock(store, lambda: passed)
     passed = 1000
     monkeypatch.setattr(store._database, "now", lambda: time.time() + passed)
-    sweep(settings.model_copy(update={"keep_stripes_seconds": 100.0}), store, context.storage, clock)
+    delete_expired(settings.model_copy(update={"keep_stripes_seconds": 100.0}), store, context.storage, clock)
     assert [path.parent.parent.name for path in (settings.data_dir / "jobs").glob("*/*/.slidelift-0")] == [retried]
     assert store.job(retried).state is JobState.QUEUED
 
@@ -242,13 +242,13 @@ def test_a_clock_that_jumps_a_day_ahead_deletes_nothing_that_is_younger_than_its
     clock = RetentionClock(store, lambda: passed)
     kept = settings.model_copy(update={"keep_slides_seconds": 3600.0})
     ahead, passed = 86400.0, 300.0
-    sweep(kept, store, context.storage, clock)
+    delete_expired(kept, store, context.storage, clock)
     assert store.slide(slide_id) is not None
     restarted = RetentionClock(store, lambda: passed)
-    sweep(kept, store, context.storage, restarted)
+    delete_expired(kept, store, context.storage, restarted)
     assert store.slide(slide_id) is not None, "a restart does not let the clock jump either"
     ahead, passed = 0.0, 3900.0
-    sweep(kept, store, context.storage, restarted)
+    delete_expired(kept, store, context.storage, restarted)
     assert store.slide(slide_id) is None, "its hour is over, by any clock"
 
 

@@ -15,7 +15,14 @@ from fastapi import FastAPI
 from starlette.requests import HTTPConnection
 
 from slidelift.service.api.access import Caller, identified
-from slidelift.service.auth.sessions import KEY_FILE, SESSION_SECONDS, begun, key_of, made_key_of, opened
+from slidelift.service.auth.sessions import (
+    KEY_FILE,
+    SESSION_SECONDS,
+    new_session,
+    read_key,
+    read_or_make_key,
+    verified_session,
+)
 from slidelift.service.auth.tokens import Scope, new_token
 from slidelift.service.errors import ServiceError
 
@@ -122,8 +129,10 @@ def test_a_cookie_that_was_changed_or_sealed_elsewhere_opens_nothing(browser: Br
     browser.sign_in(token(browser.app))
     good = browser.cookie
     sha256, expires, seal = good.split(".")
-    foreign = begun(sha256, time.time(), None).sealed(made_key_of(tmp_path))
-    other = begun("0" * 64, time.time(), None).sealed(key_of(browser.app.state.context.settings.data_dir) or b"")
+    foreign = new_session(sha256, time.time(), None).cookie(read_or_make_key(tmp_path))
+    other = new_session("0" * 64, time.time(), None).cookie(
+        read_key(browser.app.state.context.settings.data_dir) or b""
+    )
     for bad in [
         f"{'0' * 64}.{expires}.{seal}",
         f"{sha256}.{int(expires) + 1}.{seal}",
@@ -144,16 +153,16 @@ def test_a_cookie_that_was_changed_or_sealed_elsewhere_opens_nothing(browser: Br
 
 
 def test_a_session_ends_after_its_hours_and_never_later_than_its_token(browser: Browser) -> None:
-    now, key = time.time(), made_key_of(browser.app.state.context.settings.data_dir)
+    now, key = time.time(), read_or_make_key(browser.app.state.context.settings.data_dir)
     browser.sign_in(token(browser.app))
-    session = opened(browser.cookie, key)
+    session = verified_session(browser.cookie, key)
     assert session is not None
     assert abs(session.expires - now - SESSION_SECONDS) < 60
-    browser.cookie = begun(session.sha256, now - SESSION_SECONDS - 1, None).sealed(key)
+    browser.cookie = new_session(session.sha256, now - SESSION_SECONDS - 1, None).cookie(key)
     assert code(browser("GET", "/v1/jobs")) == (401, "access.token-invalid")
     answer = browser.sign_in(token(browser.app, expires=now + 100))
     assert int(morsel(answer)["max-age"]) <= 100
-    session = opened(browser.cookie, key)
+    session = verified_session(browser.cookie, key)
     assert session is not None
     assert session.expires == int(now + 100)
 
@@ -377,13 +386,13 @@ def test_those_who_sign_in_first_at_once_make_one_key(tmp_path: Path) -> None:
         folder = tmp_path / str(round_)
         folder.mkdir()
         with ThreadPoolExecutor(8) as pool:
-            keys = set(pool.map(lambda _, folder=folder: made_key_of(folder), range(16)))
-        assert keys == {key_of(folder)}
+            keys = set(pool.map(lambda _, folder=folder: read_or_make_key(folder), range(16)))
+        assert keys == {read_key(folder)}
         assert [path.name for path in folder.iterdir()] == [KEY_FILE]
 
 
 def test_a_key_that_is_none_seals_nothing(tmp_path: Path) -> None:
     (tmp_path / KEY_FILE).write_bytes(b"")
-    assert key_of(tmp_path) is None
+    assert read_key(tmp_path) is None
     with pytest.raises(ServiceError, match="delete it"):
-        made_key_of(tmp_path)
+        read_or_make_key(tmp_path)

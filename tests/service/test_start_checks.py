@@ -111,7 +111,7 @@ def test_slides_on_another_file_system_are_said_at_the_start(tmp_path: Path) -> 
     try:
         found = serve(settings)
         assert found.returncode == 2, found.stderr
-        assert f"{settings.data_dir}/slides can't take over what was uploaded" in found.stderr
+        assert f"{settings.data_dir}/slides cannot receive files moved from uploads" in found.stderr
         assert "one file system" in found.stderr
         assert list(elsewhere.iterdir()) == []
         assert list((settings.data_dir / "uploads").iterdir()) == []
@@ -148,7 +148,7 @@ def test_folder_that_is_none_is_said(tmp_path: Path) -> None:
 
 
 def test_limits_asked_for_are_those_that_children_set() -> None:
-    needs = {need.number: need.least for need in start_checks._needs(Settings(max_upload_bytes=2**30))}
+    needs = {limit.number: limit.minimum for limit in start_checks._limits(Settings(max_upload_bytes=2**30))}
     assert needs[resource.RLIMIT_AS] == max(child._PROBE_MEMORY, unpack.MEMORY_BYTES)
     assert needs[resource.RLIMIT_NOFILE] == child._PROBE_FILES
     assert needs[resource.RLIMIT_CPU] >= unpack.CPU_SECONDS + 5

@@ -21,10 +21,9 @@ from slidelift.service.app import create_app
 from slidelift.service.errors import ServiceError
 from slidelift.service.settings import Settings
 from slidelift.service.uploads import https
-from slidelift.service.uploads.fetch import fetch
-from slidelift.service.uploads.inbox import UploadState, Way
-from slidelift.service.uploads.sources import Checked
-from slidelift.service.uploads.upload_service import UploadService, sweep
+from slidelift.service.uploads.sources import CheckedSource
+from slidelift.service.uploads.upload import UploadMethod, UploadState
+from slidelift.service.uploads.upload_service import UploadService
 
 Call = Callable[..., httpx.Response]
 WAIT = {"Prefer": "wait=20"}
@@ -250,7 +249,7 @@ class Answers(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def server(tiff: bytes) -> Iterator[Callable[[str], https.Checked]]:
+def server(tiff: bytes) -> Iterator[Callable[[str], https.CheckedHost]]:
     """Makes what `https.check` would have made, had the server a public address."""
     authority = trustme.CA()
     secret = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -264,8 +263,8 @@ def server(tiff: bytes) -> Iterator[Callable[[str], https.Checked]]:
     thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
 
-    def checked(target: str, host: str = "slides.example") -> https.Checked:
-        return https.Checked(host, target, "127.0.0.1", listening.server_address[1], trust)
+    def checked(target: str, host: str = "slides.example") -> https.CheckedHost:
+        return https.CheckedHost(host, target, "127.0.0.1", listening.server_address[1], trust)
 
     checked.asked = handler.asked  # type: ignore[attr-defined]
     yield checked
@@ -274,14 +273,14 @@ def server(tiff: bytes) -> Iterator[Callable[[str], https.Checked]]:
     listening.server_close()
 
 
-def fetched(app: FastAPI, host: https.Checked) -> Any:
+def fetched(app: FastAPI, host: https.CheckedHost) -> Any:
     upload_service: UploadService = app.state.context.upload_service
-    writer = upload_service.begin("a.svs", Way.URI)
+    writer = upload_service.begin("a.svs", UploadMethod.URI)
     upload_id = writer.upload.id
     with contextlib.suppress(ServiceError):
-        fetch(Checked("a.svs", urlsplit(""), _host=host))(upload_service, writer)
+        upload_service.fetcher.fetch(CheckedSource("a.svs", urlsplit(""), _host=host), writer)
         upload_service.finish(writer).result(20)
-    return upload_service.inbox.find(upload_id)
+    return upload_service.inbox.status(upload_id)
 
 
 def test_slide_comes_from_the_checked_address_under_the_hosts_name(app: FastAPI, server: Any, tiff: bytes) -> None:
@@ -295,8 +294,8 @@ def test_slide_comes_from_the_checked_address_under_the_hosts_name(app: FastAPI,
     ("path", "code", "said"),
     [
         ("/moved", "upload.source", "redirects are not followed"),
-        ("/none", "upload.source", "answers 404"),
-        ("/packed", "upload.source", "encoded"),
+        ("/none", "upload.source", "answered with status 404"),
+        ("/packed", "upload.source", "Content-Encoding"),
         ("/short", "upload.source", ""),
         ("/huge", "upload.too-large", ""),
         ("/endless", "upload.too-large", ""),
@@ -324,22 +323,22 @@ def test_server_that_falls_silent_is_given_up(server: Any) -> None:
 
 def test_fetch_of_a_process_that_died_is_failed_and_not_resumed(app: FastAPI, call: Call) -> None:
     upload_service = app.state.context.upload_service
-    writer = upload_service.begin("a.svs", Way.URI)
+    writer = upload_service.begin("a.svs", UploadMethod.URI)
     writer.append(b"half")
     upload_id = writer.upload.id
     writer.close()  # as the kernel does for a dead process
-    sweep(upload_service)
+    upload_service.delete_expired()
     seen = call("GET", f"/v1/uploads/{upload_id}").json()
     assert (seen["state"], seen["error"]["code"]) == ("failed", "upload.interrupted")
-    assert "ask again" in seen["error"]["detail"]
+    assert "send the request again" in seen["error"]["detail"]
 
 
 def test_piece_for_a_fetch_that_failed_is_refused(app: FastAPI, call: Call) -> None:
     upload_service = app.state.context.upload_service
-    writer = upload_service.begin("a.svs", Way.URI)
+    writer = upload_service.begin("a.svs", UploadMethod.URI)
     writer.append(b"half")
     writer.close()
-    sweep(upload_service)  # notes that nobody goes on with it, and removes its bytes
+    upload_service.delete_expired()  # notes that nobody goes on with it, and removes its bytes
     piece = {"Tus-Resumable": "1.0.0", "Upload-Offset": "4", "Content-Type": "application/offset+octet-stream"}
     answer = call("PATCH", f"/v1/uploads/{writer.upload.id}", headers=piece, content=b"rest")
     assert is_refused(answer, 409, "upload.offset")
@@ -347,7 +346,7 @@ def test_piece_for_a_fetch_that_failed_is_refused(app: FastAPI, call: Call) -> N
 
 def test_fetch_under_way_can_be_given_up(app: FastAPI, call: Call, settings: Settings) -> None:
     upload_service = app.state.context.upload_service
-    writer = upload_service.begin("a.svs", Way.URI)
+    writer = upload_service.begin("a.svs", UploadMethod.URI)
     url = f"/v1/uploads/{writer.upload.id}"
     assert call("DELETE", url).status_code == 204
     assert call("GET", url).status_code == 404
@@ -355,6 +354,6 @@ def test_fetch_under_way_can_be_given_up(app: FastAPI, call: Call, settings: Set
     with left, right, contextlib.suppress(ServiceError):
         right.sendall(b"x")
         right.close()
-        checked = Checked("a.svs", urlsplit(""), _file=os.dup(left.fileno()))
-        fetch(checked)(upload_service, writer)
+        checked = CheckedSource("a.svs", urlsplit(""), _file=os.dup(left.fileno()))
+        upload_service.fetcher.fetch(checked, writer)
     assert list((settings.data_dir / "uploads").glob("*/")) == []

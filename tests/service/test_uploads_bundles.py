@@ -193,11 +193,11 @@ def test_stubs_of_a_slide_are_refused_by_the_probe_and_removed(real: Call, setti
         ({"b.mrxs": b"x", "b/Index.dat": b"x"}, "slide.multi-file: b.mrxs needs the folder b/"),
         ({name: data for name, data in MRXS.items() if "Data0001" not in name}, "Data0001.dat"),
         ({name: data for name, data in VMS.items() if name != "m.jpg"}, "slide.multi-file: c.vms of c.vms names"),
-        ({**MRXS, **VMS}, "upload.bundle: one slide was expected, found"),
+        ({**MRXS, **VMS}, "upload.bundle: expected one slide, found"),
         ({"a.svs": b"x", "b.svs": b"x"}, "found a.svs, b.svs"),
-        ({"a.txt": b"x", "b.txt": b"x"}, "no slide is in it; found a.txt, b.txt"),
-        ({}, "no slide is in it; found nothing"),
-        ({"a/1.dcm": b"x", "b/2.dcm": b"x"}, "a series lies in one folder"),
+        ({"a.txt": b"x", "b.txt": b"x"}, "the archive contains no slide; it contains a.txt, b.txt"),
+        ({}, "the archive contains no slide; it contains nothing"),
+        ({"a/1.dcm": b"x", "b/2.dcm": b"x"}, "a DICOM series must be in one folder"),
         ({**VMS, "c.vms": b"ImageFile=../../../etc/passwd\n"}, "upload.bundle: c.vms names a file elsewhere"),
         ({**MRXS, "Müller, Eva/Slidedat.ini": b"FILE_0 = /etc/passwd\n"}, "names a file elsewhere"),
     ],
@@ -258,7 +258,7 @@ def test_two_entries_of_one_name_are_refused(tmp_path: Path, files: list[tuple[s
             entry = tarfile.TarInfo(name)
             entry.size = len(data)
             archive.addfile(entry, io.BytesIO(data))
-    assert "share one name" in refused(tmp_path, made.getvalue(), Bundle.TAR)
+    assert "have the same name" in refused(tmp_path, made.getvalue(), Bundle.TAR)
 
 
 @pytest.mark.parametrize(

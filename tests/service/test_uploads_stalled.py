@@ -29,10 +29,9 @@ from slidelift.service.settings import Settings
 from slidelift.service.uploads import fetch as fetching
 from slidelift.service.uploads import https
 from slidelift.service.uploads import upload_service as receiving
-from slidelift.service.uploads.fetch import fetch
-from slidelift.service.uploads.inbox import UploadState, Way
-from slidelift.service.uploads.sources import Checked
-from slidelift.service.uploads.turns import Lane, Turns
+from slidelift.service.uploads.fair_executor import FairExecutor, WorkQueue
+from slidelift.service.uploads.sources import CheckedSource
+from slidelift.service.uploads.upload import UploadMethod, UploadState
 from slidelift.service.uploads.upload_service import UploadService
 
 SCRIPT = Path(__file__).with_name("serve_for_tests.py")
@@ -101,7 +100,7 @@ def mute() -> Iterator[int]:
         yield listening.getsockname()[1]
 
 
-Source = Callable[[str], Checked]
+Source = Callable[[str], CheckedSource]
 
 
 @pytest.fixture
@@ -109,18 +108,18 @@ def source(authority: trustme.CA, port: int, mute: int) -> Source:
     trust = ssl.create_default_context()
     authority.configure_trust(trust)
 
-    def checked(path: str) -> Checked:
+    def checked(path: str) -> CheckedSource:
         asked = mute if path == "/handshake" else port
-        host = https.Checked("slides.example", path, "127.0.0.1", asked, trust)
-        return Checked("a.svs", urlsplit(""), _host=host)
+        host = https.CheckedHost("slides.example", path, "127.0.0.1", asked, trust)
+        return CheckedSource("a.svs", urlsplit(""), _host=host)
 
     return checked
 
 
-def begin(upload_service: UploadService, source: Checked, owner: str | None = None) -> str:
-    writer = upload_service.begin("a.svs", Way.URI, owner=owner)
+def begin(upload_service: UploadService, source: CheckedSource, owner: str | None = None) -> str:
+    writer = upload_service.begin("a.svs", UploadMethod.URI, owner=owner)
     upload_id = writer.upload.id
-    upload_service.fetch(fetch(source), writer)
+    upload_service.fetch(source, writer)
     return upload_id
 
 
@@ -133,7 +132,7 @@ def wait_until(is_so: Callable[[], bool], seconds: float) -> float:
 
 
 def landed(upload_service: UploadService, upload_id: str) -> bool:
-    return upload_service.inbox.find(upload_id).state is UploadState.LANDED
+    return upload_service.inbox.status(upload_id).state is UploadState.LANDED
 
 
 def threads(*names: str) -> int:
@@ -168,8 +167,8 @@ def test_source_that_sends_too_little_is_given_up(
     monkeypatch.setattr(fetching, "WINDOW_SECONDS", 0.5)
     upload_service: UploadService = app.state.context.upload_service
     upload_id = begin(upload_service, source(path))
-    wait_until(lambda: upload_service.inbox.find(upload_id).state is UploadState.FAILED, 20)
-    error = upload_service.inbox.find(upload_id).upload.error
+    wait_until(lambda: upload_service.inbox.status(upload_id).state is UploadState.FAILED, 20)
+    error = upload_service.inbox.status(upload_id).upload.error
     assert error is not None
     assert error.code == "upload.source"
     assert "bytes a second" in error.detail
@@ -181,10 +180,10 @@ def test_source_that_takes_too_long_in_all_is_given_up(
 ) -> None:
     app = create_app(settings.model_copy(update={"upload_expiry_seconds": 1}), lambda *_: facts)
     upload_service: UploadService = app.state.context.upload_service
-    writer = upload_service.begin("a.svs", Way.URI)
+    writer = upload_service.begin("a.svs", UploadMethod.URI)
     started = time.monotonic()
     with pytest.raises(ServiceError, match="longer than"):
-        fetch(source("/trickle"))(upload_service, writer)
+        upload_service.fetcher.fetch(source("/trickle"), writer)
     assert time.monotonic() - started < 20
     app.state.context.store.close()
 
@@ -193,7 +192,7 @@ def test_slow_sources_of_one_hold_up_nobody_elses(app: FastAPI, source: Source) 
     upload_service: UploadService = app.state.context.upload_service
     for number in range(30):
         begin(upload_service, source(SLOW[number % len(SLOW)]), "attacker")
-    assert threads("fetching") == receiving.FETCHES_OF_ONE
+    assert threads("fetching") == receiving.MAX_FETCHES_PER_OWNER
     wanted = begin(upload_service, source("/whole"), "honest")
     wait_until(lambda: landed(upload_service, wanted), 20)
     upload_service.close()
@@ -206,7 +205,7 @@ def test_stop_of_the_service_waits_for_no_source(tmp_path: Path, authority: trus
 import runpy, ssl, sys
 from slidelift.service.uploads import https
 trust = ssl.create_default_context(cafile={str(tmp_path / "ca.pem")!r})
-https.check = lambda url: https.Checked("slides.example", url.path, "127.0.0.1", {port}, trust)
+https.check = lambda url: https.CheckedHost("slides.example", url.path, "127.0.0.1", {port}, trust)
 del sys.argv[0]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
@@ -300,7 +299,7 @@ def put_all(app: FastAPI, bodies: list[bytes]) -> "list[asyncio.Task[httpx.Respo
 def test_probes_that_hang_do_not_hold_up_another_upload(
     settings: Settings, facts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, hanging: int
 ) -> None:
-    monkeypatch.setattr(receiving, "FINISHING_PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(receiving, "SLOW_AFTER_SECONDS", 0.3)
     probe = Hangs(facts)
     app = create_app(settings, probe)
 
@@ -315,13 +314,13 @@ def test_probes_that_hang_do_not_hold_up_another_upload(
         assert [answer.status_code for answer in await asyncio.gather(*slow)] == [422] * hanging
 
     asyncio.run(upload())
-    assert probe.most <= receiving.FINISHING_AT_ONCE + receiving.SLOWLY_AT_ONCE
+    assert probe.most <= receiving.MAX_FINISHING + receiving.MAX_SLOW
     assert list((settings.data_dir / "uploads").glob("*/")) == []
     app.state.context.store.close()
 
 
 def test_owners_take_turns() -> None:
-    turns, order, go = Turns("test", Lane(1, 1)), list[str](), threading.Event()
+    turns, order, go = FairExecutor("test", WorkQueue(1, 1)), list[str](), threading.Event()
     first = turns.submit("a", lambda _: go.wait(10))
     later = [turns.submit("a", lambda _, n=n: order.append(f"a{n}")) for n in range(3)]
     later += [turns.submit("b", lambda _, n=n: order.append(f"b{n}")) for n in range(2)]
@@ -332,7 +331,7 @@ def test_owners_take_turns() -> None:
 
 
 def test_work_that_is_sent_back_is_done_later_and_answers_once() -> None:
-    turns, ended, begun = Turns("test", Lane(1, 1), Lane(1, 1), 0.1), threading.Event(), list[int]()
+    turns, ended, begun = FairExecutor("test", WorkQueue(1, 1), WorkQueue(1, 1), 0.1), threading.Event(), list[int]()
 
     def slow(check: Callable[[], None]) -> int:
         begun.append(1)
@@ -348,7 +347,7 @@ def test_work_that_is_sent_back_is_done_later_and_answers_once() -> None:
 
 
 def test_what_waits_is_cancelled_at_the_end() -> None:
-    turns, go = Turns("test", Lane(1, 1)), threading.Event()
+    turns, go = FairExecutor("test", WorkQueue(1, 1)), threading.Event()
     running, waiting = turns.submit(None, lambda _: go.wait(10)), turns.submit(None, lambda _: None)
     turns.close()
     assert waiting.cancelled()
@@ -369,7 +368,7 @@ def probes() -> list[psutil.Process]:
 def test_real_probes_that_are_stopped_hold_up_nobody_and_lose_nothing(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(receiving, "FINISHING_PATIENCE_SECONDS", 2.0)
+    monkeypatch.setattr(receiving, "SLOW_AFTER_SECONDS", 2.0)
     Image.fromarray(np.full((300, 300, 3), 200, np.uint8)).save(tmp_path / "a.png")
     body, app = (tmp_path / "a.png").read_bytes(), create_app(settings)
 

@@ -22,8 +22,7 @@ from slidelift.service.api import request_body as receiving
 from slidelift.service.app import create_app
 from slidelift.service.errors import Problem, ServiceError
 from slidelift.service.settings import Settings
-from slidelift.service.uploads.inbox import UploadState, Way
-from slidelift.service.uploads.upload_service import sweep
+from slidelift.service.uploads.upload import UploadMethod, UploadState
 
 Call = Callable[..., httpx.Response]
 TUS = {"Tus-Resumable": "1.0.0"}
@@ -258,7 +257,7 @@ def test_upload_that_nobody_touches_expires(call: Call, app: FastAPI, settings: 
     grow_old(settings, old)
     assert is_refused(patch(call, old, 3, b"abc"), 410, "upload.expired")
     assert call("HEAD", old, headers=TUS).status_code == 410
-    sweep(app.state.context.upload_service)
+    app.state.context.upload_service.delete_expired()
     assert (folder(settings, old).exists(), folder(settings, young).exists()) == (False, True)
     assert is_refused(patch(call, old, 3, b"abc"), 404, "upload.unknown")
 
@@ -269,7 +268,7 @@ def test_a_clock_that_jumps_a_day_ahead_expires_no_upload(
     url, clock = begin(call, 100), time.time
     patch(call, url, 0, b"abc")
     monkeypatch.setattr(time, "time", lambda: clock() + settings.upload_expiry_seconds + 100)
-    sweep(app.state.context.upload_service)
+    app.state.context.upload_service.delete_expired()
     assert patch(call, url, 3, b"abc").status_code == 204
 
 
@@ -289,9 +288,9 @@ def test_sweep_leaves_what_another_process_writes(call: Call, app: FastAPI, sett
     grow_old(settings, url)
     with (folder(settings, url) / "lock").open() as elsewhere:
         fcntl.flock(elsewhere, fcntl.LOCK_EX)
-        sweep(app.state.context.upload_service)
+        app.state.context.upload_service.delete_expired()
         assert folder(settings, url).exists()
-    sweep(app.state.context.upload_service)
+    app.state.context.upload_service.delete_expired()
     assert not folder(settings, url).exists()
 
 
@@ -299,7 +298,7 @@ def test_sweep_removes_what_never_began(app: FastAPI, settings: Settings) -> Non
     half = settings.data_dir / "uploads" / ("0" * 32)
     half.mkdir()
     (half / "lock").touch()
-    sweep(app.state.context.upload_service)
+    app.state.context.upload_service.delete_expired()
     assert not half.exists()
 
 
@@ -342,7 +341,7 @@ def test_upload_cut_short_while_it_was_finished_is_finished_when_asked_for(
     url = begin(call, len(tiff))
     writer = app.state.context.upload_service.inbox.open(url.rpartition("/")[2])
     writer.append(tiff)
-    writer.arrive()
+    writer.mark_complete()
     (writer.folder / "slide").mkdir()  # as far as it came
     writer.close()
     assert call("GET", url).json()["state"] == "checking"
@@ -384,7 +383,7 @@ def test_upload_killed_between_move_and_note_is_one_slide(
     said = json.loads(info.read_text())
     info.write_text(json.dumps({**said, "slide": None, "bytes": None}))
     (folder(settings, url) / "data").write_bytes(tiff)
-    sweep(app.state.context.upload_service)
+    app.state.context.upload_service.delete_expired()
     seen = call("GET", url, headers={"Prefer": "wait=20"}).json()
     assert (seen["state"], seen["slide"]) == ("landed", slide)
     assert len(call("GET", "/v1/slides").json()["slides"]) == 1
@@ -394,23 +393,23 @@ def test_two_uploads_are_not_promised_the_same_room(app: FastAPI, settings: Sett
     upload_service = app.state.context.upload_service
     free = upload_service.storage.free_bytes()
     roomy = settings.model_copy(update={"max_upload_bytes": free * 4})
-    upload_service.settings, upload_service.inbox.max_bytes = roomy, free * 4
-    first = upload_service.begin("a.svs", Way.TUS, total_bytes=free * 6 // 10)
+    upload_service.admission.settings, upload_service.inbox.max_bytes = roomy, free * 4
+    first = upload_service.begin("a.svs", UploadMethod.TUS, total_bytes=free * 6 // 10)
     with pytest.raises(ServiceError, match="reserve"):
-        upload_service.begin("b.svs", Way.PUT, total_bytes=free * 6 // 10)
-    later = upload_service.begin("c.svs", Way.TUS)
+        upload_service.begin("b.svs", UploadMethod.PUT, total_bytes=free * 6 // 10)
+    later = upload_service.begin("c.svs", UploadMethod.TUS)
     with pytest.raises(ServiceError, match="reserve"):
-        upload_service.announce(later, free * 6 // 10)
+        upload_service.set_total_bytes(later, free * 6 // 10)
     first.discard()
-    upload_service.announce(later, free * 6 // 10)
+    upload_service.set_total_bytes(later, free * 6 // 10)
     later.discard()
 
 
 def test_upload_of_unknown_size_does_not_eat_what_was_promised(app: FastAPI, settings: Settings) -> None:
     upload_service = app.state.context.upload_service
-    promised = upload_service.begin("a.svs", Way.TUS, total_bytes=1)
-    unknown = upload_service.begin("b.svs", Way.TUS)
-    promised.note(replace(promised.upload, booked_bytes=2 * upload_service.storage.free_bytes()))
+    promised = upload_service.begin("a.svs", UploadMethod.TUS, total_bytes=1)
+    unknown = upload_service.begin("b.svs", UploadMethod.TUS)
+    promised.save(replace(promised.upload, expected_bytes=2 * upload_service.storage.free_bytes()))
     with pytest.raises(ServiceError, match="reserve"):
         unknown.append(b"x")
     promised.discard()
@@ -560,7 +559,7 @@ def test_upload_whose_probe_was_killed_stays_and_is_looked_at_again(
     assert (answer.status_code, answer.json()["code"]) == (503, "slide.not-checked")
     assert "retry-after" in answer.headers
     url = re.search(r"/v1/uploads/[0-9a-f]{32}", answer.json()["detail"])[0]  # type: ignore[index]
-    sweep(app.state.context.upload_service)
+    app.state.context.upload_service.delete_expired()
     assert patch(call, url, len(tiff), b"").status_code == 503
     assert patch(call, url, len(tiff), b"").status_code == 204
     slide = call("GET", url).json()["slide"]

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from slidelift.service.api.schemas.fields import utc
 from slidelift.service.api.schemas.problems import Problem
-from slidelift.service.uploads.inbox import Seen, UploadState
+from slidelift.service.uploads.upload import UploadState, UploadStatus
 
 
 class SlideSource(BaseModel):
@@ -38,7 +38,7 @@ class Upload(BaseModel):
     error: Problem | None = Field(description="Why it failed; null otherwise.")
 
     @classmethod
-    def of(cls, seen: Seen, url: str) -> Self:
+    def of(cls, seen: UploadStatus, url: str) -> Self:
         """Make the representation of an upload whose URL is `url`."""
         upload, error = seen.upload, seen.upload.error
         return cls(

@@ -17,8 +17,13 @@ from hypothesis import strategies as st
 from slidelift.service.auth.tokens import Scope, Token, hash_of
 from slidelift.service.errors import ServiceError
 from slidelift.service.settings import Settings
-from slidelift.service.uploads.inbox import Way
-from slidelift.service.uploads.promises import BOOKED_AHEAD_BYTES, STALLED_SECONDS, Unfinished, claimed_bytes
+from slidelift.service.uploads.reservations import (
+    RESERVED_AHEAD_BYTES,
+    STALLED_SECONDS,
+    UnfinishedUpload,
+    reserved_bytes,
+)
+from slidelift.service.uploads.upload import UploadMethod
 from slidelift.service.uploads.upload_service import UploadService
 
 MIB, GIB = 2**20, 2**30
@@ -36,8 +41,8 @@ def upload_service(app: FastAPI) -> UploadService:
 def set_room(upload_service: UploadService, room: int) -> None:
     """Say that so much is free, whatever the disk is."""
     most = {"max_upload_bytes": 1024 * GIB}
-    upload_service.settings, upload_service.inbox.max_bytes = (
-        upload_service.settings.model_copy(update=most),
+    upload_service.admission.settings, upload_service.inbox.max_bytes = (
+        upload_service.admission.settings.model_copy(update=most),
         1024 * GIB,
     )
     upload_service.storage.free_bytes = lambda: room  # type: ignore[method-assign]
@@ -50,47 +55,47 @@ def stall(settings: Settings, upload_id: str, seconds: float = STALLED_SECONDS +
 
 def test_announced_bytes_that_never_come_refuse_nobody_else(upload_service: UploadService) -> None:
     for _ in range(2):
-        upload_service.begin("a.svs", Way.TUS, owner="attacker", total_bytes=31 * GIB).close()
-    for way in (Way.PUT, Way.TUS):
+        upload_service.begin("a.svs", UploadMethod.TUS, owner="attacker", total_bytes=31 * GIB).close()
+    for way in (UploadMethod.PUT, UploadMethod.TUS):
         upload_service.begin("b.svs", way, owner="honest", total_bytes=30 * GIB).close()
-    unknown = upload_service.begin("c.svs", Way.URI, owner="third")
+    unknown = upload_service.begin("c.svs", UploadMethod.URI, owner="third")
     unknown.append(b"x")
-    upload_service.announce(unknown, 60 * GIB)
+    upload_service.set_total_bytes(unknown, 60 * GIB)
     unknown.close()
 
 
 def test_many_announcements_of_one_are_one_small_claim(upload_service: UploadService) -> None:
     for _ in range(150):
-        upload_service.begin("a.svs", Way.TUS, owner="attacker", total_bytes=400 * MIB).close()
-    upload_service.begin("b.svs", Way.PUT, owner="honest", total_bytes=64 * GIB - BOOKED_AHEAD_BYTES).close()
+        upload_service.begin("a.svs", UploadMethod.TUS, owner="attacker", total_bytes=400 * MIB).close()
+    upload_service.begin("b.svs", UploadMethod.PUT, owner="honest", total_bytes=64 * GIB - RESERVED_AHEAD_BYTES).close()
 
 
 def test_what_comes_has_a_claim_before_others(upload_service: UploadService) -> None:
-    coming = upload_service.begin("a.svs", Way.PUT, owner="a", total_bytes=40 * GIB)
+    coming = upload_service.begin("a.svs", UploadMethod.PUT, owner="a", total_bytes=40 * GIB)
     os.truncate(coming.data, 20 * GIB)  # sparse: as if it had come
     with pytest.raises(ServiceError) as error:
-        upload_service.begin("b.svs", Way.PUT, owner="b", total_bytes=45 * GIB)
+        upload_service.begin("b.svs", UploadMethod.PUT, owner="b", total_bytes=45 * GIB)
     assert (error.value.problem.code, error.value.problem.status) == ("storage.full", 507)
     coming.discard()
 
 
 def test_own_announcements_do_not_exceed_the_room(upload_service: UploadService) -> None:
-    upload_service.begin("a.svs", Way.TUS, owner="a", total_bytes=40 * GIB).close()
+    upload_service.begin("a.svs", UploadMethod.TUS, owner="a", total_bytes=40 * GIB).close()
     with pytest.raises(ServiceError, match="reserve"):
-        upload_service.begin("b.svs", Way.TUS, owner="a", total_bytes=40 * GIB)
+        upload_service.begin("b.svs", UploadMethod.TUS, owner="a", total_bytes=40 * GIB)
 
 
 def test_more_than_is_free_is_refused_at_once(upload_service: UploadService) -> None:
     with pytest.raises(ServiceError) as error:
-        upload_service.begin("a.svs", Way.TUS, owner="a", total_bytes=65 * GIB)
+        upload_service.begin("a.svs", UploadMethod.TUS, owner="a", total_bytes=65 * GIB)
     assert error.value.problem.status == 507
 
 
 def test_stalled_upload_has_no_claim(upload_service: UploadService, settings: Settings) -> None:
-    writer = upload_service.begin("a.svs", Way.TUS, total_bytes=40 * GIB)
+    writer = upload_service.begin("a.svs", UploadMethod.TUS, total_bytes=40 * GIB)
     writer.close()
     stall(settings, writer.upload.id)
-    upload_service.begin("b.svs", Way.TUS, total_bytes=40 * GIB).discard()
+    upload_service.begin("b.svs", UploadMethod.TUS, total_bytes=40 * GIB).discard()
 
 
 def patch(call: Callable[..., httpx.Response], url: str, offset: int, piece: bytes) -> httpx.Response:
@@ -108,7 +113,7 @@ def test_stalled_upload_goes_on_where_there_is_room_and_is_told_where_not(
     set_room(upload_service, 5)
     refused = patch(call, url, 9, tiff[9:])
     assert (refused.status_code, refused.json()["code"]) == (507, "storage.full")
-    assert "9 bytes that have arrived stay" in refused.json()["detail"]
+    assert "9 bytes received so far are kept" in refused.json()["detail"]
     set_room(upload_service, GIB)
     assert call("HEAD", url, headers=TUS).headers["upload-offset"] == "9"
     assert patch(call, url, 9, tiff[9:]).status_code == 204
@@ -116,11 +121,11 @@ def test_stalled_upload_goes_on_where_there_is_room_and_is_told_where_not(
 
 
 def test_upload_that_goes_on_has_its_claim_again(upload_service: UploadService, settings: Settings) -> None:
-    writer = upload_service.begin("a.svs", Way.TUS, total_bytes=40 * GIB)
+    writer = upload_service.begin("a.svs", UploadMethod.TUS, total_bytes=40 * GIB)
     stall(settings, writer.upload.id)
     upload_service.resume(writer)
     with pytest.raises(ServiceError, match="reserve"):
-        upload_service.begin("b.svs", Way.TUS, total_bytes=40 * GIB)
+        upload_service.begin("b.svs", UploadMethod.TUS, total_bytes=40 * GIB)
     writer.close()
 
 
@@ -154,7 +159,7 @@ OWNERS = st.sampled_from([None, "a", "b", "c"])
 SIZES = st.integers(0, 10 * GIB)
 UPLOADS = st.lists(
     st.builds(
-        lambda owner, received, more, stalled: Unfinished(owner, received + more, received, stalled),
+        lambda owner, received, more, stalled: UnfinishedUpload(owner, received + more, received, stalled),
         *(OWNERS, SIZES, SIZES, st.booleans()),
     ),
     max_size=20,
@@ -162,19 +167,19 @@ UPLOADS = st.lists(
 
 
 @given(UPLOADS, OWNERS)
-def test_claims_of_others_are_bounded_by_what_they_sent(unfinished: list[Unfinished], asker: str | None) -> None:
-    claimed = claimed_bytes(unfinished, asker)
-    own = sum(one.promised_bytes for one in unfinished if one.owner == asker and not one.is_stalled)
+def test_claims_of_others_are_bounded_by_what_they_sent(unfinished: list[UnfinishedUpload], asker: str | None) -> None:
+    claimed = reserved_bytes(unfinished, asker)
+    own = sum(one.remaining_bytes for one in unfinished if one.owner == asker and not one.is_stalled)
     sent = sum(one.received_bytes for one in unfinished if one.owner != asker and not one.is_stalled)
-    assert own <= claimed <= own + sent + 3 * BOOKED_AHEAD_BYTES
-    assert claimed <= sum(one.promised_bytes for one in unfinished)
-    assert claimed_bytes([replace(one, is_stalled=True) for one in unfinished], asker) == 0
+    assert own <= claimed <= own + sent + 3 * RESERVED_AHEAD_BYTES
+    assert claimed <= sum(one.remaining_bytes for one in unfinished)
+    assert reserved_bytes([replace(one, is_stalled=True) for one in unfinished], asker) == 0
 
 
 def test_no_upload_is_lost_for_want_of_a_file(app: FastAPI, settings: Settings, tmp_path: Path) -> None:
     """A folder that is being removed is not counted, and stops nobody."""
     upload_service = app.state.context.upload_service
-    writer = upload_service.begin("a.svs", Way.TUS, total_bytes=5)
+    writer = upload_service.begin("a.svs", UploadMethod.TUS, total_bytes=5)
     (settings.data_dir / "uploads" / writer.upload.id / "info.json").unlink()
     assert upload_service.inbox.unfinished() == []
     writer.discard()
