@@ -6,7 +6,7 @@ from slidelift.models.zoo.catalog import catalog
 from slidelift.service.api.problems import documented
 from slidelift.service.api.responses import readable
 from slidelift.service.api.schemas import ModelOut, ModelsOut
-from slidelift.service.pipeline.request import AUTO
+from slidelift.service.pipeline.options import AUTO
 
 router = APIRouter(prefix="/v1/models", tags=["models"], responses=documented())
 

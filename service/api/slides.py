@@ -20,7 +20,7 @@ from slidelift.service.api.schemas import Mpp, RecommendationOut, SlideOut, Slid
 from slidelift.service.errors import refusal
 from slidelift.service.jobs.slide import Slide
 from slidelift.service.jobs.store import UnknownSlideError
-from slidelift.service.pipeline.request import Effort
+from slidelift.service.pipeline.options import Effort
 from slidelift.service.uploads.digests import as_field, expected_digests
 from slidelift.service.uploads.fetch import fetch
 from slidelift.service.uploads.form import OVERHEAD_BYTES, FormFile

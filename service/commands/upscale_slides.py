@@ -16,8 +16,9 @@ from slidelift.service.commands.signals import signals_cancel
 from slidelift.service.commands.terminal import say, tell
 from slidelift.service.errors import EXIT_DONE, EXIT_FAILED, EXIT_USER, Cancelled, ServiceError, problem
 from slidelift.service.pipeline.failures import describe
+from slidelift.service.pipeline.options import BadTilePolicy, Effort
 from slidelift.service.pipeline.progress import CancelToken, Progress, Stage
-from slidelift.service.pipeline.request import BadTilePolicy, Effort, UpscaleRequest
+from slidelift.service.pipeline.request import UpscaleRequest
 from slidelift.service.pipeline.targets import REPORT, companion, refuse_inputs, signed_report
 from slidelift.service.processes.runner import Runner, probe
 from slidelift.wsi.errors import RoiError, WsiError

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from slidelift.models.zoo.catalog import ModelCard, ModelKind, catalog
 from slidelift.models.zoo.expectation import Expectation, expected_gain
-from slidelift.service.pipeline.request import Effort
+from slidelift.service.pipeline.options import Effort
 from slidelift.wsi.slide import Codec, SlideInfo
 from slidelift.wsi.tiling import require_level
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from slidelift.models.zoo.catalog import ModelKind, catalog
 from slidelift.models.zoo.expectation import expected_gain, measured_qualities
+from slidelift.service.pipeline.options import Effort
 from slidelift.service.pipeline.recommendation import recommend
-from slidelift.service.pipeline.request import Effort
 from slidelift.wsi.errors import PixelSizeImplausibleError, PixelSizeMissingError
 from slidelift.wsi.geometry import Size
 from slidelift.wsi.slide import Codec, Compression, Level, SlideInfo
