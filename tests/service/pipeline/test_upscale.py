@@ -153,7 +153,7 @@ def test_pixels_that_are_not_square_keep_their_ratio_or_it_is_told(tmp_path, for
     assert "along x they have the requested 0.25 µm, along y 0.125" in words
     mpp, words = told(replace(request, mpp=0.5))
     assert mpp == pytest.approx([0.125, 0.125], rel=1e-6)
-    assert "not square, 0.5 x 0.25 µm; 0.5 were given" in words
+    assert "not square, 0.5 x 0.25 µm; 0.5 was given" in words
 
 
 def test_constant_tiles_share_one_blank_of_their_own_colour(tmp_path, write_png) -> None:
