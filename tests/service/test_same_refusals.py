@@ -7,9 +7,12 @@ from typing import Any
 import httpx
 import pytest
 
+from slidelift.models.errors import ModelError
+from slidelift.service.errors import ServiceError
 from slidelift.service.pipeline.failures import describe
 from slidelift.service.pipeline.request import UpscaleRequest
 from slidelift.service.pipeline.upscale import upscale
+from slidelift.wsi.errors import WsiError
 from slidelift.wsi.roi import Roi
 
 Call = Callable[..., httpx.Response]
@@ -44,10 +47,14 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 
 
 def code_of_pipeline(slide: Path, output: Path, options: dict[str, Any]) -> str:
-    with pytest.raises(Exception) as caught:
-        roi = Roi.from_geojson(options["roi"]) if "roi" in options else None
-        upscale(UpscaleRequest(slide, output, **{"model": "bicubic", **options, "roi": roi}))
+    with pytest.raises((ServiceError, WsiError, ModelError)) as caught:
+        run_pipeline(slide, output, options)
     return describe(caught.value).code
+
+
+def run_pipeline(slide: Path, output: Path, options: dict[str, Any]) -> None:
+    roi = Roi.from_geojson(options["roi"]) if "roi" in options else None
+    upscale(UpscaleRequest(slide, output, **{"model": "bicubic", **options, "roi": roi}))
 
 
 @pytest.mark.parametrize(("options", "code"), REFUSED, ids=[str(options) for options, _ in REFUSED])

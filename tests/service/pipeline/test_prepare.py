@@ -9,6 +9,7 @@ import torch
 
 from slidelift.models.networks.srvgg_compact import SRVGGNetCompact
 from slidelift.models.zoo import weights as zoo_weights
+from slidelift.service.errors import Cancelled
 from slidelift.service.pipeline.progress import CancelToken, Progress
 from slidelift.service.pipeline.request import UpscaleRequest
 from slidelift.service.pipeline.upscale import upscale
@@ -76,7 +77,7 @@ def test_a_resumed_job_with_another_precision_loads_the_weights_once(
             token.cancel()
 
     monkeypatch.setattr("slidelift.models.inference.choose_precision", lambda *_: "fp32")
-    with pytest.raises(Exception, match="cancelled"):
+    with pytest.raises(Cancelled):
         upscale(request, stop_after_a_stripe, token)
     loads.clear()
     asked: list[str] = []
