@@ -3,8 +3,9 @@
 `load_upscaler` imports torch only for networks.
 """
 
+from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,9 @@ from numpy.typing import NDArray
 from slidelift.models.errors import UnsupportedScaleError
 from slidelift.models.interpolate import Interpolator
 from slidelift.models.zoo.catalog import ModelCard, ModelKind, catalog, find, weights_paths
+
+if TYPE_CHECKING:
+    from slidelift.models.zoo.weights import Weights
 
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt")
 
@@ -80,10 +84,57 @@ class PatchUpscaler(UpscalerFacts, Protocol):
         ...
 
 
+class OpenedModel:
+    """A model by its name or file; its weights are loaded and self-tested once, at their first use.
+
+    Parameters
+    ----------
+    model
+        A name of the catalog, or a file of weights (.safetensors, .pth, .pt).
+
+    Attributes
+    ----------
+    card
+        The catalog's card, or one made from what a file of weights says of itself.
+
+    Raises
+    ------
+    UnknownModelError, WeightsError
+        If there is no such model, or its file can't be used.
+    """
+
+    def __init__(self, model: str) -> None:
+        self.model = model
+        self._catalog_card = None if _is_file(model) else find(model)
+        self.card: ModelCard = self._catalog_card or self._weights.card()
+
+    @cached_property
+    def _weights(self) -> "Weights":
+        from slidelift.models.zoo.weights import load_weights
+
+        card = self._catalog_card
+        paths = (Path(self.model),) if card is None else weights_paths(card)
+        return load_weights(paths, sha256=card.sha256 if card else None)
+
+    def upscaler(self, *, scale: int | None = None, device: str = "auto", precision: str = "auto") -> PatchUpscaler:
+        """Make it ready to compute; see `load_upscaler`. The upscalers of one model share its network."""
+        card = self._catalog_card
+        if card is not None and card.kind is ModelKind.INTERPOLATION:
+            return Interpolator(self.model, card.default_scale if scale is None else scale)
+        from slidelift.models.inference import NetworkUpscaler
+
+        weights = self._weights
+        if scale not in (None, weights.geometry.scale):
+            raise UnsupportedScaleError(f"{self.model} enlarges by {weights.geometry.scale}, not by {scale}")
+        name = card.name if card else weights.name
+        loss = card.precision_loss if card else {}
+        return NetworkUpscaler.from_weights(weights, name=name, device=device, precision=precision, precision_loss=loss)
+
+
 def load_upscaler(
     model: str, *, scale: int | None = None, device: str = "auto", precision: str = "auto"
 ) -> PatchUpscaler:
-    """Load a model.
+    """Load a model and make it ready to compute.
 
     Parameters
     ----------
@@ -102,34 +153,7 @@ def load_upscaler(
     UnknownModelError, WeightsError, UnsupportedScaleError, DeviceError
         If there is no such model, file, scale or device.
     """
-    card = None if _is_file(model) else find(model)
-    if card is not None and card.kind is ModelKind.INTERPOLATION:
-        return Interpolator(model, card.default_scale if scale is None else scale)
-    paths = (Path(model),) if card is None else weights_paths(card)
-    from slidelift.models.inference import NetworkUpscaler
-    from slidelift.models.zoo.weights import load_weights
-
-    weights = load_weights(paths, sha256=card.sha256 if card else None)
-    if scale not in (None, weights.geometry.scale):
-        raise UnsupportedScaleError(f"{model} enlarges by {weights.geometry.scale}, not by {scale}")
-    name = card.name if card else weights.name
-    loss = card.precision_loss if card else {}
-    return NetworkUpscaler.from_weights(weights, name=name, device=device, precision=precision, precision_loss=loss)
-
-
-def model_card(model: str) -> ModelCard:
-    """Return the card of a catalog name, or one made from a file of weights.
-
-    Raises
-    ------
-    UnknownModelError, WeightsError
-        If there is no such model, or its file can't be used.
-    """
-    if not _is_file(model):
-        return find(model)
-    from slidelift.models.zoo.weights import load_weights
-
-    return load_weights(Path(model)).card()
+    return OpenedModel(model).upscaler(scale=scale, device=device, precision=precision)
 
 
 def _is_file(model: str) -> bool:

@@ -28,7 +28,7 @@ from slidelift.service.commands import (
     train,
     upscale,
 )
-from slidelift.service.commands.terminal import say, tell
+from slidelift.service.commands.terminal import print_message, print_result
 from slidelift.service.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER, Cancelled, Problem, problem
 from slidelift.service.jobs.errors import StoreError
 
@@ -60,21 +60,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Cancelled:
         return EXIT_INTERRUPTED
     except KeyboardInterrupt:
-        say("interrupted")
+        print_message("interrupted")
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         return EXIT_FAILED
     except (SlideliftError, OSError) as error:
         found = _described(error)
-        say(f"error: {found.detail}")
+        print_message(f"error: {found.detail}")
         if getattr(options, "json", None) is True:  # where it is a file's name, standard output is for people
-            tell(json.dumps({"error": found.as_dict()}, indent=2))
+            print_result(json.dumps({"error": found.as_dict()}, indent=2))
         return found.exit_code
     except ValueError as error:
         kind = type(error).__name__  # pydantic's: a setting is wrong; imported by `serve` alone
         if kind not in ("ValidationError", "SettingsError"):
             raise
-        say(f"error: {_settings_said(error) if kind == 'ValidationError' else error}")
+        print_message(f"error: {_settings_said(error) if kind == 'ValidationError' else error}")
         return EXIT_USER
 
 

@@ -137,7 +137,8 @@ def upscale(
     --------
     slidelift.service.pipeline.upscale.upscale : the same with an `UpscaleRequest`.
     """
-    from slidelift.service.pipeline.request import BadTilePolicy, Effort, UpscaleRequest
+    from slidelift.service.pipeline.options import BadTilePolicy, Effort
+    from slidelift.service.pipeline.request import UpscaleRequest
     from slidelift.service.pipeline.upscale import upscale as upscale_request
     from slidelift.wsi.roi import Roi
 

@@ -13,8 +13,8 @@ from slidelift.service import cli, errors
 from slidelift.service.app import create_app
 from slidelift.service.errors import CODES
 from slidelift.service.jobs.job import JobState, ResultFormat
+from slidelift.service.pipeline.options import BadTilePolicy
 from slidelift.service.pipeline.progress import Stage
-from slidelift.service.pipeline.request import BadTilePolicy
 from slidelift.service.settings import Settings
 from slidelift.service.tools import model_table as sheet
 

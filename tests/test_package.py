@@ -1,9 +1,11 @@
 """The package as users install and import it."""
 
+import inspect
 import re
 import subprocess
 import sys
 import zipfile
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ import slidelift
 from slidelift.models.inference import NetworkUpscaler
 from slidelift.models.networks.spec import Geometry
 from slidelift.models.networks.table import NETWORKS
+from slidelift.service.pipeline.options import DEFAULTS, OPTION_NAMES
 from slidelift.wsi.geometry import Region
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -146,6 +149,11 @@ def test_a_slide_is_upscaled_by_its_path_and_plain_keywords(cmu: Path, tmp_path:
     with tifffile.TiffFile(tmp_path / "out.ome.tiff") as file:
         assert file.series[0].shape == (1200, 1200, 3)
     assert report["slide"]["width"] > 1200
+
+
+def test_keywords_have_the_defaults_of_every_other_interface() -> None:
+    parameters = inspect.signature(slidelift.upscale).parameters
+    assert {name: parameters[name].default for name in OPTION_NAMES} == asdict(DEFAULTS)
 
 
 def test_a_wrong_option_is_refused_before_the_slide_is_opened(tmp_path: Path) -> None:

@@ -8,7 +8,9 @@ WsiError
 │   ├── PixelSizeMissingError     no µm per pixel in the slide and none given
 │   └── PixelSizeImplausibleError µm per pixel no microscope has, not confirmed
 ├── TileReadError             one region can't be decoded; carries it
-├── PlanError                 what was asked can't be cut from this slide (level, region, target)
+├── PlanError                 the request does not fit this slide
+│   ├── NoSuchLevelError          the slide has no level of that number
+│   └── RegionError               the region is empty or reaches outside the slide
 ├── TooCoarseError            a view of an open slide takes more decoding than one may ask for
 ├── RoiError                  what is given as region of interest is no GeoJSON of areas
 ├── OutputFormatError         the output's suffix names no format
@@ -69,6 +71,14 @@ class TileReadError(WsiError):
 
 class PlanError(WsiError):
     """The request does not fit this slide."""
+
+
+class NoSuchLevelError(PlanError):
+    """The slide has no level of that number."""
+
+
+class RegionError(PlanError):
+    """The region is empty or reaches outside the slide."""
 
 
 class TooCoarseError(WsiError):

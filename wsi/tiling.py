@@ -1,8 +1,8 @@
-"""How a slide is cut: a stored plan -> stripes -> rows of tiles, each a core with a halo.
+"""Tiling plan of a slide: stripes of tile rows, each tile a core with a halo.
 
-The plan fixes all that pixels depend on, so that a stripe is a pure function of (slide, plan, number).
-Coordinates: *source* pixels count in the plan's level from that level's origin; *output* pixels count in the
-result from its own origin.
+The plan fixes everything that the result's pixels depend on, so a stripe is a pure function of (slide, plan, number).
+*Source* coordinates are pixels of the plan's level, from that level's origin; *output* coordinates are pixels of the
+result, from its own origin.
 """
 
 import math
@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from slidelift.wsi.errors import PlanError
+from slidelift.wsi.errors import NoSuchLevelError, PlanError, RegionError, RoiError
 from slidelift.wsi.geometry import Region, Size
+from slidelift.wsi.roi import Roi
 from slidelift.wsi.slide import SlideInfo
 
 CORE = 256
@@ -27,11 +28,11 @@ class Tile:
     Attributes
     ----------
     core
-        What this tile stands for, in source pixels; smaller at the right and bottom edge.
+        The tile's own area in source pixels; smaller at the right and bottom edge.
     patch
-        What the network sees: always `plan.patch` pixels square; may reach outside the level, where it is mirrored.
+        Input of the network: always `plan.patch` pixels square; mirrored where it reaches outside the level.
     maybe_tissue
-        False where the mask has already rejected it.
+        False if the mask has already rejected the tile.
     """
 
     row: int
@@ -45,7 +46,7 @@ class Tile:
 class Stripe:
     """A run of tile rows over the full width: the unit of checkpoint, retry, progress and distribution.
 
-    `output` is what it contributes to the result, in output pixels.
+    `output` is its part of the result, in output pixels.
     """
 
     number: int
@@ -56,23 +57,23 @@ class Stripe:
 
 @dataclass(frozen=True, slots=True)
 class TilePlan:
-    """Everything about the cut that pixels depend on; stored as JSON.
+    """Everything about the tiling that the result's pixels depend on; stored as JSON.
 
     Attributes
     ----------
     level, source
-        The slide's level and the region of it, in its pixels.
+        The source level, and the region in pixels of that level.
     scale
         Output pixels per source pixel.
     core, halo, fade
-        Source pixels: side of a tile, context around it, and how far an inexact network's tile reaches over the
-        tiles above and left of it to be cross-faded there.
+        In source pixels: side of a tile, context around it, and the width of the cross-fade with the tiles above and
+        to the left, for networks whose tiles do not join exactly.
     batch
-        Tissue patches the network is given at a time; batches never cross a row.
+        Number of tissue patches per network call; batches never cross a row.
     entropy
         Threshold in bits of the second, per-patch test.
     mask
-        One string a row, one character a tile: ``0`` where the low-resolution mask found only glass.
+        One string per row, one character per tile: ``0`` where the low-resolution mask found only glass.
     """
 
     level: int
@@ -98,7 +99,7 @@ class TilePlan:
 
     @property
     def patch(self) -> int:
-        """Side in source pixels of what the network sees."""
+        """Side of the network's input in source pixels."""
         return self.core + self.fade + 2 * self.halo
 
     @property
@@ -108,18 +109,18 @@ class TilePlan:
 
     @property
     def stripe_height(self) -> int:
-        """Output pixels of a full stripe."""
+        """Height of a full stripe in output pixels."""
         return self.rows_per_stripe * self.core * self.scale
 
     def stripes(self) -> Iterator[Stripe]:
-        """From top to bottom; together they cover the output once."""
+        """The stripes from top to bottom; together they cover the output exactly once."""
         whole = Region(0, 0, self.output.width, self.output.height)
         for number, first in enumerate(range(0, self.rows, self.rows_per_stripe)):
             band = Region(0, number * self.stripe_height, self.output.width, self.stripe_height)
             yield Stripe(number, first, min(self.rows_per_stripe, self.rows - first), band.intersect(whole))
 
     def tile(self, row: int, column: int) -> Tile:
-        """The tile of that cell."""
+        """The tile at a row and column of the grid."""
         corner = Region(self.source.x + column * self.core, self.source.y + row * self.core, self.core, self.core)
         before = self.fade + self.halo
         return Tile(
@@ -140,10 +141,103 @@ class TilePlan:
         return cls(**{**values, "source": Region(**values["source"]), "mask": tuple(values["mask"])})
 
 
+@dataclass(frozen=True, slots=True)
+class SourcePlan:
+    """What an upscale reads of a slide, and by how much it enlarges it.
+
+    Attributes
+    ----------
+    mpp
+        µm per pixel (x, y) of level 0.
+    level
+        The source level.
+    scale
+        Output pixels per source pixel.
+    region
+        The source region in pixels of `level`.
+    """
+
+    mpp: tuple[float, float]
+    level: int
+    scale: int
+    region: Region
+
+    @property
+    def output(self) -> Size:
+        """Size of the result."""
+        return Size(self.region.width * self.scale, self.region.height * self.scale)
+
+
+def plan_source(
+    info: SlideInfo,
+    scales: tuple[int, ...],
+    default_scale: int,
+    *,
+    mpp: float | None = None,
+    target_mpp: float | None = None,
+    level: int | None = None,
+    region: tuple[int, int, int, int] | None = None,
+    roi: Roi | None = None,
+) -> SourcePlan:
+    """Check a request against a slide, and choose pixel size, level, scale and region. Reads no pixels.
+
+    Parameters
+    ----------
+    scales, default_scale
+        The model's scales, and the one it uses unless `target_mpp` requires another.
+    mpp
+        µm per pixel of level 0, given or confirmed by the user.
+    target_mpp
+        Wanted µm per pixel of the result.
+    level
+        Source level; None to choose it by `target_mpp`, else level 0.
+    region
+        (x, y, width, height) in level-0 pixels; None for the scanned bounds or the whole slide.
+    roi
+        Region of interest, of which the bounding box is taken.
+
+    Raises
+    ------
+    NoSuchLevelError, RegionError
+        The slide has no such level, or the region does not lie within it.
+    RoiError
+        A region is given as well, or the region of interest lies outside the slide.
+    PixelSizeMissingError, PixelSizeImplausibleError
+        The slide's µm per pixel is not known, and `mpp` is None.
+    PlanError
+        `target_mpp` can't be reached.
+    """
+    require_level(info, level)
+    require_single_area(region, roi)
+    box = None if region is None else Region(*region)
+    if roi is not None:
+        box = roi.clipped_bounds(info.size, info.name)
+    require_inside(info, box)
+    trusted = info.resolve_mpp(mpp)
+    chosen, scale = choose_level(info, trusted, scales, default_scale, target_mpp, level)
+    return SourcePlan(trusted, chosen, scale, source_region(info, chosen, box, outward=roi is not None))
+
+
+def require_single_area(region: tuple[int, int, int, int] | None, roi: Roi | None) -> None:
+    """Raise RoiError if both a region and a region of interest are given."""
+    if region is not None and roi is not None:
+        raise RoiError("give a region or a region of interest, not both")
+
+
+def require_inside(info: SlideInfo, region: Region | None) -> None:
+    """Raise RegionError if a region of level 0 is empty or reaches outside the slide; None always passes."""
+    whole = Region(0, 0, info.size.width, info.size.height)
+    if region is not None and (region.is_empty or not whole.contains(region)):
+        raise RegionError(
+            f"{info.name}: region {region.x},{region.y},{region.width},{region.height} does not lie inside the slide's "
+            f"{info.size.width}x{info.size.height} pixels (level 0)"
+        )
+
+
 def require_level(info: SlideInfo, level: int | None) -> None:
-    """Raise PlanError where the slide has no such level; None is any."""
+    """Raise NoSuchLevelError if the slide has no level of that number; None always passes."""
     if level is not None and not 0 <= level < len(info.levels):
-        raise PlanError(f"{info.name}: there is no level {level}; it has levels 0 to {len(info.levels) - 1}")
+        raise NoSuchLevelError(f"{info.name}: there is no level {level}; it has levels 0 to {len(info.levels) - 1}")
 
 
 def choose_level(
@@ -154,24 +248,26 @@ def choose_level(
     target_mpp: float | None,
     level: int | None,
 ) -> tuple[int, int]:
-    """Source level and scale that give the wanted µm per pixel, from the finest level that can.
+    """Return the finest source level, and a scale, that give the wanted µm per pixel.
 
-    A coarser level that comes nearer to the wanted value holds less of the slide: its result would be blurred. Where
-    the pixels are not square, the value along x decides.
+    A coarser level may come nearer to the wanted value but holds less detail, so the result would be blurred. If the
+    pixels are not square, the value along x decides.
 
     Parameters
     ----------
     mpp
         µm per pixel of level 0.
     scales, scale
-        What the model can do, and what it does unless `target_mpp` asks for another.
+        The model's scales, and the one it uses unless `target_mpp` requires another.
     target_mpp, level
         The request; both None for level 0.
 
     Raises
     ------
+    NoSuchLevelError
+        The slide has no such level.
     PlanError
-        No such level, or no pair of level and scale comes within 5 % of `target_mpp`; names those that exist.
+        No pair of level and scale comes within 5 % of `target_mpp`; the message lists the values that can be reached.
     """
     require_level(info, level)
     if target_mpp is None:
@@ -184,42 +280,37 @@ def choose_level(
     if not fitting:
         offers = ", ".join(f"{value:.4g}" for value in sorted(set(reachable.values())))
         raise PlanError(
-            f"{info.name}: {target_mpp:g} µm per pixel can't be reached with this model without resampling; "
-            f"it can give {offers}"
+            f"{info.name}: this model can't give {target_mpp:g} µm per pixel without resampling; it can give {offers}"
         )
     return min(fitting, key=lambda pair: (pair[0], abs(math.log(reachable[pair] / target_mpp)), pair[1]))
 
 
 def is_close(mpp: float, target_mpp: float) -> bool:
-    """Whether µm per pixel are those that were asked for, within 5 %."""
-    return abs(mpp / target_mpp - 1) <= _MPP_TOLERANCE * (1 + 1e-9)  # 1.05 of a float's value is not beyond 5 %
+    """Whether two values of µm per pixel agree within 5 %."""
+    return abs(mpp / target_mpp - 1) <= _MPP_TOLERANCE * (1 + 1e-9)  # accepts 1.05 times the value in spite of rounding
 
 
 def source_region(info: SlideInfo, level: int, region: Region | None, *, outward: bool = False) -> Region:
-    """The asked region of level 0 (or the scanned bounds, or all) in pixels of `level`.
+    """Convert a level-0 region (None: the scanned bounds, or the whole slide) to pixels of `level`.
 
     Parameters
     ----------
     outward
-        Take in every pixel that the region touches, in place of rounding its corners.
+        Include every pixel that the region touches, instead of rounding its corners.
 
     Raises
     ------
-    PlanError
+    RegionError
         The region is empty or reaches outside the slide.
     """
+    require_inside(info, region)
     whole = Region(0, 0, info.size.width, info.size.height)
-    if region is not None and (region.is_empty or not whole.contains(region)):
-        raise PlanError(
-            f"{info.name}: region {region.x},{region.y},{region.width},{region.height} does not lie inside the slide's "
-            f"{info.size.width}x{info.size.height} pixels"
-        )
-    asked = region or info.bounds or whole
+    wanted = region or info.bounds or whole
     size, downsample = info.levels[level].size, info.levels[level].downsample
     first, last = (math.floor, math.ceil) if outward else (round, round)
-    x = min(first(asked.x / downsample), size.width - 1)
-    y = min(first(asked.y / downsample), size.height - 1)
-    right, bottom = last(asked.right / downsample), last(asked.bottom / downsample)
-    if asked == whole:
+    x = min(first(wanted.x / downsample), size.width - 1)
+    y = min(first(wanted.y / downsample), size.height - 1)
+    right, bottom = last(wanted.right / downsample), last(wanted.bottom / downsample)
+    if wanted == whole:
         right, bottom = size.width, size.height
     return Region(x, y, max(1, right - x), max(1, bottom - y)).intersect(Region(0, 0, size.width, size.height))

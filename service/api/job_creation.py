@@ -18,12 +18,11 @@ from slidelift.service.jobs.quotas import Limits, reserved_bytes
 from slidelift.service.jobs.slide import Slide
 from slidelift.service.jobs.store import IdempotencyKey, UnknownSlideError
 from slidelift.service.pipeline.failures import describe
+from slidelift.service.pipeline.options import AUTO, Effort
 from slidelift.service.pipeline.recommendation import Recommendation, recommend
-from slidelift.service.pipeline.request import AUTO, Effort
 from slidelift.wsi.errors import WsiError
-from slidelift.wsi.geometry import Region
 from slidelift.wsi.slide import SlideInfo
-from slidelift.wsi.tiling import choose_level, source_region
+from slidelift.wsi.tiling import plan_source
 
 
 class Wanted(Protocol):
@@ -77,7 +76,6 @@ def checked(context: Context, caller: Caller, order: JobOrder, batch: str | None
     models = catalog()
     if order.model != AUTO and order.model not in models:
         raise refusal("model.unknown", f"{order.model!r} is not on offer; on offer are {AUTO}, {', '.join(models)}")
-    _require_level(slide, order.level)
     try:
         order = _with_model(context, order, slide)
         pixels = _output_pixels(order, slide, models[order.model])
@@ -110,7 +108,6 @@ def recommended(context: Context, slide: Slide, wanted: Wanted) -> Recommendatio
     ServiceError
         request.level, slide.mpp-missing, slide.mpp-implausible.
     """
-    _require_level(slide, wanted.level)
     try:
         return recommend(
             _info(slide),
@@ -139,27 +136,16 @@ def _info(slide: Slide) -> SlideInfo:
     return SlideInfo.from_dict(asdict(slide.facts), f"slide {slide.id}")
 
 
-def _require_level(slide: Slide, level: int | None) -> None:
-    levels = len(slide.facts.levels)
-    if level is not None and level >= levels:
-        raise refusal("request.level", f"level {level} was asked for; the slide has {levels}, from 0")
-
-
 def _output_pixels(order: JobOrder, slide: Slide, card: ModelCard) -> int:
-    """Pixels of the result; raises what the pipeline would raise for want of a pixel size, a level or a region."""
-    facts = slide.facts
-    if order.region is not None:
-        x, y, width, height = order.region
-        if not (width and height) or x + width > facts.width or y + height > facts.height:
-            detail = f"x {x}, y {y}, {width}x{height} px does not lie within {facts.width}x{facts.height} px (level 0)"
-            raise refusal("request.region", detail)
-    info = _info(slide)
-    mpp = info.resolve_mpp(order.mpp)
-    level, scale = choose_level(info, mpp, card.scales, card.default_scale, order.target_mpp, order.level)
-    if order.roi is not None:
-        if order.region is not None:
-            raise refusal("request.roi", "give a region or a region of interest, not both")
-        source = source_region(info, level, order.roi.clipped_bounds(info.size, info.name), outward=True)
-    else:
-        source = source_region(info, level, Region(*order.region) if order.region else None)
-    return source.width * source.height * scale * scale
+    """Pixels of the result; raises WsiError where the pipeline would refuse the request."""
+    source = plan_source(
+        _info(slide),
+        card.scales,
+        card.default_scale,
+        mpp=order.mpp,
+        target_mpp=order.target_mpp,
+        level=order.level,
+        region=order.region,
+        roi=order.loaded_roi(),
+    )
+    return source.output.width * source.output.height

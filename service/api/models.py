@@ -6,7 +6,7 @@ from slidelift.models.zoo.catalog import catalog
 from slidelift.service.api import schemas
 from slidelift.service.api.problems import error_responses
 from slidelift.service.api.responses import get_and_head
-from slidelift.service.pipeline.request import AUTO
+from slidelift.service.pipeline.options import AUTO
 
 router = APIRouter(prefix="/v1/models", tags=["models"], responses=error_responses())
 

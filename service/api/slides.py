@@ -26,7 +26,7 @@ from slidelift.service.api.responses import Before, Limit, get_and_head, json_re
 from slidelift.service.errors import refusal
 from slidelift.service.jobs.slide import Slide
 from slidelift.service.jobs.store import UnknownSlideError
-from slidelift.service.pipeline.request import Effort
+from slidelift.service.pipeline.options import Effort
 from slidelift.service.uploads.digests import expected_digests, repr_digest
 from slidelift.service.uploads.errors import upload_too_large
 from slidelift.service.uploads.form import OVERHEAD_BYTES, FormFile

@@ -1,17 +1,17 @@
-"""`slidelift adopt`: let a data folder and a database belong together from now on."""
+"""`slidelift adopt`: pair a data folder with a database."""
 
 import argparse
 from pathlib import Path
 from typing import Any
 
-from slidelift.service.commands.terminal import say
+from slidelift.service.commands.terminal import print_message
 from slidelift.service.errors import EXIT_DONE
 
 
 def add(commands: Any) -> None:
-    """Put the command into the parser's table."""
-    adopt = commands.add_parser("adopt", help="use a data folder with a database that it did not belong to")
-    adopt.add_argument("--data-dir", type=Path, metavar="DIR", help="default ./slidelift-data")
+    """Add the command to the parser."""
+    adopt = commands.add_parser("adopt", help="pair a data folder with another database")
+    adopt.add_argument("--data-dir", type=Path, metavar="DIR", help="data folder (default ./slidelift-data)")
     adopt.set_defaults(command=_adopt)
 
 
@@ -30,8 +30,8 @@ def _adopt(options: argparse.Namespace) -> int:
         adopt(storage, store)
     finally:
         store.close()
-    say(
-        f"{settings.data_dir} and this database belong together now; {unknown} of {len(stored)} slides and jobs in the "
-        "folder are unknown to the database and will be moved to set-aside at the next start"
+    print_message(
+        f"{settings.data_dir} now belongs to this database; {unknown} of {len(stored)} slides and jobs in the folder "
+        "are not in the database and will be moved to set-aside at the next start"
     )
     return EXIT_DONE

@@ -1,7 +1,18 @@
-"""Kinds of arguments that several commands take."""
+"""Types and groups of arguments that several commands share."""
 
 import argparse
 import math
+from typing import Any
+
+from slidelift.service.pipeline.options import (
+    MAX_ENTROPY,
+    MAX_QUALITY,
+    MIN_QUALITY,
+    OPTION_NAMES,
+    BadTilePolicy,
+    Effort,
+    UpscaleOptions,
+)
 
 
 def positive(text: str) -> float:
@@ -21,18 +32,18 @@ def whole(text: str) -> int:
 
 
 def entropy(text: str) -> float:
-    """Bits of the entropy of 256 grey levels."""
+    """Entropy of 256 grey levels in bits."""
     value = float(text)
-    if not 0 <= value <= 8:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 8 bits")
+    if not 0 <= value <= MAX_ENTROPY:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and {MAX_ENTROPY} bits")
     return value
 
 
 def quality(text: str) -> int:
     """JPEG quality."""
     value = int(text)
-    if not 1 <= value <= 100:
-        raise argparse.ArgumentTypeError(f"{text} is not between 1 and 100")
+    if not MIN_QUALITY <= value <= MAX_QUALITY:
+        raise argparse.ArgumentTypeError(f"{text} is not between {MIN_QUALITY} and {MAX_QUALITY}")
     return value
 
 
@@ -43,3 +54,51 @@ def region(text: str) -> tuple[int, int, int, int]:
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text} is not X,Y,WIDTH,HEIGHT in whole pixels") from None
     return x, y, width, height
+
+
+def add_upscale_options(command: argparse.ArgumentParser, defaults: UpscaleOptions | None) -> None:
+    """Add an argument for each of `UpscaleOptions` but the model.
+
+    Parameters
+    ----------
+    defaults
+        None to leave arguments that are not given at None, for a service to choose.
+    """
+    default = defaults.option_values() if defaults else dict.fromkeys(OPTION_NAMES)
+    add = command.add_argument
+    add(
+        "--effort",
+        default=default["effort"],
+        choices=tuple(map(str, Effort)),
+        help="what auto favours: computing time or image quality (default balanced)",
+    )
+    add("--mpp", type=positive, metavar="MPP", help="µm per pixel of the slide, if it states none or a wrong value")
+    add("--target-mpp", type=positive, metavar="MPP", help="wanted µm per pixel of the result")
+    add("--level", type=int, metavar="N", help="source level (default: chosen by --target-mpp, else 0)")
+    add("--region", type=region, metavar="X,Y,W,H", help="part of the slide to upscale, in level-0 pixels")
+    add(
+        "--entropy",
+        type=entropy,
+        metavar="H",
+        help="minimum entropy of tissue in bits; 0 rejects nothing (default 3)",
+    )
+    add(
+        "--quality",
+        type=quality,
+        default=default["quality"],
+        metavar="Q",
+        help="JPEG quality of an OME-TIFF, 1 to 100 (default 90)",
+    )
+    add(
+        "--on-bad-tile",
+        default=default["on_bad_tile"],
+        choices=tuple(map(str, BadTilePolicy)),
+        help="if a tile can't be decoded: fail, or mark it in the report and resample it from a coarser level "
+        "(default fail)",
+    )
+
+
+def upscale_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The `UpscaleOptions` among the parsed arguments, by name."""
+    values = {name: getattr(arguments, name) for name in OPTION_NAMES}
+    return {**values, "effort": Effort(values["effort"]), "on_bad_tile": BadTilePolicy(values["on_bad_tile"])}

@@ -1,4 +1,4 @@
-"""`slidelift doctor`: what device, what decoders, what is missing."""
+"""Checks of `slidelift doctor`: libraries, device, weights and service."""
 
 import os
 import platform
@@ -22,50 +22,50 @@ _LIBRARIES = {
     "dask": "dask",
     "torch": "torch",
 }
-"""What is installed under which name, and what is imported of it."""
+"""Name of the distribution -> module to import."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing looked at."""
+    """Result of one check."""
 
     subject: str
     ok: bool
-    word: str
+    detail: str
 
 
 def examine() -> list[Finding]:
-    """Look at everything that upscaling and serving need."""
+    """Check everything that upscaling and serving need."""
     return [
-        *_looked("machine", _machine),
+        *_checked("machine", _machine),
         *(_library(name) for name in _LIBRARIES),
-        *_looked("OpenSlide library", _openslide),
-        *_looked("device", _device),
-        *_looked("weights", _weights),
-        *_looked("service", _service),
+        *_checked("OpenSlide library", _openslide),
+        *_checked("device", _device),
+        *_checked("weights", _weights),
+        *_checked("service", _service),
     ]
 
 
-def _looked(subject: str, look: Callable[[], list[Finding]]) -> list[Finding]:
-    """What was found; where looking itself fails, that is the finding."""
+def _checked(subject: str, check: Callable[[], list[Finding]]) -> list[Finding]:
+    """Run a check; an unexpected exception becomes its finding."""
     try:
-        return look()
-    except Exception as error:  # noqa: BLE001 - whatever is broken is what this command is asked for
-        return [Finding(subject, False, f"can't be looked at ({_said(error)})")]
+        return check()
+    except Exception as error:  # noqa: BLE001 - a broken installation may raise anything, and this command reports it
+        return [Finding(subject, False, f"can't be checked ({_message(error)})")]
 
 
-def _said(error: Exception) -> str:
+def _message(error: Exception) -> str:
     return str(error) if isinstance(error, ModuleNotFoundError) else f"{type(error).__name__}: {error}"
 
 
 def _machine() -> list[Finding]:
     free = shutil.disk_usage(Path.cwd()).free / 1e9
-    words = f"Python {platform.python_version()}, {os.cpu_count()} cores, {free:.0f} GB free here"
-    return [Finding("machine", True, words)]
+    detail = f"Python {platform.python_version()}, {os.cpu_count()} cores, {free:.0f} GB free here"
+    return [Finding("machine", True, detail)]
 
 
 def _service() -> list[Finding]:
-    """What `slidelift serve` would find, by the settings; makes nothing."""
+    """Check data folder, database and address by the settings, without creating anything."""
     from slidelift.service.errors import ServiceError
     from slidelift.service.jobs.errors import StoreError
     from slidelift.service.jobs.open_store import open_store
@@ -74,10 +74,16 @@ def _service() -> list[Finding]:
     settings = Settings()
     folder = settings.data_dir
     if not folder.exists() and settings.database_url is None:
-        return [Finding("data folder", True, f"{folder} is made by the first `slidelift serve`")]
+        return [Finding("data folder", True, f"{folder} will be created by the first `slidelift serve`")]
     free = shutil.disk_usage(folder if folder.exists() else folder.parent).free
     enough = free >= settings.disk_reserve_bytes and os.access(folder, os.W_OK)
-    findings = [Finding("data folder", enough, f"{folder}, {free / 1e9:.0f} GB free" + ("" if enough else ": no room"))]
+    findings = [
+        Finding(
+            "data folder",
+            enough,
+            f"{folder}, {free / 1e9:.0f} GB free" + ("" if enough else ": not writable, or not enough free space"),
+        )
+    ]
     try:
         store = open_store(settings)
     except (ServiceError, StoreError) as error:
@@ -85,10 +91,10 @@ def _service() -> list[Finding]:
     try:
         store.check()
         jobs, tokens = sum(store.counts().values()), len(store.tokens())
-        findings.append(Finding("database", True, f"written; {jobs} jobs, {tokens} tokens"))
-        closed = not settings.asks_for_tokens or tokens > 0
-        word = "this machine only" if settings.is_private else "other machines too, with a token"
-        findings.append(Finding("address", closed, f"{settings.host}:{settings.port}, {word}"))
+        findings.append(Finding("database", True, f"writable; {jobs} jobs, {tokens} tokens"))
+        is_protected = not settings.asks_for_tokens or tokens > 0
+        reach = "this machine only" if settings.is_private else "reachable from other machines with a token"
+        findings.append(Finding("address", is_protected, f"{settings.host}:{settings.port}, {reach}"))
     except StoreError as error:
         findings.append(Finding("database", False, str(error)))
     finally:
@@ -98,21 +104,23 @@ def _service() -> list[Finding]:
 
 def _library(name: str) -> Finding:
     try:
-        found = version(name)
+        installed = version(name)
         import_module(_LIBRARIES[name])
     except PackageNotFoundError:
         return Finding(name, False, f"not installed: pip install {name}")
     except Exception as error:  # noqa: BLE001 - a broken library may raise anything
-        return Finding(name, False, f"{found} is installed and can't be loaded ({_said(error)}): install it again")
-    return Finding(name, True, found)
+        return Finding(
+            name, False, f"{installed} is installed but can't be imported ({_message(error)}): install it again"
+        )
+    return Finding(name, True, installed)
 
 
 def _openslide() -> list[Finding]:
     try:
         import openslide
     except (ImportError, OSError) as error:
-        word = f"can't be loaded ({error}): pip install openslide-python openslide-bin"
-        return [Finding("OpenSlide library", False, word)]
+        detail = f"can't be loaded ({error}): pip install openslide-python openslide-bin"
+        return [Finding("OpenSlide library", False, detail)]
     return [Finding("OpenSlide library", True, openslide.__library_version__)]
 
 
@@ -125,7 +133,7 @@ def _device() -> list[Finding]:
         return [Finding("device", False, f"torch can't be loaded ({error})")]
     if torch.cuda.is_available():
         return [Finding("device", True, f"cuda: {torch.cuda.get_device_name()}, fp16")]
-    precision = "bf16 where it costs nothing" if computes_in_bf16(torch.device("cpu")) else "fp32"
+    precision = "bf16 where it loses no quality" if computes_in_bf16(torch.device("cpu")) else "fp32"
     return [Finding("device", True, f"cpu, {torch.get_num_threads()} threads, {precision}; no GPU found")]
 
 
@@ -142,5 +150,5 @@ def _weights() -> list[Finding]:
         except ModelError as error:
             findings.append(Finding(card.name, False, str(error)))
         except (ImportError, OSError) as error:
-            return [*findings, Finding("weights", False, f"can't be tried without torch ({_said(error)})")]
+            return [*findings, Finding("weights", False, f"can't be tested without torch ({_message(error)})")]
     return findings

@@ -1,15 +1,15 @@
-"""`slidelift doctor`: what device, what decoders, what is missing."""
+"""`slidelift doctor`: check the installation."""
 
 import argparse
 from typing import Any
 
-from slidelift.service.commands.terminal import tell
+from slidelift.service.commands.terminal import print_result
 from slidelift.service.errors import EXIT_DONE, EXIT_FAILED
 
 
 def add(commands: Any) -> None:
-    """Put the command into the parser's table."""
-    doctor = commands.add_parser("doctor", help="what device, what decoders, what is missing")
+    """Add the command to the parser."""
+    doctor = commands.add_parser("doctor", help="check libraries, device, weights and service")
     doctor.set_defaults(command=_run)
 
 
@@ -18,5 +18,5 @@ def _run(_options: argparse.Namespace) -> int:
 
     findings = examine()
     for finding in findings:
-        tell(f"{'ok     ' if finding.ok else 'MISSING'} {finding.subject}: {finding.word}")
+        print_result(f"{'ok     ' if finding.ok else 'MISSING'} {finding.subject}: {finding.detail}")
     return EXIT_DONE if all(finding.ok for finding in findings) else EXIT_FAILED

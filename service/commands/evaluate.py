@@ -1,4 +1,4 @@
-"""`slidelift evaluate`: how good models are, on sharp images or on a slide against itself."""
+"""`slidelift evaluate`: measure models on sharp images, or on a slide reduced and restored."""
 
 import argparse
 import json
@@ -18,16 +18,18 @@ if TYPE_CHECKING:
 
 
 def add(commands: Any) -> None:
-    """Put the command into the parser's table."""
+    """Add the command to the parser."""
     evaluate = commands.add_parser(
         "evaluate",
-        help="measure models on sharp images, or on a slide against itself",
+        help="measure models on sharp images or on a slide",
         description="Reduce sharp images, or the finest level of a slide, enlarge them again with each model and with "
-        "bicubic, and compare. A Markdown table goes to standard output.",
+        "bicubic, and compare with the original. A Markdown table goes to standard output.",
     )
     what = evaluate.add_mutually_exclusive_group(required=True)
-    what.add_argument("--images", type=Path, nargs="+", metavar="DIR", help="folders of sharp images, one a set")
-    what.add_argument("--slide", type=Path, metavar="SLIDE", help="a slide, against itself")
+    what.add_argument(
+        "--images", type=Path, nargs="+", metavar="DIR", help="folders of sharp images; each folder is one set"
+    )
+    what.add_argument("--slide", type=Path, metavar="SLIDE", help="slide that is reduced and compared with itself")
     evaluate.add_argument(
         "--model",
         "--models",
@@ -35,7 +37,7 @@ def add(commands: Any) -> None:
         type=_names,
         default=DEFAULT_MODEL,
         metavar="A,B",
-        help="names of the catalog or files of weights; bicubic is always beside",
+        help="names in the catalog or files of weights; bicubic is always added",
     )
     evaluate.add_argument("--scale", type=arguments.whole, default=4, metavar="N", help="enlargement (default 4)")
     evaluate.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
@@ -43,27 +45,52 @@ def add(commands: Any) -> None:
         "--precision",
         default="auto",
         choices=("auto", "fp32", "bf16", "fp16"),
-        help="what networks compute in (default: as a job does)",
+        help="precision of the networks (default: as in a job)",
     )
     evaluate.add_argument(
-        "--mpp", type=arguments.positive, metavar="MPP", help="µm per pixel (default: 0.25; a slide's own)"
+        "--mpp",
+        type=arguments.positive,
+        metavar="MPP",
+        help="µm per pixel (default: 0.25 for images, the slide's own for a slide)",
     )
-    evaluate.add_argument("--json", type=Path, metavar="OUT", help="write all figures to a file")
+    _add_outputs(evaluate)
+    _add_source(evaluate.add_argument_group("source given to the models"))
+    _add_images_and_slide(evaluate)
+    evaluate.set_defaults(command=_run)
+
+
+def _add_images_and_slide(evaluate: argparse.ArgumentParser) -> None:
+    images = evaluate.add_argument_group("with --images")
+    images.add_argument(
+        "--mask", type=Path, metavar="DIR", help="PNG masks with the images' names and sizes, nonzero inside"
+    )
+    images.add_argument("--count", type=arguments.whole, metavar="N", help="only the first images of each set")
+    slide = evaluate.add_argument_group("with --slide")
+    slide.add_argument(
+        "--region", type=arguments.region, metavar="X,Y,W,H", help="part of the slide, in level-0 pixels"
+    )
+    slide.add_argument("--tiles", type=arguments.whole, metavar="N", help="at most N tissue tiles, spread evenly")
+
+
+def _add_outputs(evaluate: argparse.ArgumentParser) -> None:
+    evaluate.add_argument("--json", type=Path, metavar="OUT", help="write all values to a JSON file")
     evaluate.add_argument("--html", type=Path, metavar="REPORT", help="write a report with plots and crops")
-    evaluate.add_argument("--no-crops", action="store_true", help="no pixels of the images or the slide in the report")
-    source = evaluate.add_argument_group("the source that models are given")
+    evaluate.add_argument("--no-crops", action="store_true", help="leave image crops out of the report")
+
+
+def _add_source(source: "argparse._ArgumentGroup") -> None:
     source.add_argument(
         "--source-quality",
         type=_qualities,
         metavar="Q,Q",
-        help="JPEG qualities of the source, each measured for itself; none for no compression (default: none; of a "
-        "slide its own quantisation tables and sampling)",
+        help="JPEG qualities of the source, each measured separately; none for no compression (default: none for "
+        "images, the slide's own quantisation tables and sampling for a slide)",
     )
     source.add_argument(
         "--source-sampling",
         default=None,
         choices=("4:2:0", "4:2:2", "4:4:4", "RGB"),
-        help="chroma sampling of that JPEG; RGB for no colour transform (default 4:2:0, of a slide its own)",
+        help="chroma sampling of that JPEG; RGB for no colour transform (default 4:2:0, or the slide's own)",
     )
     source.add_argument("--defocus", type=arguments.positive, metavar="PX", help="blur, sigma in source pixels")
     source.add_argument("--noise", type=arguments.positive, metavar="LEVELS", help="noise, sigma in grey levels of 255")
@@ -71,15 +98,8 @@ def add(commands: Any) -> None:
         "--degradation",
         default="bicubic",
         choices=("bicubic", "area", "gaussian"),
-        help="how images are reduced (default bicubic, the measuring convention)",
+        help="how images are reduced (default bicubic, the convention in publications)",
     )
-    images = evaluate.add_argument_group("with --images")
-    images.add_argument("--mask", type=Path, metavar="DIR", help="PNGs of the images' stems and sizes, nonzero inside")
-    images.add_argument("--count", type=arguments.whole, metavar="N", help="only the first images of each set")
-    slide = evaluate.add_argument_group("with --slide")
-    slide.add_argument("--region", type=arguments.region, metavar="X,Y,W,H", help="in level-0 pixels")
-    slide.add_argument("--tiles", type=arguments.whole, metavar="N", help="at most N tissue tiles, spread evenly")
-    evaluate.set_defaults(command=_run)
 
 
 def _names(text: str) -> list[str]:
@@ -93,27 +113,33 @@ def _qualities(text: str) -> list[int | None]:
     """Numbers from 1 to 100, or none, separated by commas."""
     words = [word.strip().lower() for word in text.split(",")]
     if not all(word == "none" or (word.isdecimal() and 1 <= int(word) <= 100) for word in words):
-        raise argparse.ArgumentTypeError(f"{text} is no list of JPEG qualities: numbers from 1 to 100, or none")
+        raise argparse.ArgumentTypeError(f"{text} is not a list of JPEG qualities: numbers from 1 to 100, or none")
     return [None if word == "none" else int(word) for word in dict.fromkeys(words)]
 
 
 def _run(options: argparse.Namespace) -> int:
+    _require_consistent(options)
+    return _evaluate_images(options) if options.images else _evaluate_slide(options)
+
+
+def _require_consistent(options: argparse.Namespace) -> None:
+    """Refuse arguments that do not belong together, and outputs in folders that do not exist."""
     for out in (options.json, options.html):
         if out is not None and not out.absolute().parent.is_dir():
-            raise refusal("request.output", f"{out.parent}: no such folder; make it, or choose another output")
+            raise refusal("request.output", f"{out.parent}: no such folder; create it, or choose another output")
     unused = ("region", "tiles") if options.images else ("mask", "count")
     wrong = [f"--{name}" for name in unused if getattr(options, name) is not None]
     if options.slide and options.degradation != "bicubic":
         wrong.append("--degradation")
     if options.slide and options.source_sampling and options.source_quality is None:
-        raise refusal("request.invalid", "--source-sampling of a slide needs a --source-quality; its own is taken else")
-    if options.slide and options.source_quality and len(options.source_quality) > 1:
-        raise refusal("request.invalid", "--slide takes one --source-quality; call again for another")
-    if wrong:
         raise refusal(
-            "request.invalid", f"{wrong[0]} has no meaning with {'--images' if options.images else '--slide'}"
+            "request.invalid",
+            "--source-sampling with --slide needs --source-quality; without it the slide's own sampling is used",
         )
-    return _evaluate_images(options) if options.images else _evaluate_slide(options)
+    if options.slide and options.source_quality and len(options.source_quality) > 1:
+        raise refusal("request.invalid", "--slide takes one --source-quality; run the command again for another")
+    if wrong:
+        raise refusal("request.invalid", f"{wrong[0]} can't be used with {'--images' if options.images else '--slide'}")
 
 
 def _evaluate_images(options: argparse.Namespace) -> int:
@@ -122,7 +148,7 @@ def _evaluate_images(options: argparse.Namespace) -> int:
     from slidelift.models.hardware import describe_hardware
     from slidelift.models.image_files import image_files
     from slidelift.models.report_crops import CropPicker
-    from slidelift.service.commands.terminal import tell
+    from slidelift.service.commands.terminal import print_result
 
     names = Counter(folder.absolute().name for folder in options.images)
     picker = CropPicker(evaluate.BASELINE)
@@ -147,7 +173,7 @@ def _evaluate_images(options: argparse.Namespace) -> int:
                 upscalers, files, options.scale, source=source, masks=options.mask, mpp=mpp, on_image=on_image
             )
     computed_on = describe_hardware(upscalers)
-    tell(f"{evaluate.table(scores)}\n\n{computed_on}")
+    print_result(f"{evaluate.table(scores)}\n\n{computed_on}")
     _write_json(options.json, evaluate.as_json(scores, upscalers, options.scale, mpp))
     _write(options.html, image_report(scores, picker.crops, options.scale, mpp, computed_on))
     return EXIT_DONE
@@ -166,7 +192,7 @@ def _source(options: argparse.Namespace, quality: int | None) -> "SourceModel":
 
 
 def _evaluate_slide(options: argparse.Namespace) -> int:
-    from slidelift.service.commands.terminal import say, tell
+    from slidelift.service.commands.terminal import print_message, print_result
     from slidelift.service.pipeline.self_evaluation import as_json, evaluate_slide, table
     from slidelift.service.pipeline.self_report import slide_report
     from slidelift.service.processes.runner import probe
@@ -188,15 +214,15 @@ def _evaluate_slide(options: argparse.Namespace) -> int:
                 as_compressed=options.source_quality is None,
                 on_tile=bar.update,
             )
-    except TileReadError as error:  # its own message advises a flag that this command does not have
+    except TileReadError as error:  # its message advises --on-bad-tile, which this command does not have
         where = f"x {error.region.x}, y {error.region.y}, {error.region.width}x{error.region.height} px"
         raise refusal(
             "slide.tile-unreadable",
-            f"{options.slide.name}: {where} can't be decoded ({error.cause}); give a --region without it",
+            f"{options.slide.name}: {where} can't be decoded ({error.cause}); give a --region that excludes it",
         ) from error
     for warning in found.warnings:
-        say(f"warning: {warning}")
-    tell(f"{table(found)}\n\n{found.source.description} {found.computed_on_words}")
+        print_message(f"warning: {warning}")
+    print_result(f"{table(found)}\n\n{found.source.description} {found.computed_on_words}")
     _write_json(options.json, as_json(found))
     _write(options.html, slide_report(found, crops=not options.no_crops))
     return EXIT_DONE
@@ -215,7 +241,7 @@ def _upscalers(options: argparse.Namespace) -> dict[str, Any]:
 
 @contextmanager
 def _bar(unit: str, total: int | None) -> Iterator[Any]:
-    """A progress bar on standard error; silent where nobody watches."""
+    """Progress bar on standard error; hidden if that is not a terminal."""
     from tqdm import tqdm
 
     with tqdm(total=total, unit=f" {unit}", disable=None, dynamic_ncols=True) as bar:
@@ -230,4 +256,4 @@ def _write(out: Path | None, text: str) -> None:
     from slidelift.durable import write_atomically
 
     if out is not None:
-        write_atomically(out, text.encode("utf-8", "backslashreplace"))  # a name may be no UTF-8
+        write_atomically(out, text.encode("utf-8", "backslashreplace"))  # file names may not be UTF-8

@@ -1,28 +1,30 @@
-"""`slidelift fetch`: a job's result, whole and checked."""
+"""`slidelift fetch`: download and verify the result of a job."""
 
 import argparse
 from pathlib import Path
 from typing import Any
 
 from slidelift.service.commands import remote
-from slidelift.service.commands.terminal import say, tell
+from slidelift.service.commands.terminal import print_message, print_result
 from slidelift.service.errors import EXIT_DONE
 
 
 def add(commands: Any) -> None:
-    """Put the command into the parser's table."""
+    """Add the command to the parser."""
     fetch = commands.add_parser(
         "fetch",
         help="download a job's result from a service",
-        description="Download a job's result and compare its SHA-256. A download that broke off is continued when the "
-        "command is called again. The file's name goes to standard output.",
+        description="Download a job's result and verify its SHA-256. Run the same command again to continue an "
+        "interrupted download. The file's name goes to standard output.",
     )
-    fetch.add_argument("job", metavar="JOB", help="its id")
+    fetch.add_argument("job", metavar="JOB", help="id of the job")
     fetch.add_argument(
-        "out", type=Path, nargs="?", metavar="OUT", help="a file, or a folder (default: the job's id in this folder)"
+        "out", type=Path, nargs="?", metavar="OUT", help="file or folder (default: a file named by the job's id, here)"
     )
-    fetch.add_argument("--report", action="store_true", help="the report, a page and the tissue beside it")
-    fetch.add_argument("--wait", action="store_true", help="until the job has ended")
+    fetch.add_argument(
+        "--report", action="store_true", help="also download the report (JSON and HTML) and the tissue outlines"
+    )
+    fetch.add_argument("--wait", action="store_true", help="wait until the job has ended")
     remote.add_service(fetch)
     fetch.set_defaults(command=_run)
 
@@ -34,7 +36,7 @@ def _run(options: argparse.Namespace) -> int:
             try:
                 job = remote.follow(client, job.id, job.id)
             except KeyboardInterrupt:
-                say("the job goes on; the same command comes back to it")
+                print_message("the job continues on the service; run the same command again to wait for it")
                 raise
             if job.state != "succeeded":
                 return remote.exit_code(job)
@@ -42,5 +44,5 @@ def _run(options: argparse.Namespace) -> int:
         if target.is_dir():
             target /= f"{options.job}{job.result_suffix}"
         remote.fetch(client, job, target, with_report=options.report)
-    tell(str(target))
+    print_result(str(target))
     return EXIT_DONE

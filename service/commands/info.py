@@ -1,4 +1,4 @@
-"""`slidelift info`: what a slide says of itself."""
+"""`slidelift info`: size, pixel size, levels and compression of a slide, and the recommended model."""
 
 import argparse
 import json
@@ -6,24 +6,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from slidelift.service.commands.terminal import tell
+from slidelift.service.commands.terminal import print_result
 from slidelift.service.errors import EXIT_DONE
 
 
 def add(commands: Any) -> None:
-    """Put the command into the parser's table."""
-    info = commands.add_parser("info", help="what a slide says of itself")
-    info.add_argument("slide", type=Path, metavar="SLIDE")
-    info.add_argument("--json", action="store_true")
+    """Add the command to the parser."""
+    info = commands.add_parser("info", help="show a slide's size, pixel size, levels and compression")
+    info.add_argument("slide", type=Path, metavar="SLIDE", help="file, or folder of one DICOM slide")
+    info.add_argument("--json", action="store_true", help="print as JSON")
     info.set_defaults(command=_run)
 
 
-def _compression(told: Mapping[str, Any] | None) -> str:
-    if told is None:
+def _compression(compression: Mapping[str, Any] | None) -> str:
+    if compression is None:
         return "not known"
-    if told["quality"] is None:
-        return str(told["codec"])
-    return f"{told['codec']}, quality about {told['quality']}, {told['sampling'] or 'unusual sampling'}"
+    if compression["quality"] is None:
+        return str(compression["codec"])
+    sampling = compression["sampling"] or "unusual sampling"
+    return f"{compression['codec']}, quality about {compression['quality']}, {sampling}"
 
 
 def _recommendation(facts: Mapping[str, Any], name: str) -> str:
@@ -32,10 +33,10 @@ def _recommendation(facts: Mapping[str, Any], name: str) -> str:
     from slidelift.wsi.slide import SlideInfo
 
     try:
-        found = recommend(SlideInfo.from_dict(facts, name), is_dark=facts["is_dark"])
+        answer = recommend(SlideInfo.from_dict(facts, name), is_dark=facts["is_dark"])
     except (PixelSizeMissingError, PixelSizeImplausibleError):
-        return "no recommendation without the µm per pixel: give it to `upscale` as --mpp"
-    return f"recommended: {found.reason}" if found.model else f"not recommended to upscale: {found.reason}"
+        return "no recommendation, since the µm per pixel is unknown: pass it to `upscale` as --mpp"
+    return f"recommended: {answer.reason}" if answer.model else f"not recommended to upscale: {answer.reason}"
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -43,16 +44,16 @@ def _run(options: argparse.Namespace) -> int:
 
     facts = probe(options.slide)
     if options.json:
-        tell(json.dumps(facts, indent=2))
+        print_result(json.dumps(facts, indent=2))
         return EXIT_DONE
     mpp = "unknown" if facts["mpp"] is None else f"{facts['mpp'][0]:.6g} x {facts['mpp'][1]:.6g} µm per pixel"
     objective = "unknown" if facts["objective"] is None else f"{facts['objective']:g}x"
-    tell(f"{options.slide.name}: {facts['width']}x{facts['height']} px, {mpp}, objective {objective}")
-    tell(f"  vendor {facts['vendor'] or 'unknown'}, read by {facts['reader']}")
+    print_result(f"{options.slide.name}: {facts['width']}x{facts['height']} px, {mpp}, objective {objective}")
+    print_result(f"  vendor {facts['vendor'] or 'unknown'}, read by {facts['reader']}")
     for number, level in enumerate(facts["levels"]):
-        tell(f"  level {number}: {level['width']}x{level['height']}, downsample {level['downsample']:.4g}")
-    tell(f"  compression: {_compression(facts['compression'])}")
+        print_result(f"  level {number}: {level['width']}x{level['height']}, downsample {level['downsample']:.4g}")
+    print_result(f"  compression: {_compression(facts['compression'])}")
     for warning in facts["warnings"]:
-        tell(f"  warning: {warning}")
-    tell(f"  {_recommendation(facts, options.slide.name)}")
+        print_result(f"  warning: {warning}")
+    print_result(f"  {_recommendation(facts, options.slide.name)}")
     return EXIT_DONE

@@ -1,4 +1,4 @@
-"""`slidelift patches`: training patches from slides."""
+"""`slidelift patches`: cut training patches from slides."""
 
 import argparse
 from collections import Counter
@@ -13,16 +13,18 @@ if TYPE_CHECKING:
 
 
 def add(commands: Any) -> None:
-    """Put the command into the parser's table."""
+    """Add the command to the parser."""
     patches = commands.add_parser(
         "patches",
-        help="training patches from slides",
+        help="cut training patches from slides",
         description="Cut slides into patches of tissue for training, each at exactly --mpp, and list them in "
-        "DIR/patches.json. A killed run continues when called again.",
-        epilog="Exit codes: 0 done; 2 the request or a slide must be changed; 1 anything else; 130 interrupted.",
+        "DIR/patches.json. Run the same command again to continue an interrupted run.",
+        epilog="Exit codes: 0 done; 2 the request or a slide must be changed; 1 any other error; 130 interrupted.",
     )
-    patches.add_argument("slides", type=Path, nargs="+", metavar="SLIDE")
-    patches.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder, or one of this command")
+    patches.add_argument("slides", type=Path, nargs="+", metavar="SLIDE", help="slides to cut")
+    patches.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="new folder, or one that this command made"
+    )
     patches.add_argument(
         "--mpp", type=arguments.positive, default=0.25, metavar="MPP", help="µm per pixel of the patches (default 0.25)"
     )
@@ -34,16 +36,19 @@ def add(commands: Any) -> None:
         type=arguments.entropy,
         default=3.0,
         metavar="H",
-        help="least entropy of a patch in bits; 0 keeps all (default 3.0; see `slidelift entropy`)",
+        help="minimum entropy of a patch in bits; 0 keeps all (default 3.0; see `slidelift entropy`)",
     )
     patches.add_argument(
-        "--max", type=arguments.whole, dest="most", metavar="N", help="at most N patches of each slide, drawn by --seed"
+        "--max", type=arguments.whole, dest="most", metavar="N", help="at most N patches per slide, random by --seed"
     )
-    patches.add_argument("--format", default="png", choices=("png", "jpg"))
+    patches.add_argument("--format", default="png", choices=("png", "jpg"), help="file format (default png)")
     patches.add_argument(
-        "--source-mpp", type=arguments.positive, metavar="M", help="the slides' µm per pixel, given or confirmed"
+        "--source-mpp",
+        type=arguments.positive,
+        metavar="M",
+        help="µm per pixel of the slides, if they state none or a wrong value",
     )
-    patches.add_argument("--seed", type=int, default=0, metavar="N", help="for the draw of --max (default 0)")
+    patches.add_argument("--seed", type=int, default=0, metavar="N", help="random seed of --max (default 0)")
     patches.set_defaults(command=_run)
 
 
@@ -53,9 +58,9 @@ def _run(options: argparse.Namespace) -> int:
     from slidelift.service.pipeline.patch_folder import PatchFolder, PatchWishes
     from slidelift.service.pipeline.progress import CancelToken
 
-    twice = [stem for stem, count in Counter(slide.stem for slide in options.slides).items() if count > 1]
-    if twice:
-        raise refusal("request.output", f"two slides would give patches named {twice[0]}-…; rename one of them")
+    duplicates = [stem for stem, count in Counter(slide.stem for slide in options.slides).items() if count > 1]
+    if duplicates:
+        raise refusal("request.output", f"two slides would give patches named {duplicates[0]}-…; rename one of them")
     wishes = PatchWishes(
         options.mpp, options.size, options.entropy, options.most, options.format, options.source_mpp, options.seed
     )
@@ -68,7 +73,7 @@ def _run(options: argparse.Namespace) -> int:
 def _cut_one(slide: Path, wishes: "PatchWishes", folder: "PatchFolder", cancel: "CancelToken") -> int:
     from tqdm import tqdm
 
-    from slidelift.service.commands.terminal import say
+    from slidelift.service.commands.terminal import print_message
     from slidelift.service.errors import EXIT_DONE, Cancelled, ServiceError
     from slidelift.service.pipeline.failures import describe
     from slidelift.service.pipeline.patches import cut_patches
@@ -77,7 +82,7 @@ def _cut_one(slide: Path, wishes: "PatchWishes", folder: "PatchFolder", cancel: 
 
     try:
         for warning in probe(slide)["warnings"]:
-            say(f"warning: {slide.name}: {warning}")
+            print_message(f"warning: {slide.name}: {warning}")
         with tqdm(desc=slide.name, unit="patch", disable=None, dynamic_ncols=True) as bar:
 
             def show(done: int, total: int) -> None:
@@ -87,16 +92,16 @@ def _cut_one(slide: Path, wishes: "PatchWishes", folder: "PatchFolder", cancel: 
 
             record = cut_patches(slide, wishes, folder, show)
     except Cancelled:
-        say(f"{slide.name}: interrupted; the same command goes on")
+        print_message(f"{slide.name}: interrupted; run the same command again to continue")
         raise
     except (ServiceError, WsiError, OSError) as error:
-        found = describe(error)
-        say(f"error: {found.detail}")
-        return found.exit_code
+        failure = describe(error)
+        print_message(f"error: {failure.detail}")
+        return failure.exit_code
     counts = record["counts"]
     for bad in record["unreadable"][:3]:
-        say(f"warning: {slide.name}: the patch at level-0 {bad['region']} can't be decoded ({bad['cause']})")
-    say(
+        print_message(f"warning: {slide.name}: the patch at level-0 {bad['region']} can't be decoded ({bad['cause']})")
+    print_message(
         f"{slide.name}: {counts['kept']} of {counts['grid']} patches kept; {counts['background']} are background, "
         f"{counts['entropy']} have under {wishes.entropy:g} bits, {counts['unreadable']} are unreadable, "
         f"{counts['not_needed']} were not needed"

@@ -1,4 +1,4 @@
-"""What the commands that speak to a service share: its address, the token, bars, and where a result goes."""
+"""Shared by the commands that call a service: address and token, progress bars, download of results."""
 
 import argparse
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from slidelift.service.commands.terminal import say
+from slidelift.service.commands.terminal import print_message
 from slidelift.service.errors import EXIT_DONE, EXIT_FAILED, refusal
 
 if TYPE_CHECKING:
@@ -20,34 +20,35 @@ ADDRESS_VARIABLE, TOKEN_VARIABLE = "SLIDELIFT_SERVICE", "SLIDELIFT_TOKEN"
 
 
 def add_service(command: argparse.ArgumentParser) -> None:
-    """Let a command be told which service, and which token."""
+    """Add the arguments for the service's address and the access token."""
     command.add_argument(
-        "--service", metavar="URL", help=f"the service's address (default ${ADDRESS_VARIABLE}, or this machine's)"
+        "--service", metavar="URL", help=f"address of the service (default ${ADDRESS_VARIABLE}, else this machine)"
     )
     command.add_argument(
         "--token-file",
         type=Path,
         metavar="FILE",
-        help=f"holds the access token (default: it is in ${TOKEN_VARIABLE}); never on the command line, which all see",
+        help=f"file with the access token (default: the variable ${TOKEN_VARIABLE}); there is no argument for the "
+        "token itself, since every user of the machine can read command lines",
     )
 
 
 def connect(options: argparse.Namespace) -> "Client":
-    """Make a client of what the command was told; raises ServiceError."""
+    """Make a client from the arguments and the environment; raises ServiceError."""
     from slidelift.service.client import Client
     from slidelift.service.client.client import DEFAULT_ADDRESS
     from slidelift.service.client.connection import LOOPBACK
 
     address = options.service or os.environ.get(ADDRESS_VARIABLE) or DEFAULT_ADDRESS
     token = _token(options)
-    client = Client(address, token, on_wait=say)
+    client = Client(address, token, on_wait=print_message)
     if token and address.startswith("http://") and urlsplit(address).hostname not in LOOPBACK:
-        say("warning: the token and the slides go over the network in the clear; use https")
+        print_message("warning: the token and the slides are sent unencrypted; use https")
     return client
 
 
 def fetch(client: "Client", job: "Job", target: Path, *, with_report: bool) -> Path:
-    """Download a result with a bar; beside it its report, as JSON and as a page, and the tissue's outlines."""
+    """Download a result with a progress bar, and optionally its report (JSON and HTML) and tissue outlines."""
     from slidelift.durable import write_atomically
     from slidelift.service.pipeline.targets import (
         OUTLINES,
@@ -76,21 +77,21 @@ def fetch(client: "Client", job: "Job", target: Path, *, with_report: bool) -> P
 
 
 def follow(client: "Client", job_id: str, name: str) -> "Job":
-    """Wait for a job's end with a bar of its tiles, and say how it ended."""
+    """Wait until a job has ended, with a progress bar, and print its warnings and error."""
     with _job_bar(name) as show:
 
-        def heard(job: "Job") -> None:
+        def on_change(job: "Job") -> None:
             show(job)
             if job.state == "paused":
-                say(f"{name}: job {job.id} is paused, and waited for until somebody resumes it")
+                print_message(f"{name}: job {job.id} is paused; waiting until it is resumed")
 
-        job = client.follow(job_id, heard)
+        job = client.follow(job_id, on_change)
     for warning in job.warnings:
-        say(f"warning: {name}: {warning}")
+        print_message(f"warning: {name}: {warning}")
     if job.error is not None:
-        say(f"error: {name}: {job.error.detail}")
+        print_message(f"error: {name}: {job.error.detail}")
     elif job.state != "succeeded":
-        say(f"error: {name}: the job was {job.state}")
+        print_message(f"error: {name}: the job was {job.state}")
     return job
 
 
@@ -101,21 +102,21 @@ def exit_code(job: "Job") -> int:
     return job.error.exit_code if job.error is not None else EXIT_FAILED
 
 
-def told(job: "Job") -> dict[str, Any]:
+def job_values(job: "Job") -> dict[str, Any]:
     """Plain values of a job, for JSON."""
     from dataclasses import asdict
 
     return asdict(job)
 
 
-def as_json(found: Any) -> str:
+def as_json(value: Any) -> str:
     """JSON of plain values and times."""
-    return json.dumps(found, indent=2, ensure_ascii=False, default=lambda moment: moment.isoformat())
+    return json.dumps(value, indent=2, ensure_ascii=False, default=lambda moment: moment.isoformat())
 
 
 @contextmanager
 def bytes_bar(name: str) -> Iterator[Any]:
-    """A bar of bytes; silent where nobody watches."""
+    """Progress bar of bytes; hidden if standard error is not a terminal."""
     from tqdm import tqdm
 
     with tqdm(desc=name, unit="B", unit_scale=True, unit_divisor=1024, disable=None, dynamic_ncols=True) as bar:
@@ -150,8 +151,8 @@ def _token(options: argparse.Namespace) -> str | None:
     try:
         with path.open(encoding="utf-8") as file:
             if os.fstat(file.fileno()).st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-                raise refusal("request.invalid", f"{path}: others than you can read the token; chmod 600 {path}")
+                raise refusal("request.invalid", f"{path}: other users can read the token; run chmod 600 {path}")
             return file.read().strip()
     except (OSError, UnicodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a text"
-        raise refusal("request.invalid", f"{path}: {reason}; --token-file names the file of the token") from error
+        reason = error.strerror if isinstance(error, OSError) else "not a text file"
+        raise refusal("request.invalid", f"{path}: {reason}; --token-file must name the file with the token") from error

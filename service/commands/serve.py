@@ -1,4 +1,4 @@
-"""`slidelift serve` and `slidelift worker`: the REST service and its workers."""
+"""`slidelift serve` and `slidelift worker`: run the REST service and its workers."""
 
 import argparse
 from pathlib import Path
@@ -6,29 +6,29 @@ from typing import Any
 
 
 def add(commands: Any) -> None:
-    """Put the commands into the parser's table."""
-    serve = commands.add_parser("serve", help="run the REST service: API and worker")
-    serve.add_argument("--host", help="default 127.0.0.1")
-    serve.add_argument("--port", type=int, help="default 8000")
-    serve.add_argument("--data-dir", type=Path, metavar="DIR", help="default ./slidelift-data")
-    serve.add_argument("--no-worker", action="store_true", help="the API alone; workers run elsewhere")
+    """Add the commands to the parser."""
+    serve = commands.add_parser("serve", help="run the REST service: API and one worker")
+    serve.add_argument("--host", help="address to listen on (default 127.0.0.1)")
+    serve.add_argument("--port", type=int, help="port to listen on (default 8000)")
+    serve.add_argument("--data-dir", type=Path, metavar="DIR", help="data folder (default ./slidelift-data)")
+    serve.add_argument("--no-worker", action="store_true", help="run the API only; workers run elsewhere")
     serve.set_defaults(command=_serve)
 
-    worker = commands.add_parser("worker", help="run one more worker on a data folder")
-    worker.add_argument("--data-dir", type=Path, metavar="DIR")
+    worker = commands.add_parser("worker", help="run another worker on a data folder")
+    worker.add_argument("--data-dir", type=Path, metavar="DIR", help="data folder (default ./slidelift-data)")
     worker.add_argument("--with-parent", action="store_true", help=argparse.SUPPRESS)
     worker.set_defaults(command=_worker)
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from slidelift.service.commands import supervisor as together
+    from slidelift.service.commands import supervisor
     from slidelift.service.settings import Settings
     from slidelift.service.storage.start_checks import require_usable
 
     given = {"host": options.host, "port": options.port, "data_dir": options.data_dir}
     settings = Settings(**{key: value for key, value in given.items() if value is not None})
-    require_usable(settings)  # before the worker starts, which would say the same
-    return together.serve_alone(settings) if options.no_worker else together.serve_with_worker(settings)
+    require_usable(settings)  # before the worker starts, so that an error is reported once
+    return supervisor.serve_alone(settings) if options.no_worker else supervisor.serve_with_worker(settings)
 
 
 def _worker(options: argparse.Namespace) -> int:

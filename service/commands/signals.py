@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a token that long work looks at."""
+"""Ctrl-C and SIGTERM set a cancel token."""
 
 import signal
 from collections.abc import Iterator
@@ -10,9 +10,9 @@ from slidelift.service.pipeline.progress import CancelToken
 
 @contextmanager
 def signals_cancel(cancel: CancelToken) -> Iterator[None]:
-    """Ctrl-C and SIGTERM set the token, so that work stops where it loses nothing; a second one ends it at once.
+    """Let the first Ctrl-C or SIGTERM set the token, so that work stops at its next check; a second one interrupts it.
 
-    A KeyboardInterrupt would be lost where it is raised inside a finaliser.
+    A KeyboardInterrupt alone could be lost, since Python discards exceptions raised inside a finaliser.
     """
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:

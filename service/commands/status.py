@@ -1,11 +1,11 @@
-"""`slidelift status`: where a service's jobs stand."""
+"""`slidelift status`: show the state of a service's jobs."""
 
 import argparse
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from slidelift.service.commands import arguments, remote
-from slidelift.service.commands.terminal import say, tell
+from slidelift.service.commands.terminal import print_message, print_result
 from slidelift.service.errors import EXIT_DONE, EXIT_FAILED, EXIT_USER
 
 if TYPE_CHECKING:
@@ -16,13 +16,19 @@ _HEAD = ("job", "state", "tiles", "tiles/s", "left", "slide", "error")
 
 
 def add(commands: Any) -> None:
-    """Put the command into the parser's table."""
-    status = commands.add_parser("status", help="where a service's jobs stand", description=__doc__)
-    status.add_argument("jobs", nargs="*", metavar="JOB", help="ids of jobs (default: the newest)")
-    status.add_argument("--state", choices=_STATES, help="of the newest only those of this state")
-    status.add_argument("--limit", type=arguments.whole, default=50, metavar="N", help="of the newest (default 50)")
-    status.add_argument("--follow", action="store_true", help="until they have ended; the exit code tells how")
-    status.add_argument("--json", action="store_true", help="all that is known of each, as JSON")
+    """Add the command to the parser."""
+    status = commands.add_parser(
+        "status", help="show the state of jobs", description="Show the state of a service's jobs."
+    )
+    status.add_argument("jobs", nargs="*", metavar="JOB", help="ids of jobs (default: the newest jobs)")
+    status.add_argument("--state", choices=_STATES, help="show only jobs in this state")
+    status.add_argument(
+        "--limit", type=arguments.whole, default=50, metavar="N", help="show at most N jobs (default 50)"
+    )
+    status.add_argument(
+        "--follow", action="store_true", help="wait until the jobs have ended; the exit code is that of their errors"
+    )
+    status.add_argument("--json", action="store_true", help="print the jobs as JSON")
     remote.add_service(status)
     status.set_defaults(command=_run)
 
@@ -34,23 +40,23 @@ def _run(options: argparse.Namespace) -> int:
         else:
             jobs = list(islice(client.jobs(state=options.state), options.limit))
         if options.follow:
-            jobs = _followed(client, jobs)
+            jobs = _wait_for_all(client, jobs)
     if options.json:
-        tell(remote.as_json([remote.told(job) for job in jobs]))
+        print_result(remote.as_json([remote.job_values(job) for job in jobs]))
     else:
         for line in _table(jobs):
-            tell(line)
+            print_result(line)
     if not options.follow:
         return EXIT_DONE
     codes = {remote.exit_code(job) for job in jobs}
     return next((code for code in (EXIT_FAILED, EXIT_USER) if code in codes), EXIT_DONE)
 
 
-def _followed(client: "Client", jobs: "list[Job]") -> "list[Job]":
+def _wait_for_all(client: "Client", jobs: "list[Job]") -> "list[Job]":
     try:
         return [job if job.is_ended else remote.follow(client, job.id, job.id) for job in jobs]
     except KeyboardInterrupt:
-        say("the jobs go on; the same command comes back to them")
+        print_message("the jobs continue on the service; run the same command again to wait for them")
         raise
 
 

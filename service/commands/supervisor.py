@@ -1,4 +1,4 @@
-"""`slidelift serve`: the API, and beside it a worker process that is started again when it dies."""
+"""Run the API of `slidelift serve` together with a worker process that is restarted when it dies."""
 
 import os
 import signal
@@ -11,11 +11,11 @@ from slidelift.service.errors import EXIT_DONE, EXIT_FAILED
 from slidelift.service.settings import Settings
 
 _RESTART_SECONDS = 1.0
-_STOP_SECONDS = 35.0  # a worker hands its job back within 30
+_STOP_SECONDS = 35.0  # a worker hands back its job within 30 s
 
 
 class WorkerProcess:
-    """A worker that is kept alive; it ends with this process, however that ends."""
+    """Worker process that is restarted when it dies; it ends with this process, even if that is killed."""
 
     def __init__(self, settings: Settings) -> None:
         self._command = [sys.executable, "-P", "-m", "slidelift", "worker", "--with-parent"]
@@ -26,7 +26,7 @@ class WorkerProcess:
         self._watcher.start()
 
     def stop(self) -> None:
-        """Let it hand back its job, and wait for it."""
+        """Stop the worker and wait until it has handed back its job."""
         self._stopping.set()
         self._process.send_signal(signal.SIGTERM)
         try:
@@ -54,13 +54,13 @@ def serve_alone(settings: Settings) -> int:
 
 
 def serve_with_worker(settings: Settings) -> int:
-    """Run both until a signal."""
+    """Run the API and one worker until a signal."""
     from slidelift.service.app import serve
 
     worker = WorkerProcess(settings)
     try:
         serve(settings)
-    except SystemExit:  # uvicorn's way to say that it could not start, such as a port in use; it has said why
+    except SystemExit:  # uvicorn could not start, for example because the port is in use; it has printed why
         return EXIT_FAILED
     finally:
         worker.stop()
@@ -68,7 +68,7 @@ def serve_with_worker(settings: Settings) -> int:
 
 
 def end_with_parent() -> None:
-    """Stop this process, as SIGTERM would, when its standard input ends; at once if that does not help."""
+    """Send this process SIGTERM when its standard input ends; exit if that has not stopped it in time."""
 
     def wait() -> None:
         while os.read(0, 4096):

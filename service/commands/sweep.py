@@ -1,11 +1,11 @@
-"""`slidelift sweep`: a recipe trained on more and more spoilt images, as in Upadhyay and Awate 2019."""
+"""`slidelift sweep`: train a recipe at several levels of corruption, as in Upadhyay and Awate 2019."""
 
 import argparse
 import csv
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slidelift.service.commands.terminal import say, tell
+from slidelift.service.commands.terminal import print_message, print_result
 from slidelift.service.commands.train import add_settings
 from slidelift.service.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED
 
@@ -16,21 +16,27 @@ _MEASURES = ("psnr_y", "ms_ssim", "qilv", "rrmse")
 
 
 def add(commands: Any) -> None:
-    """Put the command into the parser's table."""
+    """Add the command to the parser."""
     sweep = commands.add_parser(
         "sweep",
-        help="train a recipe at several corruptions of the training set and exponents q",
-        description="Train RECIPE once for every share of spoilt training crops and every exponent q of its "
+        help="train a recipe at several levels of corruption and exponents q",
+        description="Train RECIPE once for every share of corrupted training crops and every exponent q of its "
         "quasi-norms, score each on held-out images, and write sweep.csv into DIR. Finished runs are not repeated.",
     )
-    sweep.add_argument("recipe", metavar="RECIPE", help="such as srgan-sqe; see `slidelift train --list`")
-    sweep.add_argument("--images", type=Path, nargs="+", required=True, metavar="DIR", help="folders of sharp images")
-    sweep.add_argument("--held-out", type=Path, required=True, metavar="DIR", help="folder of images to score on")
-    sweep.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the runs and of sweep.csv")
     sweep.add_argument(
-        "--corruption", type=_numbers, default="0,0.1,0.3,0.5", metavar="LIST", help="shares (default 0,0.1,0.3,0.5)"
+        "recipe", metavar="RECIPE", help="name of a recipe, such as srgan-sqe; see `slidelift train --list`"
     )
-    sweep.add_argument("--q", type=_numbers, default="0.5", metavar="LIST", help="exponents (default 0.5)")
+    sweep.add_argument("--images", type=Path, nargs="+", required=True, metavar="DIR", help="folders of sharp images")
+    sweep.add_argument("--held-out", type=Path, required=True, metavar="DIR", help="folder of images for scoring")
+    sweep.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the runs and sweep.csv")
+    sweep.add_argument(
+        "--corruption",
+        type=_numbers,
+        default="0,0.1,0.3,0.5",
+        metavar="LIST",
+        help="shares of corrupted crops (default 0,0.1,0.3,0.5)",
+    )
+    sweep.add_argument("--q", type=_numbers, default="0.5", metavar="LIST", help="exponents q (default 0.5)")
     add_settings(sweep)
     sweep.set_defaults(command=_run)
 
@@ -70,12 +76,12 @@ def _run(options: argparse.Namespace) -> int:
     for row in sweep.run(experiment, learn, score, options.out):
         rows.append(row)
         if row.failure:
-            say(f"error: {row.cell.folder}: {row.failure}")
+            print_message(f"error: {row.cell.folder}: {row.failure}")
         _write(options.out / "sweep.csv", [_values(one) for one in rows])
     for one in rows:
-        tell(" | ".join(f"{name} {value}" for name, value in _values(one).items()))
+        print_result(" | ".join(f"{name} {value}" for name, value in _values(one).items()))
     if len(rows) < len(experiment):
-        say("interrupted; the same command goes on")
+        print_message("interrupted; run the same command again to continue")
         return EXIT_INTERRUPTED
     return EXIT_FAILED if any(row.failure for row in rows) else EXIT_DONE
 

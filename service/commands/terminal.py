@@ -1,20 +1,20 @@
-"""What a command writes to its terminal: words to the person, results to whatever reads them."""
+"""Output of the commands: results to standard output, messages for the user to standard error."""
 
 import sys
 from typing import TextIO
 
 
-def say(text: str) -> None:
-    """A line for the person at the terminal; standard output is for results."""
-    _write(text, sys.stderr)
+def print_message(text: str) -> None:
+    """Print a line for the user to standard error."""
+    _print(text, sys.stderr)
 
 
-def tell(text: str) -> None:
-    """A line of result."""
-    _write(text, sys.stdout)
+def print_result(text: str) -> None:
+    """Print a line of a result to standard output."""
+    _print(text, sys.stdout)
 
 
-def _write(text: str, stream: TextIO) -> None:
-    """Write a line; what the stream's encoding can't say, such as a name in Latin-1, as escapes."""
+def _print(text: str, stream: TextIO) -> None:
+    """Print a line; characters that the stream's encoding lacks, as in a file name in Latin-1, become escapes."""
     encoding = stream.encoding or "utf-8"
     print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)

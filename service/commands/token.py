@@ -1,4 +1,4 @@
-"""`slidelift token`: access tokens of the REST service."""
+"""`slidelift token`: create, list and revoke access tokens of the REST service."""
 
 import argparse
 import json
@@ -8,39 +8,41 @@ from pathlib import Path
 from typing import Any
 
 from slidelift.service.commands import arguments
-from slidelift.service.commands.terminal import say, tell
+from slidelift.service.commands.terminal import print_message, print_result
 from slidelift.service.errors import EXIT_DONE
 
 _SCOPES = ("read", "write", "admin")
 
 
 def add(commands: Any) -> None:
-    """Put the commands into the parser's table."""
-    token = commands.add_parser("token", help="access tokens of the REST service")
+    """Add the commands to the parser."""
+    token = commands.add_parser("token", help="create, list and revoke access tokens of the REST service")
     below = token.add_subparsers(required=True, metavar="COMMAND")
 
-    create = below.add_parser("create", help="make a token; it is shown this once")
-    create.add_argument("--name", required=True, help="whose it is, for your own memory")
+    create = below.add_parser("create", help="create a token; its secret is shown only once")
+    create.add_argument("--name", required=True, help="name to recognise the token by")
     create.add_argument(
         "--scopes",
         default="read,write",
-        help="separated by commas: read and write (of what the token made), admin (of everything)",
+        help="comma-separated: read and write (of what the token itself created), admin (of everything)",
     )
-    create.add_argument("--days", type=arguments.positive, help="it expires after so many (default: never)")
-    create.add_argument("--max-jobs", type=arguments.whole, metavar="N", help="unfinished jobs at a time")
-    create.add_argument("--max-bytes", type=arguments.whole, metavar="N", help="bytes of slides kept")
+    create.add_argument("--days", type=arguments.positive, help="days until it expires (default: never)")
+    create.add_argument("--max-jobs", type=arguments.whole, metavar="N", help="maximum number of unfinished jobs")
+    create.add_argument(
+        "--max-bytes", type=arguments.whole, metavar="N", help="maximum size of all its slides in bytes"
+    )
     create.set_defaults(command=_create)
 
-    shown = below.add_parser("list", help="the tokens there are, without their secrets")
-    shown.add_argument("--json", action="store_true", help="as JSON")
+    shown = below.add_parser("list", help="list the tokens, without their secrets")
+    shown.add_argument("--json", action="store_true", help="print as JSON")
     shown.set_defaults(command=_list)
 
-    revoke = below.add_parser("revoke", help="make a token invalid, at once")
-    revoke.add_argument("id", metavar="ID")
+    revoke = below.add_parser("revoke", help="revoke a token at once")
+    revoke.add_argument("id", metavar="ID", help="id of the token")
     revoke.set_defaults(command=_revoke)
 
     for command in (create, shown, revoke):
-        command.add_argument("--data-dir", type=Path, metavar="DIR", help="default ./slidelift-data")
+        command.add_argument("--data-dir", type=Path, metavar="DIR", help="data folder (default ./slidelift-data)")
 
 
 def _create(options: argparse.Namespace) -> int:
@@ -49,7 +51,7 @@ def _create(options: argparse.Namespace) -> int:
 
     names = [name.strip() for name in options.scopes.split(",") if name.strip()]
     if not names or any(name not in _SCOPES for name in names):
-        raise refusal("request.invalid", f"--scopes {options.scopes}: it takes {', '.join(_SCOPES)}")
+        raise refusal("request.invalid", f"--scopes {options.scopes}: the scopes are {', '.join(_SCOPES)}")
     now = time.time()
     token, secret = new_token(
         options.name,
@@ -64,8 +66,10 @@ def _create(options: argparse.Namespace) -> int:
         store.add_token(token)
     finally:
         store.close()
-    say(f"token {token.id} of {token.name}: {', '.join(sorted(token.scopes))}; it is shown this once:")
-    tell(secret)
+    print_message(
+        f"token {token.id} of {token.name}: {', '.join(sorted(token.scopes))}; the secret is shown only once:"
+    )
+    print_result(secret)
     return EXIT_DONE
 
 
@@ -88,11 +92,11 @@ def _list(options: argparse.Namespace) -> int:
         for token in tokens
     ]
     if options.json:
-        tell(json.dumps(shown, indent=2))
+        print_result(json.dumps(shown, indent=2))
     else:
         for one in shown:
             until = f", until {one['expires']}" if one["expires"] else ""
-            tell(f"{one['id']}  {one['name']}: {', '.join(one['scopes'])}, since {one['created']}{until}")
+            print_result(f"{one['id']}  {one['name']}: {', '.join(one['scopes'])}, since {one['created']}{until}")
     return EXIT_DONE
 
 
@@ -107,7 +111,7 @@ def _revoke(options: argparse.Namespace) -> int:
         raise refusal("token.unknown", f"{options.id}: no such token; `slidelift token list` shows them") from error
     finally:
         store.close()
-    say(f"token {options.id} is no longer valid")
+    print_message(f"token {options.id} is no longer valid")
     return EXIT_DONE
 
 

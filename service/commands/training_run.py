@@ -1,4 +1,4 @@
-"""One training run as the command line shows it: a bar with the time left, an interrupt that loses nothing."""
+"""One training run with a progress bar; an interrupt saves a checkpoint first."""
 
 import subprocess
 from collections.abc import Sequence
@@ -12,24 +12,24 @@ from slidelift.models.inference import choose_device
 from slidelift.models.training.recipe import Recipe
 from slidelift.models.training.trainer import Progress, Trainer
 from slidelift.service.commands.signals import signals_cancel
-from slidelift.service.commands.terminal import say
+from slidelift.service.commands.terminal import print_message
 from slidelift.service.pipeline.progress import CancelToken
 
 
 def read_images(folders: Sequence[Path], recipe: Recipe, device: str) -> ImageSet:
-    """The images of some folders on the training's device, each large enough for the recipe's crops.
+    """Read images onto the training device, and check that each is large enough for the recipe's crops.
 
     Raises
     ------
     ImagesError, DeviceError
-        If an image can't be used, or there is no such device.
+        An image can't be used, or there is no such device.
     """
     least = max(stage.crop for stage in recipe.stages) + recipe.data.margin * recipe.scale
     return ImageSet.read(folders, least_side=least, device=choose_device(device))
 
 
 def train(recipe: Recipe, images: ImageSet, out: Path, *, device: str, checkpoint_seconds: float) -> Path | None:
-    """Follow a recipe in a folder; the weights, or None if Ctrl-C was pressed, the checkpoint being saved by then."""
+    """Train in a folder; return the file of weights, or None after Ctrl-C, when the checkpoint has been saved."""
     log_every = min(50, *(stage.iterations for stage in recipe.stages))
     trainer = Trainer(
         recipe,
@@ -40,15 +40,17 @@ def train(recipe: Recipe, images: ImageSet, out: Path, *, device: str, checkpoin
         log_every=log_every,
         checkpoint_seconds=checkpoint_seconds,
     )
-    say(f"{recipe.title}: {len(images)} images, {recipe.iterations} iterations on {choose_device(device)}, into {out}")
+    print_message(
+        f"{recipe.title}: {len(images)} images, {recipe.iterations} iterations on {choose_device(device)}, into {out}"
+    )
     if trainer.notes:
-        say(trainer.notes)
+        print_message(trainer.notes)
     cancel = CancelToken()
     with signals_cancel(cancel), tqdm(unit="it", disable=None, dynamic_ncols=True) as bar:
 
         def show(progress: Progress) -> None:
             if not bar.n and progress.done > log_every:
-                bar.initial = bar.n = progress.done  # what an earlier run did is no speed of this one
+                bar.initial = bar.n = progress.done  # iterations of an earlier run must not count in the speed
             bar.total = progress.total
             bar.set_description(progress.phase)
             bar.set_postfix_str(f"loss {progress.losses['total']:.4g}", refresh=False)
@@ -56,12 +58,12 @@ def train(recipe: Recipe, images: ImageSet, out: Path, *, device: str, checkpoin
 
         finished = trainer.run(show, lambda: cancel.is_set)
     for warning in trainer.warnings:
-        say(f"warning: {warning}")
+        print_message(f"warning: {warning}")
     return trainer.weights_path if finished else None
 
 
 def _software() -> dict[str, str]:
-    """The version, and the commit where slidelift runs from a clone."""
+    """Version, and the commit if slidelift runs from a clone."""
     facts = {"software": f"slidelift {version('slidelift')}"}
     root = Path(__file__).resolve().parent.parent.parent
     if (root / ".git").exists():

@@ -1,4 +1,4 @@
-"""`slidelift upscale`: one slide or many, each in the runner, with a bar, a report and an exit code."""
+"""Run of `slidelift upscale`: each slide in the runner, with a progress bar, a report and an exit code."""
 
 import argparse
 import json
@@ -12,12 +12,13 @@ from typing import Any
 from tqdm import tqdm
 
 from slidelift.durable import write_atomically
+from slidelift.service.commands import arguments
 from slidelift.service.commands.signals import signals_cancel
-from slidelift.service.commands.terminal import say, tell
-from slidelift.service.errors import EXIT_DONE, EXIT_FAILED, EXIT_USER, Cancelled, ServiceError, problem
+from slidelift.service.commands.terminal import print_message, print_result
+from slidelift.service.errors import EXIT_DONE, EXIT_FAILED, EXIT_USER, Cancelled, ServiceError, refusal
 from slidelift.service.pipeline.failures import describe
 from slidelift.service.pipeline.progress import CancelToken, Progress, Stage
-from slidelift.service.pipeline.request import BadTilePolicy, Effort, UpscaleRequest
+from slidelift.service.pipeline.request import UpscaleRequest
 from slidelift.service.pipeline.targets import REPORT, companion, refuse_inputs, signed_report
 from slidelift.service.processes.runner import Runner, probe
 from slidelift.wsi.errors import RoiError, WsiError
@@ -26,15 +27,16 @@ from slidelift.wsi.suffixes import SUFFIXES
 
 
 def upscale_all(options: argparse.Namespace) -> int:
-    """Upscale every slide asked for; a batch goes on after a slide that fails. Returns the exit code."""
+    """Upscale every slide and return the exit code; a slide that fails does not stop the others."""
     requests = _requests(options)
-    cancel, outcomes = CancelToken(), []
+    cancel = CancelToken()
+    outcomes = []
     with signals_cancel(cancel), Runner() as runner:
         for request in requests:
             outcomes.append(_upscale_one(request, runner, cancel))
     if options.json:
-        answers = [outcome.answer for outcome in outcomes]
-        tell(json.dumps(answers if len(answers) > 1 else answers[0], indent=2))
+        reports = [outcome.report for outcome in outcomes]
+        print_result(json.dumps(reports if len(reports) > 1 else reports[0], indent=2))
     codes = {outcome.exit_code for outcome in outcomes}
     return next((code for code in (EXIT_FAILED, EXIT_USER) if code in codes), EXIT_DONE)
 
@@ -42,7 +44,7 @@ def upscale_all(options: argparse.Namespace) -> int:
 @dataclass(frozen=True, slots=True)
 class _Outcome:
     exit_code: int
-    answer: dict[str, Any]
+    report: dict[str, Any]
 
 
 def _requests(options: argparse.Namespace) -> list[UpscaleRequest]:
@@ -61,47 +63,35 @@ def _requests(options: argparse.Namespace) -> list[UpscaleRequest]:
         UpscaleRequest(
             slide=slide,
             output=output.absolute(),
-            model=options.model,
-            effort=Effort(options.effort),
-            mpp=options.mpp,
-            target_mpp=options.target_mpp,
-            level=options.level,
-            region=options.region,
-            entropy=options.entropy,
-            quality=options.quality,
-            on_bad_tile=BadTilePolicy(options.on_bad_tile),
             device=options.device,
             scheduler=options.scheduler,
             roi=roi,
+            **arguments.upscale_options(options),
         )
         for slide, output in zip(options.slides, outputs, strict=True)
     ]
 
 
 def _outputs(slides: Sequence[Path], out: str) -> list[Path]:
-    """The result of each slide: `out` itself, or in the folder that it names."""
+    """Output file of each slide: `out` itself, or a file in that folder."""
     if not out:
-        raise ServiceError(problem("request.output", "OUT is empty; name a file or folder (. is this one)"))
+        raise refusal("request.output", "OUT is empty; give a file or a folder (. for the current one)")
     path = Path(out)
     if path.name.lower().endswith(SUFFIXES):
         if len(slides) > 1:
-            raise ServiceError(problem("request.output", f"{path.name}: several slides need a folder as OUT"))
+            raise refusal("request.output", f"{path.name} is a file; give a folder as OUT for several slides")
         return [path]
     names_folder = path.is_dir() or out.endswith(os.sep) or not path.suffix
     if not names_folder and len(slides) == 1:
-        offered = ", ".join(SUFFIXES)
-        raise ServiceError(
-            problem(
-                "request.format",
-                f"{path.name}: the output's name must end in one of {offered}, or be a folder (end it with {os.sep})",
-            )
+        raise refusal(
+            "request.format",
+            f"{path.name}: the output's name must end in one of {', '.join(SUFFIXES)}, or be a folder (end it with "
+            f"{os.sep})",
         )
     outputs = [path / f"{slide.stem}.ome.tiff" for slide in slides]
-    twice = [name for name, count in Counter(output.name for output in outputs).items() if count > 1]
-    if twice:
-        raise ServiceError(
-            problem("request.output", f"two slides would be written to {twice[0]}; upscale them one at a time")
-        )
+    duplicates = [name for name, count in Counter(output.name for output in outputs).items() if count > 1]
+    if duplicates:
+        raise refusal("request.output", f"two slides would be written to {duplicates[0]}; upscale them one at a time")
     return outputs
 
 
@@ -109,10 +99,10 @@ def _make_folder(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
-        raise ServiceError(problem("request.output", f"{out}: a file; name a folder as OUT")) from None
+        raise refusal("request.output", f"{out} is a file; give a folder as OUT") from None
     except OSError as error:
-        raise ServiceError(
-            problem("request.output", f"{out}: the folder can't be made ({error.strerror}); choose another OUT")
+        raise refusal(
+            "request.output", f"{out}: the folder can't be created ({error.strerror}); choose another OUT"
         ) from error
 
 
@@ -120,9 +110,9 @@ def _roi(path: Path) -> Roi:
     try:
         return Roi.read(path)
     except RoiError as error:
-        raise ServiceError(problem("request.roi", str(error))) from error
+        raise refusal("request.roi", str(error)) from error
     except OSError as error:
-        raise ServiceError(problem("request.roi", f"{path}: {error.strerror}")) from error
+        raise refusal("request.roi", f"{path}: {error.strerror}") from error
 
 
 def _upscale_one(request: UpscaleRequest, runner: Runner, cancel: CancelToken) -> _Outcome:
@@ -135,40 +125,42 @@ def _upscale_one(request: UpscaleRequest, runner: Runner, cancel: CancelToken) -
         report = signed_report(report)
         _write_report(request.output, report)
     except Cancelled:
-        say(f"{request.slide.name}: interrupted; the same command continues from the last finished stripe")
+        print_message(
+            f"{request.slide.name}: interrupted; run the same command again to continue from the last finished stripe"
+        )
         raise
     except (ServiceError, WsiError, OSError) as error:
-        found = describe(error)
-        say(f"error: {found.detail}")
-        return _Outcome(found.exit_code, {"error": found.as_dict()})
+        failure = describe(error)
+        print_message(f"error: {failure.detail}")
+        return _Outcome(failure.exit_code, {"error": failure.as_dict()})
     _summarise(request, report)
     return _Outcome(EXIT_DONE, report)
 
 
 def _write_report(output: Path, report: dict[str, Any]) -> None:
     text = json.dumps(report, indent=2, ensure_ascii=False)
-    # of a name that is no UTF-8 each odd byte becomes a JSON escape, from which Python makes the same name
+    # Bytes of a name that are not UTF-8 become JSON escapes, from which Python restores the same name.
     write_atomically(companion(output, REPORT), text.encode("utf-8", "backslashreplace"))
 
 
 def _summarise(request: UpscaleRequest, report: dict[str, Any]) -> None:
     out, tiles = report["output"], report["tiles"]
     name = request.output.name
-    say(f"{name}: {'warning: ' if tiles['few_enhanced'] else ''}{report['summary']}")
+    print_message(f"{name}: {'warning: ' if tiles['few_enhanced'] else ''}{report['summary']}")
     if report["model"]["chosen_because"]:
-        say(f"{name}: {report['model']['chosen_because']}")
+        print_message(f"{name}: {report['model']['chosen_because']}")
     for warning in report["warnings"]:
-        say(f"warning: {warning}")
+        print_message(f"warning: {warning}")
     if tiles["bad"]:
-        say(f"warning: {len(tiles['bad'])} tiles could not be read as they should; the report lists them")
-    say(
+        print_message(f"warning: {len(tiles['bad'])} tiles could not be read correctly; the report lists them")
+    print_message(
         f"{name}: {out['width']}x{out['height']} px, {out['mpp'][0]:.6g} µm per pixel; "
         f"{report['model']['name']}, {report['seconds']:.1f} s"
     )
 
 
 class _Bar:
-    """A progress bar with tiles per second and the time left; silent where nobody watches."""
+    """Progress bar with tiles per second and remaining time; hidden if standard error is not a terminal."""
 
     def __init__(self, name: str) -> None:
         self._name, self._stage, self._resumed = name, Stage.OPENING, False
@@ -178,9 +170,9 @@ class _Bar:
         if progress.resumed_tiles and not self._resumed:
             self._resumed = True
             self._bar.initial = self._bar.n = progress.resumed_tiles
-            say(
-                f"{self._name}: continuing an interrupted run, {progress.resumed_tiles} of {progress.tiles_total} "
-                "tiles were done"
+            print_message(
+                f"{self._name}: continuing an interrupted run; {progress.resumed_tiles} of {progress.tiles_total} "
+                "tiles are done"
             )
         if progress.stage is not self._stage:
             self._stage = progress.stage

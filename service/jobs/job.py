@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from slidelift.service.errors import Problem, problem
+from slidelift.service.pipeline.options import UpscaleOptions
 from slidelift.service.pipeline.progress import Progress
-from slidelift.service.pipeline.request import BadTilePolicy, Effort, Roi, UpscaleRequest
+from slidelift.service.pipeline.request import UpscaleRequest
+from slidelift.wsi.roi import Roi
 
 MAX_CRASHES = 3
 """Crashes after which a job is the culprit: two may be bad luck; more would only keep the worker from others."""
@@ -81,53 +83,58 @@ class ResultFormat(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class JobOrder:
-    """What was asked: an UpscaleRequest before it meets the paths of a machine.
+class UnloadedRoi:
+    """Stands for a region of interest whose polygons were not read from the database; `Store.claim` reads them."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobOrder(UpscaleOptions):
+    """The request of a job: an `UpscaleRequest` that does not yet know the paths of a machine.
 
     Attributes
     ----------
     slide
-        The id of an uploaded slide; the other attributes are those of `service.pipeline.request.UpscaleRequest`.
+        Id of an uploaded slide.
+    roi
+        Region of interest; None if the order has none, `UnloadedRoi` if it has one that is not loaded.
     roi_points
-        How many points the region of interest has; told where that itself is not at hand.
+        Number of points of the region of interest, None without one. It is stored with the order, the polygons are
+        not, and is set from `roi` where that is loaded.
+    chosen_because
+        Reason for the recommended model; None if the user named the model.
     """
 
     slide: str
-    model: str
-    effort: Effort = Effort.BALANCED
-    chosen_because: str | None = None
-    mpp: float | None = None
-    target_mpp: float | None = None
-    level: int | None = None
-    region: tuple[int, int, int, int] | None = None
     format: ResultFormat = ResultFormat.OME_TIFF
-    on_bad_tile: BadTilePolicy = BadTilePolicy.FAIL
-    entropy: float | None = None
-    quality: int = 90
-    roi: Roi | None = None
+    chosen_because: str | None = None
+    roi: Roi | UnloadedRoi | None = None
     roi_points: int | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.roi, Roi):
+            object.__setattr__(self, "roi_points", self.roi.points)
+        elif self.roi is None and self.roi_points is not None:
+            object.__setattr__(self, "roi", UnloadedRoi())
+
+    def loaded_roi(self) -> Roi | None:
+        """The region of interest; raises ValueError if there is one that is not loaded."""
+        if isinstance(self.roi, UnloadedRoi):
+            raise ValueError("the region of interest of this order was not loaded from the database")
+        return self.roi
 
     def request(
         self, slide: Path, output: Path, *, device: str, scheduler: str | None, slide_sha256: str
     ) -> UpscaleRequest:
-        """Make the request that the pipeline on this machine understands."""
+        """Make the pipeline's request on this machine."""
         return UpscaleRequest(
             slide=slide,
             output=output,
-            model=self.model,
-            effort=self.effort,
-            chosen_because=self.chosen_because,
-            mpp=self.mpp,
-            target_mpp=self.target_mpp,
-            level=self.level,
-            region=self.region,
-            entropy=self.entropy,
-            quality=self.quality,
-            roi=self.roi,
-            on_bad_tile=self.on_bad_tile,
             device=device,
             scheduler=scheduler,
             slide_sha256=slide_sha256,
+            roi=self.loaded_roi(),
+            chosen_because=self.chosen_because,
+            **self.option_values(),
         )
 
 

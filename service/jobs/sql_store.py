@@ -39,7 +39,7 @@ from slidelift.service.jobs.store import (
     admit_any_bytes,
 )
 from slidelift.service.pipeline.progress import Progress
-from slidelift.service.pipeline.request import Roi
+from slidelift.wsi.roi import Roi
 
 WORKER_MEMORY_SECONDS = 24 * 3600
 """How long the sign of life of a worker that is gone is kept."""
@@ -120,7 +120,8 @@ class SqlStore:
             admit(self._unfinished(db))
             for job, number in zip(jobs, _numbers(db, len(jobs)), strict=True):
                 _require_slide(db, job.order.slide)
-                roi = None if job.order.roi is None else _ROI.dump_json(job.order.roi).decode()
+                polygons = job.order.loaded_roi()
+                roi = None if polygons is None else _ROI.dump_json(polygons).decode()
                 db.execute(
                     "INSERT INTO jobs (id, document, changed, roi) VALUES (?, ?, ?, ?)",
                     (job.id, _document(job), number, roi),

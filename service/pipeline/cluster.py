@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from distributed import Client, Future, KilledWorker, Security
 from distributed.comm import CommClosedError
 
-from slidelift.models.upscaler import UpscalerFacts
+from slidelift.models.upscaler import OpenedModel, UpscalerFacts
 from slidelift.service.errors import Problem, ServiceError, problem
 from slidelift.service.pipeline.cluster_task import ClusterTask, Model, load_there, make_there, stamps
 from slidelift.service.pipeline.finished import require_finished
@@ -85,7 +85,7 @@ class Cluster:
     def __exit__(self, *_: object) -> None:
         self._disconnect()
 
-    def load(self, model: str, *, scale: int, device: str, precision: str = "auto") -> UpscalerFacts:
+    def load(self, model: OpenedModel, *, scale: int, device: str, precision: str = "auto") -> UpscalerFacts:
         """Make a model ready on one worker and return what it is there.
 
         Raises
@@ -93,8 +93,8 @@ class Cluster:
         ServiceError
             As `models.upscaler.load_upscaler` on that worker; or no cluster answers (cluster.unreachable).
         """
-        path = Path(model)
-        self._model = Model(str(path.absolute()) if path.is_file() else model, scale, device, precision)
+        path = Path(model.model)
+        self._model = Model(str(path.absolute()) if path.is_file() else model.model, scale, device, precision)
         answer = None
         while answer is None:
             self._on_gpus = False
@@ -110,7 +110,7 @@ class Cluster:
                         told = time.monotonic()
                         self._still_waits()
                 if future.status == "error":
-                    raise _failure(future.exception(timeout=_ANSWER_SECONDS), f"loading {model}")
+                    raise _failure(future.exception(timeout=_ANSWER_SECONDS), f"loading {model.model}")
                 answer = future.result(timeout=_ANSWER_SECONDS)
         if "problem" in answer:
             raise ServiceError(Problem(**answer["problem"]))

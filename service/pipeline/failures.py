@@ -14,6 +14,8 @@ _CODES: tuple[tuple[type[Exception], str], ...] = (
     (wsi_errors.PixelSizeImplausibleError, "slide.mpp-implausible"),
     (wsi_errors.TileReadError, "slide.tile-unreadable"),
     (wsi_errors.TooCoarseError, "view.too-coarse"),
+    (wsi_errors.NoSuchLevelError, "request.level"),
+    (wsi_errors.RegionError, "request.region"),
     (wsi_errors.PlanError, "request.plan"),
     (wsi_errors.RoiError, "request.roi"),
     (wsi_errors.OutputFormatError, "request.format"),

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from slidelift.models.errors import NonFiniteOutputError
-from slidelift.models.upscaler import PatchUpscaler, UpscalerFacts, load_upscaler
+from slidelift.models.upscaler import OpenedModel, PatchUpscaler, UpscalerFacts
 from slidelift.service.pipeline.progress import CancelToken
 from slidelift.service.pipeline.request import UpscaleRequest
 from slidelift.service.pipeline.stripe import Advance, StripeOrder, stripe_work
@@ -23,8 +23,8 @@ _WORTH_A_TRIAL = 50
 class StripeMaker(Protocol):
     """Where a job's stripes are made: here, or by the workers of a cluster (`service.pipeline.cluster`)."""
 
-    def load(self, model: str, *, scale: int, device: str, precision: str = "auto") -> UpscalerFacts:
-        """Make the model ready where the stripes will be made; see `models.upscaler.load_upscaler`."""
+    def load(self, model: OpenedModel, *, scale: int, device: str, precision: str = "auto") -> UpscalerFacts:
+        """Make the model ready where the stripes will be made; see `models.upscaler.OpenedModel`."""
         ...
 
     def trial(self, plan: TilePlan, passed: int) -> float | None:
@@ -57,9 +57,9 @@ class Local:
         self._cancel = cancel
         self._upscaler: PatchUpscaler
 
-    def load(self, model: str, *, scale: int, device: str, precision: str = "auto") -> UpscalerFacts:
+    def load(self, model: OpenedModel, *, scale: int, device: str, precision: str = "auto") -> UpscalerFacts:
         """See `StripeMaker`."""
-        self._upscaler = load_upscaler(model, scale=scale, device=device, precision=precision)
+        self._upscaler = model.upscaler(scale=scale, device=device, precision=precision)
         return self._upscaler
 
     def trial(self, plan: TilePlan, passed: int) -> float | None:

@@ -1,4 +1,4 @@
-"""From a request to everything that has to be looked up for it: slide, model, plan, provenance."""
+"""Prepare a request: slide, model, tiling plan and provenance."""
 
 import hashlib
 import json
@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from slidelift.models.interpolate import Interpolator
-from slidelift.models.upscaler import UpscalerFacts, model_card
+from slidelift.models.upscaler import OpenedModel, UpscalerFacts
 from slidelift.models.zoo.catalog import ModelCard, ModelKind
-from slidelift.service.errors import ServiceError, problem
+from slidelift.service.errors import refusal
 from slidelift.service.pipeline.local import StripeMaker
+from slidelift.service.pipeline.options import BadTilePolicy, Effort
 from slidelift.service.pipeline.recommendation import compression_warnings
-from slidelift.service.pipeline.request import BadTilePolicy, Effort, UpscaleRequest
+from slidelift.service.pipeline.request import UpscaleRequest
 from slidelift.service.pipeline.workspace import Workspace
 from slidelift.wsi.companions import content_hash
 from slidelift.wsi.errors import TileReadError
@@ -25,13 +26,14 @@ from slidelift.wsi.icc import sanitise_profile
 from slidelift.wsi.ome_xml import ImageMetadata
 from slidelift.wsi.provenance import NOT_FOR_DIAGNOSIS, Provenance, software
 from slidelift.wsi.pyramid import level_sizes
+from slidelift.wsi.roi import Roi
 from slidelift.wsi.slide import SlideInfo, SlideReader
-from slidelift.wsi.tiling import TilePlan, choose_level, is_close, source_region
+from slidelift.wsi.tiling import SourcePlan, TilePlan, is_close, plan_source
 from slidelift.wsi.tissue import DEFAULT_ENTROPY, looks_dark, survey
 from slidelift.wsi.writers.formats import OutputFormat
 
 SEGMENTS = 4
-"""What a stripe's report holds; an interrupted run of a program that told less is not continued."""
+"""Version of a stripe's report; a run that an earlier version began is not continued."""
 
 _NOT_IN_PIXELS: dict[str, Any] = {
     "slide": Path(),
@@ -43,15 +45,15 @@ _NOT_IN_PIXELS: dict[str, Any] = {
     "scheduler": None,
     "slide_sha256": None,
 }
-"""Of a request, what its pixels don't depend on, or what stands in the key in another form."""
+"""Fields of a request that its pixels do not depend on, or that the key holds in another form."""
 
-# Their versions may show in the bytes.
+# Libraries whose version may change the result's bytes.
 _LIBRARIES = ("imagecodecs", "numcodecs", "numpy", "openslide-bin", "pillow", "tiffslide", "torch")
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A request with everything that had to be looked up for it."""
+    """A request with everything that was looked up for it."""
 
     request: UpscaleRequest
     reader: SlideReader
@@ -75,72 +77,95 @@ def prepare(
     workspace: Workspace,
     maker: StripeMaker,
 ) -> Prepared:
-    """Look up everything, and continue the plan that lies in the workspace or store a new one.
+    """Look up everything, and continue the plan stored in the workspace or store a new one.
 
     The model is loaded where the stripes will be made.
     """
-    info = reader.info
-    mpp = info.resolve_mpp(request.mpp)
-    card = model_card(request.model)
-    level, scale = choose_level(info, mpp, card.scales, card.default_scale, request.target_mpp, request.level)
-    if request.roi:
-        region = source_region(info, level, request.roi.clipped_bounds(info.size, info.name), outward=True)
-    else:
-        region = source_region(info, level, Region(*request.region) if request.region else None)
+    model = OpenedModel(request.model)
+    source = _plan_source(request, reader.info, model.card)
     source_sha256 = request.slide_sha256 or content_hash(request.slide)
-    upscaler = maker.load(request.model, scale=scale, device=request.device)
+    upscaler = maker.load(model, scale=source.scale, device=request.device)
     key = _key(request, output_format, source_sha256, upscaler)
-    stored = workspace.state()
-    if stored and stored["key"] == key:
-        workspace.adopt()
-        plan, warnings = TilePlan.from_dict(stored["plan"]), tuple(stored["warnings"])
-        chosen_because = stored["chosen_because"]
-        if stored["precision"] != upscaler.precision:
-            precision = stored["precision"]
-            upscaler = maker.load(request.model, scale=scale, device=request.device, precision=precision)
-    else:
-        plan, warnings = _plan(request, reader, card, upscaler, level, region, mpp)
-        chosen_because = request.chosen_because
-        state = {
-            "key": key,
-            "precision": upscaler.precision,
-            "plan": plan.as_dict(),
-            "warnings": list(warnings),
-            "chosen_because": chosen_because,
-        }
-        workspace.begin(state)
+    stored = _stored_plan(workspace, key)
+    if stored is None:
+        plan, warnings = _plan(request, reader, model.card, upscaler, source)
+        stored = _StoredPlan(upscaler.precision, plan, warnings, request.chosen_because)
+        workspace.begin({"key": key, **stored.as_dict()})
+    elif stored.precision != upscaler.precision:
+        upscaler = maker.load(model, scale=source.scale, device=request.device, precision=stored.precision)
     provenance = Provenance(
         source_sha256=source_sha256,
-        source_mpp=mpp,
-        source_objective=info.objective,
+        source_mpp=source.mpp,
+        source_objective=reader.info.objective,
         model=upscaler.name,
         model_sha256=upscaler.fingerprint,
         precision=upscaler.precision,
         output_format=f"{output_format.name} q{request.quality}",
-        plan=plan,
+        plan=stored.plan,
         mark_bad=request.on_bad_tile is BadTilePolicy.MARK,
     )
     return Prepared(
-        request,
-        reader,
-        output_format,
-        upscaler,
-        provenance,
-        _facts(reader, provenance),
-        card,
-        warnings,
-        chosen_because,
+        request=request,
+        reader=reader,
+        format=output_format,
+        upscaler=upscaler,
+        provenance=provenance,
+        facts=_image_facts(reader, provenance),
+        card=model.card,
+        warnings=stored.warnings,
+        chosen_because=stored.chosen_because,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _StoredPlan:
+    """What a workspace keeps of a run, so that the same request continues it."""
+
+    precision: str
+    plan: TilePlan
+    warnings: tuple[str, ...]
+    chosen_because: str | None
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "precision": self.precision,
+            "plan": self.plan.as_dict(),
+            "warnings": list(self.warnings),
+            "chosen_because": self.chosen_because,
+        }
+
+
+def _stored_plan(workspace: Workspace, key: str) -> _StoredPlan | None:
+    """The plan of an interrupted run with the same key, whose stripes are then kept; None without one."""
+    state = workspace.state()
+    if not state or state["key"] != key:
+        return None
+    workspace.adopt()
+    plan = TilePlan.from_dict(state["plan"])
+    return _StoredPlan(state["precision"], plan, tuple(state["warnings"]), state["chosen_because"])
+
+
+def _plan_source(request: UpscaleRequest, info: SlideInfo, card: ModelCard) -> SourcePlan:
+    return plan_source(
+        info,
+        card.scales,
+        card.default_scale,
+        mpp=request.mpp,
+        target_mpp=request.target_mpp,
+        level=request.level,
+        region=request.region,
+        roi=request.roi,
     )
 
 
 def versions() -> tuple[str, ...]:
-    """What is installed here; stripes that were made with another are neither continued nor joined."""
+    """Versions of the software here; stripes made with other versions are neither continued nor joined."""
     return software(), *(f"{name} {version(name)}" for name in _LIBRARIES)
 
 
 def _key(request: UpscaleRequest, output_format: OutputFormat, source_sha256: str, upscaler: UpscalerFacts) -> str:
-    """What must be the same for finished stripes to be continued: all that their bytes could depend on."""
-    asked = {
+    """Hash of everything that the bytes of a stripe may depend on; stripes with another key are not continued."""
+    values = {
         **asdict(replace(request, **_NOT_IN_PIXELS)),
         "format": output_format.name,
         "source": source_sha256,
@@ -149,32 +174,25 @@ def _key(request: UpscaleRequest, output_format: OutputFormat, source_sha256: st
         "versions": versions(),
         "segments": SEGMENTS,
     }
-    return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _plan(
-    request: UpscaleRequest,
-    reader: SlideReader,
-    card: ModelCard,
-    upscaler: UpscalerFacts,
-    level: int,
-    region: Region,
-    mpp: tuple[float, float],
+    request: UpscaleRequest, reader: SlideReader, card: ModelCard, upscaler: UpscalerFacts, source: SourcePlan
 ) -> tuple[TilePlan, tuple[str, ...]]:
+    """A new plan with the mask of tissue, and the warnings that the report repeats."""
     entropy = DEFAULT_ENTROPY if request.entropy is None else request.entropy
-    look = survey(reader, level, region)
-    dark = look.is_dark() if look.pixels is not None else samples_dark(reader, level, region)
-    if dark and card.brightfield_only:
-        raise ServiceError(
-            problem(
-                "slide.not-brightfield",
-                f"{reader.info.name}: most of it is black, as in fluorescence, and {card.name} is made for "
-                "brightfield stains; an interpolating model, such as bicubic, enlarges it without enhancing it",
-            )
+    overview = survey(reader, source.level, source.region)
+    is_dark = overview.is_dark() if overview.pixels is not None else samples_dark(reader, source.level, source.region)
+    if is_dark and card.brightfield_only:
+        raise refusal(
+            "slide.not-brightfield",
+            f"{reader.info.name}: most of the slide is black, as in fluorescence, and {card.name} is made for "
+            "brightfield stains; an interpolating model, such as bicubic, enlarges it without enhancing it",
         )
     plan = TilePlan(
-        level=level,
-        source=region,
+        level=source.level,
+        source=source.region,
         scale=upscaler.scale,
         halo=max(upscaler.halo, Interpolator("bicubic", upscaler.scale).halo),
         fade=upscaler.fade,
@@ -182,84 +200,84 @@ def _plan(
         entropy=entropy,
         mask=(),
     )
-    mask = (
-        look.tissue_rows(plan.core, plan.rows, plan.columns)
-        if entropy > 0
-        else tuple("1" * plan.columns for _ in range(plan.rows))
-    )
-    warnings = _warnings(reader, card, level, mpp, request)
-    if dark and card.kind is ModelKind.NETWORK:
-        warnings += ("most of the slide is black, as in fluorescence; was the model trained on such?",)
+    if entropy > 0:
+        mask = overview.tissue_rows(plan.core, plan.rows, plan.columns)
+    else:
+        mask = tuple("1" * plan.columns for _ in range(plan.rows))
     if request.roi:
-        if not Region(0, 0, reader.info.size.width, reader.info.size.height).contains(request.roi.bounds):
-            warnings += ("the region of interest reaches over the slide's edge and was cut off there",)
-        touched = request.roi.tile_rows(
-            region, reader.info.levels[level].downsample, plan.core, plan.rows, plan.columns
-        )
-        mask = tuple("".join(map(min, *pair)) for pair in zip(mask, touched, strict=True))
-    return replace(plan, mask=mask), warnings
+        mask = _within_roi(mask, plan, request.roi, reader.info)
+    return replace(plan, mask=mask), _warnings(request, reader.info, card, source, is_dark=is_dark)
+
+
+def _within_roi(mask: tuple[str, ...], plan: TilePlan, roi: Roi, info: SlideInfo) -> tuple[str, ...]:
+    """The mask without the tiles that the region of interest does not touch."""
+    touched = roi.tile_rows(plan.source, info.levels[plan.level].downsample, plan.core, plan.rows, plan.columns)
+    return tuple("".join(map(min, *rows)) for rows in zip(mask, touched, strict=True))
 
 
 def samples_dark(reader: SlideReader, level: int, region: Region) -> bool:
-    """Whether a slide is mostly black, as in fluorescence, by nine patches of a region of a level."""
+    """Whether a region is mostly black, as in fluorescence, judged by nine patches."""
     side = min(256, region.width), min(256, region.height)
-    seen = []
+    patches = []
     for step in range(9):
         x = region.x + (region.width - side[0]) * (step % 3) // 2
         y = region.y + (region.height - side[1]) * (step // 3) // 2
         with suppress(TileReadError):
-            seen.append(reader.read_region(level, Region(x, y, *side)))
-    return bool(seen) and looks_dark(np.concatenate(seen))
+            patches.append(reader.read_region(level, Region(x, y, *side)))
+    return bool(patches) and looks_dark(np.concatenate(patches))
 
 
 def _warnings(
-    reader: SlideReader, card: ModelCard, level: int, mpp: tuple[float, float], request: UpscaleRequest
+    request: UpscaleRequest, info: SlideInfo, card: ModelCard, source: SourcePlan, *, is_dark: bool
 ) -> tuple[str, ...]:
-    found = list(reader.info.warnings)
-    found += _mpp_warnings(reader.info, request, level, mpp)
-    source = mpp[0] * reader.info.levels[level].downsample
-    if card.source_mpp and not card.source_mpp[0] <= source <= card.source_mpp[1]:
+    warnings = [*info.warnings, *_mpp_warnings(info, request, source.level, source.mpp)]
+    level_mpp = source.mpp[0] * info.levels[source.level].downsample
+    if card.source_mpp and not card.source_mpp[0] <= level_mpp <= card.source_mpp[1]:
         low, high = card.source_mpp
-        found.append(
-            f"the source has {source:.3g} µm per pixel and {card.name} was trained for {low:g} to {high:g}: expect "
+        warnings.append(
+            f"the source has {level_mpp:.3g} µm per pixel and {card.name} was trained for {low:g} to {high:g}: expect "
             "less than its published gain"
         )
-    found += compression_warnings(card, reader.info)
-    return *found, *card.warnings
+    warnings += [*compression_warnings(card, info), *card.warnings]
+    if is_dark and card.kind is ModelKind.NETWORK:
+        warnings.append("most of the slide is black, as in fluorescence; was the model trained on such?")
+    if request.roi and not Region(0, 0, info.size.width, info.size.height).contains(request.roi.bounds):
+        warnings.append("the region of interest reaches over the slide's edge and was cut off there")
+    return tuple(warnings)
 
 
 def _mpp_warnings(info: SlideInfo, request: UpscaleRequest, level: int, mpp: tuple[float, float]) -> list[str]:
-    """What could mislead in the µm per pixel that are used."""
-    found, said, given, target = [], info.mpp, request.mpp, request.target_mpp
-    if given is not None and said is not None:
-        if not is_square(said):
-            found.append(
-                f"the slide says that its pixels are not square, {said[0]:.6g} x {said[1]:.6g} µm; {given:g} were "
-                "given and used for both sides, so that the result's µm per pixel don't keep that ratio"
+    """Warnings about µm per pixel that may mislead."""
+    warnings, stated, given, target = [], info.mpp, request.mpp, request.target_mpp
+    if given is not None and stated is not None:
+        if not is_square(stated):
+            warnings.append(
+                f"the slide states that its pixels are not square, {stated[0]:.6g} x {stated[1]:.6g} µm; {given:g} was "
+                "given and used for both sides, so the result's pixels are recorded as square"
             )
-        elif not 0.9 <= given / said[0] <= 1.1:
-            found.append(f"{given:g} µm per pixel were given and used; the slide says {said[0]:.6g}")
+        elif not 0.9 <= given / stated[0] <= 1.1:
+            warnings.append(f"{given:g} µm per pixel were given and used; the slide states {stated[0]:.6g}")
     if target is not None and not is_square(mpp):
-        found.append(
+        warnings.append(
             f"the slide's pixels are not square, {mpp[0]:.6g} x {mpp[1]:.6g} µm, and the result's keep that ratio: "
-            f"along x they have the {target:g} µm that were asked for, along y {target * mpp[1] / mpp[0]:.4g}"
+            f"along x they have the requested {target:g} µm, along y {target * mpp[1] / mpp[0]:.4g}"
         )
     if target is not None and request.level is None:
-        found += [
-            f"level {number} of the slide has {target:g} µm per pixel by itself, and what is made from level {level} "
-            "holds less than it: there is little to gain"
+        warnings += [
+            f"level {number} of the slide already has {target:g} µm per pixel, with more detail than a result made "
+            f"from level {level}: there is little to gain"
             for number in range(level)
             if is_close(mpp[0] * info.levels[number].downsample, target)
         ][:1]
-    return found
+    return warnings
 
 
 def is_square(mpp: tuple[float, float]) -> bool:
-    """Whether the sides of a pixel are alike within a hundredth, as they are where each was measured by itself."""
+    """Whether a pixel's sides differ by 1 % at most, as they may where each was measured separately."""
     return abs(mpp[0] / mpp[1] - 1) <= 0.01
 
 
-def _facts(reader: SlideReader, provenance: Provenance) -> ImageMetadata:
+def _image_facts(reader: SlideReader, provenance: Provenance) -> ImageMetadata:
     plan, mpp = provenance.plan, provenance.source_mpp
     downsample = reader.info.levels[plan.level].downsample
     return ImageMetadata(

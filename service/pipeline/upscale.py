@@ -13,11 +13,12 @@ from slidelift.service.errors import Cancelled, ServiceError, problem
 from slidelift.service.pipeline.companion_files import write_package
 from slidelift.service.pipeline.finished import require_finished
 from slidelift.service.pipeline.local import Local, StripeMaker
+from slidelift.service.pipeline.options import AUTO, BadTilePolicy
 from slidelift.service.pipeline.prepare import Prepared, prepare, samples_dark
 from slidelift.service.pipeline.progress import CancelToken, Progress, Stage, Tally, TileClock
 from slidelift.service.pipeline.recommendation import recommend
 from slidelift.service.pipeline.report_builder import ReportBuilder, Stopwatch
-from slidelift.service.pipeline.request import AUTO, BadTilePolicy, UpscaleRequest
+from slidelift.service.pipeline.request import UpscaleRequest
 from slidelift.service.pipeline.stripe import StripeOrder, tally
 from slidelift.service.pipeline.targets import refuse_inputs, refuse_long_names, refuse_strangers
 from slidelift.service.pipeline.workspace import Workspace

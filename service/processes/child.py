@@ -21,13 +21,12 @@ import numpy as np
 
 from slidelift.service.pipeline.failures import describe
 from slidelift.service.pipeline.progress import CancelToken, Progress
-from slidelift.service.pipeline.request import BadTilePolicy, Effort, UpscaleRequest
+from slidelift.service.pipeline.request import UpscaleRequest
 from slidelift.service.processes.own_limits import limit_self
 from slidelift.wsi.errors import PixelSizeImplausibleError, PixelSizeMissingError, SlideUnreadableError, TileReadError
 from slidelift.wsi.geometry import Region
 from slidelift.wsi.readers.decode_limits import MAX_TILE_BYTES
 from slidelift.wsi.readers.open_slide import open_slide
-from slidelift.wsi.roi import Roi
 from slidelift.wsi.slide import Pixels, SlideReader
 from slidelift.wsi.tissue import looks_dark
 
@@ -122,17 +121,7 @@ def _upscale(values: dict[str, Any], line: _Line, token: CancelToken) -> dict[st
     from slidelift.service.pipeline.upscale import upscale
 
     token.raise_if_cancelled()
-    request = UpscaleRequest(
-        **{
-            **values,
-            "slide": Path(values["slide"]),
-            "output": Path(values["output"]),
-            "region": tuple(values["region"]) if values["region"] else None,
-            "on_bad_tile": BadTilePolicy(values["on_bad_tile"]),
-            "effort": Effort(values["effort"]),
-            "roi": Roi.from_dict(values["roi"]) if values["roi"] else None,
-        }
-    )
+    request = UpscaleRequest.from_dict(values)
 
     def tell(progress: Progress) -> None:
         line.send(progress=asdict(progress))

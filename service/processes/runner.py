@@ -14,7 +14,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -141,7 +140,7 @@ class Runner:
             `cancel` was set.
         """
         child = self._child = self._child or Child("slidelift.service.processes.child", "upscale")
-        child.send({"request": {**asdict(request), "slide": str(request.slide), "output": str(request.output)}})
+        child.send({"request": request.as_dict()})
         deadline: float | None = None
         while True:
             try:

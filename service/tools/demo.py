@@ -16,7 +16,7 @@ import tifffile
 from PIL import Image
 
 from slidelift.service.client import Client, Job, JobOptions
-from slidelift.service.commands.terminal import say, tell
+from slidelift.service.commands.terminal import print_message, print_result
 from slidelift.service.errors import EXIT_DONE, EXIT_FAILED, EXIT_USER, ServiceError
 
 # The picture's true scale is not published; 1 µm per pixel is what the default model expects, a 10x scan's.
@@ -34,7 +34,7 @@ def main() -> int:
     options = parser.parse_args()
     options.model = options.model or ("auto" if options.slide else "compact-x4")
     if options.slide is not None and not options.slide.is_file():
-        say(f"error: {options.slide}: no such file")
+        print_message(f"error: {options.slide}: no such file")
         return EXIT_USER
     options.out.mkdir(exist_ok=True)
     port = _free_port()
@@ -58,12 +58,12 @@ def main() -> int:
             else:
                 _show_picture(client, options)
     except ServiceError as error:
-        say(f"error: {error.problem.detail}")
+        print_message(f"error: {error.problem.detail}")
         return EXIT_FAILED
     finally:
         service.terminate()
         service.wait()
-    tell("open the .ome.tiff in QuPath: File > Open, image type Brightfield")
+    print_result("open the .ome.tiff in QuPath: File > Open, image type Brightfield")
     return EXIT_DONE
 
 
@@ -98,32 +98,34 @@ def _show_picture(client: Client, options: argparse.Namespace) -> None:
         upscaled = Image.fromarray(tiff.series[0].levels[0].asarray())
     picture = options.out / "before-after.png"
     _compare((quarter.resize(truth.size, Image.Resampling.BICUBIC), upscaled, truth), picture)
-    tell(f"{picture.resolve()}: a detail from a quarter of the resolution by bicubic, by {options.model}; the original")
+    print_result(
+        f"{picture.resolve()}: a detail from a quarter of the resolution by bicubic, by {options.model}; the original"
+    )
 
 
 def _journey(client: Client, slide: Path, target: Path, options: argparse.Namespace) -> Path:
     """Upload, ask, follow, download, check."""
-    say(f"uploading {slide}")
+    print_message(f"uploading {slide}")
     uploaded = client.upload(slide)
-    say(f"  {uploaded.width}x{uploaded.height} px, sha256 {uploaded.sha256[:16]}…")
+    print_message(f"  {uploaded.width}x{uploaded.height} px, sha256 {uploaded.sha256[:16]}…")
     asked: JobOptions = {"model": options.model}
     if options.mpp:
         asked["mpp"] = options.mpp
     job = client.follow(client.submit(uploaded.id, **asked).id, _say_progress)
     for warning in job.warnings:
-        say(f"warning: {warning}")
+        print_message(f"warning: {warning}")
     if job.error is not None:
         raise ServiceError(job.error)
     client.download(job.id, target, overwrite=True)
     with tifffile.TiffFile(target) as tiff:
         levels = ", ".join(f"{level.shape[1]}x{level.shape[0]}" for level in tiff.series[0].levels)
-    tell(f"{target.resolve()}: levels {levels}")
+    print_result(f"{target.resolve()}: levels {levels}")
     return target
 
 
 def _say_progress(job: Job) -> None:
     progress = job.progress
-    say(f"  {job.state} {job.stage or ''} {progress.tiles_done}/{progress.tiles_total} tiles")
+    print_message(f"  {job.state} {job.stage or ''} {progress.tiles_done}/{progress.tiles_total} tiles")
 
 
 def _compare(pictures: Sequence[Image.Image], target: Path, zoom: int = 2) -> None:

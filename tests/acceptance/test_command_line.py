@@ -101,7 +101,7 @@ def test_several_slides_make_a_batch_that_outlives_a_bad_one(slidelift, data, cm
         (["slides/cmu-0-small.tiff", "o.ome.tiff", "--model", "none"], "compact-x4"),
         (["slides/cmu-0-small.tiff", "o.ome.tiff", "--level", "9"], "levels 0 to 2"),
         (["slides/cmu-0-small.tiff", "o.ome.tiff", "--region", "700,0,100,100"], "inside"),
-        (["slides/cmu-0-small.tiff", "o.ome.tiff", "--target-mpp", "9"], "as fine as the 9 that"),
+        (["slides/cmu-0-small.tiff", "o.ome.tiff", "--target-mpp", "9"], "as fine as the requested 9"),
         (["slides/cmu-0-small.tiff", "o.ome.tiff", "--target-mpp", "9", "--model", "bicubic"], "it can give"),
         (["slides/cmu-0-small.tiff", "o.ome.tiff", "--model", "slides/boxes.tiff"], "boxes.tiff"),
         (["slides/dapi (387).ndpi", "o.ome.tiff"], "fluorescence"),
@@ -330,7 +330,7 @@ def test_a_slide_whose_report_cannot_be_written_does_not_end_the_batch(slidelift
 def test_an_overridden_pixel_size_is_warned_of(slidelift, data, tmp_path) -> None:
     small = data / "slides" / "cmu-0-small.tiff"
     done = slidelift("upscale", small, tmp_path / "o.ome.tiff", "--model", "nearest", "--mpp", "0.25")
-    assert "the slide says 3.19" in done.err
+    assert "the slide states 3.19" in done.err
 
 
 def test_a_wrong_setting_is_one_line(slidelift) -> None:

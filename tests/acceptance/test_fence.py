@@ -35,7 +35,7 @@ class Workers:
     processes: "list[subprocess.Popen[bytes]]"
 
     def ask(self, name: str) -> None:
-        order = JobOrder("s", "bicubic", region=REGION, mpp=0.5, format=ResultFormat.OME_ZARR)
+        order = JobOrder("s", model="bicubic", region=REGION, mpp=0.5, format=ResultFormat.OME_ZARR)
         self.store.add_jobs([Job(name, order, time.time())])
 
     def until(self, name: str, is_so: Callable[[Job], bool], seconds: float = 60) -> Job:

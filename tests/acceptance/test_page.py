@@ -187,7 +187,7 @@ def test_from_an_empty_page_to_a_result_on_disk(
 
     row.get_by_role("link", name="Upscale").click()
     expect(page.locator("select[name=model] option:checked")).to_have_text("Recommended: compact-x2")
-    expect(page.locator("form")).to_contain_text("compact-x2 makes 0.249 µm per pixel of the 0.499 of level 0")
+    expect(page.locator("form")).to_contain_text("compact-x2 makes 0.249 µm per pixel from level 0, which has 0.499")
     page.locator("select[name=model]").select_option("compact-x4")
     expect(page.locator(".targets")).to_contain_text("0.125")
     page.locator("select[name=model]").select_option("auto")

@@ -19,7 +19,7 @@ from slidelift.models.errors import UntrainedWeightsError, WeightsError
 from slidelift.models.networks.rrdbnet import RRDBNet
 from slidelift.models.networks.srvgg_compact import SRVGGNetCompact
 from slidelift.models.networks.table import NETWORKS
-from slidelift.models.upscaler import load_upscaler, model_card
+from slidelift.models.upscaler import OpenedModel, load_upscaler
 from slidelift.models.zoo.catalog import catalog, damaged_cards, find, model_catalog, weights_paths
 from slidelift.models.zoo.imports import import_model
 from slidelift.models.zoo.weights import load_weights, save_weights
@@ -295,7 +295,7 @@ class TestFingerprint:
 
     def test_file_name_does_not_reach_the_models_name(self, files):
         fingerprint = load_weights(files[0]).fingerprint
-        card, upscaler = model_card(str(files[0])), load_upscaler(str(files[0]))
+        card, upscaler = OpenedModel(str(files[0])).card, load_upscaler(str(files[0]))
         assert card.name == upscaler.name == f"rrdbnet-x4-{fingerprint[:8]}"
         assert (card.halo, card.exact, card.fade) == (upscaler.halo, upscaler.exact, upscaler.fade)
 

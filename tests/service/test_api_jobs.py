@@ -13,7 +13,7 @@ from fastapi.responses import FileResponse
 
 from slidelift.models.zoo.catalog import catalog
 from slidelift.service.errors import problem
-from slidelift.service.jobs.job import JobState, Outcome, Result
+from slidelift.service.jobs.job import JobState, Outcome, Result, UnloadedRoi
 from slidelift.service.pipeline.progress import Progress, Stage
 from slidelift.service.settings import Settings
 
@@ -345,7 +345,7 @@ def test_a_region_of_interest_is_kept_as_it_was_drawn(app: FastAPI, ask: Call, c
     said = ask(roi=feature).json()
     assert (said["roi_points"], said["region"]) == (4, None)
     job = app.state.context.store.job(said["id"])
-    assert (job.order.roi, job.order.roi_points) == (None, 4), "it is not written down again with each heartbeat"
+    assert (job.order.roi, job.order.roi_points) == (UnloadedRoi(), 4), "polygons are in their own column"
     assert job.reserved_bytes < app.state.context.store.job(ask().json()["id"]).reserved_bytes
     claimed = app.state.context.store.claim("w")
     assert claimed.order.roi.polygons == (((((10.0, 10.0), (900.0, 10.0), (10.0, 700.0), (10.0, 10.0))),),)

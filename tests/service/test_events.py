@@ -104,7 +104,7 @@ def store(app: FastAPI, slide_id: str) -> SqlStore:
 @pytest.fixture
 def add(store: SqlStore, slide_id: str) -> Callable[..., Job]:
     def queue(name: str, **facts: Any) -> Job:
-        (job,), _ = store.add_jobs([Job(name, JobOrder(slide_id, "bicubic"), 1000.0, **facts)])
+        (job,), _ = store.add_jobs([Job(name, JobOrder(slide_id, model="bicubic"), 1000.0, **facts)])
         return job
 
     return queue
@@ -165,7 +165,7 @@ def test_each_hears_of_their_own_jobs_alone(open_app: Callable[..., FastAPI], cl
     slide = client(app)("PUT", "/v1/slides/a.svs", content=tiff, headers=by_admin).json()["id"]
 
     def add(name: str, owner: str | None) -> None:
-        store.add_jobs([Job(name, JobOrder(slide, "bicubic"), 1000.0, owner=owner)])
+        store.add_jobs([Job(name, JobOrder(slide, model="bicubic"), 1000.0, owner=owner)])
 
     async def test() -> None:
         add("m0", mine[0].id)
@@ -256,7 +256,7 @@ def test_those_who_begin_at_once_share_one_look_and_each_job_is_written_once(
     app: FastAPI, store: SqlStore, slide_id: str, written: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = [f"j{n:03}" for n in range(150)]
-    store.add_jobs([Job(name, JobOrder(slide_id, "bicubic"), 1000.0) for name in names])
+    store.add_jobs([Job(name, JobOrder(slide_id, model="bicubic"), 1000.0) for name in names])
     read, looks = store.unfinished, []
     monkeypatch.setattr(store, "unfinished", lambda: looks.append(1) or read())
 
@@ -285,7 +285,7 @@ def test_changes_that_many_hear_are_written_once(
         ears = [Ear(app) for _ in range(20)]
         for ear in ears:
             await ear.__aenter__()
-        store.add_jobs([Job(f"j{n:03}", JobOrder(slide_id, "bicubic"), 1000.0) for n in range(100)])
+        store.add_jobs([Job(f"j{n:03}", JobOrder(slide_id, model="bicubic"), 1000.0) for n in range(100)])
         for ear in ears:
             await ear.heard(100)
             await ear.__aexit__()
@@ -295,7 +295,7 @@ def test_changes_that_many_hear_are_written_once(
 
 
 def test_many_events_are_sent_in_slices_between_which_others_get_their_turn() -> None:
-    news = [News(number, Job("j", JobOrder("s", "bicubic"), 0.0), bytes(1500)) for number in range(1000)]
+    news = [News(number, Job("j", JobOrder("s", model="bicubic"), 0.0), bytes(1500)) for number in range(1000)]
 
     async def test() -> None:
         turns = 0
@@ -352,7 +352,7 @@ def test_many_changes_at_once_come_all_and_in_order(
 
     async def test() -> None:
         async with Ear(app) as ear, Ear(app) as late:
-            store.add_jobs([Job(f"j{n:03}", JobOrder(slide_id, "bicubic"), 1000.0) for n in range(100)])
+            store.add_jobs([Job(f"j{n:03}", JobOrder(slide_id, model="bicubic"), 1000.0) for n in range(100)])
             assert [name for name, _ in told(await ear.heard(100))] == [f"j{n:03}" for n in range(100)]
             await late.heard(100)
 

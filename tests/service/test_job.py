@@ -34,7 +34,7 @@ MOVES = st.one_of(st.sampled_from(WORDS), st.sampled_from(OUTCOMES))
 
 
 def new() -> Job:
-    return Job("j", JobOrder("s", "bicubic"), created=0)
+    return Job("j", JobOrder("s", model="bicubic"), created=0)
 
 
 def move(job: Job, step: object, now: float) -> Job:

@@ -18,7 +18,16 @@ import pytest
 from slidelift.service.auth.tokens import Scope, hash_of, new_token
 from slidelift.service.errors import problem
 from slidelift.service.jobs import postgres as postgres_module
-from slidelift.service.jobs.job import MAX_CRASHES, ForbiddenMoveError, Job, JobOrder, JobState, Outcome, Result
+from slidelift.service.jobs.job import (
+    MAX_CRASHES,
+    ForbiddenMoveError,
+    Job,
+    JobOrder,
+    JobState,
+    Outcome,
+    Result,
+    UnloadedRoi,
+)
 from slidelift.service.jobs.postgres import Postgres
 from slidelift.service.jobs.slide import Slide, SlideFacts, SlideLevel
 from slidelift.service.jobs.sql_store import SqlStore
@@ -39,12 +48,13 @@ from slidelift.service.jobs.store import (
     UnknownTokenError,
     WorkerSign,
 )
+from slidelift.service.pipeline.options import BadTilePolicy
 from slidelift.service.pipeline.progress import Progress, Stage
-from slidelift.service.pipeline.request import BadTilePolicy, Roi
+from slidelift.wsi.roi import Roi
 
 LEASE = 10.0
 FACTS = SlideFacts(640, 480, (0.5, 0.25), 20.0, "aperio", (SlideLevel(640, 480, 1.0),), ("tilted",))
-ORDER = JobOrder("s", "bicubic", mpp=0.5, region=(1, 2, 3, 4), on_bad_tile=BadTilePolicy.MARK)
+ORDER = JobOrder("s", model="bicubic", mpp=0.5, region=(1, 2, 3, 4), on_bad_tile=BadTilePolicy.MARK)
 DONE = Outcome(JobState.SUCCEEDED, result=Result("result.ome.tiff", 3, "ab"), warnings=("pale",))
 
 
@@ -140,8 +150,8 @@ class StoreContract:
     def test_idle_slides_are_those_that_no_unfinished_job_needs(self, store: Store) -> None:
         for name in "abc":
             store.add_slide(slide(name))
-        add(store, "j", JobOrder("a", "bicubic"))
-        add(store, "k", JobOrder("b", "bicubic"))
+        add(store, "j", JobOrder("a", model="bicubic"))
+        add(store, "k", JobOrder("b", model="bicubic"))
         store.cancel("k")
         assert [one.id for one in store.idle_slides(9)] == ["b", "c"]
 
@@ -183,7 +193,7 @@ class StoreContract:
         store.add_slide(slide("s"))
         store.add_slide(slide("t"))
         add(store, "a", owner="x", batch="1")
-        add(store, "b", JobOrder("t", "bicubic"), owner="x")
+        add(store, "b", JobOrder("t", model="bicubic"), owner="x")
         add(store, "c", owner="y", batch="1")
         assert ids(store.jobs(9, wanted=JobFilter(slide="s"))) == ["c", "a"]
         assert ids(store.jobs(9, wanted=JobFilter(batch="1"))) == ["c", "a"]
@@ -192,7 +202,7 @@ class StoreContract:
 
     def test_many_jobs_are_added_all_or_none(self, store: Store) -> None:
         store.add_slide(slide("s"))
-        wanted = [Job("a", ORDER, 1000.0), Job("b", JobOrder("gone", "bicubic"), 1000.0)]
+        wanted = [Job("a", ORDER, 1000.0), Job("b", JobOrder("gone", model="bicubic"), 1000.0)]
         with pytest.raises(UnknownSlideError, match="gone"):
             store.add_jobs(wanted)
         assert ids(store.jobs(9)) == []
@@ -234,10 +244,10 @@ class StoreContract:
     def test_a_region_of_interest_comes_to_the_worker_alone(self, store: Store) -> None:
         store.add_slide(slide("s"))
         roi = Roi((((((0.5, 1.0), (9.0, 1.0), (9.0, 7.0), (0.5, 1.0))),),))
-        add(store, "a", replace(ORDER, region=None, roi=roi, roi_points=4))
+        add(store, "a", replace(ORDER, region=None, roi=roi))
         known = store.job("a")
         assert known is not None
-        assert (known.order.roi, known.order.roi_points) == (None, 4)
+        assert (known.order.roi, known.order.roi_points) == (UnloadedRoi(), 4)
         for worker in ("w1", "w2"):
             claimed = store.claim(worker)
             assert claimed is not None
@@ -524,7 +534,7 @@ class StoreContract:
         for name in "abc":
             store.add_slide(replace(slide(name), owner="x"))
         for name in "jk":
-            add(store, name, JobOrder("a", "bicubic"))
+            add(store, name, JobOrder("a", model="bicubic"))
         token, _ = new_token("t", frozenset({Scope.READ}), 1000.0)
         store.add_token(token)
         spoil(store, "slides", "b", '"mpp":[0.5,0.25]', '"mpp":[null,null]')
@@ -632,7 +642,7 @@ class StoreContract:
             def ask(name: str = name, gate: threading.Barrier = gate, outcomes: list[str] = outcomes) -> None:
                 gate.wait()
                 try:
-                    add(store, f"job of {name}", JobOrder(name, "bicubic"))
+                    add(store, f"job of {name}", JobOrder(name, model="bicubic"))
                     outcomes.append("asked")
                 except UnknownSlideError:
                     pass
@@ -861,7 +871,7 @@ store = SqlStore(Sqlite(Path(sys.argv[1])))
 if store.slide("s") is None:
     store.add_slide(Slide("s", "n", "f", 1, "00", 0.0, SlideFacts(1, 1, None, None, None, ())))
 for number in range(10**6):
-    store.add_jobs([Job(f"{sys.argv[2]}-{number}", JobOrder("s", "bicubic"), 0.0)])
+    store.add_jobs([Job(f"{sys.argv[2]}-{number}", JobOrder("s", model="bicubic"), 0.0)])
     print(f"{sys.argv[2]}-{number}", flush=True)
 """
 

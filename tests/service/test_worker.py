@@ -132,7 +132,7 @@ def ended(job: Job) -> bool:
 
 
 def test_job_succeeds_with_a_sealed_result_and_a_report(settings: Settings, store: SqlStore) -> None:
-    add(store, "j", JobOrder("s", "bicubic", mpp=0.5, region=(0, 0, 4, 4)))
+    add(store, "j", JobOrder("s", model="bicubic", mpp=0.5, region=(0, 0, 4, 4)))
     pipeline = Pipeline(honest)
     with working(settings.model_copy(update={"scheduler": "tls://there:8786"}), pipeline):
         job = until(store, "j", ended)
@@ -153,7 +153,7 @@ def test_job_succeeds_with_a_sealed_result_and_a_report(settings: Settings, stor
 
 def test_zarr_result_is_one_stored_zip_of_the_same_bytes_each_time(settings: Settings, store: SqlStore) -> None:
     for name in ("a", "b"):
-        add(store, name, JobOrder("s", "bicubic", format=ResultFormat.OME_ZARR))
+        add(store, name, JobOrder("s", model="bicubic", format=ResultFormat.OME_ZARR))
     with working(settings, Pipeline(honest)):
         first, second = until(store, "a", ended), until(store, "b", ended)
     assert first.result is not None
@@ -169,7 +169,7 @@ def test_zarr_result_is_one_stored_zip_of_the_same_bytes_each_time(settings: Set
 
 
 def test_running_job_is_cancelled_within_seconds_and_leaves_nothing(settings: Settings, store: SqlStore) -> None:
-    add(store, "j", JobOrder("s", "bicubic"))
+    add(store, "j", JobOrder("s", model="bicubic"))
     with working(settings, Pipeline(patient)):
         until(store, "j", lambda job: job.progress is not None)
         store.cancel("j")
@@ -178,7 +178,7 @@ def test_running_job_is_cancelled_within_seconds_and_leaves_nothing(settings: Se
 
 
 def test_paused_job_keeps_what_is_finished_and_goes_on_when_resumed(settings: Settings, store: SqlStore) -> None:
-    add(store, "j", JobOrder("s", "bicubic"))
+    add(store, "j", JobOrder("s", model="bicubic"))
     with working(settings, Pipeline(patient)):
         until(store, "j", lambda job: job.progress is not None)
         assert store.pause("j").pause_requested
@@ -198,7 +198,7 @@ def test_failed_jobs_stripes_wait_for_a_retry_and_nothing_else_does(settings: Se
         (request.output.parent / "scrap").write_bytes(b"")
         raise refusal("storage.full", "no room")
 
-    add(store, "j", JobOrder("s", "bicubic"))
+    add(store, "j", JobOrder("s", model="bicubic"))
     with working(settings, Pipeline(full)):
         failed = until(store, "j", ended)
     assert failed.problem is not None
@@ -213,7 +213,7 @@ def test_failed_jobs_stripes_wait_for_a_retry_and_nothing_else_does(settings: Se
 def test_retry_that_begins_while_a_cancelled_job_is_tidied_keeps_what_it_writes(
     settings: Settings, store: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    add(store, "j", JobOrder("s", "bicubic"))
+    add(store, "j", JobOrder("s", model="bicubic"))
     first = store.claim("w")
     assert first is not None
     storage = Storage(settings.data_dir, disk_reserve_bytes=0)
@@ -245,7 +245,7 @@ def test_retry_that_begins_while_a_cancelled_job_is_tidied_keeps_what_it_writes(
 
 
 def test_stopped_worker_hands_its_job_back_for_another(settings: Settings, store: SqlStore) -> None:
-    add(store, "j", JobOrder("s", "bicubic"))
+    add(store, "j", JobOrder("s", model="bicubic"))
     with working(settings, Pipeline(patient)):
         until(store, "j", lambda job: job.progress is not None)
     job = until(store, "j", lambda job: True)
@@ -267,11 +267,11 @@ def test_crash_costs_an_attempt_and_three_the_job(settings: Settings, store: Sql
     def always(*_: Any) -> dict[str, Any]:
         raise refusal("runner.crashed", "signal 11")
 
-    add(store, "j", JobOrder("s", "bicubic"))
+    add(store, "j", JobOrder("s", model="bicubic"))
     with working(settings, Pipeline(once)):
         job = until(store, "j", ended)
     assert (job.state, job.attempt, job.crashes) == (JobState.SUCCEEDED, 2, 1)
-    add(store, "k", JobOrder("s", "bicubic"))
+    add(store, "k", JobOrder("s", model="bicubic"))
     pipeline = Pipeline(always)
     with working(settings, pipeline):
         job = until(store, "k", ended)
@@ -285,7 +285,7 @@ def test_known_failure_ends_the_job_with_its_problem_and_no_path(settings: Setti
         request.output.write_bytes(b"half")
         raise refusal("slide.unreadable", f"{request.slide}: strip 3 is damaged, {request.output} not written")
 
-    add(store, "j", JobOrder("s", "bicubic"))
+    add(store, "j", JobOrder("s", model="bicubic"))
     with working(settings, Pipeline(refuse)):
         job = until(store, "j", ended)
     assert job.problem is not None
@@ -302,8 +302,8 @@ def test_unexpected_failure_is_logged_and_the_worker_goes_on(
             raise KeyError("secret words")
         return honest(request, *rest)
 
-    add(store, "j", JobOrder("s", "bicubic"))
-    add(store, "k", JobOrder("s", "bicubic"))
+    add(store, "j", JobOrder("s", model="bicubic"))
+    add(store, "k", JobOrder("s", model="bicubic"))
     with working(settings, Pipeline(surprise)), caplog.at_level(logging.ERROR):
         job = until(store, "j", ended)
         assert until(store, "k", ended).state is JobState.SUCCEEDED
@@ -314,7 +314,7 @@ def test_unexpected_failure_is_logged_and_the_worker_goes_on(
 
 
 def test_success_without_a_file_is_no_success(settings: Settings, store: SqlStore) -> None:
-    add(store, "j", JobOrder("s", "bicubic"))
+    add(store, "j", JobOrder("s", model="bicubic"))
     with working(settings, Pipeline(lambda *_: {"warnings": []})):
         job = until(store, "j", ended)
     assert job.problem is not None
@@ -334,7 +334,7 @@ def test_worker_that_lost_its_lease_touches_nothing(tmp_path: Path, settings: Se
         on_progress(Progress(Stage.JOINING, 9, 9))
         return honest(request, lambda _: None, cancel)
 
-    add(store, "j", JobOrder("s", "bicubic"))
+    add(store, "j", JobOrder("s", model="bicubic"))
     with working(sleepy, Pipeline(overslept)):
         assert taken.wait(10)
         time.sleep(0.3)
@@ -344,7 +344,7 @@ def test_worker_that_lost_its_lease_touches_nothing(tmp_path: Path, settings: Se
 
 def left_by(store: SqlStore, settings: Settings, name: str, content: bytes, sha256: str | None) -> Path:
     """What attempt 1 of a job, killed since, has left: an output, perhaps a report. Returns attempt 2's folder."""
-    add(store, "j", JobOrder("s", "bicubic", format=ResultFormat("ome-zarr" if "zarr" in name else "ome-tiff")))
+    add(store, "j", JobOrder("s", model="bicubic", format=ResultFormat("ome-zarr" if "zarr" in name else "ome-tiff")))
     claimed = store.claim("dead")
     assert claimed is not None
     store.settle("j", 1, Outcome(JobState.QUEUED))
@@ -404,7 +404,7 @@ def test_output_that_changes_after_it_was_verified_is_no_success(settings: Setti
         request.output.write_bytes(b"pixelz")
         return report
 
-    add(store, "j", JobOrder("s", "bicubic"))
+    add(store, "j", JobOrder("s", model="bicubic"))
     with working(settings, Pipeline(altered)):
         job = until(store, "j", ended)
     assert job.problem is not None
@@ -421,7 +421,7 @@ def test_pipeline_that_does_not_listen_is_killed(
         raise refusal("runner.crashed", "killed")
 
     pipeline = Pipeline(deaf)
-    add(store, "j", JobOrder("s", "bicubic"))
+    add(store, "j", JobOrder("s", model="bicubic"))
     with working(settings, pipeline):
         until(store, "j", lambda job: bool(pipeline.requests))
         store.cancel("j")
@@ -440,7 +440,7 @@ def test_pipeline_that_makes_no_progress_is_ended_and_the_job_tried_again(settin
         return honest(request, on_progress, cancel)
 
     pipeline = Pipeline(hangs)
-    add(store, "j", JobOrder("s", "bicubic"))
+    add(store, "j", JobOrder("s", model="bicubic"))
     with working(settings.model_copy(update={"stall_seconds": 0.3}), pipeline):
         job = until(store, "j", ended)
     assert (job.state, job.attempt, job.crashes) == (JobState.SUCCEEDED, 2, 1)
@@ -457,7 +457,7 @@ def test_pipeline_that_never_makes_progress_fails_the_job_and_frees_the_queue(
 
     pipeline = Pipeline(hangs)
     for name in "jk":
-        add(store, name, JobOrder("s", "bicubic"))
+        add(store, name, JobOrder("s", model="bicubic"))
     with working(settings.model_copy(update={"stall_seconds": 0.2}), pipeline):
         job = until(store, "j", ended)
         assert until(store, "k", ended).state is JobState.SUCCEEDED
@@ -472,7 +472,7 @@ def test_disk_full_while_packing_keeps_the_result_and_a_retry_only_packs(
     def full(*_: Any) -> str:
         raise OSError(errno.ENOSPC, "no space")
 
-    add(store, "j", JobOrder("s", "bicubic", format=ResultFormat.OME_ZARR))
+    add(store, "j", JobOrder("s", model="bicubic", format=ResultFormat.OME_ZARR))
     pipeline = Pipeline(honest)
     with monkeypatch.context() as patched:
         patched.setattr("slidelift.service.worker.archive", full)
@@ -514,7 +514,7 @@ def test_attempt_that_could_not_begin_leaves_the_stripes_of_the_one_before(
 
 
 def test_slide_that_vanished_fails_the_job(settings: Settings, store: SqlStore) -> None:
-    add(store, "j", JobOrder("s", "bicubic"))
+    add(store, "j", JobOrder("s", model="bicubic"))
     with store._database.writing() as db:
         db.execute("DELETE FROM slides")
     with working(settings, Pipeline(honest)):
@@ -560,7 +560,7 @@ def process(settings: Settings, seconds_a_tile: float) -> Iterator["subprocess.P
 
 
 def test_killed_worker_costs_no_more_than_its_lease(settings: Settings, store: SqlStore) -> None:
-    add(store, "j", JobOrder("s", "bicubic"))
+    add(store, "j", JobOrder("s", model="bicubic"))
     with process(settings, 0.2) as first:
         until(store, "j", lambda job: job.progress is not None)
         os.kill(first.pid, signal.SIGKILL)
@@ -571,7 +571,7 @@ def test_killed_worker_costs_no_more_than_its_lease(settings: Settings, store: S
 
 
 def test_terminated_worker_hands_back_and_leaves_in_good_order(settings: Settings, store: SqlStore) -> None:
-    add(store, "j", JobOrder("s", "bicubic"))
+    add(store, "j", JobOrder("s", model="bicubic"))
     with process(settings, 0.2) as worker:
         until(store, "j", lambda job: job.progress is not None)
         worker.terminate()

@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, StrictInt
 
+from slidelift.service.pipeline.options import MAX_MPP, MAX_QUALITY, MIN_MPP, MIN_QUALITY
+
 
 def _integral_float_to_int(value: Any) -> Any:
     """JSON has one type of number, so that 37.0 is 37; "37" and true are not numbers."""
@@ -13,9 +15,9 @@ def _integral_float_to_int(value: Any) -> Any:
     return value
 
 
-Mpp = Annotated[float, Field(ge=0.001, le=1000, allow_inf_nan=False)]
+Mpp = Annotated[float, Field(ge=MIN_MPP, le=MAX_MPP, allow_inf_nan=False)]
 Pixel = Annotated[StrictInt, Field(ge=0, lt=2**31), BeforeValidator(_integral_float_to_int)]
-Quality = Annotated[StrictInt, Field(ge=1, le=100), BeforeValidator(_integral_float_to_int)]
+Quality = Annotated[StrictInt, Field(ge=MIN_QUALITY, le=MAX_QUALITY), BeforeValidator(_integral_float_to_int)]
 
 
 def utc(seconds: float) -> datetime:

@@ -1,6 +1,5 @@
 """Schemas of jobs: the requests that create them, and jobs as clients see them."""
 
-from dataclasses import replace
 from datetime import datetime
 from typing import Annotated, Any, Self
 
@@ -12,26 +11,27 @@ from slidelift.service.api.schemas.problems import Problem
 from slidelift.service.errors import refusal
 from slidelift.service.jobs import job as stored
 from slidelift.service.jobs.job import JobOrder, JobState, ResultFormat
+from slidelift.service.pipeline.options import AUTO, DEFAULTS, MAX_ENTROPY, OPTION_NAMES, BadTilePolicy, Effort
 from slidelift.service.pipeline.progress import Stage
-from slidelift.service.pipeline.request import AUTO, BadTilePolicy, Effort, Roi
 from slidelift.wsi.errors import RoiError
+from slidelift.wsi.roi import Roi
 
 ROI_MAX_POINTS = 20_000
 """Outlines that people draw have some thousand; the worker reads them once, the database keeps 40 bytes for each."""
 
 
-class _Options(BaseModel):
-    """What to make of a slide."""
+class _OptionFields(BaseModel):
+    """`UpscaleOptions` as JSON, with the descriptions that OpenAPI shows."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     model: str = Field(
-        default=AUTO,
+        default=DEFAULTS.model,
         max_length=100,
         description="A name of GET /v1/models, or auto for the recommended one.",
         json_schema_extra={"enum": [AUTO, *catalog()]},
     )
-    effort: Effort = Field(default=Effort.BALANCED, description="What auto gives more weight to: time or the picture.")
+    effort: Effort = Field(default=DEFAULTS.effort, description="What auto gives more weight to: time or the picture.")
     mpp: Mpp | None = Field(default=None, description="The source's µm per pixel: gives or confirms it.")
     target_mpp: Mpp | None = Field(default=None, description="Wanted µm per pixel of the result.")
     level: Pixel | None = Field(default=None, description="Source level.")
@@ -40,17 +40,20 @@ class _Options(BaseModel):
     )
     format: ResultFormat = ResultFormat.OME_TIFF
     on_bad_tile: BadTilePolicy = Field(
-        default=BadTilePolicy.FAIL, description="What a tile that can't be decoded does to the job."
+        default=DEFAULTS.on_bad_tile, description="What a tile that can't be decoded does to the job."
     )
-    entropy: float | None = Field(default=None, ge=0, le=8, description="Least entropy in bits of tissue; 0 takes all.")
-    quality: Quality = Field(default=90, description="JPEG quality of an OME-TIFF.")
+    entropy: float | None = Field(
+        default=None, ge=0, le=MAX_ENTROPY, description="Minimum entropy of tissue in bits; 0 takes all."
+    )
+    quality: Quality = Field(default=DEFAULTS.quality, description="JPEG quality of an OME-TIFF.")
 
-    def _order(self, slide: str) -> JobOrder:
-        given = {name: getattr(self, name) for name in _Options.model_fields}
-        return JobOrder(slide, **{**given, "region": tuple(self.region) if self.region else None})
+    def _order(self, slide: str, roi: Roi | None = None) -> JobOrder:
+        options = {name: getattr(self, name) for name in OPTION_NAMES}
+        region = tuple(self.region) if self.region else None
+        return JobOrder(slide=slide, format=self.format, roi=roi, **{**options, "region": region})
 
 
-class JobRequest(_Options):
+class JobRequest(_OptionFields):
     """What to make of which slide."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"slide": "0" * 32, "region": [0, 0, 1024, 1024]}]})
@@ -64,12 +67,11 @@ class JobRequest(_Options):
     )
 
     def order(self) -> JobOrder:
-        """The same, as the rooms behind the wire take it."""
-        roi = _roi(self.roi)
-        return replace(self._order(self.slide), roi=roi, roi_points=roi.points if roi else None)
+        """The order of this job."""
+        return self._order(self.slide, _roi(self.roi))
 
 
-class BatchRequest(_Options):
+class BatchRequest(_OptionFields):
     """What to make of which slides."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"slides": ["0" * 32, "1" * 32], "model": "bicubic"}]})
@@ -79,7 +81,7 @@ class BatchRequest(_Options):
     )
 
     def orders(self) -> list[JobOrder]:
-        """One for each slide."""
+        """One order for each slide."""
         return [self._order(slide) for slide in self.slides]
 
 

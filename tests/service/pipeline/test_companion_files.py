@@ -17,8 +17,9 @@ import zarr
 from PIL import Image
 
 from slidelift.service.errors import Cancelled, ServiceError
+from slidelift.service.pipeline.options import BadTilePolicy
 from slidelift.service.pipeline.progress import CancelToken, Stage
-from slidelift.service.pipeline.request import BadTilePolicy, UpscaleRequest
+from slidelift.service.pipeline.request import UpscaleRequest
 from slidelift.service.pipeline.targets import COMPANIONS
 from slidelift.service.pipeline.upscale import upscale
 from slidelift.service.pipeline.workspace import Workspace

@@ -14,8 +14,9 @@ import tifffile
 import zarr
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
+from slidelift.service.pipeline.options import BadTilePolicy
 from slidelift.service.pipeline.progress import Progress, Stage
-from slidelift.service.pipeline.request import BadTilePolicy, UpscaleRequest
+from slidelift.service.pipeline.request import UpscaleRequest
 from slidelift.service.pipeline.upscale import upscale
 
 PLANTED = "Quxmeier"

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from slidelift.models.zoo.catalog import ModelKind, catalog
 from slidelift.models.zoo.expectation import expected_gain, measured_qualities
+from slidelift.service.pipeline.options import Effort
 from slidelift.service.pipeline.recommendation import recommend
-from slidelift.service.pipeline.request import Effort
 from slidelift.wsi.errors import PixelSizeImplausibleError, PixelSizeMissingError
 from slidelift.wsi.geometry import Size
 from slidelift.wsi.slide import Codec, Compression, Level, SlideInfo
@@ -56,7 +56,7 @@ def test_a_slide_as_fine_as_the_result_would_be_has_little_to_gain(mpp):
 def test_a_wanted_resolution_that_the_slide_has_is_not_computed():
     found = recommend(slide(0.25), target_mpp=0.25)
     assert found.model is None
-    assert "as fine as the 0.25 that are asked for" in found.reason
+    assert "as fine as the requested 0.25" in found.reason
 
 
 def test_the_finest_source_that_gives_the_wanted_resolution_is_taken():

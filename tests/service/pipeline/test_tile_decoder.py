@@ -17,8 +17,9 @@ from skimage.transform import downscale_local_mean
 from slidelift.durable import write_atomically
 from slidelift.service.errors import Cancelled, ServiceError
 from slidelift.service.pipeline import tile_decoder as looking
+from slidelift.service.pipeline.options import BadTilePolicy
 from slidelift.service.pipeline.progress import CancelToken, Progress
-from slidelift.service.pipeline.request import BadTilePolicy, UpscaleRequest
+from slidelift.service.pipeline.request import UpscaleRequest
 from slidelift.service.pipeline.tile_decoder import TileDecoder
 from slidelift.service.pipeline.upscale import upscale
 from slidelift.service.pipeline.workspace import Workspace

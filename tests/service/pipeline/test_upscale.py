@@ -24,8 +24,9 @@ from slidelift.durable import sync_tree
 from slidelift.models.networks.srvgg_compact import SRVGGNetCompact
 from slidelift.models.upscaler import load_upscaler
 from slidelift.service.errors import Cancelled, ServiceError
+from slidelift.service.pipeline.options import BadTilePolicy
 from slidelift.service.pipeline.progress import CancelToken, Progress, Stage
-from slidelift.service.pipeline.request import BadTilePolicy, UpscaleRequest
+from slidelift.service.pipeline.request import UpscaleRequest
 from slidelift.service.pipeline.upscale import upscale
 from slidelift.wsi.errors import PixelSizeMissingError, PlanError, TileReadError, VerificationError
 from slidelift.wsi.geometry import Region
@@ -149,10 +150,10 @@ def test_pixels_that_are_not_square_keep_their_ratio_or_it_is_told(tmp_path, for
     assert (mpp, "square" in words) == (pytest.approx([0.125, 0.0625], rel=1e-6), False)
     mpp, words = told(replace(request, target_mpp=0.25))
     assert mpp == pytest.approx([0.25, 0.125], rel=1e-6)
-    assert "along x they have the 0.25 µm that were asked for, along y 0.125" in words
+    assert "along x they have the requested 0.25 µm, along y 0.125" in words
     mpp, words = told(replace(request, mpp=0.5))
     assert mpp == pytest.approx([0.125, 0.125], rel=1e-6)
-    assert "not square, 0.5 x 0.25 µm; 0.5 were given" in words
+    assert "not square, 0.5 x 0.25 µm; 0.5 was given" in words
 
 
 def test_constant_tiles_share_one_blank_of_their_own_colour(tmp_path, write_png) -> None:
@@ -506,7 +507,7 @@ def test_a_network_that_answers_no_number_fails_with_the_tiles_place(tmp_path, w
 
     slide = write_png(600, 300)
     at = np.asarray(Image.open(slide))[0, 256]
-    monkeypatch.setattr("slidelift.service.pipeline.local.load_upscaler", lambda *_, **__: Broken())
+    monkeypatch.setattr("slidelift.models.upscaler.OpenedModel.upscaler", lambda *_, **__: Broken())
     request = UpscaleRequest(slide, tmp_path / "o.ome.tiff", model=str(weights), mpp=1.0, entropy=0)
     with pytest.raises(NonFiniteOutputError, match="x 256, y 0"):
         upscale(request)
