@@ -13,6 +13,7 @@ from typing import Any
 from slidelift.wsi.errors import PlanError
 from slidelift.wsi.geometry import Region, Size
 from slidelift.wsi.slide import SlideInfo
+from slidelift.wsi.tile_mask import MaskCell
 
 CORE = 256
 ROWS_PER_STRIPE = 8
@@ -30,15 +31,20 @@ class Tile:
         What this tile stands for, in source pixels; smaller at the right and bottom edge.
     patch
         What the network sees: always `plan.patch` pixels square; may reach outside the level, where it is mirrored.
-    maybe_tissue
-        False where the mask has already rejected it.
+    cell
+        What the mask says of it.
     """
 
     row: int
     column: int
     core: Region
     patch: Region
-    maybe_tissue: bool
+    cell: MaskCell
+
+    @property
+    def maybe_tissue(self) -> bool:
+        """False where the mask has already rejected the tile."""
+        return self.cell is MaskCell.MAYBE_TISSUE
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +78,7 @@ class TilePlan:
     entropy
         Threshold in bits of the second, per-patch test.
     mask
-        One string a row, one character a tile: ``0`` where the low-resolution mask found only glass.
+        One string a row, one letter of `MaskCell` a tile.
     """
 
     level: int
@@ -127,7 +133,7 @@ class TilePlan:
             column,
             corner.intersect(self.source),
             Region(corner.x - before, corner.y - before, self.patch, self.patch),
-            self.mask[row][column] == "1",
+            MaskCell(self.mask[row][column]),
         )
 
     def as_dict(self) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from slidelift.service.errors import refusal
 from slidelift.service.jobs.job import Job, JobState
 from slidelift.service.jobs.quotas import Limits
 from slidelift.service.jobs.store import JobFilter, UnknownJobError
+from slidelift.service.pipeline.report import Report
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], responses=documented(), max_body_size=BODY_MAX_BYTES)
 
@@ -198,7 +199,14 @@ def delete_result(job: JobId, context: InContext, caller: InCaller) -> None:
     context.storage.tidy_job(context.store.delete_result(known(context, caller, job).id))
 
 
-@readable(router, "/{job}/report", operation_id="report", response_class=FileResponse, summary="Report of a job")
+@readable(
+    router,
+    "/{job}/report",
+    operation_id="report",
+    response_class=FileResponse,
+    responses={200: {"model": Report, "description": "How the result was made."}},
+    summary="Report of a job",
+)
 def report(job: JobId, context: InContext, caller: InCaller) -> Response:
     """Tell how the result was made: plan, model, timings, warnings, marked tiles."""
     found = _succeeded(known(context, caller, job))

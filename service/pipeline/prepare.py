@@ -14,7 +14,7 @@ from slidelift.models.interpolate import Interpolator
 from slidelift.models.upscaler import UpscalerFacts, model_card
 from slidelift.models.zoo.catalog import ModelCard, ModelKind
 from slidelift.service.errors import ServiceError, problem
-from slidelift.service.pipeline.local import StripeMaker
+from slidelift.service.pipeline.local import StripeExecutor
 from slidelift.service.pipeline.recommendation import compression_warnings
 from slidelift.service.pipeline.request import BadTilePolicy, Effort, UpscaleRequest
 from slidelift.service.pipeline.workspace import Workspace
@@ -26,11 +26,12 @@ from slidelift.wsi.ome_xml import ImageFacts
 from slidelift.wsi.provenance import NOT_FOR_DIAGNOSIS, Provenance, software
 from slidelift.wsi.pyramid import level_sizes
 from slidelift.wsi.slide import SlideInfo, SlideReader
+from slidelift.wsi.tile_mask import with_outside
 from slidelift.wsi.tiling import TilePlan, choose_level, is_close, source_region
 from slidelift.wsi.tissue import DEFAULT_ENTROPY, looks_dark, survey
 from slidelift.wsi.writers.table import OutputFormat
 
-SEGMENTS = 4
+SEGMENTS = 5
 """What a stripe's report holds; an interrupted run of a program that told less is not continued."""
 
 _NOT_IN_PIXELS: dict[str, Any] = {
@@ -73,7 +74,7 @@ def prepare(
     reader: SlideReader,
     output_format: OutputFormat,
     workspace: Workspace,
-    maker: StripeMaker,
+    executor: StripeExecutor,
 ) -> Prepared:
     """Look up everything, and continue the plan that lies in the workspace or store a new one.
 
@@ -88,7 +89,7 @@ def prepare(
     else:
         region = source_region(info, level, Region(*request.region) if request.region else None)
     source_sha256 = request.slide_sha256 or content_hash(request.slide)
-    upscaler = maker.load(request.model, scale=scale, device=request.device)
+    upscaler = executor.load(request.model, scale=scale, device=request.device)
     key = _key(request, output_format, source_sha256, upscaler)
     stored = workspace.state()
     if stored and stored["key"] == key:
@@ -97,7 +98,7 @@ def prepare(
         chosen_because = stored["chosen_because"]
         if stored["precision"] != upscaler.precision:
             precision = stored["precision"]
-            upscaler = maker.load(request.model, scale=scale, device=request.device, precision=precision)
+            upscaler = executor.load(request.model, scale=scale, device=request.device, precision=precision)
     else:
         plan, warnings = _plan(request, reader, card, upscaler, level, region, mpp)
         chosen_because = request.chosen_because
@@ -196,7 +197,7 @@ def _plan(
         touched = request.roi.tile_rows(
             region, reader.info.levels[level].downsample, plan.core, plan.rows, plan.columns
         )
-        mask = tuple("".join(map(min, *pair)) for pair in zip(mask, touched, strict=True))
+        mask = with_outside(mask, touched)
     return replace(plan, mask=mask), warnings
 
 

@@ -20,7 +20,6 @@ import contextlib
 import errno
 import fcntl
 import hashlib
-import json
 import logging
 import os
 import shutil
@@ -28,13 +27,13 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 from slidelift.durable import sync_folder, write_atomically
 from slidelift.service.errors import refusal
 from slidelift.service.jobs.job import Job, JobState
 from slidelift.service.jobs.slide import Slide
 from slidelift.service.jobs.store import Store, admit_any_bytes
+from slidelift.service.pipeline.report import Report, ReportError
 
 log = logging.getLogger(__name__)
 
@@ -160,22 +159,17 @@ class Storage:
         """Where a job's report lies, or would."""
         return self.attempt_folder(job) / REPORT_FILE
 
-    def write_report(self, job: Job, report: dict[str, Any]) -> None:
+    def write_report(self, job: Job, report: Report) -> None:
         """Put a report durably in place."""
         with full_disk_said():
-            write_atomically(
-                self.report_path(job),
-                json.dumps(report, ensure_ascii=False, indent=2).encode("utf-8", "backslashreplace"),
-            )
+            write_atomically(self.report_path(job), report.as_bytes())
 
-    def read_report(self, job: Job) -> dict[str, Any] | None:
-        """The report of a job, None where there is none or it is damaged: then it does not say the result's hash."""
+    def read_report(self, job: Job) -> Report | None:
+        """Return a job's report, or None where there is none or it is damaged."""
         try:
-            report = json.loads(self.report_path(job).read_bytes())
-        except (FileNotFoundError, ValueError, RecursionError):
+            return Report.from_bytes(self.report_path(job).read_bytes())
+        except (FileNotFoundError, ReportError):
             return None
-        output = report.get("output") if isinstance(report, dict) else None
-        return report if isinstance(output, dict) and isinstance(output.get("sha256"), str) else None
 
     def tidy_job(self, job: Job) -> None:
         """Remove of an ended job what is of no use.
