@@ -15,8 +15,8 @@ from slidelift.service.pipeline.upscale import upscale
 
 def job(model: str, slide: str, out: str, options: dict[str, Any] | None = None) -> dict[str, int]:
     """One whole job; how many tiles went through the network, and of how many."""
-    tiles = upscale(UpscaleRequest(Path(slide), Path(out), model=model, **(options or {})))["tiles"]
-    return {"tissue": tiles["tissue"], "total": tiles["total"]}
+    tiles = upscale(UpscaleRequest(Path(slide), Path(out), model=model, **(options or {}))).tiles
+    return {"tissue": tiles.tissue, "total": tiles.total}
 
 
 def report(folder: Path, model: str, device: str, side: int) -> str:

@@ -13,7 +13,7 @@ from benchmarks.cost import apart, here
 from benchmarks.plain_loop import save_pyramid
 from benchmarks.slides import picture
 from benchmarks.table import cells, table
-from slidelift.service.pipeline.stripe import Encoding
+from slidelift.service.pipeline.tile_encoding import TileEncoder
 from slidelift.wsi.geometry import Size
 from slidelift.wsi.ome_xml import ImageMetadata
 from slidelift.wsi.pyramid import TILE, PyramidBuilder, halve, level_sizes, levels_in_stripe
@@ -37,7 +37,7 @@ def ours(folder: str, width: int, height: int, name: str = "ome-tiff") -> Callab
     def segment(pool: ThreadPoolExecutor, number: int, top: int) -> Segment:
         rows, path = min(_STRIPE, height - top), Path(folder) / f"{number}.segment"
         with SegmentWriter(path) as writer:
-            encoding = Encoding(pool, encode, writer)
+            encoding = TileEncoder(pool, encode, writer)
             levels = tuple(Size(width, rows).halved(level) for level in range(in_stripe))
             builder = PyramidBuilder(levels, encoding.submit, keep_remainder=len(sizes) > in_stripe, pool=pool)
             for y in range(0, rows, _BLOCK):

@@ -26,6 +26,7 @@ from slidelift.service.jobs.slide import Slide
 from slidelift.service.jobs.store import Beat, LeaseLostError, Store, StoreFullError, StoreUnavailableError, WorkerSign
 from slidelift.service.logs import about_job, configure
 from slidelift.service.pipeline.progress import CancelToken, Progress
+from slidelift.service.pipeline.report import Report
 from slidelift.service.pipeline.request import UpscaleRequest
 from slidelift.service.settings import Settings
 from slidelift.service.storage.data_identity import require_same_identity
@@ -54,10 +55,8 @@ _FULL = problem(
 class Pipeline(Protocol):
     """What the worker needs of `service.processes.runner.Runner`."""
 
-    def run(
-        self, request: UpscaleRequest, on_progress: Callable[[Progress], None], cancel: CancelToken
-    ) -> Mapping[str, Any]:
-        """Upscale one slide and report; raises ServiceError."""
+    def run(self, request: UpscaleRequest, on_progress: Callable[[Progress], None], cancel: CancelToken) -> Report:
+        """Upscale one slide and return the report; raises ServiceError."""
 
     def close(self) -> None:
         """End the child process, from any thread and also in the middle of a run."""
@@ -206,12 +205,10 @@ class Worker:
             attempt.token.raise_if_cancelled()
             sealed = report, _seal(output, report, attempt)
         report, result = sealed
-        warnings = tuple(str(warning) for warning in report.get("warnings", ()))
-        tiles = report.get("tiles", {})
-        result = replace(result, summary=report.get("summary"), few_enhanced=bool(tiles.get("few_enhanced")))
-        return Outcome(JobState.SUCCEEDED, result=result, warnings=warnings)
+        result = replace(result, summary=report.summary, few_enhanced=report.tiles.few_enhanced)
+        return Outcome(JobState.SUCCEEDED, result=result, warnings=report.warnings)
 
-    def _left_by_another(self, attempt: _Attempt, output: Path) -> tuple[Mapping[str, Any], Result] | None:
+    def _left_by_another(self, attempt: _Attempt, output: Path) -> tuple[Report, Result] | None:
         """The report and the result that an earlier attempt had finished and not packed; None where there is none.
 
         The pipeline's output appears whole, the report after it: a lone output is one whose report was lost with its
@@ -227,8 +224,8 @@ class Worker:
         remove(output)
         return None
 
-    def _report(self, attempt: _Attempt, output: Path, slide: Slide) -> Mapping[str, Any]:
-        """Upscale, and keep the report."""
+    def _report(self, attempt: _Attempt, output: Path, slide: Slide) -> Report:
+        """Upscale, and store the report."""
         settings = self._settings
         request = attempt.job.order.request(
             self._storage.slide_path(slide),
@@ -244,8 +241,8 @@ class Worker:
             ran = self._runner.run(request, self._teller(attempt), attempt.token)
         finally:
             attempt.heard_at = None
-        report: dict[str, Any] = _without_paths(ran, request.slide, output, slide)
-        self._sign = replace(self._sign, device=report.get("model", {}).get("device"))
+        report = Report.from_dict(_without_paths(ran.as_dict(), request.slide, output, slide))
+        self._sign = replace(self._sign, device=report.model.device)
         self._storage.write_report(attempt.job, report)
         return report
 
@@ -393,8 +390,11 @@ class ResultChangedError(Exception):
     """The result on disk is not the one that was verified."""
 
 
-def _seal(output: Path, report: Mapping[str, Any], attempt: _Attempt) -> Result:
-    """Make of the pipeline's output the file that is downloaded, durable and hashed.
+def _seal(output: Path, report: Report, attempt: _Attempt) -> Result:
+    """Turn the pipeline's output into the file that is downloaded, and return its size and hash.
+
+    The output is read a second time after the report was made, since only that finds a file of unchanged size that the
+    disk or another program altered in between.
 
     Raises
     ------
@@ -411,7 +411,7 @@ def _seal(output: Path, report: Mapping[str, Any], attempt: _Attempt) -> Result:
     else:
         size, sha256 = size_and_sha256(file, check)
         found = sha256
-    if found != report["output"]["sha256"]:
+    if found != report.output.sha256:
         remove(file)
         raise ResultChangedError(f"{output.name} is not what was written: the disk or another program changed it")
     return Result(file.name, size, sha256)

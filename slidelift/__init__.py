@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from slidelift.service.client import Client, ClientError
     from slidelift.service.errors import Cancelled, ServiceError
     from slidelift.service.pipeline.progress import CancelToken, Progress
+    from slidelift.service.pipeline.report import Report
     from slidelift.service.pipeline.request import UpscaleRequest
     from slidelift.wsi.errors import SlideError, WsiError
     from slidelift.wsi.readers.open_slide import open_slide
@@ -33,6 +34,7 @@ __all__ = [
     "Client",
     "ClientError",
     "ModelError",
+    "Report",
     "ServiceError",
     "SlideError",
     "SlideliftError",
@@ -50,6 +52,7 @@ _IMPORTED_FROM = {
     "Client": "slidelift.service.client",
     "ClientError": "slidelift.service.client",
     "ModelError": "slidelift.models.errors",
+    "Report": "slidelift.service.pipeline.report",
     "ServiceError": "slidelift.service.errors",
     "SlideError": "slidelift.wsi.errors",
     "SlideliftError": "slidelift.errors",
@@ -78,7 +81,7 @@ def upscale(
     scheduler: str | None = None,
     on_progress: "Callable[[Progress], None] | None" = None,
     cancel: "CancelToken | None" = None,
-) -> dict[str, Any]:
+) -> "Report":
     """Upscale a whole-slide image into a pyramid.
 
     The output appears under its name only when it is complete and has been read back. A call that was interrupted
@@ -122,8 +125,9 @@ def upscale(
 
     Returns
     -------
-    dict
-        The report (docs/reference.md).
+    Report
+        What was done, with which model, and how near the result is to its source (docs/reference.md); `as_dict` gives
+        the JSON values.
 
     Raises
     ------

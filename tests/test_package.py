@@ -148,7 +148,7 @@ def test_a_slide_is_upscaled_by_its_path_and_plain_keywords(cmu: Path, tmp_path:
     assert progress
     with tifffile.TiffFile(tmp_path / "out.ome.tiff") as file:
         assert file.series[0].shape == (1200, 1200, 3)
-    assert report["slide"]["width"] > 1200
+    assert report.slide.width > 1200
 
 
 def test_keywords_have_the_defaults_of_every_other_interface() -> None:

@@ -39,6 +39,10 @@ class Region:
         """Its extent."""
         return Size(self.width, self.height)
 
+    def as_box(self) -> tuple[int, int, int, int]:
+        """x, y, width and height."""
+        return self.x, self.y, self.width, self.height
+
     @property
     def is_empty(self) -> bool:
         """Whether no pixel is inside."""

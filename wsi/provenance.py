@@ -6,6 +6,7 @@ import uuid
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
+from slidelift.wsi.tile_mask import MaskCell
 from slidelift.wsi.tiling import TilePlan
 
 NOT_FOR_DIAGNOSIS = "Computed by super-resolution, not scanned; not for primary diagnosis."
@@ -51,7 +52,9 @@ class Provenance:
     def identity(self) -> str:
         """SHA-256 over everything."""
         values = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "plan"}
-        text = json.dumps({**values, "plan": self.plan.as_dict(), "software": software()}, sort_keys=True)
+        mask = [row.replace(MaskCell.OUTSIDE, MaskCell.GLASS) for row in self.plan.mask]  # both are resampled alike
+        plan = {**self.plan.as_dict(), "mask": mask}
+        text = json.dumps({**values, "plan": plan, "software": software()}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property

@@ -5,9 +5,8 @@ source's pixels, a compressed source at those of its blocks. So the lines inside
 where all of these grids repeat, and the same ratio is taken of the source, whose own seams are none of ours.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -18,17 +17,55 @@ from slidelift.wsi.tiling import Tile, TilePlan
 _STEP = 64
 
 
+Sum = tuple[int, int]
+"""Sum and number of absolute differences."""
+
+
+@dataclass(frozen=True, slots=True)
+class DirectionSums:
+    """Absolute differences across lines of one direction, in the result and in the source."""
+
+    border: Sum = (0, 0)
+    inside: Sum = (0, 0)
+    source_border: Sum = (0, 0)
+    source_inside: Sum = (0, 0)
+
+    def __add__(self, other: "DirectionSums") -> "DirectionSums":
+        return DirectionSums(
+            _added(self.border, other.border),
+            _added(self.inside, other.inside),
+            _added(self.source_border, other.source_border),
+            _added(self.source_inside, other.source_inside),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SeamSums:
+    """Differences of some stripes; those of several stripes can be added."""
+
+    upright: DirectionSums = DirectionSums()
+    level: DirectionSums = DirectionSums()
+
+    def __add__(self, other: "SeamSums") -> "SeamSums":
+        return SeamSums(self.upright + other.upright, self.level + other.level)
+
+
 @dataclass(slots=True)
-class _Sums:
-    """Absolute differences of one direction: their sum and number, of the result and of the source."""
+class _Counter:
+    """Counts the differences of one direction."""
 
     border: list[int] = field(default_factory=lambda: [0, 0])
     inside: list[int] = field(default_factory=lambda: [0, 0])
     source_border: list[int] = field(default_factory=lambda: [0, 0])
     source_inside: list[int] = field(default_factory=lambda: [0, 0])
 
-    def as_dict(self) -> dict[str, list[int]]:
-        return {name: getattr(self, name) for name in self.__slots__}
+    def sums(self) -> DirectionSums:
+        return DirectionSums(
+            (self.border[0], self.border[1]),
+            (self.inside[0], self.inside[1]),
+            (self.source_border[0], self.source_border[1]),
+            (self.source_inside[0], self.source_inside[1]),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +85,7 @@ class SeamGauge:
 
     def __init__(self, plan: TilePlan) -> None:
         self._plan = plan
-        self._upright, self._level = _Sums(), _Sums()
+        self._upright, self._level = _Counter(), _Counter()
         self._left: _Edge | None = None
         self._above: dict[int, _Edge] = {}
 
@@ -75,9 +112,9 @@ class SeamGauge:
         self._left = _Edge(block.x + width, block.y, block.pixels[:, -1].copy())
         self._above[tile.column] = _Edge(block.x, block.y + height, block.pixels[-1].copy())
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain whole numbers, to be added to those of other stripes."""
-        return {"upright": self._upright.as_dict(), "level": self._level.as_dict()}
+    def sums(self) -> SeamSums:
+        """Return the differences of the blocks that were added so far."""
+        return SeamSums(self._upright.sums(), self._level.sums())
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,34 +139,18 @@ class Seam:
         return self.result / self.source if self.result is not None and self.source else self.result
 
     @classmethod
-    def of(cls, stripes: Sequence[Mapping[str, Any]]) -> "Seam":
-        """Sum up what `SeamGauge.as_dict` told of all stripes."""
-        directions = [
-            {kind: [sum(stripe[direction][kind][i] for stripe in stripes) for i in (0, 1)] for kind in _Sums.__slots__}
-            for direction in ("upright", "level")
-        ]
+    def of(cls, stripes: Iterable[SeamSums]) -> "Seam":
+        """Compute the ratios from the differences of all stripes."""
+        total = sum(stripes, SeamSums())
+        directions = (total.upright, total.level)
         return cls(
-            _ratio([(one["border"], one["inside"]) for one in directions]),
-            _ratio([(one["source_border"], one["source_inside"]) for one in directions]),
-            sum(one["border"][1] for one in directions) // 3,
+            _ratio([(one.border, one.inside) for one in directions]),
+            _ratio([(one.source_border, one.source_inside) for one in directions]),
+            sum(one.border[1] for one in directions) // 3,
         )
 
 
-def is_seam(told: Any) -> bool:
-    """Whether a value is what `SeamGauge.as_dict` tells."""
-    return (
-        isinstance(told, dict)
-        and told.keys() == {"upright", "level"}
-        and all(
-            isinstance(one, dict)
-            and one.keys() == set(_Sums.__slots__)
-            and all(isinstance(pair, list) and [type(number) for number in pair] == [int, int] for pair in one.values())
-            for one in told.values()
-        )
-    )
-
-
-def _lines(sums: _Sums, pixels: Pixels, source: Pixels, start: int, scale: int) -> None:
+def _lines(sums: _Counter, pixels: Pixels, source: Pixels, start: int, scale: int) -> None:
     """Every `_STEP` source pixels along the first axis; the block begins at `start` of the source."""
     for step in range(_STEP, len(pixels) // scale, _STEP):
         _count(sums.inside, pixels[step * scale - 1], pixels[step * scale])
@@ -141,7 +162,11 @@ def _count(sums: list[int], one: Pixels, other: Pixels) -> None:
     sums[1] += one.size
 
 
-def _ratio(directions: Sequence[tuple[list[int], list[int]]]) -> float | None:
+def _added(one: Sum, other: Sum) -> Sum:
+    return one[0] + other[0], one[1] + other[1]
+
+
+def _ratio(directions: Sequence[tuple[Sum, Sum]]) -> float | None:
     """What was found across borders, against what is expected from the lines inside, each direction by its own."""
     counted = [(border, inside) for border, inside in directions if border[1] and inside[1]]
     expected = sum(border[1] * inside[0] / inside[1] for border, inside in counted)

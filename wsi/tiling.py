@@ -14,6 +14,7 @@ from slidelift.wsi.errors import NoSuchLevelError, PlanError, RegionError, RoiEr
 from slidelift.wsi.geometry import Region, Size
 from slidelift.wsi.roi import Roi
 from slidelift.wsi.slide import SlideInfo
+from slidelift.wsi.tile_mask import MaskCell
 
 CORE = 256
 ROWS_PER_STRIPE = 8
@@ -30,16 +31,21 @@ class Tile:
     core
         The tile's own area in source pixels; smaller at the right and bottom edge.
     patch
-        Input of the network: always `plan.patch` pixels square; mirrored where it reaches outside the level.
-    maybe_tissue
-        False if the mask has already rejected the tile.
+            Input of the network: always `plan.patch` pixels square; mirrored where it reaches outside the level.
+    cell
+        Class of the tile in the mask.
     """
 
     row: int
     column: int
     core: Region
     patch: Region
-    maybe_tissue: bool
+    cell: MaskCell
+
+    @property
+    def maybe_tissue(self) -> bool:
+        """False where the mask has already rejected the tile."""
+        return self.cell is MaskCell.MAYBE_TISSUE
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +79,7 @@ class TilePlan:
     entropy
         Threshold in bits of the second, per-patch test.
     mask
-        One string per row, one character per tile: ``0`` where the low-resolution mask found only glass.
+            One string per row, one letter of `MaskCell` a tile.
     """
 
     level: int
@@ -128,7 +134,7 @@ class TilePlan:
             column,
             corner.intersect(self.source),
             Region(corner.x - before, corner.y - before, self.patch, self.patch),
-            self.mask[row][column] == "1",
+            MaskCell(self.mask[row][column]),
         )
 
     def as_dict(self) -> dict[str, Any]:

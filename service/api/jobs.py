@@ -29,6 +29,7 @@ from slidelift.service.errors import refusal
 from slidelift.service.jobs.job import Job, JobState
 from slidelift.service.jobs.quotas import Limits
 from slidelift.service.jobs.store import JobFilter, UnknownJobError
+from slidelift.service.pipeline.report import Report
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], responses=error_responses(), max_body_size=BODY_MAX_BYTES)
 
@@ -205,7 +206,12 @@ def delete_result(job: JobId, context: InContext, caller: InCaller) -> None:
 
 
 @get_and_head(
-    router, "/{job}/report", operation_id="get_report", response_class=FileResponse, summary="Report of a job"
+    router,
+    "/{job}/report",
+    operation_id="get_report",
+    response_class=FileResponse,
+    responses={200: {"model": Report, "description": "How the result was made."}},
+    summary="Report of a job",
 )
 def get_report(job: JobId, context: InContext, caller: InCaller) -> Response:
     """Tell how the result was made: plan, model, timings, warnings, marked tiles."""

@@ -50,6 +50,7 @@ def connect(options: argparse.Namespace) -> "Client":
 def fetch(client: "Client", job: "Job", target: Path, *, with_report: bool) -> Path:
     """Download a result with a progress bar, and optionally its report (JSON and HTML) and tissue outlines."""
     from slidelift.durable import write_atomically
+    from slidelift.service.pipeline.report import report_text
     from slidelift.service.pipeline.targets import (
         OUTLINES,
         PAGE,
@@ -68,11 +69,11 @@ def fetch(client: "Client", job: "Job", target: Path, *, with_report: bool) -> P
         client.download(job.id, target, show)
     if with_report:
         for name, content in (
-            (REPORT, json.dumps(signed_report(client.report(job.id)), indent=2, ensure_ascii=False)),
-            (PAGE, client.report_page(job.id)),
-            (OUTLINES, json.dumps(client.tissue(job.id))),
+            (REPORT, report_text(signed_report(client.report(job.id)))),
+            (PAGE, client.report_page(job.id).encode("utf-8", "backslashreplace")),
+            (OUTLINES, json.dumps(client.tissue(job.id)).encode()),
         ):
-            write_atomically(companion(result, name), content.encode("utf-8", "backslashreplace"))
+            write_atomically(companion(result, name), content)
     return target
 
 

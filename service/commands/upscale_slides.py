@@ -18,6 +18,7 @@ from slidelift.service.commands.terminal import print_message, print_result
 from slidelift.service.errors import EXIT_DONE, EXIT_FAILED, EXIT_USER, Cancelled, ServiceError, refusal
 from slidelift.service.pipeline.failures import describe
 from slidelift.service.pipeline.progress import CancelToken, Progress, Stage
+from slidelift.service.pipeline.report import Report, report_text
 from slidelift.service.pipeline.request import UpscaleRequest
 from slidelift.service.pipeline.targets import REPORT, companion, refuse_inputs, signed_report
 from slidelift.service.processes.runner import Runner, probe
@@ -121,9 +122,8 @@ def _upscale_one(request: UpscaleRequest, runner: Runner, cancel: CancelToken) -
         cancel.raise_if_cancelled()
         with _Bar(request.slide.name) as bar:
             report = runner.run(request, bar.show, cancel)
-        report["slide"]["path"], report["output"]["path"] = str(request.slide.absolute()), str(request.output)
-        report = signed_report(report)
-        _write_report(request.output, report)
+        answer = _answer(request, report)
+        write_atomically(companion(request.output, REPORT), report_text(answer))
     except Cancelled:
         print_message(
             f"{request.slide.name}: interrupted; run the same command again to continue from the last finished stripe"
@@ -134,28 +134,29 @@ def _upscale_one(request: UpscaleRequest, runner: Runner, cancel: CancelToken) -
         print_message(f"error: {failure.detail}")
         return _Outcome(failure.exit_code, {"error": failure.as_dict()})
     _summarise(request, report)
-    return _Outcome(EXIT_DONE, report)
+    return _Outcome(EXIT_DONE, answer)
 
 
-def _write_report(output: Path, report: dict[str, Any]) -> None:
-    text = json.dumps(report, indent=2, ensure_ascii=False)
-    # Bytes of a name that are not UTF-8 become JSON escapes, from which Python restores the same name.
-    write_atomically(companion(output, REPORT), text.encode("utf-8", "backslashreplace"))
+def _answer(request: UpscaleRequest, report: Report) -> dict[str, Any]:
+    """The report with the paths of slide and result, signed."""
+    values = report.as_dict()
+    values["slide"]["path"], values["output"]["path"] = str(request.slide.absolute()), str(request.output)
+    return signed_report(values)
 
 
-def _summarise(request: UpscaleRequest, report: dict[str, Any]) -> None:
-    out, tiles = report["output"], report["tiles"]
+def _summarise(request: UpscaleRequest, report: Report) -> None:
+    out, tiles = report.output, report.tiles
     name = request.output.name
-    print_message(f"{name}: {'warning: ' if tiles['few_enhanced'] else ''}{report['summary']}")
-    if report["model"]["chosen_because"]:
-        print_message(f"{name}: {report['model']['chosen_because']}")
-    for warning in report["warnings"]:
+    print_message(f"{name}: {'warning: ' if tiles.few_enhanced else ''}{report.summary}")
+    if report.model.chosen_because:
+        print_message(f"{name}: {report.model.chosen_because}")
+    for warning in report.warnings:
         print_message(f"warning: {warning}")
-    if tiles["bad"]:
-        print_message(f"warning: {len(tiles['bad'])} tiles could not be read correctly; the report lists them")
+    if tiles.bad:
+        print_message(f"warning: {len(tiles.bad)} tiles could not be read as they should; the report lists them")
     print_message(
-        f"{name}: {out['width']}x{out['height']} px, {out['mpp'][0]:.6g} µm per pixel; "
-        f"{report['model']['name']}, {report['seconds']:.1f} s"
+        f"{name}: {out.width}x{out.height} px, {out.mpp[0]:.6g} µm per pixel; "
+        f"{report.model.name}, {report.seconds:.1f} s"
     )
 
 

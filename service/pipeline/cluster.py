@@ -27,7 +27,9 @@ from slidelift.service.pipeline.finished import require_finished
 from slidelift.service.pipeline.prepare import versions
 from slidelift.service.pipeline.progress import CancelToken, Tally
 from slidelift.service.pipeline.request import UpscaleRequest
-from slidelift.service.pipeline.stripe import Advance, StripeOrder, tally
+from slidelift.service.pipeline.stripe import StripeSettings
+from slidelift.service.pipeline.stripe_record import segment_tally
+from slidelift.service.pipeline.tile_upscaling import Advance
 from slidelift.service.pipeline.workspace import Workspace
 from slidelift.wsi.slide import SlideReader
 from slidelift.wsi.tiling import Stripe, TilePlan
@@ -43,8 +45,8 @@ _LOST = (CommClosedError, ConnectionError, CancelledError, TimeoutError)
 """What calls to a scheduler raise when it is gone; TimeoutError: a result that its worker took along."""
 
 
-class Cluster:
-    """Makes stripes on a cluster; implements `service.pipeline.local.StripeMaker`. A context manager.
+class ClusterExecutor:
+    """Makes stripes on a cluster; implements `service.pipeline.local.StripeExecutor`. A context manager.
 
     Parameters
     ----------
@@ -79,7 +81,7 @@ class Cluster:
         self._lonely_since: float | None = None
         self._on_gpus = False
 
-    def __enter__(self) -> "Cluster":
+    def __enter__(self) -> "ClusterExecutor":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -128,12 +130,12 @@ class Cluster:
         self,
         request: UpscaleRequest,
         reader: SlideReader,  # noqa: ARG002 - each worker opens its own
-        order: StripeOrder,
+        settings: StripeSettings,
         stripes: Sequence[Stripe],
         workspace: Workspace,
         advance: Advance,
     ) -> None:
-        """See `StripeMaker`; goes on after workers or the scheduler were lost and came back.
+        """See `StripeExecutor`; goes on after workers or the scheduler were lost and came back.
 
         Raises
         ------
@@ -146,7 +148,7 @@ class Cluster:
             files=stamps(request.slide),
             model=self._model,
             fingerprint=self._fingerprint,
-            order=order,
+            settings=settings,
             sign=str(sign),
             versions=versions(),
         )
@@ -190,19 +192,19 @@ class Cluster:
                 if future.status == "error":
                     raise _failure(future.exception(timeout=_ANSWER_SECONDS), f"stripe {number}")
                 answer = future.result(timeout=_ANSWER_SECONDS)
-                segment = self._accepted(answer, errand.order, waiting[number], workspace)
+                segment = self._accepted(answer, errand.settings, waiting[number], workspace)
                 del waiting[number]
-                advance(tally(segment), None)
+                advance(segment_tally(segment), None)
 
     def _accepted(
-        self, answer: Mapping[str, Any] | None, order: StripeOrder, stripe: Stripe, workspace: Workspace
+        self, answer: Mapping[str, Any] | None, settings: StripeSettings, stripe: Stripe, workspace: Workspace
     ) -> Segment:
         if answer is not None:
             raise ServiceError(Problem(**answer))
         deadline = time.monotonic() + _ANSWER_SECONDS  # a network file system shows a new name late
 
         def require(segment: Segment) -> None:
-            require_finished(segment, order, stripe)
+            require_finished(segment, settings, stripe)
 
         while (segment := workspace.finished_segment(stripe.number, require)) is None:
             if time.monotonic() > deadline:

@@ -16,7 +16,7 @@ from slidelift.service.pipeline.failures import describe
 from slidelift.service.pipeline.finished import require_finished
 from slidelift.service.pipeline.prepare import versions
 from slidelift.service.pipeline.progress import CancelToken
-from slidelift.service.pipeline.stripe import StripeOrder, stripe_work
+from slidelift.service.pipeline.stripe import StripeSettings, open_stripe_maker
 from slidelift.service.pipeline.workspace import Workspace
 from slidelift.wsi.companions import companion_files
 from slidelift.wsi.errors import SegmentDamagedError
@@ -51,7 +51,7 @@ class ClusterTask:
     files: tuple[tuple[str, int, int], ...]
     model: Model
     fingerprint: str
-    order: StripeOrder
+    settings: StripeSettings
     sign: str
     versions: tuple[str, ...]
 
@@ -134,14 +134,14 @@ def _make_alone(errand: ClusterTask, number: int, upscaler: PatchUpscaler) -> No
     if cancel.is_set:
         raise ServiceError(_unseen(folder))
     path = folder / Workspace.segment_name(number)
-    stripe = next(stripe for stripe in errand.order.plan.stripes() if stripe.number == number)
+    stripe = next(stripe for stripe in errand.settings.plan.stripes() if stripe.number == number)
     with suppress(FileNotFoundError, SegmentDamagedError):  # made by one that could not say so any more
-        require_finished(Segment(path), errand.order, stripe)
+        require_finished(Segment(path), errand.settings, stripe)
         return
     reader = open_slide(slide)
     try:
-        with stripe_work(errand.order, reader, upscaler, lambda *_: None, cancel) as work:
-            work.run(stripe, path)
+        with open_stripe_maker(errand.settings, reader, upscaler, lambda *_: None, cancel) as maker:
+            maker.make(stripe, path)
     finally:
         reader.close()
 

@@ -1,16 +1,16 @@
-"""What is handed over with a result: its tissue as GeoJSON, and one page that shows how it was made."""
+"""The companion files of a result: tissue outlines as GeoJSON, and the report as an HTML page."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from slidelift.models.metrics.consistency import mean_consistency
+from slidelift.service.pipeline.report import Report
 from slidelift.service.pipeline.report_builder import ReportBuilder
-from slidelift.service.pipeline.result_page import THUMBNAIL, Crops, Shown, result_page
-from slidelift.service.pipeline.stripe import Mark
+from slidelift.service.pipeline.result_page import THUMBNAIL, Crops, PageImages, result_page
 from slidelift.service.pipeline.targets import OUTLINES, PAGE, signed_outlines, signed_page
+from slidelift.service.pipeline.tile_mark import TileMark
 from slidelift.service.pipeline.workspace import Workspace
 from slidelift.wsi.errors import TileReadError
 from slidelift.wsi.geometry import Region, Size
@@ -25,34 +25,34 @@ _CROP = 80
 _TISSUE, _STRAYED, _BAD = (68, 119, 170), (221, 136, 34), (204, 51, 17)
 
 
-def write_package(workspace: Workspace, account: ReportBuilder, report: dict[str, Any]) -> None:
-    """Write both into the workspace, to be published with the result that lies there."""
-    plan = account.job.plan
+def write_companions(workspace: Workspace, builder: ReportBuilder, report: Report) -> None:
+    """Write both files into the workspace, to be published with the result."""
+    plan = builder.job.plan
     classes = {
-        "Tissue": (account.cells(Mark.TISSUE), _TISSUE),
-        "Not believed": (account.cells(Mark.STRAYED), _STRAYED),
-        "Unreadable": (account.cells(Mark.BAD), _BAD),
+        "Tissue": (builder.cells(TileMark.TISSUE), _TISSUE),
+        "Not believed": (builder.cells(TileMark.STRAYED), _STRAYED),
+        "Unreadable": (builder.cells(TileMark.BAD), _BAD),
     }
     outlines = geojson(classes, plan.core * plan.scale, plan.output)
-    output = account.job.request.output
+    output = builder.job.request.output
     workspace.write_companion(OUTLINES, signed_outlines(outlines, output))
-    with result_reader(workspace.result, account.job.format.name) as read:
-        shown = _shown(account, read)
-    workspace.write_companion(PAGE, signed_page(result_page(report, shown), output))
+    with result_reader(workspace.result, builder.job.format.name) as read:
+        images = _images(builder, read)
+    workspace.write_companion(PAGE, signed_page(result_page(report, images), output))
 
 
-def _shown(account: ReportBuilder, read: ReadResult) -> Shown:
-    job = account.job
+def _images(builder: ReportBuilder, read: ReadResult) -> PageImages:
+    job = builder.job
     scores = np.full((job.plan.rows, job.plan.columns), np.nan)
-    for row, column, rmse in account.scores:
+    for row, column, rmse in builder.scores:
         scores[row, column] = rmse
     crops = (
-        _crops(account, read, *score, weigh) for score, weigh in zip(account.median_and_worst, _RULES, strict=False)
+        _crops(builder, read, *score, weigh) for score, weigh in zip(builder.median_and_worst, _RULES, strict=False)
     )
-    return Shown(
+    return PageImages(
         before=thumbnail(job.reader, job.plan.level, job.plan.source, THUMBNAIL),
         after=_small_result(level_sizes(job.plan.output), read),
-        map=account.map,
+        map=builder.map,
         consistency=scores,
         crops=tuple(crop for crop in crops if crop is not None),
     )
@@ -78,7 +78,7 @@ _RULES: tuple[Callable[[Pixels, Pixels], float], ...] = (
 
 
 def _crops(
-    account: ReportBuilder,
+    builder: ReportBuilder,
     read: ReadResult,
     row: int,
     column: int,
@@ -86,13 +86,13 @@ def _crops(
     weigh: Callable[[Pixels, Pixels], float],
 ) -> Crops | None:
     """The square of the tile that weighs most; None where the source can't be read again."""
-    plan = account.job.plan
+    plan = builder.job.plan
     core = plan.tile(row, column).core
     try:
-        pixels = account.job.reader.read_region(plan.level, core)
+        pixels = builder.job.reader.read_region(plan.level, core)
     except TileReadError:
         return None
-    corner = account.output_region(row, column)
+    corner = builder.output_region(row, column)
     result = read(0, corner)
     square = max(_squares(core.size), key=lambda one: weigh(_cut(pixels, one), _cut(result, one.scaled(plan.scale))))
     source, place = _cut(pixels, square), square.scaled(plan.scale)

@@ -1,94 +1,53 @@
-"""Whether a segment holds the stripe that it is named after, whatever has become of the file.
+"""Checks that a segment holds the stripe that its name says.
 
-Checksums find what a disk altered (`wsi.writers.segment`). What was whole when it was written, but is another stripe or
-was told by another program, is found here, so that it is made anew and nothing fails over it later.
+Checksums find what a disk altered (`wsi.writers.segment`). A segment that was whole when it was written may still be
+another stripe's, or of another version of the program; it is made anew.
 """
-
-import math
-from collections.abc import Callable
-from dataclasses import fields
-from typing import Any
 
 import numpy as np
 
-from slidelift.service.pipeline.stripe import TOLD, Mark, StripeOrder, StripeReport
+from slidelift.service.pipeline.stripe import StripeSettings
+from slidelift.service.pipeline.stripe_record import StripeRecord
+from slidelift.service.pipeline.tile_mark import TileMark
 from slidelift.wsi.errors import SegmentDamagedError
 from slidelift.wsi.pyramid import TILE
-from slidelift.wsi.seam import is_seam
 from slidelift.wsi.tiling import Stripe, TilePlan
 from slidelift.wsi.writers.segment import Segment
 
 
-def require_finished(segment: Segment, order: StripeOrder, stripe: Stripe) -> None:
-    """Raise SegmentDamagedError unless the segment's tiles, rest and report are those of the stripe."""
-    if not (_is_report(segment.report, order.plan, stripe) and _holds_tiles(segment, order, stripe)):
+def require_finished(segment: Segment, settings: StripeSettings, stripe: Stripe) -> None:
+    """Raise SegmentDamagedError unless the segment's tiles, rest and record are those of the stripe."""
+    if not (_has_record(segment, settings.plan, stripe) and _has_tiles(segment, settings, stripe)):
         raise SegmentDamagedError(segment.path, "it does not hold this stripe")
 
 
-def _holds_tiles(segment: Segment, order: StripeOrder, stripe: Stripe) -> bool:
+def _has_tiles(segment: Segment, settings: StripeSettings, stripe: Stripe) -> bool:
     """Whether each tile of each level is there once, and the rest where one is wanted."""
     index, size = segment.index, stripe.output.size
-    for level in range(order.levels):
+    for level in range(settings.levels):
         here, part = size.halved(level), index[(index["level"] == level) & (index["part"] == 0)]
         cells = {(int(one["row"]), int(one["column"])) for one in part}
         rows, columns = -(-here.height // TILE), -(-here.width // TILE)
         if len(part) != rows * columns or cells != {(row, column) for row in range(rows) for column in range(columns)}:
             return False
-    rest = size.halved(order.levels)
-    wanted = (rest.height, rest.width, 3) if order.more_levels else (0, 0, 3)
-    return segment.remainder_shape == wanted and not np.any(index["level"] >= order.levels)
+    rest = size.halved(settings.levels)
+    wanted = (rest.height, rest.width, 3) if settings.has_top_levels else (0, 0, 3)
+    return segment.remainder_shape == wanted and not np.any(index["level"] >= settings.levels)
 
 
-def _is_report(report: Any, plan: TilePlan, stripe: Stripe) -> bool:
-    if not isinstance(report, dict) or report.keys() != {field.name for field in fields(StripeReport)}:
+def _has_record(segment: Segment, plan: TilePlan, stripe: Stripe) -> bool:
+    try:
+        record = StripeRecord.of(segment)
+    except SegmentDamagedError:
         return False
-
-    def is_cell(row: Any, column: Any) -> bool:
-        return (
-            _is_count(row)
-            and _is_count(column)
-            and stripe.first_row <= row < stripe.first_row + stripe.rows
-            and column < plan.columns
-        )
-
-    def is_bad(one: Any) -> bool:
-        return (
-            isinstance(one, dict)
-            and one.keys() == set(TOLD)
-            and is_cell(one["row"], one["column"])
-            and all(_is_list(one[name], _is_whole) and len(one[name]) == 4 for name in ("region", "affected"))
-            and isinstance(one["cause"], str)
-            and isinstance(one["remedy"], str)
-        )
-
-    def is_score(one: Any) -> bool:
-        return isinstance(one, list) and len(one) == 3 and is_cell(*one[:2]) and _is_figure(one[2])
-
-    def is_row(one: Any) -> bool:
-        return isinstance(one, str) and len(one) == plan.columns and set(one) <= set(Mark)
-
+    rows = range(stripe.first_row, stripe.first_row + stripe.rows)
+    places = [(row, column) for row, column, _ in record.consistency]
+    places += [(bad.row, bad.column) for bad in record.bad_tiles]
     return (
-        report["number"] == stripe.number
-        and _is_list(report["map"], is_row)
-        and len(report["map"]) == stripe.rows
-        and _is_list(report["consistency"], is_score)
-        and _is_list(report["bad_tiles"], is_bad)
-        and _is_list(report["incidents"], lambda one: isinstance(one, str))
-        and is_seam(report["seam"])
+        record.as_dict() == segment.report  # no other members
+        and record.number == stripe.number
+        and len(record.map) == stripe.rows
+        and all(len(row) == plan.columns and set(row) <= set(TileMark) for row in record.map)
+        and all(row in rows and 0 <= column < plan.columns for row, column in places)
+        and all(rmse >= 0 for _, _, rmse in record.consistency)
     )
-
-
-def _is_list(value: Any, of: Callable[[Any], bool]) -> bool:
-    return isinstance(value, list) and all(of(one) for one in value)
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_count(value: Any) -> bool:
-    return _is_whole(value) and value >= 0
-
-
-def _is_figure(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 0

@@ -11,7 +11,8 @@ from slidelift.models.errors import NonFiniteOutputError
 from slidelift.models.upscaler import OpenedModel, PatchUpscaler, UpscalerFacts
 from slidelift.service.pipeline.progress import CancelToken
 from slidelift.service.pipeline.request import UpscaleRequest
-from slidelift.service.pipeline.stripe import Advance, StripeOrder, stripe_work
+from slidelift.service.pipeline.stripe import StripeSettings, open_stripe_maker
+from slidelift.service.pipeline.tile_upscaling import Advance
 from slidelift.service.pipeline.workspace import Workspace
 from slidelift.wsi.slide import SlideReader
 from slidelift.wsi.tiling import Stripe, TilePlan
@@ -20,7 +21,7 @@ from slidelift.wsi.tiling import Stripe, TilePlan
 _WORTH_A_TRIAL = 50
 
 
-class StripeMaker(Protocol):
+class StripeExecutor(Protocol):
     """Where a job's stripes are made: here, or by the workers of a cluster (`service.pipeline.cluster`)."""
 
     def load(self, model: OpenedModel, *, scale: int, device: str, precision: str = "auto") -> UpscalerFacts:
@@ -35,7 +36,7 @@ class StripeMaker(Protocol):
         self,
         request: UpscaleRequest,
         reader: SlideReader,
-        order: StripeOrder,
+        settings: StripeSettings,
         stripes: Sequence[Stripe],
         workspace: Workspace,
         advance: Advance,
@@ -50,20 +51,20 @@ class StripeMaker(Protocol):
         ...
 
 
-class Local:
-    """Makes stripes in this process; implements `StripeMaker`."""
+class LocalExecutor:
+    """Makes stripes in this process; implements `StripeExecutor`."""
 
     def __init__(self, cancel: CancelToken) -> None:
         self._cancel = cancel
         self._upscaler: PatchUpscaler
 
     def load(self, model: OpenedModel, *, scale: int, device: str, precision: str = "auto") -> UpscalerFacts:
-        """See `StripeMaker`."""
+        """See `StripeExecutor`."""
         self._upscaler = model.upscaler(scale=scale, device=device, precision=precision)
         return self._upscaler
 
     def trial(self, plan: TilePlan, passed: int) -> float | None:
-        """See `StripeMaker`; the second of two calls is timed, since the first loads kernels."""
+        """See `StripeExecutor`; the second of two calls is timed, since the first loads kernels."""
         batch = self._upscaler.batch
         if passed < 2 * batch * _WORTH_A_TRIAL:
             return None
@@ -79,12 +80,12 @@ class Local:
         self,
         request: UpscaleRequest,  # noqa: ARG002 - the face of all
         reader: SlideReader,
-        order: StripeOrder,
+        settings: StripeSettings,
         stripes: Sequence[Stripe],
         workspace: Workspace,
         advance: Advance,
     ) -> None:
-        """See `StripeMaker`."""
-        with stripe_work(order, reader, self._upscaler, advance, self._cancel) as work:
+        """See `StripeExecutor`."""
+        with open_stripe_maker(settings, reader, self._upscaler, advance, self._cancel) as maker:
             for stripe in stripes:
-                work.run(stripe, workspace.segment_path(stripe.number))
+                maker.make(stripe, workspace.segment_path(stripe.number))

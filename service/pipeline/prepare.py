@@ -14,7 +14,7 @@ from slidelift.models.interpolate import Interpolator
 from slidelift.models.upscaler import OpenedModel, UpscalerFacts
 from slidelift.models.zoo.catalog import ModelCard, ModelKind
 from slidelift.service.errors import refusal
-from slidelift.service.pipeline.local import StripeMaker
+from slidelift.service.pipeline.local import StripeExecutor
 from slidelift.service.pipeline.options import BadTilePolicy, Effort
 from slidelift.service.pipeline.recommendation import compression_warnings
 from slidelift.service.pipeline.request import UpscaleRequest
@@ -28,11 +28,12 @@ from slidelift.wsi.provenance import NOT_FOR_DIAGNOSIS, Provenance, software
 from slidelift.wsi.pyramid import level_sizes
 from slidelift.wsi.roi import Roi
 from slidelift.wsi.slide import SlideInfo, SlideReader
+from slidelift.wsi.tile_mask import with_outside
 from slidelift.wsi.tiling import SourcePlan, TilePlan, is_close, plan_source
 from slidelift.wsi.tissue import DEFAULT_ENTROPY, looks_dark, survey
 from slidelift.wsi.writers.formats import OutputFormat
 
-SEGMENTS = 4
+SEGMENTS = 5
 """Version of a stripe's report; a run that an earlier version began is not continued."""
 
 _NOT_IN_PIXELS: dict[str, Any] = {
@@ -75,7 +76,7 @@ def prepare(
     reader: SlideReader,
     output_format: OutputFormat,
     workspace: Workspace,
-    maker: StripeMaker,
+    executor: StripeExecutor,
 ) -> Prepared:
     """Look up everything, and continue the plan stored in the workspace or store a new one.
 
@@ -84,7 +85,7 @@ def prepare(
     model = OpenedModel(request.model)
     source = _plan_source(request, reader.info, model.card)
     source_sha256 = request.slide_sha256 or content_hash(request.slide)
-    upscaler = maker.load(model, scale=source.scale, device=request.device)
+    upscaler = executor.load(model, scale=source.scale, device=request.device)
     key = _key(request, output_format, source_sha256, upscaler)
     stored = _stored_plan(workspace, key)
     if stored is None:
@@ -92,7 +93,7 @@ def prepare(
         stored = _StoredPlan(upscaler.precision, plan, warnings, request.chosen_because)
         workspace.begin({"key": key, **stored.as_dict()})
     elif stored.precision != upscaler.precision:
-        upscaler = maker.load(model, scale=source.scale, device=request.device, precision=stored.precision)
+        upscaler = executor.load(model, scale=source.scale, device=request.device, precision=stored.precision)
     provenance = Provenance(
         source_sha256=source_sha256,
         source_mpp=source.mpp,
@@ -212,7 +213,7 @@ def _plan(
 def _within_roi(mask: tuple[str, ...], plan: TilePlan, roi: Roi, info: SlideInfo) -> tuple[str, ...]:
     """The mask without the tiles that the region of interest does not touch."""
     touched = roi.tile_rows(plan.source, info.levels[plan.level].downsample, plan.core, plan.rows, plan.columns)
-    return tuple("".join(map(min, *rows)) for rows in zip(mask, touched, strict=True))
+    return with_outside(mask, touched)
 
 
 def samples_dark(reader: SlideReader, level: int, region: Region) -> bool:

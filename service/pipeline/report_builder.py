@@ -1,11 +1,10 @@
-"""The account of a job: what was made from what, tile by tile, as the JSON report tells it."""
+"""Builds the report of a finished job from its plan, its model and the records of its stripes."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +13,29 @@ from slidelift.models.zoo.catalog import ModelKind
 from slidelift.service.pipeline.prepare import Prepared
 from slidelift.service.pipeline.progress import Stage
 from slidelift.service.pipeline.recommendation import expectation
-from slidelift.service.pipeline.stripe import COMPUTED, STRAYED_MODEL, Mark
+from slidelift.service.pipeline.report import (
+    BadTileReport,
+    CompressionReport,
+    ConsistencyReport,
+    LevelReport,
+    ModelReport,
+    OutputReport,
+    PlanReport,
+    Report,
+    SeamReport,
+    SlideReport,
+    StageSeconds,
+    StripesReport,
+    TilesReport,
+    WorstTileReport,
+)
+from slidelift.service.pipeline.stripe_record import STRAYED_CAUSE, StripeRecord
+from slidelift.service.pipeline.tile_mark import TISSUE_MARKS, TileMark
 from slidelift.wsi.geometry import Region
 from slidelift.wsi.provenance import NOT_FOR_DIAGNOSIS, software
 from slidelift.wsi.result_hash import result_hash
 from slidelift.wsi.seam import Seam
+from slidelift.wsi.slide import SlideInfo
 from slidelift.wsi.suffixes import suffix_of
 
 SEAM_EXPLAINED = (
@@ -32,34 +49,33 @@ CONSISTENCY_EXPLAINED = (
     "interpolation gives a few grey levels too; what counts is a tile that is far above the others."
 )
 
+FEW_ENHANCED = 0.9
+"""Share of the tissue tiles below which the report says that few were enhanced."""
 
-FEW = 0.9
-"""Share of the tissue tiles below which a result is told to be enhanced in few."""
-
-STRAY = 8.0
-"""Grey levels of RMSE: bicubic enlargement of H&E has 4 at most, and a model is there to be nearer to its source."""
+STRAY_RMSE = 8.0
+"""Grey levels of RMSE from which on the report warns; bicubic enlargement of H&E has 4 at most."""
 
 
 @dataclass(slots=True)
 class Stopwatch:
-    """Seconds that each stage took; the last one runs on until `seconds` is read."""
+    """Seconds of each stage; the last stage ends when `seconds` is read."""
 
     _stage: Stage | None = None
     _since: float = 0.0
     _spent: dict[Stage, float] = field(default_factory=dict)
 
     def enter(self, stage: Stage) -> None:
-        """The work is in `stage` now."""
+        """Begin a stage and end the one before."""
         now = time.monotonic()
         if self._stage is not None:
             self._spent[self._stage] = self._spent.get(self._stage, 0.0) + now - self._since
         self._stage, self._since = stage, now
 
-    def seconds(self) -> dict[str, float]:
-        """Of every stage, in their order."""
+    def seconds(self) -> StageSeconds:
+        """Return the seconds of every stage."""
         if self._stage is not None:
             self.enter(self._stage)
-        return {str(stage): round(self._spent.get(stage, 0.0), 3) for stage in Stage}
+        return StageSeconds(**{str(stage): round(self._spent.get(stage, 0.0), 3) for stage in Stage})
 
 
 @dataclass(frozen=True)
@@ -69,72 +85,66 @@ class ReportBuilder:
     Attributes
     ----------
     stripes
-        The reports of all stripes, in order (`service.pipeline.stripe.StripeReport` as JSON).
+        Of all stripes, in order.
     resumed
-        How many of them an earlier run had made.
+        Number of stripes that an earlier run made.
     """
 
     job: Prepared
-    stripes: Sequence[Mapping[str, Any]]
+    stripes: Sequence[StripeRecord]
     resumed: int
 
     @cached_property
     def map(self) -> tuple[str, ...]:
-        """A string a row, a letter of `Mark` a tile."""
-        plan, roi = self.job.plan, self.job.request.roi
-        rows = tuple(row for stripe in self.stripes for row in stripe["map"])
-        if roi is None:
-            return rows
-        downsample = self.job.reader.info.levels[plan.level].downsample
-        touched = roi.tile_rows(plan.source, downsample, plan.core, plan.rows, plan.columns)
-        return tuple(
-            "".join(
-                Mark.OUTSIDE if mark == Mark.GLASS and one == "0" else mark for mark, one in zip(*pair, strict=True)
-            )
-            for pair in zip(rows, touched, strict=True)
-        )
+        """One string a row, one letter of `TileMark` a tile."""
+        return tuple(row for stripe in self.stripes for row in stripe.map)
 
-    def cells(self, mark: Mark) -> NDArray[np.bool_]:
-        """Where the map has this letter, (rows, columns)."""
+    def cells(self, mark: TileMark) -> NDArray[np.bool_]:
+        """Tiles of one mark, (rows, columns)."""
         return np.array([[letter == mark for letter in row] for row in self.map])
 
     @cached_property
     def scores(self) -> tuple[tuple[int, int, float], ...]:
         """Row, column and consistency of each tile that the model made."""
-        return tuple((row, column, rmse) for stripe in self.stripes for row, column, rmse in stripe["consistency"])
+        return tuple(score for stripe in self.stripes for score in stripe.consistency)
 
     @cached_property
-    def tiles(self) -> dict[str, Any]:
+    def bad_tiles(self) -> tuple[BadTileReport, ...]:
+        """Tiles that were not read or not computed as planned."""
+        return tuple(bad for stripe in self.stripes for bad in stripe.bad_tiles)
+
+    @cached_property
+    def tiles(self) -> TilesReport:
         """What became of the tiles."""
-        counts = {mark: sum(row.count(mark) for row in self.map) for mark in Mark}
-        tissue = sum(counts[mark] for mark in COMPUTED)
-        return {
-            "total": self.job.plan.rows * self.job.plan.columns,
-            "tissue": tissue,
-            "enhanced": counts[Mark.TISSUE],
-            "strayed": counts[Mark.STRAYED],
-            "failed": counts[Mark.BAD],
-            "rejected": counts[Mark.REJECTED],
-            "glass": counts[Mark.GLASS],
-            "outside": counts[Mark.OUTSIDE],
-            "few_enhanced": counts[Mark.TISSUE] < FEW * tissue,
-            "map": list(self.map),
-            "consistency": self._consistency(),
-            "bad": [bad for stripe in self.stripes for bad in stripe["bad_tiles"]],
-        }
+        counts = {mark: sum(row.count(mark) for row in self.map) for mark in TileMark}
+        tissue = sum(counts[mark] for mark in TISSUE_MARKS)
+        return TilesReport(
+            total=self.job.plan.rows * self.job.plan.columns,
+            tissue=tissue,
+            enhanced=counts[TileMark.TISSUE],
+            strayed=counts[TileMark.STRAYED],
+            failed=counts[TileMark.BAD],
+            rejected=counts[TileMark.REJECTED],
+            glass=counts[TileMark.GLASS],
+            outside=counts[TileMark.OUTSIDE],
+            few_enhanced=counts[TileMark.TISSUE] < FEW_ENHANCED * tissue,
+            map=self.map,
+            consistency=self._consistency(),
+            bad=self.bad_tiles,
+        )
 
     @property
     def summary(self) -> str:
-        """The first line of every report: how much of the tissue the model made."""
-        tissue, enhanced = self.tiles["tissue"], self.tiles["enhanced"]
+        """One sentence: how many of the tissue tiles the model enhanced."""
+        tissue, enhanced = self.tiles.tissue, self.tiles.enhanced
         if not tissue:
-            return f"No tissue was found: the model enhanced 0 of {self.tiles['total']:,} tiles."
-        who = "The model" if self.job.card.kind is ModelKind.NETWORK else "The interpolation"
-        return f"{who} enhanced {enhanced:,} of {tissue:,} tissue tiles."
+            return f"No tissue was found: the model enhanced 0 of {self.tiles.total:,} tiles."
+        subject = "The model" if self.job.card.kind is ModelKind.NETWORK else "The interpolation"
+        return f"{subject} enhanced {enhanced:,} of {tissue:,} tissue tiles."
 
     @property
     def median_and_worst(self) -> tuple[tuple[int, int, float], ...]:
-        """The tile in the middle of the order of consistency, and the last; the upper, leftmost of equal ones."""
+        """The scores of median and worst consistency; the upper, then leftmost of equal ones."""
         if not self.scores:
             return ()
         worst = min(self.scores, key=lambda score: (-score[2], score))
@@ -147,137 +157,178 @@ class ReportBuilder:
         plan = self.job.plan
         return plan.tile(row, column).core.moved(-plan.source.x, -plan.source.y).scaled(plan.scale)
 
-    def report(
-        self, result: Path, device_busy: float | None, watch: Stopwatch, between: Callable[[], None]
-    ) -> dict[str, Any]:
-        """All of it as JSON values.
+    def build(
+        self,
+        result: Path,
+        device_busy: float | None,
+        watch: Stopwatch,
+        started: float,
+        between: Callable[[], None],
+    ) -> Report:
+        """Build the report.
 
         Parameters
         ----------
         result
             The finished file or folder, which is hashed.
+        started
+            `time.monotonic` of the beginning.
         between
-            Called while it is hashed; may raise to stop.
+            Called while the result is hashed; may raise to stop.
         """
-        job = self.job
-        plan, facts, info = job.plan, job.facts, job.reader.info
-        seam = Seam.of([stripe["seam"] for stripe in self.stripes])
-        return {
-            "summary": self.summary,
-            "software": software(),
-            "statement": NOT_FOR_DIAGNOSIS,
-            "slide": {
-                "sha256": job.provenance.source_sha256,
-                **info.as_dict(),
-                "mpp_used": list(job.provenance.source_mpp),
-            },
-            "model": self._model(),
-            "output": {
-                "format": job.format.name,
-                "suffix": suffix_of(job.request.output.name),
-                "quality": job.request.quality,
-                "uuid": facts.uuid,
-                "sha256": result_hash(result, between),
-                "width": facts.sizes[0].width,
-                "height": facts.sizes[0].height,
-                "levels": [[size.width, size.height] for size in facts.sizes],
-                "mpp": list(facts.mpp),
-                "magnification": facts.objective,
-                "icc_profile_carried_over": facts.icc_profile is not None,
-            },
-            "plan": {key: value for key, value in plan.as_dict().items() if key != "mask"},
-            "tiles": self.tiles,
-            "seam": {
-                "figure": _rounded(seam.figure, 4),
-                "result": _rounded(seam.result, 4),
-                "source": _rounded(seam.source, 4),
-                "pixels": seam.borders,
-                "explanation": SEAM_EXPLAINED,
-            },
-            "stripes": {"total": len(self.stripes), "resumed": self.resumed},
-            "seconds_by_stage": watch.seconds(),
-            "device_busy": _rounded(device_busy, 3),
-            "warnings": [*job.warnings, *self._strays(), *self._disbelieved()],
-            "incidents": [incident for stripe in self.stripes for incident in stripe["incidents"]],
-        }
+        sha256 = result_hash(result, between)
+        return Report(
+            summary=self.summary,
+            software=software(),
+            statement=NOT_FOR_DIAGNOSIS,
+            slide=self._slide(),
+            model=self._model(),
+            output=self._output(sha256),
+            plan=self._plan(),
+            tiles=self.tiles,
+            seam=self._seam(),
+            stripes=StripesReport(len(self.stripes), self.resumed),
+            seconds_by_stage=watch.seconds(),
+            device_busy=_rounded(device_busy, 3),
+            warnings=(*self.job.warnings, *self._warnings_of_high_errors(), *self._warnings_of_strayed_tiles()),
+            incidents=tuple(incident for stripe in self.stripes for incident in stripe.incidents),
+            seconds=round(time.monotonic() - started, 3),
+        )
 
-    def _model(self) -> dict[str, Any]:
+    def _slide(self) -> SlideReport:
+        info, provenance = self.job.reader.info, self.job.provenance
+        return SlideReport(
+            sha256=provenance.source_sha256,
+            width=info.size.width,
+            height=info.size.height,
+            mpp=info.mpp,
+            objective=info.objective,
+            vendor=info.vendor,
+            reader=info.reader,
+            levels=tuple(LevelReport(level.size.width, level.size.height, level.downsample) for level in info.levels),
+            bounds=info.bounds.as_box() if info.bounds else None,
+            icc_profile_bytes=len(info.icc_profile) if info.icc_profile else 0,
+            warnings=info.warnings,
+            compression=_compression(info),
+            mpp_used=provenance.source_mpp,
+        )
+
+    def _model(self) -> ModelReport:
         upscaler, card = self.job.upscaler, self.job.card
-        return {
-            "name": upscaler.name,
-            "fingerprint": upscaler.fingerprint,
-            "weights_sha256": card.sha256,
-            "precision": upscaler.precision,
-            "device": upscaler.device,
-            "tiles_join_exactly": upscaler.exact,
-            "kind": str(card.kind),
-            "architecture": card.architecture,
-            "parameters": card.parameters,
-            "scale": upscaler.scale,
-            "source_mpp": list(card.source_mpp) if card.source_mpp else None,
-            "chosen_because": self.job.chosen_because,
-            "expectation": found.text if (found := expectation(card, self.job.reader.info)) else None,
-            "brightfield_only": card.brightfield_only,
-            "back_projection": card.back_projection,
-            "trained_on": card.trained_on,
-            "licence": card.licence,
-            "citation": card.citation,
-            "description": card.description,
-            "notes": card.notes,
-        }
+        expected = expectation(card, self.job.reader.info)
+        return ModelReport(
+            name=upscaler.name,
+            fingerprint=upscaler.fingerprint,
+            weights_sha256=card.sha256,
+            precision=upscaler.precision,
+            device=upscaler.device,
+            tiles_join_exactly=upscaler.exact,
+            kind=str(card.kind),
+            architecture=card.architecture,
+            parameters=card.parameters,
+            scale=upscaler.scale,
+            source_mpp=card.source_mpp,
+            chosen_because=self.job.chosen_because,
+            expectation=expected.text if expected else None,
+            brightfield_only=card.brightfield_only,
+            back_projection=card.back_projection,
+            trained_on=card.trained_on,
+            licence=card.licence,
+            citation=card.citation,
+            description=card.description,
+            notes=card.notes,
+        )
 
-    def _strays(self) -> tuple[str, ...]:
-        """A warning of tiles that are not what the source says; interpolation can't stray."""
-        strays = [score for score in self.scores if score[2] > STRAY]
-        if not strays or self.job.card.kind is not ModelKind.NETWORK:
+    def _output(self, sha256: str) -> OutputReport:
+        facts, request = self.job.facts, self.job.request
+        return OutputReport(
+            format=self.job.format.name,
+            suffix=suffix_of(request.output.name),
+            quality=request.quality,
+            uuid=facts.uuid,
+            sha256=sha256,
+            width=facts.sizes[0].width,
+            height=facts.sizes[0].height,
+            levels=tuple((size.width, size.height) for size in facts.sizes),
+            mpp=facts.mpp,
+            magnification=facts.objective,
+            icc_profile_carried_over=facts.icc_profile is not None,
+        )
+
+    def _plan(self) -> PlanReport:
+        plan = self.job.plan
+        return PlanReport(
+            level=plan.level,
+            source=plan.source,
+            scale=plan.scale,
+            halo=plan.halo,
+            fade=plan.fade,
+            batch=plan.batch,
+            entropy=plan.entropy,
+            core=plan.core,
+            rows_per_stripe=plan.rows_per_stripe,
+        )
+
+    def _seam(self) -> SeamReport:
+        seam = Seam.of(stripe.seam for stripe in self.stripes)
+        return SeamReport(
+            figure=_rounded(seam.figure, 4),
+            result=_rounded(seam.result, 4),
+            source=_rounded(seam.source, 4),
+            pixels=seam.borders,
+            explanation=SEAM_EXPLAINED,
+        )
+
+    def _warnings_of_high_errors(self) -> tuple[str, ...]:
+        """Warn of tiles that differ much from their source; interpolation can't."""
+        high = [score for score in self.scores if score[2] > STRAY_RMSE]
+        if not high or self.job.card.kind is not ModelKind.NETWORK:
             return ()
         row, column, worst = self.median_and_worst[-1]
         place = self.output_region(row, column)
         return (
-            f"{len(strays)} of {len(self.scores)} tiles, reduced again, differ from their source by more than "
-            f"{STRAY:g} grey levels (RMSE), the worst by {worst:.1f} at x {place.x}, y {place.y} "
+            f"{len(high)} of {len(self.scores)} tiles, reduced again, differ from their source by more than "
+            f"{STRAY_RMSE:g} grey levels (RMSE), the worst by {worst:.1f} at x {place.x}, y {place.y} "
             "of the result: the model may have drawn what is not there; look at them",
         )
 
-    def _disbelieved(self) -> tuple[str, ...]:
-        """A warning of tiles whose model was not believed."""
-        found = [bad for stripe in self.stripes for bad in stripe["bad_tiles"] if bad["cause"] == STRAYED_MODEL]
-        if not found:
+    def _warnings_of_strayed_tiles(self) -> tuple[str, ...]:
+        """Warn of tiles whose model output was replaced."""
+        strayed = [bad for bad in self.bad_tiles if bad.cause == STRAYED_CAUSE]
+        if not strayed:
             return ()
-        place = self.output_region(found[0]["row"], found[0]["column"])
+        place = self.output_region(strayed[0].row, strayed[0].column)
         return (
-            f"{len(found)} tiles were resampled plainly, since {STRAYED_MODEL} there (ink and dirt can do that), the "
+            f"{len(strayed)} tiles were resampled plainly, since {STRAYED_CAUSE} there (ink and dirt can do that), the "
             f"first at x {place.x}, y {place.y} of the result; the report lists them",
         )
 
-    def _consistency(self) -> dict[str, Any] | None:
+    def _consistency(self) -> ConsistencyReport | None:
         if not self.scores:
             return None
         values = [rmse for _, _, rmse in self.scores]
         row, column, rmse = self.median_and_worst[-1]
-        core, place = self.job.plan.tile(row, column).core, self.output_region(row, column)
-        return {
-            "measured": len(values),
-            "mean": round(float(np.mean(values)), 3),
-            "median": round(float(np.median(values)), 3),
-            "p95": round(float(np.percentile(values, 95)), 3),
-            "worst": {
-                "rmse": rmse,
-                "row": row,
-                "column": column,
-                "region": [core.x, core.y, core.width, core.height],
-                "output_region": [place.x, place.y, place.width, place.height],
-            },
-            "grid": self._grid(),
-            "explanation": CONSISTENCY_EXPLAINED,
-        }
+        core = self.job.plan.tile(row, column).core
+        return ConsistencyReport(
+            measured=len(values),
+            mean=round(float(np.mean(values)), 3),
+            median=round(float(np.median(values)), 3),
+            p95=round(float(np.percentile(values, 95)), 3),
+            worst=WorstTileReport(rmse, row, column, core.as_box(), self.output_region(row, column).as_box()),
+            grid=self._grid(),
+            explanation=CONSISTENCY_EXPLAINED,
+        )
 
-    def _grid(self) -> list[list[float | None]]:
-        """Each tile's figure at its place, None where the model made none."""
-        grid: list[list[float | None]] = [[None] * self.job.plan.columns for _ in range(self.job.plan.rows)]
-        for row, column, rmse in self.scores:
-            grid[row][column] = rmse
-        return grid
+    def _grid(self) -> tuple[tuple[float | None, ...], ...]:
+        """RMSE of each tile at its place, None where the model made none."""
+        scores = {(row, column): rmse for row, column, rmse in self.scores}
+        rows, columns = range(self.job.plan.rows), range(self.job.plan.columns)
+        return tuple(tuple(scores.get((row, column)) for column in columns) for row in rows)
+
+
+def _compression(info: SlideInfo) -> CompressionReport | None:
+    found = info.compression
+    return CompressionReport(str(found.codec), found.quality, found.sampling) if found else None
 
 
 def _rounded(value: float | None, digits: int) -> float | None:

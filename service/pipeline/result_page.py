@@ -1,15 +1,21 @@
-"""A result's report as one HTML file: no script, no network, nothing that names the slide, the place or the hour."""
+"""The report as one HTML file, without scripts, external resources, paths, slide names or dates."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from html import escape
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from slidelift.models.html_report import heat, heat_scale, page, picture
-from slidelift.service.pipeline.stripe import Mark
+from slidelift.service.pipeline.report import (
+    BadTileReport,
+    ConsistencyReport,
+    ModelReport,
+    Report,
+    SeamReport,
+)
+from slidelift.service.pipeline.tile_mark import TileMark
 from slidelift.wsi.geometry import Region
 from slidelift.wsi.slide import Pixels
 
@@ -17,13 +23,13 @@ THUMBNAIL = 500
 """Pixels of the longer side of the thumbnails."""
 _MAP = 480
 _MOST_BAD = 200
-_MARKS: dict[Mark, tuple[str, tuple[int, int, int]]] = {
-    Mark.TISSUE: ("tissue, through the model", (68, 119, 170)),
-    Mark.REJECTED: ("too plain for tissue (entropy), resampled", (170, 203, 230)),
-    Mark.GLASS: ("glass (mask), resampled", (236, 236, 236)),
-    Mark.OUTSIDE: ("outside the region of interest, resampled", (255, 255, 255)),
-    Mark.STRAYED: ("the model was not believed, resampled: see the table", (221, 136, 34)),
-    Mark.BAD: ("unreadable in part, or not computed: see the table", (204, 51, 17)),
+_MARKS: dict[TileMark, tuple[str, tuple[int, int, int]]] = {
+    TileMark.TISSUE: ("tissue, through the model", (68, 119, 170)),
+    TileMark.REJECTED: ("too plain for tissue (entropy), resampled", (170, 203, 230)),
+    TileMark.GLASS: ("glass (mask), resampled", (236, 236, 236)),
+    TileMark.OUTSIDE: ("outside the region of interest, resampled", (255, 255, 255)),
+    TileMark.STRAYED: ("the model was not believed, resampled: see the table", (221, 136, 34)),
+    TileMark.BAD: ("unreadable in part, or not computed: see the table", (204, 51, 17)),
 }
 
 
@@ -44,8 +50,8 @@ class Crops:
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """What the page shows besides the report's figures.
+class PageImages:
+    """Pictures and maps of the page.
 
     Attributes
     ----------
@@ -66,24 +72,24 @@ class Shown:
     crops: Sequence[Crops]
 
 
-def result_page(report: Mapping[str, Any], shown: Shown) -> str:
+def result_page(report: Report, images: PageImages) -> str:
     """The report as an HTML document."""
-    output, tiles, model = report["output"], report["tiles"], report["model"]
+    output, tiles, model = report.output, report.tiles, report.model
     parts = [
-        _summary(report["summary"], few=tiles["few_enhanced"]),
+        _summary(report.summary, few=tiles.few_enhanced),
         f'<p class="notice"><strong>Computed image — not for primary diagnosis.</strong> '
-        f"{escape(report['statement'])}</p>",
-        f"<p>{output['width']:,} x {output['height']:,} px, {output['mpp'][0]:.5g} µm per pixel, made by "
-        f"<b>{escape(model['name'])}</b> (x{model['scale']}) from level {report['plan']['level']} of the source. "
-        f"{tiles['tissue']:,} of {tiles['total']:,} tiles have tissue. {escape(_chosen(model))}</p>",
-        *(f'<p class="warning"><b>Warning:</b> {escape(warning)}</p>' for warning in report["warnings"]),
-        _overview(shown),
-        _crops(shown.crops, model["name"]),
+        f"{escape(report.statement)}</p>",
+        f"<p>{output.width:,} x {output.height:,} px, {output.mpp[0]:.5g} µm per pixel, made by "
+        f"<b>{escape(model.name)}</b> (x{model.scale}) from level {report.plan.level} of the source. "
+        f"{tiles.tissue:,} of {tiles.total:,} tiles have tissue. {escape(_chosen(model))}</p>",
+        *(f'<p class="warning"><b>Warning:</b> {escape(warning)}</p>' for warning in report.warnings),
+        _overview(images),
+        _crops(images.crops, model.name),
         "<h2>Tiles</h2>",
-        _map(shown.map),
-        _consistency(tiles["consistency"], shown.consistency),
-        _seam(report["seam"], exact=model["tiles_join_exactly"]),
-        _bad(tiles["bad"]),
+        _map(images.map),
+        _consistency(tiles.consistency, images.consistency),
+        _seam(report.seam, exact=model.tiles_join_exactly),
+        _bad(tiles.bad),
         "<h2>How it was made</h2>",
         _facts(report),
     ]
@@ -94,20 +100,20 @@ def _summary(words: str, *, few: bool) -> str:
     return f'<p class="{"warning" if few else "summary"}"><strong>{escape(words)}</strong></p>'
 
 
-def _chosen(model: Mapping[str, Any]) -> str:
+def _chosen(model: ModelReport) -> str:
     """Why this model, and what it may be expected to gain."""
-    if model["chosen_because"]:
-        return f"Recommended: {model['chosen_because']}"
-    return f"On such sources: {model['expectation']}." if model["expectation"] else ""
+    if model.chosen_because:
+        return f"Recommended: {model.chosen_because}"
+    return f"On such sources: {model.expectation}." if model.expectation else ""
 
 
-def _overview(shown: Shown) -> str:
+def _overview(images: PageImages) -> str:
     before = (
         "<p>The source has no level small enough for a thumbnail.</p>"
-        if shown.before is None
-        else picture(shown.before, "the source, made small", "source", lossless=False)
+        if images.before is None
+        else picture(images.before, "the source, made small", "source", lossless=False)
     )
-    after = picture(shown.after, "the result, made small", "result", lossless=False)
+    after = picture(images.after, "the result, made small", "result", lossless=False)
     return f'<h2>Before and after</h2><div class="pictures">{before}{after}</div>'
 
 
@@ -154,41 +160,41 @@ def _map(rows: Sequence[str]) -> str:
     return f'<ul class="legend">{"".join(items)}</ul><div class="framed">{shown}</div>'
 
 
-def _consistency(found: Mapping[str, Any] | None, grid: NDArray[np.float64]) -> str:
+def _consistency(found: ConsistencyReport | None, grid: NDArray[np.float64]) -> str:
     if found is None:
         return "<h3>Downscale-consistency</h3><p>No tile went through the model.</p>"
-    worst, greatest = found["worst"], max(float(np.nanmax(grid)), 1e-6)
-    x, y, width, height = worst["output_region"]
-    alt = f"map of consistency: median {found['median']:.2f}, greatest {worst['rmse']:.2f} grey levels"
+    worst, greatest = found.worst, max(float(np.nanmax(grid)), 1e-6)
+    x, y, width, height = worst.output_region
+    alt = f"map of consistency: median {found.median:.2f}, greatest {worst.rmse:.2f} grey levels"
     return (
-        f"<h3>Downscale-consistency</h3><p>{escape(found['explanation'])}</p>"
-        f"<p>{found['measured']:,} tiles: mean {found['mean']:.2f}, median {found['median']:.2f}, 95 % of them under "
-        f"{found['p95']:.2f}, worst {worst['rmse']:.2f} (row {worst['row']}, column {worst['column']}; x {x}, y {y}, "
+        f"<h3>Downscale-consistency</h3><p>{escape(found.explanation)}</p>"
+        f"<p>{found.measured:,} tiles: mean {found.mean:.2f}, median {found.median:.2f}, 95 % of them under "
+        f"{found.p95:.2f}, worst {worst.rmse:.2f} (row {worst.row}, column {worst.column}; x {x}, y {y}, "
         f"{width} x {height} px of the result).</p>{heat_scale(greatest, 'grey levels')}"
         f'<div class="framed">{picture(_drawn(heat(grid, greatest)), alt, "light grey: not through the model")}</div>'
     )
 
 
-def _seam(seam: Mapping[str, Any], *, exact: bool) -> str:
+def _seam(seam: SeamReport, *, exact: bool) -> str:
     kind = (
         "Tiles of this model join exactly: each pixel is what it would be without tiles."
         if exact
         else "Tiles of this model are cross-faded, since what it draws depends on more context than a tile has."
     )
-    if seam["figure"] is None:
+    if seam.figure is None:
         figure = "There is no border between tiles with tissue to be measured."
     else:
-        parts = "" if seam["source"] is None else f" (result {seam['result']:.2f}, source {seam['source']:.2f})"
-        figure = f"<b>{seam['figure']:.2f}</b>{parts}, over {seam['pixels']:,} pixels along borders."
-    return f"<h3>Seams</h3><p>{figure} {kind}</p><p>{escape(seam['explanation'])}</p>"
+        parts = "" if seam.source is None else f" (result {seam.result:.2f}, source {seam.source:.2f})"
+        figure = f"<b>{seam.figure:.2f}</b>{parts}, over {seam.pixels:,} pixels along borders."
+    return f"<h3>Seams</h3><p>{figure} {kind}</p><p>{escape(seam.explanation)}</p>"
 
 
-def _bad(bad: Sequence[Mapping[str, Any]]) -> str:
+def _bad(bad: Sequence[BadTileReport]) -> str:
     if not bad:
         return "<h3>Bad tiles</h3><p>None: every tile was read and computed as planned.</p>"
     rows = "".join(
-        f'<tr><th scope="row">{one["row"]}, {one["column"]}</th><td>{_region(one["region"])}</td>'
-        f"<td>{_region(one['affected'])}</td><td>{escape(one['cause'])}; {escape(one['remedy'])}</td></tr>"
+        f'<tr><th scope="row">{one.row}, {one.column}</th><td>{_region(one.region)}</td>'
+        f"<td>{_region(one.affected)}</td><td>{escape(one.cause)}; {escape(one.remedy)}</td></tr>"
         for one in bad[:_MOST_BAD]
     )
     more = f"<p>And {len(bad) - _MOST_BAD:,} more, in the report as JSON.</p>" if len(bad) > _MOST_BAD else ""
@@ -200,51 +206,66 @@ def _bad(bad: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _facts(report: Mapping[str, Any]) -> str:
-    model, slide, output, plan = (report[key] for key in ("model", "slide", "output", "plan"))
-    seconds = report["seconds_by_stage"]
-    source = plan["source"]
-    model_facts = {
-        "name": model["name"],
-        "what it is": model["description"],
-        "architecture": model["architecture"] and f"{model['architecture']}, {model['parameters'] or 0:,} parameters",
-        "trained for sources of": model["source_mpp"] and "{:g} to {:g} µm per pixel".format(*model["source_mpp"]),
-        "trained on": model["trained_on"],
-        "licence": model["licence"],
-        "citation": model["citation"],
-        "tiles": "join exactly" if model["tiles_join_exactly"] else "are cross-faded",
-        "back-projection": "one step holds the result to its source" if model["back_projection"] else None,
-        "computed in": f"{model['precision']} on {model['device'].partition(':')[0]}",
-        "notes": model["notes"],
+def _facts(report: Report) -> str:
+    tables: dict[str, Mapping[str, str | None]] = {
+        "Model": _model_facts(report.model),
+        "Plan": _plan_facts(report),
+        "Time": _times(report),
+        "Hashes (SHA-256)": _hashes(report),
     }
-    plan_facts = {
-        "source": f"{slide['width']:,} x {slide['height']:,} px, {slide['mpp_used'][0]:.5g} µm per pixel"
-        + (f", objective {slide['objective']:g}x" if slide["objective"] else ""),
-        "level, region": f"{plan['level']}; x {source['x']}, y {source['y']}, {source['width']:,} x "
-        f"{source['height']:,} px",
-        "tile": f"{plan['core']} px, with {plan['halo']} px of context"
-        + (f"; cross-faded over {plan['fade']} px" if plan["fade"] else ""),
-        "least entropy of tissue": f"{plan['entropy']:g} bits",
-        "result": f"{output['format']}, {len(output['levels'])} levels"
-        + (f", JPEG quality {output['quality']}" if output["format"] == "ome-tiff" else ", lossless"),
-        "colour profile": "carried over, without its texts" if output["icc_profile_carried_over"] else "none",
-        "software": report["software"],
-        "incidents": "; ".join(report["incidents"]) or None,
-    }
-    times = {stage: f"{value:.1f} s" for stage, value in seconds.items()}
-    if report["stripes"]["resumed"]:
-        times["note"] = f"{report['stripes']['resumed']} of {report['stripes']['total']} stripes were made before"
-    if report["device_busy"] is not None:
-        times["model computing"] = f"{report['device_busy']:.0%} of upscaling"
-    hashes = {
-        "source": slide["sha256"],
-        "weights": model["weights_sha256"],
-        "model's fingerprint": model["fingerprint"],
-        "result": output["sha256"],
-        "result's UUID": output["uuid"],
-    }
-    tables = {"Model": model_facts, "Plan": plan_facts, "Time": times, "Hashes (SHA-256)": hashes}
     return "".join(_table(title, values) for title, values in tables.items())
+
+
+def _model_facts(model: ModelReport) -> dict[str, str | None]:
+    return {
+        "name": model.name,
+        "what it is": model.description,
+        "architecture": model.architecture and f"{model.architecture}, {model.parameters or 0:,} parameters",
+        "trained for sources of": "{:g} to {:g} µm per pixel".format(*model.source_mpp) if model.source_mpp else None,
+        "trained on": model.trained_on,
+        "licence": model.licence,
+        "citation": model.citation,
+        "tiles": "join exactly" if model.tiles_join_exactly else "are cross-faded",
+        "back-projection": "one step holds the result to its source" if model.back_projection else None,
+        "computed in": f"{model.precision} on {model.device.partition(':')[0]}",
+        "notes": model.notes,
+    }
+
+
+def _plan_facts(report: Report) -> dict[str, str | None]:
+    slide, output, plan, source = report.slide, report.output, report.plan, report.plan.source
+    return {
+        "source": f"{slide.width:,} x {slide.height:,} px, {slide.mpp_used[0]:.5g} µm per pixel"
+        + (f", objective {slide.objective:g}x" if slide.objective else ""),
+        "level, region": f"{plan.level}; x {source.x}, y {source.y}, {source.width:,} x {source.height:,} px",
+        "tile": f"{plan.core} px, with {plan.halo} px of context"
+        + (f"; cross-faded over {plan.fade} px" if plan.fade else ""),
+        "least entropy of tissue": f"{plan.entropy:g} bits",
+        "result": f"{output.format}, {len(output.levels)} levels"
+        + (f", JPEG quality {output.quality}" if output.format == "ome-tiff" else ", lossless"),
+        "colour profile": "carried over, without its texts" if output.icc_profile_carried_over else "none",
+        "software": report.software,
+        "incidents": "; ".join(report.incidents) or None,
+    }
+
+
+def _times(report: Report) -> dict[str, str | None]:
+    times: dict[str, str | None] = {stage: f"{value:.1f} s" for stage, value in asdict(report.seconds_by_stage).items()}
+    if report.stripes.resumed:
+        times["note"] = f"{report.stripes.resumed} of {report.stripes.total} stripes were made before"
+    if report.device_busy is not None:
+        times["model computing"] = f"{report.device_busy:.0%} of upscaling"
+    return times
+
+
+def _hashes(report: Report) -> dict[str, str | None]:
+    return {
+        "source": report.slide.sha256,
+        "weights": report.model.weights_sha256,
+        "model's fingerprint": report.model.fingerprint,
+        "result": report.output.sha256,
+        "result's UUID": report.output.uuid,
+    }
 
 
 def _table(title: str, values: Mapping[str, str | None]) -> str:

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import json
 import math
 import time
 from collections import OrderedDict
@@ -17,6 +16,8 @@ import numpy as np
 from PIL import Image
 
 from slidelift.service.errors import ServiceError, refusal
+from slidelift.service.pipeline.report import BadTileReport, PlanReport, Report, ReportError
+from slidelift.service.pipeline.stripe_record import StripeRecord
 from slidelift.service.pipeline.workspace import Workspace
 from slidelift.wsi.deepzoom import DeepZoom
 from slidelift.wsi.downsampling import exact_downsample, read_downsampled
@@ -173,37 +174,38 @@ class TileDecoder:
         plan, stripes = self._stripes(source)
         segments = _numbered(stripes)
         info = self._reader({"kind": "slide", "path": source["slide"]}).info
-        reports = [segments[one.number].report if one.number in segments else None for one in plan.stripes()]
+        records = [StripeRecord.of(segments[one.number]) if one.number in segments else None for one in plan.stripes()]
         rows: list[str] = []
-        for stripe, report in zip(plan.stripes(), reports, strict=True):
-            rows += report["map"] if report else [_NOT_YET * plan.columns] * stripe.rows
-        told = [report for report in reports if report]
-        scores = [[None] * plan.columns for _ in range(plan.rows)]
-        for row, column, rmse in (score for report in told for score in report["consistency"]):
+        for stripe, record in zip(plan.stripes(), records, strict=True):
+            rows += record.map if record else [_NOT_YET * plan.columns] * stripe.rows
+        finished = [record for record in records if record]
+        scores: list[list[float | None]] = [[None] * plan.columns for _ in range(plan.rows)]
+        for row, column, rmse in (score for record in finished for score in record.consistency):
             scores[row][column] = rmse
         return {
             "complete": False,
-            "stripes": [report is not None for report in reports],
-            **_placed(plan.as_dict(), info.levels, source["mpp"] or info.mpp),
+            "stripes": [record is not None for record in records],
+            **_placed(plan, info.levels, source["mpp"] or info.mpp),
             "map": rows,
             "consistency": scores,
-            "bad": _bad([bad for report in told for bad in report["bad_tiles"]]),
+            "bad": _bad([bad for record in finished for bad in record.bad_tiles]),
         }
 
     def _finished_map(self, source: dict[str, Any]) -> dict[str, Any]:
-        report = json.loads(Path(source["report"]).read_bytes())
-        if not report.keys() >= {"slide", "plan", "tiles", "stripes"}:
-            raise refusal("job.no-result", "the report does not say where the result lies on its slide")
-        slide, tiles = report["slide"], report["tiles"]
-        levels = [Level(Size(one["width"], one["height"]), one["downsample"]) for one in slide["levels"]]
-        measured = (tiles["consistency"] or {}).get("grid")
+        try:
+            report = Report.from_bytes(Path(source["report"]).read_bytes())
+        except ReportError as error:
+            raise refusal("job.no-result", f"the job's report is damaged ({error}); post the job again") from error
+        slide, tiles = report.slide, report.tiles
+        levels = [Level(Size(one.width, one.height), one.downsample) for one in slide.levels]
+        grid = tiles.consistency.grid if tiles.consistency else [[None] * len(row) for row in tiles.map]
         return {
             "complete": True,
-            "stripes": [True] * report["stripes"]["total"],
-            **_placed(report["plan"], levels, slide["mpp_used"]),
-            "map": tiles["map"],
-            "consistency": measured or [[None] * len(row) for row in tiles["map"]],
-            "bad": _bad(tiles["bad"]),
+            "stripes": [True] * report.stripes.total,
+            **_placed(report.plan, levels, slide.mpp_used),
+            "map": tiles.map,
+            "consistency": grid,
+            "bad": _bad(tiles.bad),
         }
 
 
@@ -239,22 +241,22 @@ def _numbered(stripes: dict[tuple[int, int], Segment]) -> dict[int, Segment]:
     return {number: segment for (number, _), segment in stripes.items()}
 
 
-def _placed(plan: dict[str, Any], levels: Sequence[Level], mpp: Sequence[float] | None) -> dict[str, Any]:
+def _placed(plan: TilePlan | PlanReport, levels: Sequence[Level], mpp: Sequence[float] | None) -> dict[str, Any]:
     """Where the result lies on the slide, in pixels of the slide's finest level, and its own size."""
-    source, scale = plan["source"], plan["scale"]
-    step = exact_downsample(levels[plan["level"]], levels)
+    source, scale = plan.source, plan.scale
+    step = exact_downsample(levels[plan.level], levels)
     return {
-        "place": [source[edge] * step for edge in ("x", "y", "width", "height")],
-        "width": source["width"] * scale,
-        "height": source["height"] * scale,
-        "tile": plan["core"] * scale,
+        "place": [edge * step for edge in source.as_box()],
+        "width": source.width * scale,
+        "height": source.height * scale,
+        "tile": plan.core * scale,
         "scale": scale,
         "mpp": [value * step / scale for value in mpp] if mpp else None,
     }
 
 
-def _bad(tiles: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{name: one[name] for name in ("row", "column", "cause", "remedy")} for one in tiles]
+def _bad(tiles: Sequence[BadTileReport]) -> list[dict[str, Any]]:
+    return [{"row": one.row, "column": one.column, "cause": one.cause, "remedy": one.remedy} for one in tiles]
 
 
 def _encoded(tile: Pixels, image_format: str) -> bytes:

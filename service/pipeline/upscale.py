@@ -2,24 +2,25 @@
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from slidelift.models.errors import ModelError, OutOfMemoryError
 from slidelift.service.errors import Cancelled, ServiceError, problem
-from slidelift.service.pipeline.companion_files import write_package
+from slidelift.service.pipeline.companion_files import write_companions
 from slidelift.service.pipeline.finished import require_finished
-from slidelift.service.pipeline.local import Local, StripeMaker
+from slidelift.service.pipeline.local import LocalExecutor, StripeExecutor
 from slidelift.service.pipeline.options import AUTO, BadTilePolicy
 from slidelift.service.pipeline.prepare import Prepared, prepare, samples_dark
 from slidelift.service.pipeline.progress import CancelToken, Progress, Stage, Tally, TileClock
 from slidelift.service.pipeline.recommendation import recommend
+from slidelift.service.pipeline.report import BadTileReport, Report
 from slidelift.service.pipeline.report_builder import ReportBuilder, Stopwatch
 from slidelift.service.pipeline.request import UpscaleRequest
-from slidelift.service.pipeline.stripe import StripeOrder, tally
+from slidelift.service.pipeline.stripe import StripeSettings
+from slidelift.service.pipeline.stripe_record import StripeRecord, segment_tally
 from slidelift.service.pipeline.targets import refuse_inputs, refuse_long_names, refuse_strangers
 from slidelift.service.pipeline.workspace import Workspace
 from slidelift.wsi.companions import companion_files
@@ -28,6 +29,7 @@ from slidelift.wsi.geometry import Region
 from slidelift.wsi.pyramid import levels_in_stripe
 from slidelift.wsi.readers.open_slide import open_slide
 from slidelift.wsi.slide import SlideReader
+from slidelift.wsi.tile_mask import maybe_tissue_count
 from slidelift.wsi.tiling import Stripe
 from slidelift.wsi.verify import Source, is_result, verify
 from slidelift.wsi.writers import ome_zarr
@@ -50,7 +52,7 @@ class _Made:
 
 def upscale(
     request: UpscaleRequest, on_progress: Tell = lambda _progress: None, cancel: CancelToken | None = None
-) -> dict[str, Any]:
+) -> Report:
     """Upscale one slide and return the report.
 
     The output appears under its name only when it is whole and has been read back; beside it, and just before it,
@@ -66,8 +68,8 @@ def upscale(
 
     Returns
     -------
-    dict
-        JSON values, as the reference describes them; no paths.
+    Report
+        Holds no paths.
 
     Raises
     ------
@@ -89,26 +91,27 @@ def upscale(
         reader = open_slide(request.slide)
         stack.callback(reader.close)
         request = with_model(request, reader)
-        maker = _maker(request, stack, cancel, lambda: tell(Progress(Stage.PLANNING)))
+        executor = _executor(request, stack, cancel, lambda: tell(Progress(Stage.PLANNING)))
         workspace = stack.enter_context(Workspace(request.output))
         with _kept_if_continuable(workspace):
             tell(Progress(Stage.PLANNING))
-            job = prepare(request, reader, output_format, workspace, maker)
+            job = prepare(request, reader, output_format, workspace, executor)
             cancel.raise_if_cancelled()
-            made = _make_stripes(job, workspace, maker, tell)
-            account = ReportBuilder(job, tuple(segment.report for segment in made.segments), made.resumed)
-            _finish(job, workspace, made, account.tiles["bad"], tell, cancel)
+            made = _make_stripes(job, workspace, executor, tell)
+            records = tuple(StripeRecord.of(segment) for segment in made.segments)
+            builder = ReportBuilder(job, records, made.resumed)
+            _finish(job, workspace, made, builder.bad_tiles, tell, cancel)
 
-            def still_at_it() -> None:
+            def keep_alive() -> None:
                 cancel.raise_if_cancelled()
                 tell(made.clock.snapshot(Stage.VERIFYING))
 
             busy = made.clock.snapshot(Stage.JOINING).device_busy
-            report = account.report(workspace.result, busy, watch, still_at_it)
-            write_package(workspace, account, report)
+            report = builder.build(workspace.result, busy, watch, started, keep_alive)
+            write_companions(workspace, builder, report)
             cancel.raise_if_cancelled()
             _publish(request, output_format, workspace)
-    return {**report, "seconds": round(time.monotonic() - started, 3)}
+    return replace(report, seconds=round(time.monotonic() - started, 3))
 
 
 def with_model(request: UpscaleRequest, reader: SlideReader) -> UpscaleRequest:
@@ -143,18 +146,18 @@ def with_model(request: UpscaleRequest, reader: SlideReader) -> UpscaleRequest:
     return replace(request, model=found.model, level=found.level, chosen_because=found.reason)
 
 
-def _maker(
+def _executor(
     request: UpscaleRequest, stack: ExitStack, cancel: CancelToken, still_waits: Callable[[], None]
-) -> StripeMaker:
+) -> StripeExecutor:
     if request.scheduler is None:
-        return Local(cancel)
+        return LocalExecutor(cancel)
     try:
-        from slidelift.service.pipeline.cluster import Cluster
+        from slidelift.service.pipeline.cluster import ClusterExecutor
     except ModuleNotFoundError as error:
         raise ServiceError(
             problem("cluster.not-installed", f"{error.name} is not installed here: pip install 'slidelift[cluster]'")
         ) from error
-    return stack.enter_context(Cluster(request.scheduler, cancel, still_waits))
+    return stack.enter_context(ClusterExecutor(request.scheduler, cancel, still_waits))
 
 
 @contextmanager
@@ -229,25 +232,26 @@ def _inputs(request: UpscaleRequest) -> dict[Path, str]:
     return {model: "the file of weights", **files, slide: "the slide"}
 
 
-def _make_stripes(job: Prepared, workspace: Workspace, maker: StripeMaker, on_progress: Tell) -> _Made:
+def _make_stripes(job: Prepared, workspace: Workspace, executor: StripeExecutor, on_progress: Tell) -> _Made:
     plan = job.plan
-    order = StripeOrder(plan, job.format.name, job.request.quality, job.request.on_bad_tile is BadTilePolicy.MARK)
+    mark_bad = job.request.on_bad_tile is BadTilePolicy.MARK
+    settings = StripeSettings(plan, job.format.name, job.request.quality, mark_bad)
 
     def finished(stripe: Stripe) -> Segment | None:
-        return workspace.finished_segment(stripe.number, lambda segment: require_finished(segment, order, stripe))
+        return workspace.finished_segment(stripe.number, lambda segment: require_finished(segment, settings, stripe))
 
     found = {stripe.number: finished(stripe) for stripe in plan.stripes()}
-    whole = Tally(plan.rows * plan.columns, sum(row.count("1") for row in plan.mask))
-    resumed = sum((tally(segment) for segment in found.values() if segment), Tally())
+    whole = Tally(plan.rows * plan.columns, maybe_tissue_count(plan.mask))
+    resumed = sum((segment_tally(segment) for segment in found.values() if segment), Tally())
     on_progress(TileClock(whole, resumed).snapshot(Stage.UPSCALING))
-    clock = TileClock(whole, resumed, maker.trial(plan, whole.passed - resumed.passed))
+    clock = TileClock(whole, resumed, executor.trial(plan, whole.passed - resumed.passed))
 
     def advance(tiles: Tally, busy_seconds: float | None) -> None:
         clock.advance(tiles, busy_seconds)
         on_progress(clock.snapshot(Stage.UPSCALING))
 
     missing = [stripe for stripe in plan.stripes() if found[stripe.number] is None]
-    maker.make(job.request, job.reader, order, missing, workspace, advance)
+    executor.make(job.request, job.reader, settings, missing, workspace, advance)
     segments = (found[stripe.number] or Segment(workspace.segment_path(stripe.number)) for stripe in plan.stripes())
     return _Made(tuple(segments), sum(segment is not None for segment in found.values()), clock)
 
@@ -256,7 +260,7 @@ def _finish(
     job: Prepared,
     workspace: Workspace,
     made: _Made,
-    bad: Sequence[Mapping[str, Any]],
+    bad: Sequence[BadTileReport],
     on_progress: Tell,
     cancel: CancelToken,
 ) -> None:
@@ -284,7 +288,7 @@ def _finish(
     made.clock.advance(Tally(bytes_written=_tile_bytes([*made.segments, *([top_levels] if top_levels else [])])), 0.0)
     on_progress(made.clock.snapshot(Stage.VERIFYING))
     read_back(workspace.result, job.format, levels(Stage.VERIFYING), quality)
-    skip = tuple(Region(*one["region"]) for one in bad)
+    skip = tuple(Region(*one.region) for one in bad)
     seed = int(job.provenance.identity[:8], 16)
     verify(workspace.result, job.format.name, facts, quality, Source(job.reader, plan, skip), seed)
     cancel.raise_if_cancelled()

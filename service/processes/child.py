@@ -126,7 +126,7 @@ def _upscale(values: dict[str, Any], line: _Line, token: CancelToken) -> dict[st
     def tell(progress: Progress) -> None:
         line.send(progress=asdict(progress))
 
-    return upscale(request, tell, token)
+    return upscale(request, tell, token).as_dict()
 
 
 def probe(path: Path) -> dict[str, Any]:

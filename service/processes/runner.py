@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from slidelift.service.errors import Cancelled, Problem, ServiceError, problem
 from slidelift.service.pipeline.progress import CancelToken, Progress, Stage
+from slidelift.service.pipeline.report import Report
 from slidelift.service.pipeline.request import UpscaleRequest
 
 # A cancelled batch of the slowest network takes seconds; after this the child is killed.
@@ -127,9 +128,7 @@ class Runner:
     def __init__(self) -> None:
         self._child: Child | None = None
 
-    def run(
-        self, request: UpscaleRequest, on_progress: Callable[[Progress], None], cancel: CancelToken
-    ) -> dict[str, Any]:
+    def run(self, request: UpscaleRequest, on_progress: Callable[[Progress], None], cancel: CancelToken) -> Report:
         """Upscale and return the report; see `service.pipeline.upscale.upscale`.
 
         Raises
@@ -153,8 +152,7 @@ class Runner:
             if "progress" in message:
                 on_progress(Progress(**{**message["progress"], "stage": Stage(message["progress"]["stage"])}))
             elif "report" in message:
-                report: dict[str, Any] = message["report"]
-                return report
+                return Report.from_dict(message["report"])
             elif "problem" in message:
                 raise _raised(Problem(**message["problem"]))
             if cancel.is_set and deadline is None:

@@ -18,19 +18,18 @@ a later attempt.
 
 import contextlib
 import fcntl
-import json
 import shutil
 import uuid
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 from slidelift.durable import sync_folder, write_atomically
 from slidelift.service.errors import refusal
 from slidelift.service.jobs.job import Job, JobState
 from slidelift.service.jobs.slide import Slide
 from slidelift.service.jobs.store import Store, admit_any_bytes
+from slidelift.service.pipeline.report import Report, ReportError
 from slidelift.service.storage.disk import list_folder, locked_file, map_disk_full, remove
 from slidelift.service.storage.set_aside import SetAside
 
@@ -161,22 +160,17 @@ class Storage:
         """Path of a job's report; there may be no file."""
         return self.attempt_folder(job) / REPORT_FILE
 
-    def write_report(self, job: Job, report: dict[str, Any]) -> None:
+    def write_report(self, job: Job, report: Report) -> None:
         """Put a report durably in place."""
         with map_disk_full():
-            write_atomically(
-                self.report_path(job),
-                json.dumps(report, ensure_ascii=False, indent=2).encode("utf-8", "backslashreplace"),
-            )
+            write_atomically(self.report_path(job), report.as_bytes())
 
-    def read_report(self, job: Job) -> dict[str, Any] | None:
-        """The report of a job, None where there is none or it is damaged: then it does not say the result's hash."""
+    def read_report(self, job: Job) -> Report | None:
+        """Return a job's report, or None where there is none or it is damaged."""
         try:
-            report = json.loads(self.report_path(job).read_bytes())
-        except (FileNotFoundError, ValueError, RecursionError):
+            return Report.from_bytes(self.report_path(job).read_bytes())
+        except (FileNotFoundError, ReportError):
             return None
-        output = report.get("output") if isinstance(report, dict) else None
-        return report if isinstance(output, dict) and isinstance(output.get("sha256"), str) else None
 
     def tidy_job(self, job: Job) -> None:
         """Delete the files of an ended job that are no longer needed.

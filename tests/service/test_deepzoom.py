@@ -48,7 +48,7 @@ def finished(shown: tuple[FastAPI, Call, str]) -> str:
     path = context.storage.slide_path(context.store.slide(slide))
     report = upscale(UpscaleRequest(path, output, model="bicubic", region=(256, 512, 300, 200)))
     context.storage.write_report(job, report)
-    result = Result(output.name, output.stat().st_size, report["output"]["sha256"])
+    result = Result(output.name, output.stat().st_size, report.output.sha256)
     context.store.settle(job_id, job.attempt, Outcome(JobState.SUCCEEDED, result=result))
     return job_id
 
@@ -254,7 +254,7 @@ def test_a_result_in_the_making_that_is_finished_between_look_up_and_look_is_sho
         output = context.storage.begin_attempt(claimed)
         report = upscale(UpscaleRequest(path, output, model="bicubic", region=tuple(region)))
         context.storage.write_report(claimed, report)
-        result = Result(output.name, output.stat().st_size, report["output"]["sha256"])
+        result = Result(output.name, output.stat().st_size, report.output.sha256)
         context.store.settle(job, claimed.attempt, Outcome(JobState.SUCCEEDED, result=result))
 
     tile = meanwhile(f"/v1/jobs/{job}/result_files/11/2_1.png", finish)

@@ -11,8 +11,9 @@ import sys
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from slidelift.service.jobs.open_store import open_store
 from slidelift.service.jobs.slide import Slide, SlideFacts
 from slidelift.service.jobs.sql_store import SqlStore
 from slidelift.service.pipeline.progress import CancelToken, Progress, Stage
+from slidelift.service.pipeline.report import Report
 from slidelift.service.pipeline.request import UpscaleRequest
 from slidelift.service.settings import Settings
 from slidelift.service.storage.data_identity import require_same_identity
@@ -31,7 +33,8 @@ from slidelift.service.storage.files import Storage
 from slidelift.service.worker import work
 from slidelift.wsi.result_hash import result_hash
 
-Run = Callable[[UpscaleRequest, Callable[[Progress], None], CancelToken], Mapping[str, Any]]
+REPORT = Path(__file__).with_name("report.json")
+Run = Callable[[UpscaleRequest, Callable[[Progress], None], CancelToken], Report]
 
 
 class Pipeline:
@@ -46,9 +49,7 @@ class Pipeline:
         self.closed.clear()
         return self
 
-    def run(
-        self, request: UpscaleRequest, on_progress: Callable[[Progress], None], cancel: CancelToken
-    ) -> Mapping[str, Any]:
+    def run(self, request: UpscaleRequest, on_progress: Callable[[Progress], None], cancel: CancelToken) -> Report:
         self.requests.append(request)
         return self._run(request, on_progress, cancel)
 
@@ -56,7 +57,13 @@ class Pipeline:
         self.closed.set()
 
 
-def honest(request: UpscaleRequest, on_progress: Callable[[Progress], None], cancel: CancelToken) -> dict[str, Any]:
+def report_of(sha256: str, warning: str) -> Report:
+    """A real report, of another result."""
+    report = Report.from_bytes(REPORT.read_bytes())
+    return replace(report, output=replace(report.output, sha256=sha256), warnings=(warning,))
+
+
+def honest(request: UpscaleRequest, on_progress: Callable[[Progress], None], cancel: CancelToken) -> Report:
     on_progress(Progress(Stage.UPSCALING, 1, 2))
     on_progress(Progress(Stage.VERIFYING, 2, 2))
     if request.output.suffix == ".zarr":
@@ -67,11 +74,11 @@ def honest(request: UpscaleRequest, on_progress: Callable[[Progress], None], can
     else:
         request.output.write_bytes(b"pixels")
     (request.output.parent / "stripes").mkdir(exist_ok=True)
-    output = {"sha256": result_hash(request.output), "was": [f"{request.output}"]}
-    return {"slide": str(request.slide), "output": output, "warnings": ["pale"]}
+    report = report_of(result_hash(request.output), "pale")
+    return replace(report, model=replace(report.model, notes=f"{request.slide} {request.output}"))
 
 
-def patient(request: UpscaleRequest, on_progress: Callable[[Progress], None], cancel: CancelToken) -> dict[str, Any]:
+def patient(request: UpscaleRequest, on_progress: Callable[[Progress], None], cancel: CancelToken) -> Report:
     (request.output.parent / "stripes").mkdir(exist_ok=True)
     for tile in range(3000):
         cancel.raise_if_cancelled()
@@ -191,7 +198,7 @@ def test_paused_job_keeps_what_is_finished_and_goes_on_when_resumed(settings: Se
 
 
 def test_failed_jobs_stripes_wait_for_a_retry_and_nothing_else_does(settings: Settings, store: SqlStore) -> None:
-    def full(request: UpscaleRequest, *_: Any) -> Mapping[str, Any]:
+    def full(request: UpscaleRequest, *_: Any) -> Report:
         stripes = request.output.parent / ".slidelift-0" / "stripe"
         stripes.parent.mkdir()
         stripes.write_bytes(b"finished")
@@ -259,12 +266,12 @@ def test_stopped_worker_hands_its_job_back_for_another(settings: Settings, store
 def test_crash_costs_an_attempt_and_three_the_job(settings: Settings, store: SqlStore) -> None:
     crashes = iter(range(1))
 
-    def once(*arguments: Any) -> dict[str, Any]:
+    def once(*arguments: Any) -> Report:
         for _ in crashes:
             raise refusal("runner.crashed", "signal 11")
         return honest(*arguments)
 
-    def always(*_: Any) -> dict[str, Any]:
+    def always(*_: Any) -> Report:
         raise refusal("runner.crashed", "signal 11")
 
     add(store, "j", JobOrder("s", model="bicubic"))
@@ -281,7 +288,7 @@ def test_crash_costs_an_attempt_and_three_the_job(settings: Settings, store: Sql
 
 
 def test_known_failure_ends_the_job_with_its_problem_and_no_path(settings: Settings, store: SqlStore) -> None:
-    def refuse(request: UpscaleRequest, *_: Any) -> dict[str, Any]:
+    def refuse(request: UpscaleRequest, *_: Any) -> Report:
         request.output.write_bytes(b"half")
         raise refusal("slide.unreadable", f"{request.slide}: strip 3 is damaged, {request.output} not written")
 
@@ -297,7 +304,7 @@ def test_known_failure_ends_the_job_with_its_problem_and_no_path(settings: Setti
 def test_unexpected_failure_is_logged_and_the_worker_goes_on(
     settings: Settings, store: SqlStore, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def surprise(request: UpscaleRequest, *rest: Any) -> dict[str, Any]:
+    def surprise(request: UpscaleRequest, *rest: Any) -> Report:
         if request.output.parent.parent.name == "j":
             raise KeyError("secret words")
         return honest(request, *rest)
@@ -353,7 +360,7 @@ def left_by(store: SqlStore, settings: Settings, name: str, content: bytes, sha2
     output.parent.mkdir(parents=True)
     output.write_bytes(content)
     if sha256 is not None:
-        (folder / "report.json").write_text(json.dumps({"warnings": ["kept"], "output": {"sha256": sha256}}))
+        (folder / "report.json").write_text(json.dumps(report_of(sha256, "kept").as_dict()))
     return folder.with_name("attempt-2")
 
 
@@ -381,7 +388,8 @@ def test_finished_output_that_a_power_cut_has_emptied_is_made_again(
 
 
 @pytest.mark.parametrize(
-    "damaged", ["{}", "[]", "null", '{"output": null}', '{"output": {"sha256": null}}', "[" * 9999]
+    "damaged",
+    ["{}", "[]", "null", '{"output": null}', '{"output": {"sha256": null}}', '{"output": {"sha256": ""}}', "[" * 9999],
 )
 def test_output_whose_report_is_damaged_is_made_again(settings: Settings, store: SqlStore, damaged: str) -> None:
     folder = left_by(store, settings, "result.ome.tiff", b"of unknown origin", "")
@@ -399,7 +407,7 @@ def test_output_without_a_report_is_made_again(settings: Settings, store: SqlSto
 
 
 def test_output_that_changes_after_it_was_verified_is_no_success(settings: Settings, store: SqlStore) -> None:
-    def altered(request: UpscaleRequest, *rest: Any) -> dict[str, Any]:
+    def altered(request: UpscaleRequest, *rest: Any) -> Report:
         report = honest(request, *rest)
         request.output.write_bytes(b"pixelz")
         return report
@@ -416,7 +424,7 @@ def test_pipeline_that_does_not_listen_is_killed(
 ) -> None:
     monkeypatch.setattr("slidelift.service.worker.GRACE_SECONDS", 0.2)
 
-    def deaf(*_: Any) -> dict[str, Any]:
+    def deaf(*_: Any) -> Report:
         assert pipeline.closed.wait(20)
         raise refusal("runner.crashed", "killed")
 
@@ -503,7 +511,7 @@ def test_attempt_that_could_not_begin_leaves_the_stripes_of_the_one_before(
             assert until(store, "j", ended).state is JobState.FAILED
     found: list[bytes] = []
 
-    def looks(request: UpscaleRequest, *rest: Any) -> dict[str, Any]:
+    def looks(request: UpscaleRequest, *rest: Any) -> Report:
         found.append((request.output.parent / ".slidelift-0" / "stripe").read_bytes())
         return honest(request, *rest)
 
@@ -525,8 +533,10 @@ def test_slide_that_vanished_fails_the_job(settings: Settings, store: SqlStore) 
 
 PROCESS = """
 import sys, time
+from dataclasses import replace
 from pathlib import Path
 from slidelift.service.pipeline.progress import Progress, Stage
+from slidelift.service.pipeline.report import Report
 from slidelift.service.settings import Settings
 from slidelift.service.worker import main
 from slidelift.wsi.result_hash import result_hash
@@ -540,7 +550,8 @@ class Slow:
             time.sleep(float(sys.argv[2]))
             done.write_text(str(tile))
         request.output.write_bytes(b"pixels")
-        return {"output": {"sha256": result_hash(request.output)}}
+        report = Report.from_bytes(Path(sys.argv[3]).read_bytes())
+        return replace(report, output=replace(report.output, sha256=result_hash(request.output)))
     def close(self):
         pass
 
@@ -551,7 +562,7 @@ sys.exit(main(settings, Slow))
 
 @contextmanager
 def process(settings: Settings, seconds_a_tile: float) -> Iterator["subprocess.Popen[bytes]"]:
-    command = [sys.executable, "-c", PROCESS, settings.data_dir, str(seconds_a_tile)]
+    command = [sys.executable, "-c", PROCESS, settings.data_dir, str(seconds_a_tile), REPORT]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as started:
         try:
             yield started

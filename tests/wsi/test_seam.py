@@ -29,7 +29,7 @@ def measured(result: np.ndarray, source: np.ndarray, counted=lambda tile: True) 
             x, y, side = column * 256 * SCALE, row * 256 * SCALE, 256 * SCALE
             block = Block(x, y, result[y : y + side, x : x + side])
             gauge.add(tile, block, patch, counted=counted(tile))
-    return Seam.of([gauge.as_dict()])
+    return Seam.of([gauge.sums()])
 
 
 def enlarged(source: np.ndarray) -> np.ndarray:
@@ -73,6 +73,6 @@ def test_only_borders_between_tiles_that_count_are_looked_at() -> None:
 def test_stripes_add_up() -> None:
     whole = measured(enlarged(picture()), picture())
     plan = TilePlan(0, Region(0, 0, SIDE, SIDE), SCALE, HALO, 0, 1, 0.0, ("1111",) * 4)
-    empty = SeamGauge(plan).as_dict()
+    empty = SeamGauge(plan).sums()
     assert Seam.of([empty]).borders == 0
     assert whole.borders > 0

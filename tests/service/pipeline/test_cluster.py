@@ -11,13 +11,13 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trustme
 
 from slidelift.service.errors import Cancelled, ServiceError
 from slidelift.service.pipeline.progress import CancelToken, Progress, Stage
+from slidelift.service.pipeline.report import Report
 from slidelift.service.pipeline.request import UpscaleRequest
 from slidelift.service.pipeline.upscale import upscale
 
@@ -105,7 +105,7 @@ MODEL = "espcn-x4"
 
 
 @pytest.fixture(scope="module")
-def here(tall, tmp_path_factory) -> dict[str, Any]:
+def here(tall, tmp_path_factory) -> Report:
     """What one process tells of it."""
     return upscale(UpscaleRequest(tall, tmp_path_factory.mktemp("here") / "here.ome.tiff", model=MODEL, mpp=1.0))
 
@@ -113,7 +113,7 @@ def here(tall, tmp_path_factory) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def undisturbed(here) -> str:
     """What one process makes of it."""
-    return str(here["output"]["sha256"])
+    return str(here.output.sha256)
 
 
 def digest(path: Path) -> str:
@@ -143,8 +143,8 @@ def test_any_number_of_workers_makes_the_bytes_of_one_process(standing, tall, he
         output = tmp_path / f"{number}.ome.tiff"
         report = upscale(UpscaleRequest(tall, output, model=MODEL, mpp=1.0, scheduler=standing.address))
         assert digest(output) == undisturbed
-        assert report["model"]["device"] == "cpu"
-        assert (report["tiles"], report["seam"]) == (here["tiles"], here["seam"])
+        assert report.model.device == "cpu"
+        assert (report.tiles, report.seam) == (here.tiles, here.seam)
     assert leftovers(tmp_path) == []
 
 
@@ -165,8 +165,8 @@ def test_a_worker_killed_in_mid_stripe_and_one_that_joins_late(machines, tall, u
     report = upscale(request, at(1, strike))
     assert partials
     assert digest(output) == undisturbed
-    tiles = report["tiles"]
-    assert tiles["total"] == tiles["tissue"] + tiles["rejected"] + tiles["glass"]
+    tiles = report.tiles
+    assert tiles.total == tiles.tissue + tiles.rejected + tiles.glass
     assert leftovers(tmp_path) == []
 
 
@@ -194,7 +194,7 @@ def test_cancelled_there_and_continued_here(standing, tall, undisturbed, tmp_pat
         upscale(
             UpscaleRequest(tall, output, model=MODEL, mpp=1.0, scheduler=standing.address), at(1, token.cancel), token
         )
-    assert upscale(UpscaleRequest(tall, output, model=MODEL, mpp=1.0))["stripes"]["resumed"] >= 1
+    assert upscale(UpscaleRequest(tall, output, model=MODEL, mpp=1.0)).stripes.resumed >= 1
     assert digest(output) == undisturbed
 
 
@@ -298,12 +298,12 @@ def test_a_cluster_that_does_not_answer_is_said_and_costs_no_finished_stripe(
 ) -> None:
     from slidelift.service.pipeline import cluster
 
-    monkeypatch.setattr(cluster.Cluster.__init__, "__defaults__", (0.5,))
+    monkeypatch.setattr(cluster.ClusterExecutor.__init__, "__defaults__", (0.5,))
     output, token = tmp_path / "out.ome.tiff", CancelToken()
     with pytest.raises(Cancelled):
         upscale(UpscaleRequest(tall, output, model=MODEL, mpp=1.0), at(20, token.cancel), token)
     with pytest.raises(ServiceError) as met:
         upscale(UpscaleRequest(tall, output, model=MODEL, mpp=1.0, scheduler="tcp://127.0.0.1:9"))
     assert met.value.problem.code == "cluster.unreachable"
-    assert upscale(UpscaleRequest(tall, output, model=MODEL, mpp=1.0))["stripes"]["resumed"] >= 1
+    assert upscale(UpscaleRequest(tall, output, model=MODEL, mpp=1.0)).stripes.resumed >= 1
     assert digest(output) == undisturbed

@@ -5,7 +5,7 @@ import hashlib
 import io
 import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +19,7 @@ from PIL import Image
 from slidelift.service.errors import Cancelled, ServiceError
 from slidelift.service.pipeline.options import BadTilePolicy
 from slidelift.service.pipeline.progress import CancelToken, Stage
+from slidelift.service.pipeline.report import Report
 from slidelift.service.pipeline.request import UpscaleRequest
 from slidelift.service.pipeline.targets import COMPANIONS
 from slidelift.service.pipeline.upscale import upscale
@@ -71,7 +72,7 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def made(cmu, tmp_path_factory) -> tuple[Path, dict]:
+def made(cmu, tmp_path_factory) -> tuple[Path, Report]:
     """A real region of three by four tiles with glass, tissue and an edge."""
     output = tmp_path_factory.mktemp("made") / "made.ome.tiff"
     request = UpscaleRequest(cmu, output, model="espcn-x4", region=(500, 0, 700, 900))
@@ -80,52 +81,49 @@ def made(cmu, tmp_path_factory) -> tuple[Path, dict]:
 
 def test_every_tile_of_the_map_is_told_and_counted(made) -> None:
     _, report = made
-    tiles = report["tiles"]
-    letters = "".join(tiles["map"])
-    assert [len(row) for row in tiles["map"]] == [3] * 4
-    assert letters.count("t") == tiles["enhanced"] == tiles["tissue"] == tiles["consistency"]["measured"] > 3
-    assert (letters.count("r"), letters.count("g")) == (tiles["rejected"], tiles["glass"])
-    assert tiles["rejected"] + tiles["glass"] > 0
-    assert len(letters) == tiles["total"]
+    tiles = report.tiles
+    letters = "".join(tiles.map)
+    assert [len(row) for row in tiles.map] == [3] * 4
+    assert letters.count("t") == tiles.enhanced == tiles.tissue == tiles.consistency.measured > 3
+    assert (letters.count("r"), letters.count("g")) == (tiles.rejected, tiles.glass)
+    assert tiles.rejected + tiles.glass > 0
+    assert len(letters) == tiles.total
 
 
 def test_the_first_line_says_how_much_was_enhanced(made) -> None:
     output, report = made
-    assert (
-        report["summary"]
-        == f"The model enhanced {report['tiles']['enhanced']} of {report['tiles']['tissue']} tissue tiles."
-    )
-    assert not report["tiles"]["few_enhanced"]
+    assert report.summary == f"The model enhanced {report.tiles.enhanced} of {report.tiles.tissue} tissue tiles."
+    assert not report.tiles.few_enhanced
     page = output.with_name("made.report.html").read_text("utf-8")
-    assert page.index(report["summary"]) < page.index("Computed image")
-    assert f'<p class="summary"><strong>{report["summary"]}' in page
+    assert page.index(report.summary) < page.index("Computed image")
+    assert f'<p class="summary"><strong>{report.summary}' in page
 
 
 def test_figures_stand_in_their_order_and_name_their_place(made) -> None:
-    found = made[1]["tiles"]["consistency"]
-    assert 0.2 < found["median"] <= found["p95"] <= found["worst"]["rmse"] < 10
-    x, y, width, height = found["worst"]["output_region"]
-    assert (x, y) == (found["worst"]["column"] * 1024, found["worst"]["row"] * 1024)
-    assert found["worst"]["region"] == [500 + x // 4, y // 4, width // 4, height // 4]
+    found = made[1].tiles.consistency
+    assert 0.2 < found.median <= found.p95 <= found.worst.rmse < 10
+    x, y, width, height = found.worst.output_region
+    assert (x, y) == (found.worst.column * 1024, found.worst.row * 1024)
+    assert found.worst.region == (500 + x // 4, y // 4, width // 4, height // 4)
 
 
 def test_tiles_that_join_exactly_show_no_seam(made) -> None:
-    seam = made[1]["seam"]
-    assert 0.9 < seam["figure"] < 1.1
-    assert seam["figure"] == pytest.approx(seam["result"] / seam["source"], abs=2e-4)
-    assert seam["pixels"] > 0
+    seam = made[1].seam
+    assert 0.9 < seam.figure < 1.1
+    assert seam.figure == pytest.approx(seam.result / seam.source, abs=2e-4)
+    assert seam.pixels > 0
 
 
 def test_hashes_model_and_seconds_are_told(made, cmu) -> None:
     output, report = made
-    assert report["output"]["sha256"] == hashlib.sha256(output.read_bytes()).hexdigest()
-    assert report["slide"]["sha256"] == hashlib.sha256(cmu.read_bytes()).hexdigest()
-    assert report["model"]["licence"] == "Apache-2.0"
-    assert report["model"]["architecture"] == "espcn"
-    assert report["model"]["source_mpp"] == [0.8, 2.2]
-    assert set(report["seconds_by_stage"]) == {str(stage) for stage in Stage}
-    assert sum(report["seconds_by_stage"].values()) <= report["seconds"] + 0.01
-    assert 0 < report["device_busy"] <= 1
+    assert report.output.sha256 == hashlib.sha256(output.read_bytes()).hexdigest()
+    assert report.slide.sha256 == hashlib.sha256(cmu.read_bytes()).hexdigest()
+    assert report.model.licence == "Apache-2.0"
+    assert report.model.architecture == "espcn"
+    assert report.model.source_mpp == (0.8, 2.2)
+    assert list(asdict(report.seconds_by_stage)) == list(Stage)
+    assert sum(asdict(report.seconds_by_stage).values()) <= report.seconds + 0.01
+    assert 0 < report.device_busy <= 1
 
 
 def test_the_page_stands_alone_and_shows_what_it_must(made) -> None:
@@ -136,10 +134,10 @@ def test_the_page_stands_alone_and_shows_what_it_must(made) -> None:
     assert len(page.alts) == len(set(page.alts)) == 2 + 6 + 1 + 2
     assert all(page.alts)
     for told in (
-        report["output"]["sha256"],
-        report["model"]["weights_sha256"],
-        f"worst {report['tiles']['consistency']['worst']['rmse']:.2f}",
-        f"<b>{report['seam']['figure']:.2f}</b>",
+        report.output.sha256,
+        report.model.weights_sha256,
+        f"worst {report.tiles.consistency.worst.rmse:.2f}",
+        f"<b>{report.seam.figure:.2f}</b>",
         "Apache-2.0",
         "was trained for 0.8 to 2.2",
     ):
@@ -153,10 +151,10 @@ def test_the_page_stands_alone_and_shows_what_it_must(made) -> None:
 def test_the_tissue_covers_exactly_the_tiles_of_the_map(made) -> None:
     output, report = made
     found = json.loads(companions(output)[1].read_text("utf-8"))
-    size = report["output"]["width"], report["output"]["height"]
+    size = report.output.width, report.output.height
     truth = sum(
         (min(x + 1024, size[0]) - x) * (min(y + 1024, size[1]) - y)
-        for y, row in zip(range(0, size[1], 1024), report["tiles"]["map"], strict=True)
+        for y, row in zip(range(0, size[1], 1024), report.tiles.map, strict=True)
         for x, mark in zip(range(0, size[0], 1024), row, strict=True)
         if mark == "t"
     )
@@ -165,29 +163,29 @@ def test_the_tissue_covers_exactly_the_tiles_of_the_map(made) -> None:
 
 
 def test_tiles_that_stray_from_their_source_are_warned_of(tmp_path, cmu, monkeypatch) -> None:
-    monkeypatch.setattr("slidelift.service.pipeline.report_builder.STRAY", 0.1)
+    monkeypatch.setattr("slidelift.service.pipeline.report_builder.STRAY_RMSE", 0.1)
     request = UpscaleRequest(cmu, tmp_path / "o.ome.tiff", model="compact-x4-fast", region=(900, 1200, 300, 200))
     report = upscale(request)
-    worst = report["tiles"]["consistency"]["worst"]["rmse"]
-    assert any(f"the worst by {worst:.1f} at x" in warning for warning in report["warnings"])
-    assert not any("the worst" in warning for warning in upscale(replace(request, model="bicubic"))["warnings"])
+    worst = report.tiles.consistency.worst.rmse
+    assert any(f"the worst by {worst:.1f} at x" in warning for warning in report.warnings)
+    assert not any("the worst" in warning for warning in upscale(replace(request, model="bicubic")).warnings)
 
 
 def test_a_model_that_draws_something_else_is_not_believed(tmp_path, cmu, monkeypatch) -> None:
     """Whatever it drew: the tile is its source, resampled plainly, and the report says where."""
-    monkeypatch.setattr("slidelift.service.pipeline.stripe.MAX_BLOCK_RMSE", 0.01)
+    monkeypatch.setattr("slidelift.service.pipeline.tile_upscaling.MAX_BLOCK_RMSE", 0.01)
     request = UpscaleRequest(cmu, tmp_path / "o.ome.tiff", model="compact-x4-fast", region=(900, 1200, 300, 200))
     report = upscale(request)
-    assert [(bad["row"], bad["column"]) for bad in report["tiles"]["bad"]] == [(0, 0), (0, 1)]
-    assert {bad["remedy"] for bad in report["tiles"]["bad"]} == {"tile resampled plainly"}
-    assert report["tiles"]["map"] == ["ss"]
-    assert (report["tiles"]["enhanced"], report["tiles"]["strayed"], report["tiles"]["tissue"]) == (0, 2, 2)
-    assert report["summary"] == "The model enhanced 0 of 2 tissue tiles."
-    assert report["tiles"]["few_enhanced"]
-    assert f'<p class="warning"><strong>{report["summary"]}' in (tmp_path / "o.report.html").read_text("utf-8")
-    assert any(warning.startswith("2 tiles were resampled plainly") for warning in report["warnings"])
+    assert [(bad.row, bad.column) for bad in report.tiles.bad] == [(0, 0), (0, 1)]
+    assert {bad.remedy for bad in report.tiles.bad} == {"tile resampled plainly"}
+    assert report.tiles.map == ("ss",)
+    assert (report.tiles.enhanced, report.tiles.strayed, report.tiles.tissue) == (0, 2, 2)
+    assert report.summary == "The model enhanced 0 of 2 tissue tiles."
+    assert report.tiles.few_enhanced
+    assert f'<p class="warning"><strong>{report.summary}' in (tmp_path / "o.report.html").read_text("utf-8")
+    assert any(warning.startswith("2 tiles were resampled plainly") for warning in report.warnings)
     plain = replace(request, output=tmp_path / "plain.ome.tiff", model="bicubic")
-    assert upscale(plain)["tiles"]["bad"] == []
+    assert upscale(plain).tiles.bad == ()
     with tifffile.TiffFile(request.output) as made, tifffile.TiffFile(plain.output) as resampled:
         assert (made.series[0].asarray() == resampled.series[0].asarray()).all()
 
@@ -200,8 +198,8 @@ def test_nearest_neighbour_is_perfectly_consistent(tmp_path, write_png) -> None:
                 write_png(600, 300), tmp_path / "o.ome.zarr", model="nearest", mpp=1.0, target_mpp=1 / scale, entropy=0
             )
         )
-        assert report["tiles"]["map"] == ["ttt", "ttt"]
-        assert report["tiles"]["consistency"]["worst"]["rmse"] == 0
+        assert report.tiles.map == ("ttt", "ttt")
+        assert report.tiles.consistency.worst.rmse == 0
 
 
 def test_a_resumed_run_tells_of_the_tiles_that_it_did_not_make(tmp_path, write_png) -> None:
@@ -216,9 +214,9 @@ def test_a_resumed_run_tells_of_the_tiles_that_it_did_not_make(tmp_path, write_p
     with pytest.raises(Cancelled):
         upscale(again, stop_late, token)
     resumed = upscale(again)
-    assert resumed["stripes"]["resumed"] == 1
-    assert resumed["tiles"] == whole["tiles"]
-    assert resumed["seam"] == whole["seam"]
+    assert resumed.stripes.resumed == 1
+    assert resumed.tiles == whole.tiles
+    assert resumed.seam == whole.seam
 
 
 def test_bad_tiles_are_marked_on_map_page_and_in_geojson(tmp_path, data) -> None:
@@ -230,8 +228,8 @@ def test_bad_tiles_are_marked_on_map_page_and_in_geojson(tmp_path, data) -> None
         on_bad_tile=BadTilePolicy.MARK,
     )
     report = upscale(request)
-    bad = {(one["row"], one["column"]) for one in report["tiles"]["bad"]}
-    marked = {(r, c) for r, row in enumerate(report["tiles"]["map"]) for c, mark in enumerate(row) if mark == "b"}
+    bad = {(one.row, one.column) for one in report.tiles.bad}
+    marked = {(r, c) for r, row in enumerate(report.tiles.map) for c, mark in enumerate(row) if mark == "b"}
     assert bad == marked != set()
     page, geojson = companions(request.output)
     assert page.read_text("utf-8").count('<tr><th scope="row">') >= len(bad)
@@ -309,9 +307,9 @@ def test_a_roi_is_its_bounding_box_and_only_touched_tiles_meet_the_model(tmp_pat
     request = UpscaleRequest(write_png(1200, 900), tmp_path / "o.ome.zarr", model="nearest", mpp=1.0, entropy=0)
     roi = Roi.from_geojson(TRIANGLE)
     report = upscale(replace(request, roi=roi))
-    assert report["plan"]["source"] == {"x": 300, "y": 20, "width": 600, "height": 680}
-    assert report["tiles"]["map"] == ["ttt", "tto", "too"]
-    assert (report["tiles"]["outside"], report["tiles"]["tissue"]) == (3, 6)
+    assert report.plan.source == Region(300, 20, 600, 680)
+    assert report.tiles.map == ("ttt", "tto", "too")
+    assert (report.tiles.outside, report.tiles.tissue) == (3, 6)
     truth = np.asarray(Image.open(request.slide))[20:700, 300:900].repeat(4, axis=0).repeat(4, axis=1)
     assert (pixels_of(request.output) == truth).all()
 
@@ -319,7 +317,7 @@ def test_a_roi_is_its_bounding_box_and_only_touched_tiles_meet_the_model(tmp_pat
 def test_tiles_outside_a_roi_are_resampled_and_never_blank(tmp_path, cmu) -> None:
     roi = Roi.from_geojson({"type": "Polygon", "coordinates": [[[900, 1200], [1400, 1200], [900, 1700], [900, 1200]]]})
     request = UpscaleRequest(cmu, tmp_path / "o.ome.zarr", model="espcn-x4", entropy=0, roi=roi)
-    assert upscale(request)["tiles"]["map"] == ["tt", "to"]
+    assert upscale(request).tiles.map == ("tt", "to")
     upscale(replace(request, output=tmp_path / "b.ome.zarr", model="bicubic", roi=None, region=(900, 1200, 500, 500)))
     one, other = pixels_of(request.output), pixels_of(tmp_path / "b.ome.zarr")
     assert (one[1024:, 1024:] == other[1024:, 1024:]).all()
@@ -339,22 +337,22 @@ def test_another_roi_is_another_plan(tmp_path, write_png) -> None:
 
     with pytest.raises(Cancelled):
         upscale(request, stop_late, token)
-    assert upscale(replace(request, roi=Roi.from_geojson(second)))["stripes"]["resumed"] == 0
+    assert upscale(replace(request, roi=Roi.from_geojson(second))).stripes.resumed == 0
 
 
 def test_a_roi_reaches_the_child_process_unchanged(tmp_path, write_png) -> None:
     request = UpscaleRequest(write_png(1200, 900), tmp_path / "o.ome.tiff", model="bicubic", mpp=1.0, entropy=0)
     with Runner() as runner:
         report = runner.run(replace(request, roi=Roi.from_geojson(TRIANGLE)), lambda _: None, CancelToken())
-    assert report["tiles"]["map"] == ["ttt", "tto", "too"]
+    assert report.tiles.map == ("ttt", "tto", "too")
 
 
 def test_a_roi_of_a_coarser_level_takes_in_every_pixel_it_touches(tmp_path, write_pyramid, formula_pixels) -> None:
     slide = write_pyramid(tmp_path / "s.tiff", formula_pixels(Region(0, 0, 1200, 800)))
     speck = Roi.from_geojson({"type": "Polygon", "coordinates": [[[601, 401], [602, 401], [602, 402], [601, 401]]]})
     report = upscale(UpscaleRequest(slide, tmp_path / "o.ome.tiff", model="bicubic", level=2, entropy=0, roi=speck))
-    assert report["plan"]["source"] == {"x": 150, "y": 100, "width": 1, "height": 1}
-    assert report["tiles"]["map"] == ["t"]
+    assert report.plan.source == Region(150, 100, 1, 1)
+    assert report.tiles.map == ("t",)
 
 
 def test_a_roi_over_the_slides_edge_is_cut_off_there_with_a_word(tmp_path, write_png) -> None:
@@ -362,13 +360,13 @@ def test_a_roi_over_the_slides_edge_is_cut_off_there_with_a_word(tmp_path, write
     request = UpscaleRequest(write_png(700, 500), output, model="nearest", mpp=1.0, entropy=0)
     over = {"type": "Polygon", "coordinates": [[[600, 300], [9000, 300], [9000, 9000], [600, 9000], [600, 300]]]}
     report = upscale(replace(request, roi=Roi.from_geojson(over)))
-    assert report["plan"]["source"] == {"x": 600, "y": 300, "width": 100, "height": 200}
-    assert report["tiles"]["map"] == ["t"]
-    assert "the region of interest reaches over the slide's edge and was cut off there" in report["warnings"]
+    assert report.plan.source == Region(600, 300, 100, 200)
+    assert report.tiles.map == ("t",)
+    assert "the region of interest reaches over the slide's edge and was cut off there" in report.warnings
     inside = {"type": "Polygon", "coordinates": [[[600, 300], [700, 300], [700, 500], [600, 500], [600, 300]]]}
     there = tmp_path / "inside.ome.zarr"
     report = upscale(replace(request, output=there, roi=Roi.from_geojson(inside)))
-    assert not any("edge" in warning for warning in report["warnings"])
+    assert not any("edge" in warning for warning in report.warnings)
     assert (pixels_of(output) == pixels_of(there)).all()
 
 

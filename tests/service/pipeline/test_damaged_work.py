@@ -15,6 +15,7 @@ from PIL import Image
 
 from slidelift.service.errors import Cancelled
 from slidelift.service.pipeline.progress import CancelToken, Stage
+from slidelift.service.pipeline.report import StripesReport
 from slidelift.service.pipeline.request import UpscaleRequest
 from slidelift.service.pipeline.upscale import upscale
 from slidelift.wsi.errors import SegmentDamagedError
@@ -65,7 +66,7 @@ def left(tmp_path_factory) -> Left:
 
 def test_what_is_whole_is_continued(left, tmp_path) -> None:
     request, _ = left.copied_to(tmp_path / "a")
-    assert upscale(request)["stripes"] == {"total": STRIPES, "resumed": STRIPES}
+    assert upscale(request).stripes == StripesReport(STRIPES, STRIPES)
     assert request.output.read_bytes() == left.truth
 
 
@@ -77,7 +78,7 @@ TEXTS = [b"", b"\xff", b"\xff" * 400, b"null", b"[]", b"{}", b"3", b'"x"', b"NaN
 def test_a_file_that_became_something_else_is_made_anew(left, tmp_path, name, text) -> None:
     request, workspace = left.copied_to(tmp_path / "a")
     (workspace / name).write_bytes(text)
-    assert upscale(request)["stripes"]["resumed"] == (0 if name == "plan.json" else STRIPES - 1)
+    assert upscale(request).stripes.resumed == (0 if name == "plan.json" else STRIPES - 1)
     assert request.output.read_bytes() == left.truth
     assert [path.name for path in request.output.parent.glob(".*")] == []
 
@@ -117,7 +118,7 @@ def test_any_alteration_of_the_plan_makes_it_anew_or_changes_nothing(left, tmp_p
         request, workspace = left.copied_to(tmp_path / str(seed))
         altered = _altered(state, random.Random(seed))
         (workspace / "plan.json").write_text(json.dumps(altered))
-        resumed = upscale(request)["stripes"]["resumed"]
+        resumed = upscale(request).stripes.resumed
         assert request.output.read_bytes() == left.truth, (seed, altered)
         same_pixels = isinstance(altered, dict) and all(
             altered.get(name) == state[name] for name in ("key", "precision", "plan", "checksum")
@@ -180,7 +181,7 @@ def test_a_report_that_is_none_of_this_stripe_makes_it_anew(left, tmp_path) -> N
         request, workspace = left.copied_to(tmp_path / str(seed))
         altered = _altered(report, random.Random(1000 + seed))
         _rewritten(workspace / "stripe-00000.segment", altered)
-        taken += upscale(request)["stripes"]["resumed"] == STRIPES
+        taken += upscale(request).stripes.resumed == STRIPES
         assert request.output.read_bytes() == left.truth, (seed, altered)
     assert taken < 15  # another count or letter of the right kind can't be told from the right one
 
@@ -189,17 +190,17 @@ def test_a_report_that_is_none_of_this_stripe_makes_it_anew(left, tmp_path) -> N
 def test_a_report_of_another_kind_makes_the_stripe_anew(left, tmp_path, report) -> None:
     request, workspace = left.copied_to(tmp_path / "a")
     _rewritten(workspace / "stripe-00001.segment", report)
-    assert upscale(request)["stripes"]["resumed"] == STRIPES - 1
+    assert upscale(request).stripes.resumed == STRIPES - 1
     assert request.output.read_bytes() == left.truth
 
 
 def test_another_stripe_or_fewer_tiles_make_it_anew(left, tmp_path) -> None:
     request, workspace = left.copied_to(tmp_path / "other")
     shutil.copy(workspace / "stripe-00000.segment", workspace / "stripe-00001.segment")
-    assert upscale(request)["stripes"]["resumed"] == STRIPES - 1
+    assert upscale(request).stripes.resumed == STRIPES - 1
     assert request.output.read_bytes() == left.truth
     request, workspace = left.copied_to(tmp_path / "fewer")
     path = workspace / "stripe-00000.segment"
     _rewritten(path, Segment(path).report, lambda number, _payload: number != 1)
-    assert upscale(request)["stripes"]["resumed"] == STRIPES - 1
+    assert upscale(request).stripes.resumed == STRIPES - 1
     assert request.output.read_bytes() == left.truth

@@ -49,8 +49,8 @@ def test_an_odd_objective_costs_no_result(tmp_path, formula_pixels, power: str, 
     output = tmp_path / f"out{suffix}"
     report = upscale(UpscaleRequest(slide, output, model="bicubic"))
     assert output.exists()
-    assert report["output"]["magnification"] == magnification
-    assert any("NominalMagnification" in warning for warning in report["warnings"]) == (power != "0.1")
+    assert report.output.magnification == magnification
+    assert any("NominalMagnification" in warning for warning in report.warnings) == (power != "0.1")
     json.dumps(report, allow_nan=False)
 
 
@@ -60,7 +60,7 @@ def test_an_odd_pixel_size_is_asked_for_before_the_work(tmp_path, formula_pixels
     with pytest.raises(PixelSizeMissingError, match="--mpp"):
         upscale(UpscaleRequest(slide, tmp_path / "out.ome.tif", model="bicubic"))
     report = upscale(UpscaleRequest(slide, tmp_path / "out.ome.tif", model="bicubic", mpp=0.5))
-    assert report["output"]["mpp"] == [0.125, 0.125]
+    assert report.output.mpp == (0.125, 0.125)
 
 
 @pytest.mark.parametrize("kind", ["tif", "png"])
@@ -79,4 +79,4 @@ def test_a_result_of_a_turned_slide_is_upright(tmp_path, formula_pixels, kind: s
     report = upscale(UpscaleRequest(path, output, model="nearest", mpp=1.0, target_mpp=1.0, entropy=0))
     planes = np.asarray(zarr.open_group(str(output), mode="r", zarr_format=2)["0"][:])
     assert (np.moveaxis(planes, 0, -1) == seen).all()
-    assert any("Orientation 6" in warning for warning in report["warnings"])
+    assert any("Orientation 6" in warning for warning in report.warnings)

@@ -131,7 +131,7 @@ def test_no_word_of_the_source_is_in_anything_that_is_handed_on(tmp_path, data, 
     )
     report = upscale(request, look)
     vendor = {"svs": "aperio", "damaged.svs": "aperio", "png": None}
-    assert report["slide"]["vendor"] == vendor.get(kind, report["slide"]["vendor"])
+    assert report.slide.vendor == vendor.get(kind, report.slide.vendor)
     assert len(on_the_way) >= 2
     for content in on_the_way:
         assert_silent(content, "the workspace")
@@ -144,9 +144,7 @@ def test_no_word_of_the_source_is_in_anything_that_is_handed_on(tmp_path, data, 
         assert_silent(base64.b64decode(encoded), "a picture of the page")
         assert not magenta(Image.open(io.BytesIO(base64.b64decode(encoded))))
     assert_silent(json.dumps(report, ensure_ascii=False).encode(), "the report")
-    assert report["output"]["icc_profile_carried_over"] == (
-        kind != "damaged.svs" or report["slide"]["icc_profile_bytes"] > 0
-    )
+    assert report.output.icc_profile_carried_over == (kind != "damaged.svs" or report.slide.icc_profile_bytes > 0)
     assert_silent("".join(capfd.readouterr()).encode(), "standard output and error")
     assert not magenta(Image.fromarray(finest(output)))
 

@@ -63,9 +63,10 @@ def test_a_result_and_its_companions_are_replaced_by_the_next(request_of, tmp_pa
     for name in ("o.ome.tiff", "p.ome.zarr"):
         report = upscale(request_of(name))
         stem = name.partition(".")[0]
-        (tmp_path / f"{stem}.report.json").write_text(json.dumps(signed_report(report)))  # as the command line does
+        signed = json.dumps(signed_report(report.as_dict()))  # as the command line does
+        (tmp_path / f"{stem}.report.json").write_text(signed)
         before = (tmp_path / f"{stem}.report.html").read_bytes()
-        assert upscale(request_of(name, model="bicubic"))["model"]["name"] == "bicubic"
+        assert upscale(request_of(name, model="bicubic")).model.name == "bicubic"
         assert (tmp_path / f"{stem}.report.html").read_bytes() != before
 
 
@@ -90,7 +91,7 @@ def test_another_formats_companions_of_the_same_names_are_kept(request_of, first
 @pytest.mark.parametrize("name", ["o.report.html", "o.tissue.geojson", "o.report.json"])
 def test_a_companion_that_somebody_edited_is_kept(request_of, tmp_path, name) -> None:
     report = upscale(request_of(entropy=0))
-    (tmp_path / "o.report.json").write_text(json.dumps(signed_report(report)))
+    (tmp_path / "o.report.json").write_text(json.dumps(signed_report(report.as_dict())))
     target = tmp_path / name
     text = target.read_text("utf-8")
     if name.endswith("geojson"):
@@ -185,7 +186,7 @@ def test_what_comes_to_lie_there_during_the_work_is_kept_and_so_is_the_work(requ
     assert (tmp_path / "o.tissue.geojson").read_text() == "drawn meanwhile"
     assert not request.output.exists()
     (tmp_path / "o.tissue.geojson").unlink()
-    assert upscale(request)["stripes"]["resumed"] == 1
+    assert upscale(request).stripes.resumed == 1
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from slidelift.service.pipeline.upscale import upscale
 from slidelift.service.pipeline.workspace import Workspace
 from slidelift.service.storage.zip_folder import archive
 from slidelift.wsi.errors import TileReadError
+from slidelift.wsi.roi import Roi
 from slidelift.wsi.writers.segment import Segment, SegmentWriter
 
 WIDTH, HEIGHT = 700, 2300  # nine rows of tiles: a full stripe and one of a row
@@ -229,17 +229,17 @@ def test_a_finished_map_tells_place_size_tiles_and_figures(decoder: TileDecoder,
     output = tmp_path / "result.ome.tiff"
     report = upscale(UpscaleRequest(cmu, output, model="bicubic", region=(512, 256, 700, 600)))
     path = tmp_path / "report.json"
-    path.write_text(json.dumps(report))
+    path.write_bytes(report.as_bytes())
     source = {"kind": "result", "path": str(output), "format": "ome-tiff", "report": str(path)}
     told = decoder.answer({"what": "map", "of": source})["map"]
     assert told["complete"]
     assert told["place"] == [512, 256, 700, 600]
     assert (told["width"], told["height"], told["tile"], told["scale"]) == (2800, 2400, 1024, 4)
     assert told["mpp"] == pytest.approx([0.499 / 4] * 2)
-    assert told["map"] == report["tiles"]["map"]
+    assert tuple(told["map"]) == report.tiles.map
     measured = [one for row in told["consistency"] for one in row if one is not None]
-    assert len(measured) == report["tiles"]["tissue"] == report["tiles"]["consistency"]["measured"]
-    assert max(measured) == report["tiles"]["consistency"]["worst"]["rmse"]
+    assert len(measured) == report.tiles.tissue == report.tiles.consistency.measured
+    assert max(measured) == report.tiles.consistency.worst.rmse
     assert told["bad"] == []
 
 
@@ -249,7 +249,7 @@ def test_failed_tiles_are_in_the_map_with_their_cause(decoder: TileDecoder, tmp_
         slide, output, model="nearest", target_mpp=0.499, mpp=0.499, on_bad_tile=BadTilePolicy.MARK
     )
     path = tmp_path / "report.json"
-    path.write_text(json.dumps(upscale(request)))
+    path.write_bytes(upscale(request).as_bytes())
     source = {"kind": "result", "path": str(output), "format": "ome-tiff", "report": str(path)}
     told = decoder.answer({"what": "map", "of": source})["map"]
     assert told["bad"]
@@ -286,3 +286,47 @@ def test_what_nobody_looks_at_is_closed(
     with pytest.raises(ServiceError):
         decoder.answer({"what": "map", "of": {"kind": "stripes", "path": str(tmp_path / "none.ome.tiff")}})
     assert not is_open()
+
+
+CORNER = {"type": "Polygon", "coordinates": [[[0, 0], [WIDTH, 0], [0, HEIGHT], [0, 0]]]}
+
+
+@pytest.mark.parametrize("roi", [None, Roi.from_geojson(CORNER)], ids=["whole", "roi"])
+@pytest.mark.parametrize("entropy", [0, None])
+def test_the_map_of_a_job_in_the_making_is_that_of_the_finished_one(
+    decoder: TileDecoder, tmp_path: Path, write_png: Callable[..., Path], roi: Roi | None, entropy: float | None
+) -> None:
+    """Every letter: tissue, rejected, glass and outside a region of interest."""
+    pixels = np.random.default_rng(3).integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    pixels[:1100, :300] = 244  # glass
+    pixels[1100:1600, :300] = np.random.default_rng(4).integers(230, 237, (500, 300, 1), dtype=np.uint8)
+    slide, output = write_png(WIDTH, HEIGHT, pixels=pixels), tmp_path / "result.ome.zarr"
+    request = request_of(slide, output, entropy=entropy, roi=roi)
+    source = stop_after_a_stripe(request)
+    begun = decoder.answer({"what": "map", "of": source})["map"]
+    all_rows: dict[str, Any] = {}
+
+    def look_at_the_join(progress: Progress) -> None:
+        if progress.stage == "joining" and not all_rows:
+            all_rows.update(decoder.answer({"what": "map", "of": source})["map"])
+
+    report = upscale(request, look_at_the_join)
+    assert tuple(all_rows["map"]) == report.tiles.map
+    finished = [row for row in begun["map"] if "." not in row]
+    assert 0 < len(finished) < len(report.tiles.map)
+    assert tuple(finished) == report.tiles.map[: len(finished)]
+    letters = set("".join(report.tiles.map))
+    assert letters == {"t"} | ({"o"} if roi else set()) | (set() if entropy == 0 else {"g", "r"})
+    path = tmp_path / "report.json"
+    path.write_bytes(report.as_bytes())
+    told = decoder.answer({"what": "map", "of": {"kind": "result", "report": str(path)}})["map"]
+    assert tuple(told["map"]) == report.tiles.map
+
+
+@pytest.mark.parametrize("text", [b"", b"{}", b"[]", b"null", b'{"tiles": 4}', b"[" * 9999])
+def test_a_damaged_report_is_a_clear_error(decoder: TileDecoder, tmp_path: Path, text: bytes) -> None:
+    path = tmp_path / "report.json"
+    path.write_bytes(text)
+    with pytest.raises(ServiceError, match="report is damaged") as refused:
+        decoder.answer({"what": "map", "of": {"kind": "result", "report": str(path)}})
+    assert refused.value.problem.code == "job.no-result"

@@ -73,8 +73,8 @@ def test_rejected_background_of_an_identity_is_the_slides_own_too(tmp_path, writ
     glass = np.random.default_rng(0).integers(240, 246, (600, 800, 3), dtype=np.uint8)
     slide, output = write_png(800, 600, pixels=glass), tmp_path / "out.ome.zarr"
     report = upscale(UpscaleRequest(slide, output, model="nearest", mpp=1.0, target_mpp=1.0))
-    assert report["tiles"]["rejected"] + report["tiles"]["glass"] == report["tiles"]["total"]
-    assert report["summary"] == "No tissue was found: the model enhanced 0 of 12 tiles."
+    assert report.tiles.rejected + report.tiles.glass == report.tiles.total
+    assert report.summary == "No tissue was found: the model enhanced 0 of 12 tiles."
     assert (pixels_of(output) == glass).all()
 
 
@@ -93,7 +93,7 @@ def test_every_level_is_the_halved_one_below(tmp_path, write_png) -> None:
     slide, output = write_png(701, 3011), tmp_path / "out.ome.zarr"  # two stripes
     report = upscale(UpscaleRequest(slide, output, model="bicubic", mpp=1.0))
     below = pixels_of(output)
-    for level in range(1, len(report["output"]["levels"])):
+    for level in range(1, len(report.output.levels)):
         even = below[: below.shape[0] // 2 * 2, : below.shape[1] // 2 * 2].astype(np.uint16)
         below = ((even[::2, ::2] + even[1::2, ::2] + even[::2, 1::2] + even[1::2, 1::2] + 2) // 4).astype(np.uint8)
         assert (pixels_of(output, level) == below).all()
@@ -114,8 +114,8 @@ def test_a_region_is_cut_from_the_whole(tmp_path, write_png) -> None:
 def test_target_mpp_takes_the_level_that_gives_it(tmp_path, write_pyramid, formula_pixels, weights) -> None:
     slide = write_pyramid(tmp_path / "s.tiff", formula_pixels(Region(0, 0, 1200, 800)), mpp=0.25)
     report = upscale(UpscaleRequest(slide, tmp_path / "o.ome.tiff", model=str(weights), target_mpp=0.25))
-    assert (report["plan"]["level"], report["plan"]["scale"]) == (2, 4)
-    assert report["output"]["mpp"] == pytest.approx([0.25, 0.25], rel=1e-3)
+    assert (report.plan.level, report.plan.scale) == (2, 4)
+    assert report.output.mpp == pytest.approx([0.25, 0.25], rel=1e-3)
 
 
 def test_target_mpp_that_the_slide_has_gives_its_own_pixels(tmp_path, write_pyramid, formula_pixels) -> None:
@@ -123,7 +123,7 @@ def test_target_mpp_that_the_slide_has_gives_its_own_pixels(tmp_path, write_pyra
     pixels = formula_pixels(Region(0, 0, 1200, 800))
     slide = write_pyramid(tmp_path / "s.tiff", pixels, mpp=0.499)
     report = upscale(UpscaleRequest(slide, tmp_path / "o.ome.zarr", model="nearest", target_mpp=0.5, entropy=0))
-    assert (report["plan"]["level"], report["plan"]["scale"]) == (0, 1)
+    assert (report.plan.level, report.plan.scale) == (0, 1)
     assert (pixels_of(tmp_path / "o.ome.zarr") == pixels).all()
 
 
@@ -132,8 +132,8 @@ def test_a_target_that_a_finer_level_has_by_itself_is_told_to_gain_little(
 ) -> None:
     slide = write_pyramid(tmp_path / "s.tiff", formula_pixels(Region(0, 0, 1200, 800)), mpp=0.25)
     request = UpscaleRequest(slide, tmp_path / "o.ome.tiff", model=str(weights), target_mpp=0.25)
-    assert any("little to gain" in warning for warning in upscale(request)["warnings"])
-    assert not any("little to gain" in warning for warning in upscale(replace(request, target_mpp=0.125))["warnings"])
+    assert any("little to gain" in warning for warning in upscale(request).warnings)
+    assert not any("little to gain" in warning for warning in upscale(replace(request, target_mpp=0.125)).warnings)
 
 
 def test_pixels_that_are_not_square_keep_their_ratio_or_it_is_told(tmp_path, formula_pixels) -> None:
@@ -144,7 +144,7 @@ def test_pixels_that_are_not_square_keep_their_ratio_or_it_is_told(tmp_path, for
 
     def told(asked: UpscaleRequest) -> tuple[list[float], str]:
         report = upscale(asked)
-        return report["output"]["mpp"], " ".join(report["warnings"])
+        return report.output.mpp, " ".join(report.warnings)
 
     mpp, words = told(request)
     assert (mpp, "square" in words) == (pytest.approx([0.125, 0.0625], rel=1e-6), False)
@@ -198,7 +198,7 @@ def test_no_name_path_or_time_of_the_source_is_in_the_image(tmp_path, write_png)
     report = upscale(UpscaleRequest(slide, output, model="bicubic", mpp=1.0))
     for word in (b"Meier", str(tmp_path).encode(), time.strftime("%Y-%m-%d").encode()):
         assert word not in output.read_bytes()
-    assert "Meier" not in json.dumps(report)
+    assert "Meier" not in json.dumps(report.as_dict())
 
 
 @pytest.mark.parametrize("suffix", [".ome.tiff", ".ome.zarr"])
@@ -218,7 +218,7 @@ def test_a_cancelled_run_continues_and_its_file_is_byte_identical(tmp_path, writ
         upscale(again, stop_late, token)
     assert not again.output.exists()
     report = upscale(again, seen.append)
-    assert report["stripes"]["resumed"] == 1
+    assert report.stripes.resumed == 1
     assert any(progress.resumed_tiles == 16 for progress in seen)
     assert leftovers(tmp_path) == []
     files = [path.relative_to(request.output) for path in request.output.rglob("*") if path.is_file()] or [Path()]
@@ -316,7 +316,7 @@ def test_killed_and_continued_is_byte_identical(tmp_path, write_png) -> None:
     process.wait()
     assert not again.exists()
     assert len(leftovers(tmp_path)) == 1
-    assert upscale(UpscaleRequest(slide, again, model="lanczos", mpp=1.0))["stripes"]["resumed"] >= 1
+    assert upscale(UpscaleRequest(slide, again, model="lanczos", mpp=1.0)).stripes.resumed >= 1
     assert again.read_bytes() == whole.read_bytes()
 
 
@@ -331,7 +331,7 @@ def test_another_request_does_not_continue_the_old_one(tmp_path, write_png) -> N
     with pytest.raises(Cancelled):
         upscale(UpscaleRequest(slide, output, model="bicubic", **TWICE), stop_late, token)
     report = upscale(UpscaleRequest(slide, output, model="bicubic", **TWICE, quality=50))
-    assert report["stripes"]["resumed"] == 0
+    assert report.stripes.resumed == 0
 
 
 @pytest.mark.parametrize("change", ["model", "slide", "region"])
@@ -350,7 +350,7 @@ def test_what_another_model_slide_or_region_began_is_not_continued(tmp_path, wri
         "slide": replace(request, slide=write_png(200, 5000, "b.png", np.full((5000, 200, 3), 90, np.uint8))),
         "region": replace(request, region=(0, 100, 200, 4900)),
     }[change]
-    assert upscale(other)["stripes"]["resumed"] == 0
+    assert upscale(other).stripes.resumed == 0
     upscale(replace(other, output=tmp_path / "clean.ome.zarr"))
     assert (pixels_of(output) == pixels_of(tmp_path / "clean.ome.zarr")).all()
 
@@ -369,7 +369,7 @@ def test_an_altered_stripe_alone_is_made_again(tmp_path, write_png) -> None:
     first.write_bytes(b"\x00" + first.read_bytes()[1:])
     with pytest.raises(VerificationError, match="only this stripe"):
         upscale(request)
-    assert upscale(request)["stripes"]["resumed"] == 2
+    assert upscale(request).stripes.resumed == 2
 
 
 def test_thin_regions_pass_their_verification(tmp_path, write_png) -> None:
@@ -419,7 +419,7 @@ def test_a_mistyped_call_does_not_cost_an_interrupted_runs_stripes(tmp_path, wri
         upscale(replace(request, mpp=None))
     with pytest.raises(PlanError):
         upscale(replace(request, level=7))
-    assert upscale(request)["stripes"]["resumed"] == 1
+    assert upscale(request).stripes.resumed == 1
 
 
 def test_a_damaged_segment_is_made_again(tmp_path, write_png) -> None:
@@ -435,7 +435,7 @@ def test_a_damaged_segment_is_made_again(tmp_path, write_png) -> None:
         upscale(request, stop_late, token)
     (segment,) = tmp_path.glob(".slidelift-*/*.segment")
     segment.write_bytes(segment.read_bytes()[:-7])
-    assert upscale(request)["stripes"]["resumed"] == 0
+    assert upscale(request).stripes.resumed == 0
     assert output.read_bytes() == (tmp_path / "whole.ome.tiff").read_bytes()
 
 
@@ -468,11 +468,11 @@ def test_marked_bad_tiles_are_listed_and_the_rest_is_right(tmp_path, data, cmu) 
     upscale(whole)
     report = upscale(replace(whole, slide=slide, output=tmp_path / "o.ome.zarr", on_bad_tile=BadTilePolicy.MARK))
     differs = (pixels_of(tmp_path / "o.ome.zarr") != pixels_of(tmp_path / "whole.ome.zarr")).any(axis=2)
-    for bad in report["tiles"]["bad"]:
-        x, y, width, height = (4 * value for value in bad["affected"])
+    for bad in report.tiles.bad:
+        x, y, width, height = (4 * value for value in bad.affected)
         x, y = x - 4 * 768, y - 4 * 1024
         differs[max(0, y - 8) : y + height + 8, max(0, x - 8) : x + width + 8] = False
-    assert len(report["tiles"]["bad"]) == 4
+    assert len(report.tiles.bad) == 4
     assert not differs.any()
 
 
@@ -512,23 +512,23 @@ def test_a_network_that_answers_no_number_fails_with_the_tiles_place(tmp_path, w
     with pytest.raises(NonFiniteOutputError, match="x 256, y 0"):
         upscale(request)
     report = upscale(replace(request, on_bad_tile=BadTilePolicy.MARK))
-    assert [(bad["row"], bad["column"]) for bad in report["tiles"]["bad"]] == [(0, 1)]
+    assert [(bad.row, bad.column) for bad in report.tiles.bad] == [(0, 1)]
 
 
 def test_a_source_outside_the_models_range_is_warned_of(tmp_path, cmu) -> None:
     request = UpscaleRequest(cmu, tmp_path / "o.ome.tiff", model="compact-x4", region=(900, 1200, 256, 256))
-    assert any("0.499" in warning for warning in upscale(request)["warnings"])
+    assert any("0.499" in warning for warning in upscale(request).warnings)
 
 
 def test_without_a_model_the_recommended_one_is_taken_and_the_report_says_why(tmp_path, cmu) -> None:
     request = UpscaleRequest(cmu, tmp_path / "o.ome.tiff", region=(900, 1200, 256, 256))
     report = upscale(request)
-    assert (report["model"]["name"], report["plan"]["level"], report["plan"]["scale"]) == ("compact-x2", 0, 2)
-    assert report["model"]["chosen_because"].startswith("compact-x2 makes 0.249 µm per pixel")
-    assert report["model"]["chosen_because"] in (tmp_path / "o.report.html").read_text("utf-8")
+    assert (report.model.name, report.plan.level, report.plan.scale) == ("compact-x2", 0, 2)
+    assert report.model.chosen_because.startswith("compact-x2 makes 0.249 µm per pixel")
+    assert report.model.chosen_because in (tmp_path / "o.report.html").read_text("utf-8")
     named = upscale(replace(request, model="compact-x2", output=tmp_path / "named.ome.tiff"))
-    assert named["model"]["chosen_because"] is None
-    assert named["output"]["sha256"] == report["output"]["sha256"]
+    assert named.model.chosen_because is None
+    assert named.output.sha256 == report.output.sha256
 
 
 def test_a_stored_plan_keeps_what_was_recommended(tmp_path, cmu) -> None:
@@ -541,7 +541,7 @@ def test_a_stored_plan_keeps_what_was_recommended(tmp_path, cmu) -> None:
     stored = json.loads(state.read_text("utf-8"))
     assert stored["chosen_because"].startswith("compact-x2")
     state.write_text(json.dumps(stored | {"chosen_because": "as it was said then"}))
-    assert upscale(request)["model"]["chosen_because"] == "as it was said then"
+    assert upscale(request).model.chosen_because == "as it was said then"
 
 
 def test_a_slide_that_no_model_would_make_better_is_refused_with_the_reason(tmp_path, cmu) -> None:
