@@ -42,6 +42,7 @@ _NOT_IN_PIXELS: dict[str, Any] = {
     "device": "",
     "scheduler": None,
     "slide_sha256": None,
+    "slide_name": None,
 }
 """Of a request, what its pixels don't depend on, or what stands in the key in another form."""
 

@@ -62,6 +62,8 @@ class UpscaleRequest:
         The slide's content hash where the caller already has it.
     chosen_because
         The reason that came with a recommended model; None where the user named the model.
+    slide_name
+        How messages call the slide; None for the name of its file.
 
     Raises
     ------
@@ -85,6 +87,7 @@ class UpscaleRequest:
     slide_sha256: str | None = None
     roi: Roi | None = None
     chosen_because: str | None = None
+    slide_name: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("mpp", "target_mpp"):

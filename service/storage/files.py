@@ -343,12 +343,6 @@ def digest(path: Path, between_chunks: Callable[[], None]) -> tuple[int, str]:
     return size, sha256.hexdigest()
 
 
-def under_its_name(said: str, path: Path, name: str) -> str:
-    """A message about a stored file, in the word that its reader knows the slide by."""
-    said = said.replace(str(path), name)
-    return name + said.removeprefix(path.name) if said.startswith((f"{path.name}:", f"{path.name} ")) else said
-
-
 def is_full(error: OSError) -> bool:
     """True for the errors of a full disk or a used-up quota."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -12,7 +12,7 @@ from slidelift.service.errors import Problem, ServiceError, problem, refusal
 from slidelift.service.jobs.quotas import Limits
 from slidelift.service.jobs.slide import Slide, SlideFacts
 from slidelift.service.processes.runner import unpack
-from slidelift.service.storage.files import full_disk_said, remove, under_its_name
+from slidelift.service.storage.files import full_disk_said, remove
 from slidelift.service.uploads.closing import Closing
 from slidelift.service.uploads.inbox import Upload, Writer
 from slidelift.service.uploads.names import Bundle, stored_file_name
@@ -98,14 +98,7 @@ def accept(upload_service: "UploadService", landed: Landed, upload: Upload, betw
         What the probe says of the file, in the name that its user gave it; quota.bytes.
     """
     main, name, owner = landed.folder / landed.file, upload.name, upload.owner
-    try:
-        facts = SlideFacts.from_probe(upload_service.probe(main, between))
-    except Closing:
-        raise
-    except ServiceError as error:
-        found = error.problem
-        detail = under_its_name(found.detail, main, name)
-        raise ServiceError(Problem(found.code, detail, found.status, found.by_user)) from error
+    facts = SlideFacts.from_probe(upload_service.probe(main, name, between))
     slide = Slide(upload.id, name, landed.file, landed.bytes, landed.sha256, time.time(), facts, owner)
     limits = Limits.of_owner(upload_service.settings, upload_service.store, owner)
     upload_service.storage.adopt(landed.folder, slide, upload_service.store, partial(limits.admit_bytes, slide.bytes))

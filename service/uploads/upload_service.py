@@ -21,7 +21,7 @@ from slidelift.service.uploads.inbox import Inbox, Way, Writer
 from slidelift.service.uploads.names import require_name
 from slidelift.service.uploads.turns import Lane, Turns
 
-Probe = Callable[[Path, Callable[[], None]], Mapping[str, Any]]
+Probe = Callable[[Path, str, Callable[[], None]], Mapping[str, Any]]
 """Path of a slide -> its facts as plain values; raises ServiceError. Decodes in a process of its own, and meanwhile
 calls the second argument, which may raise to stop."""
 

@@ -59,9 +59,9 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def app(settings: Settings, facts: dict[str, Any]) -> Iterator[FastAPI]:
-    def probe(slide: Path, between: Callable[[], None]) -> Mapping[str, Any]:
+    def probe(slide: Path, name: str, between: Callable[[], None]) -> Mapping[str, Any]:
         if not slide.read_bytes()[:4] == b"II*\0":
-            raise ServiceError(Problem("slide.unreadable", f"{slide}: no reader knows it", 422, by_user=True))
+            raise ServiceError(Problem("slide.unreadable", f"{name}: no reader knows it", 422, by_user=True))
         return facts
 
     made = create_app(settings, probe)

@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 
 from slidelift.service.errors import ServiceError
-from slidelift.service.processes.runner import Child, probe, unpack
+from slidelift.service.processes.child_process import CHILD_MODULE, ChildProcess
+from slidelift.service.processes.runner import probe, unpack
 
 
 class StoppedError(Exception):
@@ -35,7 +36,7 @@ def test_a_probe_is_put_down_in_the_middle_when_the_service_stops(tmp_path: Path
 
     started = time.monotonic()
     with pytest.raises(StoppedError):
-        probe(slide, between)
+        probe(slide, between=between)
     assert len(asked[0]) == 1
     assert {child.pid for child in psutil.Process().children()} <= before
     assert time.monotonic() - started < 20
@@ -116,7 +117,7 @@ def test_a_killed_unpacking_says_nothing_against_the_archive(tmp_path: Path) -> 
 
 def test_processor_time_used_up_is_told_from_a_kill_from_outside(tmp_path: Path) -> None:
     """The kernel sends SIGKILL at the hard limit, so that one must lie above the soft one."""
-    child = Child("slidelift.service.processes.child", "probe")
+    child = ChildProcess(CHILD_MODULE, "probe")
     try:
         for _ in range(500):
             soft, hard = psutil.Process(child.process.pid).rlimit(psutil.RLIMIT_CPU)

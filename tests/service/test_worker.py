@@ -475,7 +475,7 @@ def test_disk_full_while_packing_keeps_the_result_and_a_retry_only_packs(
     add(store, "j", JobOrder("s", "bicubic", format=ResultFormat.OME_ZARR))
     pipeline = Pipeline(honest)
     with monkeypatch.context() as patched:
-        patched.setattr("slidelift.service.worker.archive", full)
+        patched.setattr("slidelift.service.result_seal.archive", full)
         with working(settings, pipeline):
             failed = until(store, "j", ended)
     assert failed.problem is not None

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from slidelift.wsi.errors import SlideUnreadableError, TileReadError, UnsupportedPixelsError
+from slidelift.wsi.errors import SlideUnreadableError, TileReadError, UnsupportedPixelsError, library_message
 from slidelift.wsi.geometry import Region, Size
 from slidelift.wsi.icc import usable_profile
 from slidelift.wsi.readers.compression import read_compression
@@ -33,7 +33,7 @@ def accepts(path: Path) -> bool:
 class FlatImageReader:
     """A picture in memory: 3 bytes a pixel, at most `MAX_PIXELS`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, name: str) -> None:
         try:
             with _opened(path) as image:
                 size, mode = Size(*image.size), image.mode
@@ -41,12 +41,12 @@ class FlatImageReader:
                     raise Image.DecompressionBombError
                 if image.format == "JPEG" and size.width * size.height > _MOST_PIXELS_A_BYTE * path.stat().st_size:
                     raise SlideUnreadableError(
-                        f"{path.name}: {size.width}x{size.height} px can't be in so few bytes; it is cut short: copy "
+                        f"{name}: {size.width}x{size.height} px can't be in so few bytes; it is cut short: copy "
                         "it again"
                     )
                 if mode not in _EIGHT_BIT:
                     raise UnsupportedPixelsError(
-                        f"{path.name}: pixel mode {mode} is not 8-bit RGB or grey; convert it first"
+                        f"{name}: pixel mode {mode} is not 8-bit RGB or grey; convert it first"
                     )
                 image.load()
                 orientation, found = _orientation(image)
@@ -56,20 +56,21 @@ class FlatImageReader:
                 said = image.info.get("icc_profile") or b"" if "icc_profile" in image.info else None
         except Image.DecompressionBombError as error:
             raise UnsupportedPixelsError(
-                f"{path.name}: more than {MAX_PIXELS // 10**6} megapixels in one piece; save it as a tiled, pyramidal "
+                f"{name}: more than {MAX_PIXELS // 10**6} megapixels in one piece; save it as a tiled, pyramidal "
                 "TIFF first"
             ) from error
         except UnidentifiedImageError as error:
             raise SlideUnreadableError(
-                f"{path.name}: its head is none of a PNG, JPEG or BMP that can be read; it may be of a rare kind, as "
+                f"{name}: its head is none of a PNG, JPEG or BMP that can be read; it may be of a rare kind, as "
                 "a JPEG of 12 bits is (save it as a PNG of 8 bits), or cut short (copy it again)"
             ) from error
         except (OSError, ValueError, SyntaxError) as error:
-            raise SlideUnreadableError(f"{path.name}: the picture can't be decoded ({error}); copy it again") from error
+            cause = library_message(error, path, name)
+            raise SlideUnreadableError(f"{name}: the picture can't be decoded ({cause}); copy it again") from error
         profile, damage = usable_profile(said)
         height, width = self._pixels.shape[:2]
         self.info = SlideInfo(
-            name=path.name,
+            name=name,
             reader="pillow",
             levels=(Level(Size(width, height), 1.0),),
             mpp=None,  # a picture's dots per inch are a wish for printers, not a pixel size

@@ -9,7 +9,7 @@ import openslide
 import tifffile
 from PIL import Image
 
-from slidelift.wsi.errors import SlideUnreadableError, TileReadError, UnsupportedPixelsError
+from slidelift.wsi.errors import SlideUnreadableError, TileReadError, UnsupportedPixelsError, library_message
 from slidelift.wsi.geometry import Region, Size
 from slidelift.wsi.icc import usable_profile
 from slidelift.wsi.quantities import Quantities
@@ -74,12 +74,12 @@ class OpenSlideReader:
     the new handle.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, name: str) -> None:
+        self._path, self._name = path, name
         self._lock = threading.Lock()
         self._told = self._checked_pages()
         self._handle = self._open()
-        require_small_pieces(path.name, pieces_of_openslide(self._handle))
+        require_small_pieces(name, pieces_of_openslide(self._handle))
         self.info = self._describe()
         colour = self._handle.properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "FFFFFF")
         self._background = (*bytes.fromhex(colour), 255)
@@ -95,7 +95,8 @@ class OpenSlideReader:
             try:
                 image = self._region(fresh, level, region)
             except openslide.OpenSlideError as error:
-                raise TileReadError(self.info.name, level, region, str(error)) from error
+                cause = library_message(error, self._path, self._name)
+                raise TileReadError(self._name, level, region, cause) from error
         if image.getchannel("A").getextrema()[0] != 255:
             canvas = Image.new("RGBA", image.size, self._background)
             canvas.alpha_composite(image)
@@ -115,9 +116,8 @@ class OpenSlideReader:
                 if "unsupported" in str(error).lower()
                 else "it may be cut short, or files that belong to it may be missing: copy it again, whole"
             )
-            raise SlideUnreadableError(
-                f"{self._path.name}: OpenSlide can't open this slide ({error}); {advice}"
-            ) from error
+            cause = library_message(error, self._path, self._name)
+            raise SlideUnreadableError(f"{self._name}: OpenSlide can't open this slide ({cause}); {advice}") from error
 
     def _replace(self, failed: openslide.OpenSlide) -> None:
         with self._lock:
@@ -138,7 +138,7 @@ class OpenSlideReader:
         bounds = _bounds(properties, Size(*slide.dimensions), quantities)
         profile, damage = usable_profile(slide._profile)  # `color_profile` raises on a damaged one
         return SlideInfo(
-            name=self._path.name,
+            name=self._name,
             reader="openslide",
             levels=tuple(
                 Level(Size(*size), downsample)
@@ -168,12 +168,10 @@ class OpenSlideReader:
                 found = [samples_of(page) for page in pages]
                 sizes = [page_size(page) for page in pages]
         except _DAMAGE as error:
-            raise SlideUnreadableError(
-                f"{self._path.name}: its TIFF tables are damaged; copy or export it again"
-            ) from error
+            raise SlideUnreadableError(f"{self._name}: its TIFF tables are damaged; copy or export it again") from error
         if odd := next((one for one in found if not one.is_shown_by_openslide(vendor)), None):
             raise UnsupportedPixelsError(
-                f"{self._path.name}: {odd.words}: OpenSlide would not show these pixels as they are; export the slide "
+                f"{self._name}: {odd.words}: OpenSlide would not show these pixels as they are; export the slide "
                 "upright as 8-bit RGB first, choosing the display range there"
             )
         told = tuple(dict.fromkeys(sentence for one in found for sentence in one.warnings))

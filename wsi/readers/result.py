@@ -9,7 +9,7 @@ import numpy as np
 import tifffile
 import zarr
 
-from slidelift.wsi.errors import SegmentDamagedError, SlideUnreadableError, TileReadError
+from slidelift.wsi.errors import SegmentDamagedError, SlideUnreadableError, TileReadError, library_message
 from slidelift.wsi.geometry import Region, Size
 from slidelift.wsi.pyramid import TILE
 from slidelift.wsi.readers.references import require_alone
@@ -29,10 +29,12 @@ _KEPT = 24
 class GridReader:
     """A pyramid of 512-px tiles, each level half of the one before; for one thread at a time."""
 
-    def __init__(self, name: str, sizes: Sequence[Size], fetch: Fetch, close: Callable[[], None]) -> None:
+    def __init__(
+        self, name: str, sizes: Sequence[Size], fetch: Fetch, close: Callable[[], None], path: Path | None = None
+    ) -> None:
         levels = tuple(Level(size, float(1 << number)) for number, size in enumerate(sizes))
         self.info = SlideInfo(name, "result", levels, None, None, None)
-        self._fetch, self._close = lru_cache(_KEPT)(fetch), close
+        self._fetch, self._close, self._path = lru_cache(_KEPT)(fetch), close, path or Path(name)
 
     def read(self, level: int, region: Region) -> Pixels:
         """See `SlideReader.read`; of stripes four channels, the fourth 0 where there is nothing yet."""
@@ -41,7 +43,8 @@ class GridReader:
         try:
             tiles = [np.concatenate([self._fetch(level, row, column) for column in columns], axis=1) for row in rows]
         except (SegmentDamagedError, *DECODER_ERRORS) as error:
-            raise TileReadError(self.info.name, level, region, str(error)) from error
+            cause = library_message(error, self._path, self.info.name)
+            raise TileReadError(self.info.name, level, region, cause) from error
         top, left = region.y % TILE, region.x % TILE
         return np.concatenate(tiles, axis=0)[top : top + region.height, left : left + region.width]
 
@@ -51,22 +54,29 @@ class GridReader:
         self._close()
 
 
-def open_result(path: Path, output_format: str) -> GridReader:
+def open_result(path: Path, output_format: str, name: str | None = None) -> GridReader:
     """A finished result: an OME-TIFF, or an OME-Zarr as folder or zip.
+
+    Parameters
+    ----------
+    name
+        How messages call the result; None for the name of its file.
 
     Raises
     ------
     SlideUnreadableError
         It is not there, or not what was written.
     """
+    name = name or path.name
     try:
-        return _open_tiff(path) if output_format == ome_tiff.NAME else _open_zarr(path)
+        return _open_tiff(path, name) if output_format == ome_tiff.NAME else _open_zarr(path, name)
     except (tifffile.TiffFileError, BadZipFile, *DECODER_ERRORS) as error:
-        raise SlideUnreadableError(f"{path.name}: the result can't be opened ({error})") from error
+        cause = library_message(error, path, name)
+        raise SlideUnreadableError(f"{name}: the result can't be opened ({cause})") from error
 
 
-def _open_tiff(path: Path) -> GridReader:
-    require_alone(path)
+def _open_tiff(path: Path, name: str) -> GridReader:
+    require_alone(path, name)
     tiff = tifffile.TiffFile(path, _multifile=False)
     pages = [level.pages[0] for level in tiff.series[0].levels]
     decode = format_named(ome_tiff.NAME).decode
@@ -77,10 +87,10 @@ def _open_tiff(path: Path) -> GridReader:
         tiff.filehandle.seek(page.dataoffsets[number])
         return decode((tiff.filehandle.read(page.databytecounts[number]),))
 
-    return GridReader(path.name, [Size(page.imagewidth, page.imagelength) for page in pages], fetch, tiff.close)
+    return GridReader(name, [Size(page.imagewidth, page.imagelength) for page in pages], fetch, tiff.close, path)
 
 
-def _open_zarr(path: Path) -> GridReader:
+def _open_zarr(path: Path, name: str) -> GridReader:
     zipped = zarr.storage.ZipStore(path, mode="r") if path.suffix == ".zip" else None
     store = zipped or LoneStore(path, read_only=True)
     group = zarr.open_group(store, path=path.stem if zipped else "", mode="r", zarr_format=2)
@@ -92,7 +102,7 @@ def _open_zarr(path: Path) -> GridReader:
         return np.pad(np.moveaxis(planes, 0, -1), padding, mode="edge")
 
     sizes = [Size(array.shape[2], array.shape[1]) for array in arrays]
-    return GridReader(path.name, sizes, fetch, zipped.close if zipped else lambda: None)
+    return GridReader(name, sizes, fetch, zipped.close if zipped else lambda: None, path)
 
 
 def open_stripes(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 import tifffile
 
-from slidelift.wsi.errors import SlideUnreadableError, TileReadError, UnsupportedPixelsError
+from slidelift.wsi.errors import SlideUnreadableError, TileReadError, UnsupportedPixelsError, library_message
 from slidelift.wsi.geometry import Region, Size
 from slidelift.wsi.icc import usable_profile
 from slidelift.wsi.quantities import Quantities
@@ -61,8 +61,8 @@ def accepts(path: Path) -> bool:
 class TiffSlideReader:
     """One TIFF; reads from any number of threads."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, name: str) -> None:
+        self._path, self._name = path, name
         self._file = LoneFile(path)
         try:
             self._open()
@@ -71,29 +71,29 @@ class TiffSlideReader:
             raise
 
     def _open(self) -> None:
-        path = self._path
+        name = self._name
         try:
-            self._slide = _opened(self._file, options_for(path))
+            self._slide = _opened(self._file, options_for(self._path))
             self._tiff: tifffile.TiffFile = self._slide.ts_tifffile
             self._series, self._place = self._largest()
             self._slide.number = self._place[0]
-            require_small_pieces(path.name, pieces_of_tiff(self._tiff))
+            require_small_pieces(name, pieces_of_tiff(self._tiff))
             bound_streams(self._tiff)
             self._layouts = [samples_of(level.keyframe) for level in self._series.levels]
             self._refuse_other_pixels()
             self.info = self._describe()
         except (tifffile.TiffFileError, *DECODER_ERRORS) as error:
             told = isinstance(error, (tifffile.TiffFileError, NotImplementedError, OSError))
+            cause = library_message(error, self._path, name) if told else "its tables are damaged"
             raise SlideUnreadableError(
-                f"{path.name}: neither OpenSlide nor tiffslide can open this TIFF "
-                f"({error if told else 'its tables are damaged'}); copy or export it again"
+                f"{name}: neither OpenSlide nor tiffslide can open this TIFF ({cause}); copy or export it again"
             ) from error
 
     def _largest(self) -> tuple[tifffile.TiffPageSeries, tuple[int, int]]:
         """The picture with the most pixels, or the one that a scanner's format puts first; its place, and how many."""
         if self._tiff.is_ome and (name := impossible_counts(self._tiff.ome_metadata or "")):
             raise SlideUnreadableError(
-                f"{self._path.name}: its OME-XML gives {name} a value that no slide has; export the slide again"
+                f"{self._name}: its OME-XML gives {name} a value that no slide has; export the slide again"
             )
         try:
             series = self._tiff.series
@@ -101,7 +101,7 @@ class TiffSlideReader:
             if not self._tiff.is_ome:
                 raise
             raise SlideUnreadableError(
-                f"{self._path.name}: its OME-XML does not say which pictures the file holds; export the slide again"
+                f"{self._name}: its OME-XML does not say which pictures the file holds; export the slide again"
             ) from error
         number = 0 if self._vendor() in _BASELINE_FIRST else max(range(len(series)), key=lambda one: _area(series[one]))
         return series[number], (number, len(series))
@@ -115,8 +115,8 @@ class TiffSlideReader:
             array = self._slide.zarr_group[str(level)]
             pixels = np.asarray(array[tuple(chosen.get(axis, 0) for axis in axes)])
         except DECODER_ERRORS as error:
-            cause = str(error) or type(error).__name__
-            raise TileReadError(self.info.name, level, region, cause) from error
+            cause = library_message(error, self._path, self._name)
+            raise TileReadError(self._name, level, region, cause) from error
         kept = [axis for axis in axes if axis in chosen]
         if "S" not in kept:
             pixels = pixels[..., None]
@@ -138,7 +138,7 @@ class TiffSlideReader:
         profile, damage = usable_profile(self._series.keyframe.tags.valueof(_ICC_PROFILE))
         sizes = [upright_size(_stored_size(level), first.turn) for level in self._series.levels]
         return SlideInfo(
-            name=self._path.name,
+            name=self._name,
             reader="tiffslide",
             levels=tuple(Level(one, (sizes[0].width / one.width + sizes[0].height / one.height) / 2) for one in sizes),
             mpp=upright_pair(mpp, first.turn) if mpp else None,
@@ -181,7 +181,7 @@ class TiffSlideReader:
         return found
 
     def _refuse_other_pixels(self) -> None:
-        name = self._path.name
+        name = self._name
         for level, layout in zip(self._series.levels, self._layouts, strict=True):
             axes = level.axes
             many = [axis for axis, length in zip(axes, level.shape, strict=True) if axis == "C" and length > 1]

@@ -50,7 +50,7 @@ class _Form:
         return self.order + ("Q" if self.is_big else "I")
 
 
-def require_whole(path: Path) -> None:
+def require_whole(path: Path, name: str) -> None:
     """Refuse a TIFF of which a table, or what it leads to, lies beyond the file's end.
 
     An NDPI is not looked at, since its offsets have more bits than those of a classic TIFF.
@@ -68,7 +68,7 @@ def require_whole(path: Path) -> None:
             _follow(file, form, path.stat().st_size)
         except _CutShortError as error:
             raise SlideUnreadableError(
-                f"{path.name}: it is cut short: its tables lead beyond its end, and levels or metadata are missing; "
+                f"{name}: it is cut short: its tables lead beyond its end, and levels or metadata are missing; "
                 "copy it again, whole"
             ) from error
 

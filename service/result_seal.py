@@ -1,0 +1,46 @@
+"""Turns the output of a pipeline into the file that is downloaded."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from slidelift.service.jobs.job import Result, ResultFormat
+from slidelift.service.storage.files import digest, remove
+from slidelift.service.storage.zip_folder import archive
+
+
+class ResultChangedError(Exception):
+    """The output on disk is not the one that was verified."""
+
+
+def seal(
+    output: Path, report: Mapping[str, Any], output_format: ResultFormat, raise_if_cancelled: Callable[[], None]
+) -> Result:
+    """Make the durable, hashed file that is downloaded; an OME-Zarr becomes one zip.
+
+    Parameters
+    ----------
+    report
+        Its ``output`` has the ``sha256`` of the verified output.
+    raise_if_cancelled
+        Called between chunks.
+
+    Raises
+    ------
+    ResultChangedError
+        The output has another hash than the report says.
+    """
+    if not output.exists():
+        raise FileNotFoundError(f"the pipeline reported success and wrote no {output.name}")
+    if output_format is ResultFormat.OME_ZARR:
+        file = output.with_name(output.name + ".zip")
+        output_sha256 = archive(output, file, raise_if_cancelled)
+        size, file_sha256 = digest(file, raise_if_cancelled)
+    else:
+        file = output
+        size, file_sha256 = digest(file, raise_if_cancelled)
+        output_sha256 = file_sha256
+    if output_sha256 != report["output"]["sha256"]:
+        remove(file)
+        raise ResultChangedError(f"{output.name} is not what was written: the disk or another program changed it")
+    return Result(file.name, size, file_sha256)
