@@ -71,7 +71,7 @@ class Runner:
             except TimeoutError:
                 answer = None
             except ChildEndedError:
-                self._child = None
+                self.close()
                 name = request.slide_name or request.slide.name
                 raise Cancelled if deadline else ServiceError(_crash(child, name, request.slide)) from None
             if isinstance(answer, ProgressChanged):
@@ -88,9 +88,9 @@ class Runner:
 
     def close(self) -> None:
         """End the child."""
-        if self._child is not None:
-            self._child.close()
-            self._child = None
+        child, self._child = self._child, None
+        if child is not None:
+            child.close()
 
     def __enter__(self) -> "Runner":
         return self
