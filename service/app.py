@@ -45,7 +45,7 @@ from slidelift.service.api.tile_cache import TileCache
 from slidelift.service.errors import EXIT_FAILED, refusal
 from slidelift.service.jobs.open_store import open_store
 from slidelift.service.logs import log_config
-from slidelift.service.processes.memory import give_back_what_is_freed
+from slidelift.service.processes.memory import return_freed_memory
 from slidelift.service.processes.viewer_pool import DecoderPool
 from slidelift.service.settings import Settings
 from slidelift.service.storage.data_identity import require_same_identity
@@ -79,11 +79,11 @@ _TAGS = [
 log = logging.getLogger(__name__)
 
 
-def probe(slide: Path, between: Callable[[], None]) -> Mapping[str, Any]:
+def probe(slide: Path, name: str, between: Callable[[], None]) -> Mapping[str, Any]:
     """Look into a slide in a process of its own; see `service.processes.runner.probe`."""
     from slidelift.service.processes.runner import probe as probe_in_subprocess
 
-    return probe_in_subprocess(slide, between)
+    return probe_in_subprocess(slide, name, between)
 
 
 def create_app(settings: Settings, probe: Probe = probe) -> FastAPI:
@@ -235,7 +235,7 @@ def serve(settings: Settings, probe: Probe = probe) -> None:
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
     _take_all_descriptors()
-    give_back_what_is_freed()
+    return_freed_memory()
     for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises them once more when it has stopped: let us go on
         signal.signal(number, signal.SIG_IGN)
     server = _Server(config, context.job_changes)

@@ -14,7 +14,7 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 
 @contextmanager
-def about_job(job_id: str) -> Iterator[None]:
+def logged_job(job_id: str) -> Iterator[None]:
     """What this thread logs meanwhile carries the job's id."""
     token = _job.set(job_id)
     try:

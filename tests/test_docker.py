@@ -275,9 +275,12 @@ def test_what_the_api_image_holds_shows_slides_and_results(
     for output in (tiff, zarr):
         upscale(UpscaleRequest(slide, output, model="nearest", region=(0, 0, 300, 200)))
     code = (
-        "import asyncio, sys; from slidelift.service.processes.viewer_pool import DecoderPool, ImageSource\n"
+        "import asyncio, sys; from pathlib import Path\n"
+        "from slidelift.service.pipeline.image_source import ImageSource\n"
+        "from slidelift.service.processes.viewer_pool import DecoderPool\n"
         "async def look():\n"
-        "    decoders, source = DecoderPool(), ImageSource(*sys.argv[1:])\n"
+        "    kind, path, output_format = sys.argv[1:]\n"
+        "    decoders, source = DecoderPool(), ImageSource(kind, Path(path), 'image', output_format)\n"
         "    size = await decoders.size(source)\n"
         "    tile = await decoders.tile(source, 8, 0, 0, 'jpeg', None)\n"
         "    decoders.close()\n"

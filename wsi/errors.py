@@ -1,4 +1,4 @@
-"""Every failure a slide can cause.
+"""Exceptions of this package.
 
 WsiError
 ├── SlideError                the slide, as a file, is at fault; the message names it
@@ -17,6 +17,7 @@ WsiError
 └── VerificationError         what was written does not read back as it should
 """
 
+import os
 from pathlib import Path
 
 from slidelift.errors import SlideliftError
@@ -103,3 +104,27 @@ class SegmentDamagedError(VerificationError):
     def __init__(self, path: Path, message: str) -> None:
         super().__init__(f"{path.name}: {message}; ask again: only this stripe is made anew")
         self.path = path
+
+
+def without_path(text: str, path: Path, name: str) -> str:
+    """Replace a file's path in the message of a library or a process; the one place where this is done.
+
+    Messages of this package call a file by `name` from the start. Decoder libraries know only its path.
+
+    Parameters
+    ----------
+    text
+        The message.
+    path
+        The file as it was given to the library. The names of files beside it stay, without their folder.
+    name
+        What to put in the place of the path.
+    """
+    if path == Path(path.name):
+        return text
+    return text.replace(str(path), name).replace(f"{path.parent}{os.sep}", "")
+
+
+def library_message(error: BaseException, path: Path, name: str) -> str:
+    """Return the message of a decoder library's exception without the file's path; its type if it has no message."""
+    return without_path(str(error), path, name) or type(error).__name__

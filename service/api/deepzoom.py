@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import astuple, dataclass
-from enum import StrEnum
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Path, Request, Response
@@ -18,7 +17,7 @@ from slidelift.service.api.responses import ResponseDocs, etag_matches, get_and_
 from slidelift.service.errors import ServiceError, refusal
 from slidelift.service.jobs.job import JobState
 from slidelift.service.jobs.slide import Slide
-from slidelift.service.processes.viewer_pool import ImageSource
+from slidelift.service.pipeline.image_source import ImageSource, TileFormat
 from slidelift.wsi.deepzoom import DeepZoom
 from slidelift.wsi.geometry import Size
 
@@ -31,13 +30,6 @@ _GROWING = "no-store"
 _SAFE = {"X-Content-Type-Options": "nosniff"}
 
 Seen = TypeVar("Seen")
-
-
-class TileFormat(StrEnum):
-    """How a tile is encoded."""
-
-    JPEG = "jpeg"
-    PNG = "png"
 
 
 _Number = Annotated[int, Path(ge=0, lt=2**31)]
@@ -113,7 +105,7 @@ async def get_slide_tile(
 
     def find() -> _Subject:
         found = slides.find_slide(context, caller, slide)
-        return _Subject(ImageSource("slide", str(context.storage.slide_path(found))), found.sha256)
+        return _Subject(ImageSource("slide", context.storage.slide_path(found), f"slide {found.id}"), found.sha256)
 
     return await _seen(find, lambda subject: _tile(request, context, subject, place))
 
@@ -199,16 +191,18 @@ def _result(context: Context, caller: Caller, job_id: str) -> _Subject:
         path = storage.result_path(found)
         if found.result is None or path is None or not path.exists():
             raise refusal("result.deleted", f"the result of job {found.id} was deleted; post the job again to see it")
-        report = str(storage.report_path(found))
-        return _Subject(ImageSource("result", str(path), order.format, report=report), found.result.sha256)
+        source = ImageSource(
+            "result", path, f"result of job {found.id}", order.format, report=storage.report_path(found)
+        )
+        return _Subject(source, found.result.sha256)
     if found.state is JobState.CANCELLED or found.result_deleted is not None:
         raise refusal("job.no-result", f"job {found.id} is {found.state}, and nothing of it was kept")
     slide: Slide | None = context.store.slide(order.slide)
     if slide is None:
         raise refusal("job.no-result", f"the slide of job {found.id} was deleted")
     mpp = (order.mpp, order.mpp) if order.mpp else None
-    output = storage.output_path(found)
-    return _Subject(ImageSource("stripes", str(output), order.format, str(storage.slide_path(slide)), mpp), None)
+    output, name = storage.output_path(found), f"result of job {found.id}"
+    return _Subject(ImageSource("stripes", output, name, order.format, storage.slide_path(slide), mpp), None)
 
 
 def _described(zoom: DeepZoom, tile_format: TileFormat, cached: str) -> Response:

@@ -145,6 +145,7 @@ class ClusterExecutor:
         sign = workspace.folder.absolute() / f"cluster-{uuid.uuid4().hex[:8]}"
         errand = ClusterTask(
             slide=str(request.slide.absolute()),
+            slide_name=request.slide_name,
             files=stamps(request.slide),
             model=self._model,
             fingerprint=self._fingerprint,

@@ -48,6 +48,7 @@ class ClusterTask:
     """All that a worker needs to make a stripe; it is made as long as the file `sign` is there, in its folder."""
 
     slide: str
+    slide_name: str | None
     files: tuple[tuple[str, int, int], ...]
     model: Model
     fingerprint: str
@@ -121,15 +122,16 @@ def make_there(errand: ClusterTask, number: int) -> dict[str, Any] | None:
 
 def _make_alone(errand: ClusterTask, number: int, upscaler: PatchUpscaler) -> None:
     slide, folder = Path(errand.slide), Path(errand.sign).parent
+    name = errand.slide_name or str(slide)
     here = f"worker {get_worker().name}"
     if upscaler.fingerprint != errand.fingerprint:
         raise ServiceError(problem("cluster.workers", f"{here} has other weights of {upscaler.name}"))
     try:
         same = stamps(slide) == errand.files
     except OSError as error:
-        raise ServiceError(problem("cluster.workers", f"{here} can't read {slide}: {error.strerror}")) from error
+        raise ServiceError(problem("cluster.workers", f"{here} can't read {name}: {error.strerror}")) from error
     if not same:
-        raise ServiceError(problem("cluster.workers", f"{here} sees another {slide} than was asked for"))
+        raise ServiceError(problem("cluster.workers", f"{here} sees another {name} than was asked for"))
     cancel = _Sign(errand)
     if cancel.is_set:
         raise ServiceError(_unseen(folder))
@@ -138,7 +140,7 @@ def _make_alone(errand: ClusterTask, number: int, upscaler: PatchUpscaler) -> No
     with suppress(FileNotFoundError, SegmentDamagedError):  # made by one that could not say so any more
         require_finished(Segment(path), errand.settings, stripe)
         return
-    reader = open_slide(slide)
+    reader = open_slide(slide, errand.slide_name)
     try:
         with open_stripe_maker(errand.settings, reader, upscaler, lambda *_: None, cancel) as maker:
             maker.make(stripe, path)

@@ -45,6 +45,7 @@ _NOT_IN_PIXELS: dict[str, Any] = {
     "device": "",
     "scheduler": None,
     "slide_sha256": None,
+    "slide_name": None,
 }
 """Fields of a request that its pixels do not depend on, or that the key holds in another form."""
 

@@ -29,6 +29,8 @@ class UpscaleRequest(UpscaleOptions):
         Polygons in level-0 pixels: the result covers their bounding box, and tiles outside them are only resampled.
     chosen_because
         Reason for the recommended model; None if the user named the model.
+    slide_name
+        How messages call the slide; None for the name of its file.
 
     Raises
     ------
@@ -44,6 +46,7 @@ class UpscaleRequest(UpscaleOptions):
     slide_sha256: str | None = None
     roi: Roi | None = None
     chosen_because: str | None = None
+    slide_name: str | None = None
 
     def __post_init__(self) -> None:
         self.require_valid()

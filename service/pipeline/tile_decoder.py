@@ -1,6 +1,5 @@
-"""What a viewer may look at: slides, results, and what is finished of a result in the making."""
+"""Decodes Deep Zoom tiles of slides, results and the finished stripes of unfinished results."""
 
-import base64
 import io
 import math
 import time
@@ -16,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from slidelift.service.errors import ServiceError, refusal
+from slidelift.service.pipeline.image_source import ImageSource, TileFormat
 from slidelift.service.pipeline.report import BadTileReport, PlanReport, Report, ReportError
 from slidelift.service.pipeline.stripe_record import StripeRecord
 from slidelift.service.pipeline.workspace import Workspace
@@ -31,25 +31,25 @@ from slidelift.wsi.tiling import TilePlan
 from slidelift.wsi.writers.segment import Segment
 
 JPEG_QUALITY = 90
-"""A change of it, or of how tiles are made, wants another `service.api.deepzoom.ENCODING`."""
-# Slides that stay open between tiles, and for how long after the last one: a slide that was deleted takes up its room
-# on disk until it is closed.
-_OPEN = 6
+"""After a change of this value, or of how tiles are made, increase `service.api.deepzoom.ENCODING`."""
+# Images that stay open between tiles, and for how long after the last one: a deleted slide takes up its space on disk
+# until it is closed.
+_MAX_OPEN = 6
 _IDLE_SECONDS = 30.0
-# A folder's stamp says of two changes that follow one another this closely only the first, on the coarsest clocks.
-_SETTLED_NS = 2 * 10**9
-_NOT_YET = "."
+# On the coarsest file systems two changes of a folder within this time have the same time of change.
+_MTIME_RESOLUTION_NS = 2 * 10**9
+_UNFINISHED_TILE = "."
 
 
 @dataclass(slots=True)
-class _Opened:
+class _OpenImage:
     reader: SlideReader
     used: float
 
 
 @dataclass(slots=True)
-class _Making:
-    """The plan and the finished stripes of a job, as they were last read from its folder.
+class _UnfinishedResult:
+    """The plan and the finished stripes of a job, as last read from its folder.
 
     Attributes
     ----------
@@ -58,7 +58,7 @@ class _Making:
     segments
         By number and time of writing.
     scanned
-        The time of the folder's last change when it was looked through, None where it may have changed since.
+        Time of the folder's last change when it was read; None if it may have changed since.
     """
 
     stamp: tuple[int, ...]
@@ -68,47 +68,60 @@ class _Making:
 
 
 class TileDecoder:
-    """Keeps what is looked at open; memory is bounded by the readers of `_OPEN` slides. For one thread."""
+    """Decodes tiles and keeps recently used images open; for one thread. Memory: the readers of `_MAX_OPEN` images."""
 
     def __init__(self) -> None:
-        self._opened: OrderedDict[tuple[Any, ...], _Opened] = OrderedDict()
-        self._makings: OrderedDict[Path, _Making] = OrderedDict()
+        self._open_images: OrderedDict[tuple[Any, ...], _OpenImage] = OrderedDict()
+        self._unfinished: OrderedDict[Path, _UnfinishedResult] = OrderedDict()
 
-    def answer(self, question: dict[str, Any]) -> dict[str, Any]:
-        """Answer one question of the parent's side, `service.processes.viewer_pool`.
-
-        Parameters
-        ----------
-        question
-            ``what`` is "tile", "size" or "map"; ``of`` names a slide, a result or a job
-            (`service.processes.viewer_pool.ImageSource`).
+    def tile(self, source: ImageSource, level: int, column: int, row: int, image_format: TileFormat) -> bytes:
+        """Return one encoded Deep Zoom tile.
 
         Raises
         ------
-        WsiError, ServiceError
-            It can't be opened, decoded or found.
+        ServiceError
+            view.tile if there is no such tile; job.not-finished if a job has no plan yet.
+        WsiError
+            The image can't be opened or the tile not decoded.
         """
-        self._close_older_than(time.monotonic() - _IDLE_SECONDS)
-        source = question["of"]
-        if question["what"] == "map":
-            return {"map": self._finished_map(source) if source["kind"] == "result" else self._growing_map(source)}
+        self._close_idle()
         reader = self._reader(source)
-        if question["what"] == "size":
-            size = reader.info.size
-            return {"size": [size.width, size.height]}
-        place = question["level"], question["column"], question["row"]
         try:
-            tile = self._tile(reader, *place)
+            pixels = self._tile(reader, level, column, row)
         except TileReadError:
-            now = self._reader(source)  # refuses where stripes have gone since: the job was finished, or began anew
-            if now is reader:
+            current = self._reader(source)  # raises if the stripes have gone: the job was finished or restarted
+            if current is reader:
                 raise
-            tile = self._tile(now, *place)
-        return {"tile": base64.b64encode(_encoded(tile, question["format"])).decode("ascii")}
+            pixels = self._tile(current, level, column, row)
+        return _encode(pixels, image_format)
+
+    def size(self, source: ImageSource) -> tuple[int, int]:
+        """Return width and height of the finest level in pixels; raises as `tile` does."""
+        self._close_idle()
+        size = self._reader(source).info.size
+        return size.width, size.height
+
+    def map(self, source: ImageSource) -> dict[str, Any]:
+        """Return where a result lies on its slide, and what became of each of its tiles.
+
+        Returns
+        -------
+        dict
+            Plain values, the members of `service.api.schemas.MapOut`.
+
+        Raises
+        ------
+        ServiceError
+            job.not-finished if a job has no plan yet; job.no-result if the report is incomplete.
+        WsiError
+            The slide of an unfinished result can't be opened.
+        """
+        self._close_idle()
+        return self._map_of_result(source) if source.kind == "result" else self._map_of_stripes(source)
 
     def close(self) -> None:
-        """Close everything."""
-        self._close_older_than(math.inf)
+        """Close all images."""
+        self._close_idle(math.inf)
 
     def _tile(self, reader: SlideReader, level: int, column: int, row: int) -> Pixels:
         zoom = DeepZoom(reader.info.size)
@@ -118,66 +131,71 @@ class TileDecoder:
             raise refusal("view.tile", f"no tile {column}_{row} of level {level} in {size.width} x {size.height} px")
         return read_downsampled(reader, zoom.downsample(level), region)
 
-    def _reader(self, source: dict[str, Any]) -> SlideReader:
-        kind, path = source["kind"], Path(source["path"])
-        if kind == "stripes":
-            plan, segments = self._stripes(source)
-            sizes = level_sizes(plan.output)
-            inside = sizes[: levels_in_stripe(plan.stripe_height, len(sizes))]
-            key: tuple[Any, ...] = (kind, path, *segments)
-            return self._kept(
-                key,
-                lambda: open_segments(path.name, inside, source["format"], plan.stripe_height, _numbered(segments).get),
-            )
-        if kind == "result":
-            return self._kept((kind, path), lambda: open_result(path, source["format"]))
-        return self._kept((kind, path), lambda: open_slide(path))
+    def _reader(self, source: ImageSource) -> SlideReader:
+        path, name = source.path, source.name
+        match source.kind:
+            case "slide":
+                return self._opened((source.kind, path), lambda: open_slide(path, name))
+            case "result":
+                return self._opened((source.kind, path), lambda: open_result(path, str(source.format), name))
+            case "stripes":
+                plan, segments = self._stripes(path)
+                sizes = level_sizes(plan.output)
+                inside = sizes[: levels_in_stripe(plan.stripe_height, len(sizes))]
+                segment_of = _by_number(segments).get
+                return self._opened(
+                    (source.kind, path, *segments),
+                    lambda: open_segments(name, inside, str(source.format), plan.stripe_height, segment_of),
+                )
 
-    def _kept(self, key: tuple[Any, ...], opening: Callable[[], SlideReader]) -> SlideReader:
-        if key not in self._opened:
-            self._opened[key] = _Opened(opening(), 0.0)
-        self._opened.move_to_end(key)
-        self._opened[key].used = time.monotonic()
-        while len(self._opened) > _OPEN:
-            self._opened.popitem(last=False)[1].reader.close()
-        return self._opened[key].reader
+    def _opened(self, key: tuple[Any, ...], opening: Callable[[], SlideReader]) -> SlideReader:
+        if key not in self._open_images:
+            self._open_images[key] = _OpenImage(opening(), 0.0)
+        self._open_images.move_to_end(key)
+        self._open_images[key].used = time.monotonic()
+        while len(self._open_images) > _MAX_OPEN:
+            self._open_images.popitem(last=False)[1].reader.close()
+        return self._open_images[key].reader
 
-    def _close_older_than(self, moment: float) -> None:
-        for key in [key for key, one in self._opened.items() if one.used < moment]:
-            self._opened.pop(key).reader.close()
-        if not self._opened:
-            self._makings.clear()
+    def _close_idle(self, before: float | None = None) -> None:
+        """Close the images that were last used before a moment, by default `_IDLE_SECONDS` ago."""
+        moment = time.monotonic() - _IDLE_SECONDS if before is None else before
+        for key in [key for key, image in self._open_images.items() if image.used < moment]:
+            self._open_images.pop(key).reader.close()
+        if not self._open_images:
+            self._unfinished.clear()
 
-    def _stripes(self, source: dict[str, Any]) -> tuple[TilePlan, dict[tuple[int, int], Segment]]:
-        """The plan of a job and its finished stripes by number and time of writing; refuses while there is no plan.
+    def _stripes(self, output: Path) -> tuple[TilePlan, dict[tuple[int, int], Segment]]:
+        """Return the plan of a job and its finished stripes by number and time of writing.
 
-        They are read once, and again when the folder has changed. A job that was cancelled and is tried again writes
-        them anew: the same tiles, in another order.
+        They are read once, and again when the folder has changed: a job that was cancelled and is retried writes the
+        same tiles again, in another order.
         """
-        output = Path(source["path"])
-        workspace, known = Workspace(output), self._makings.pop(output, None)
+        workspace, cached = Workspace(output), self._unfinished.pop(output, None)
         try:
             stamp = _stamp(workspace.folder / "plan.json")
-            making = known if known and known.stamp == stamp else _planned(workspace, stamp)
+            result = cached if cached and cached.stamp == stamp else _read_plan(workspace, stamp)
             changed = workspace.folder.stat().st_mtime_ns
         except FileNotFoundError:
             raise _not_planned() from None
-        if making.scanned != changed:
-            making.segments = _finished(workspace, making)
-            making.scanned = changed if time.time_ns() - changed > _SETTLED_NS else None
-        self._makings[output] = making
-        while len(self._makings) > _OPEN:
-            self._makings.popitem(last=False)
-        return making.plan, making.segments
+        if result.scanned != changed:
+            result.segments = _read_segments(workspace, result)
+            result.scanned = changed if time.time_ns() - changed > _MTIME_RESOLUTION_NS else None
+        self._unfinished[output] = result
+        while len(self._unfinished) > _MAX_OPEN:
+            self._unfinished.popitem(last=False)
+        return result.plan, result.segments
 
-    def _growing_map(self, source: dict[str, Any]) -> dict[str, Any]:
-        plan, stripes = self._stripes(source)
-        segments = _numbered(stripes)
-        info = self._reader({"kind": "slide", "path": source["slide"]}).info
+    def _map_of_stripes(self, source: ImageSource) -> dict[str, Any]:
+        plan, stripes = self._stripes(source.path)
+        segments = _by_number(stripes)
+        if source.slide is None:
+            raise ValueError("stripes need the file of their slide")
+        info = self._reader(ImageSource("slide", source.slide, source.name)).info
         records = [StripeRecord.of(segments[one.number]) if one.number in segments else None for one in plan.stripes()]
         rows: list[str] = []
         for stripe, record in zip(plan.stripes(), records, strict=True):
-            rows += record.map if record else [_NOT_YET * plan.columns] * stripe.rows
+            rows += record.map if record else [_UNFINISHED_TILE * plan.columns] * stripe.rows
         finished = [record for record in records if record]
         scores: list[list[float | None]] = [[None] * plan.columns for _ in range(plan.rows)]
         for row, column, rmse in (score for record in finished for score in record.consistency):
@@ -185,15 +203,17 @@ class TileDecoder:
         return {
             "complete": False,
             "stripes": [record is not None for record in records],
-            **_placed(plan, info.levels, source["mpp"] or info.mpp),
+            **_placement(plan, info.levels, source.mpp or info.mpp),
             "map": rows,
             "consistency": scores,
-            "bad": _bad([bad for record in finished for bad in record.bad_tiles]),
+            "bad": _bad_tiles([bad for record in finished for bad in record.bad_tiles]),
         }
 
-    def _finished_map(self, source: dict[str, Any]) -> dict[str, Any]:
+    def _map_of_result(self, source: ImageSource) -> dict[str, Any]:
+        if source.report is None:
+            raise ValueError("a result needs the file of its report")
         try:
-            report = Report.from_bytes(Path(source["report"]).read_bytes())
+            report = Report.from_bytes(source.report.read_bytes())
         except ReportError as error:
             raise refusal("job.no-result", f"the job's report is damaged ({error}); post the job again") from error
         slide, tiles = report.slide, report.tiles
@@ -202,46 +222,46 @@ class TileDecoder:
         return {
             "complete": True,
             "stripes": [True] * report.stripes.total,
-            **_placed(report.plan, levels, slide.mpp_used),
+            **_placement(report.plan, levels, slide.mpp_used),
             "map": tiles.map,
             "consistency": grid,
-            "bad": _bad(tiles.bad),
+            "bad": _bad_tiles(tiles.bad),
         }
 
 
 def _stamp(path: Path) -> tuple[int, ...]:
-    """What is another where a file was replaced."""
-    found = path.stat()
-    return found.st_ino, found.st_mtime_ns, found.st_size
+    """Values of which at least one differs after a file was replaced."""
+    stat = path.stat()
+    return stat.st_ino, stat.st_mtime_ns, stat.st_size
 
 
-def _planned(workspace: Workspace, stamp: tuple[int, ...]) -> _Making:
+def _read_plan(workspace: Workspace, stamp: tuple[int, ...]) -> _UnfinishedResult:
     state = workspace.state()
     if state is None:
         raise _not_planned()
-    return _Making(stamp, TilePlan.from_dict(state["plan"]), {})
+    return _UnfinishedResult(stamp, TilePlan.from_dict(state["plan"]), {})
 
 
 def _not_planned() -> ServiceError:
-    return refusal("job.not-finished", "nothing of the job can be looked at before its tiles are planned")
+    return refusal("job.not-finished", "the job has not planned its tiles yet, so nothing of it can be shown")
 
 
-def _finished(workspace: Workspace, making: _Making) -> dict[tuple[int, int], Segment]:
-    """The stripes that are there and whole; of those that were known nothing is read again."""
-    found = {}
-    for stripe in making.plan.stripes():
+def _read_segments(workspace: Workspace, result: _UnfinishedResult) -> dict[tuple[int, int], Segment]:
+    """Open the segments that are there and whole; those already open are kept."""
+    segments = {}
+    for stripe in result.plan.stripes():
         path = workspace.segment_path(stripe.number)
         with suppress(FileNotFoundError, IsADirectoryError, SegmentDamagedError):
             key = stripe.number, path.stat().st_mtime_ns
-            found[key] = making.segments.get(key) or Segment(path)
-    return found
+            segments[key] = result.segments.get(key) or Segment(path)
+    return segments
 
 
-def _numbered(stripes: dict[tuple[int, int], Segment]) -> dict[int, Segment]:
+def _by_number(stripes: dict[tuple[int, int], Segment]) -> dict[int, Segment]:
     return {number: segment for (number, _), segment in stripes.items()}
 
 
-def _placed(plan: TilePlan | PlanReport, levels: Sequence[Level], mpp: Sequence[float] | None) -> dict[str, Any]:
+def _placement(plan: TilePlan | PlanReport, levels: Sequence[Level], mpp: Sequence[float] | None) -> dict[str, Any]:
     """Where the result lies on the slide, in pixels of the slide's finest level, and its own size."""
     source, scale = plan.source, plan.scale
     step = exact_downsample(levels[plan.level], levels)
@@ -255,18 +275,18 @@ def _placed(plan: TilePlan | PlanReport, levels: Sequence[Level], mpp: Sequence[
     }
 
 
-def _bad(tiles: Sequence[BadTileReport]) -> list[dict[str, Any]]:
+def _bad_tiles(tiles: Sequence[BadTileReport]) -> list[dict[str, Any]]:
     return [{"row": one.row, "column": one.column, "cause": one.cause, "remedy": one.remedy} for one in tiles]
 
 
-def _encoded(tile: Pixels, image_format: str) -> bytes:
-    if image_format == "png":
-        if tile.shape[2] == 4:  # a mean that nothing has gone into yet is no colour
+def _encode(tile: Pixels, image_format: TileFormat) -> bytes:
+    if image_format is TileFormat.PNG:
+        if tile.shape[2] == 4:  # a pixel without finished source pixels has no colour
             tile = tile * (tile[..., 3:] == 255)
         file = io.BytesIO()
         Image.fromarray(tile).save(file, "PNG", compress_level=1)
         return file.getvalue()
     if tile.shape[2] == 4:
-        raise refusal("view.tile", "of a result in the making there are png tiles alone: jpeg has no transparency")
-    # 4:4:4, since a source is shown enlarged: halved colour would be seen, and held against it.
+        raise refusal("view.tile", "tiles of an unfinished result are png only, since jpeg has no transparency")
+    # 4:4:4, since viewers enlarge the source, where halved colour resolution is visible.
     return bytes(imagecodecs.jpeg8_encode(np.ascontiguousarray(tile), level=JPEG_QUALITY, subsampling="444"))

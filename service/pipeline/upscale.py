@@ -88,7 +88,7 @@ def upscale(
 
     tell(Progress(Stage.OPENING))
     with ExitStack() as stack:
-        reader = open_slide(request.slide)
+        reader = open_slide(request.slide, request.slide_name)
         stack.callback(reader.close)
         request = with_model(request, reader)
         executor = _executor(request, stack, cancel, lambda: tell(Progress(Stage.PLANNING)))

@@ -1,18 +1,18 @@
-"""Limits that a process sets itself, within those that it was started with."""
+"""Resource limits that a process sets for itself, within those that it was started with."""
 
 import resource
 
 
 def limit_self(kind: int, soft: int, hard: int | None = None) -> None:
-    """Lower a limit of `resource`; one that is lower already stays, since no process may raise its hard limit.
+    """Lower a limit of `resource`; a lower one stays, since no process may raise its hard limit.
 
     Parameters
     ----------
     hard
-        As `soft` where it is not given.
+        None for the value of `soft`.
     """
-    _, given = resource.getrlimit(kind)
-    wanted = (soft, soft if hard is None else hard)
-    if given != resource.RLIM_INFINITY:
-        wanted = min(wanted[0], given), min(wanted[1], given)
-    resource.setrlimit(kind, wanted)
+    _, inherited_hard = resource.getrlimit(kind)
+    limits = (soft, soft if hard is None else hard)
+    if inherited_hard != resource.RLIM_INFINITY:
+        limits = min(limits[0], inherited_hard), min(limits[1], inherited_hard)
+    resource.setrlimit(kind, limits)

@@ -281,9 +281,3 @@ class Storage:
     @property
     def _slides_lock(self) -> Path:
         return self._slides / ".lock"
-
-
-def under_its_name(said: str, path: Path, name: str) -> str:
-    """A message about a stored file, in the word that its reader knows the slide by."""
-    said = said.replace(str(path), name)
-    return name + said.removeprefix(path.name) if said.startswith((f"{path.name}:", f"{path.name} ")) else said

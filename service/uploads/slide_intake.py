@@ -15,7 +15,7 @@ from slidelift.service.jobs.store import Store
 from slidelift.service.processes.runner import unpack
 from slidelift.service.settings import Settings
 from slidelift.service.storage.disk import map_disk_full, remove
-from slidelift.service.storage.files import Storage, under_its_name
+from slidelift.service.storage.files import Storage
 from slidelift.service.uploads.errors import ServiceStoppingError
 from slidelift.service.uploads.fair_executor import RequeuedError
 from slidelift.service.uploads.inbox import Inbox
@@ -27,9 +27,9 @@ from slidelift.service.uploads.writer import Writer
 UNPACKED_TO_UPLOADED = 2
 """Size limit of an unpacked slide, in units of the largest upload. Scanners compress, so an archive saves little."""
 
-Probe = Callable[[Path, Callable[[], None]], Mapping[str, Any]]
-"""Takes the path of a slide and returns its facts as plain values; raises ServiceError. Decodes in a child process and
-calls the second argument meanwhile, which may raise to stop."""
+Probe = Callable[[Path, str, Callable[[], None]], Mapping[str, Any]]
+"""Takes the path of a slide, the user's name for it and a function, and returns the slide's facts as plain values;
+raises ServiceError. Decodes in a child process and calls the function meanwhile, which may raise to stop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,14 +121,7 @@ class SlideIntake:
     def _add_slide(self, prepared: _SlideFolder, upload: Upload, check: Callable[[], None]) -> Slide:
         """Probe the slide, move its folder and commit it; messages call it by the user's name."""
         main = prepared.folder / prepared.file
-        try:
-            facts = SlideFacts.from_probe(self._probe(main, check))
-        except ServiceStoppingError:
-            raise
-        except ServiceError as error:
-            cause = error.problem
-            detail = under_its_name(cause.detail, main, upload.name)
-            raise ServiceError(Problem(cause.code, detail, cause.status, cause.by_user)) from error
+        facts = SlideFacts.from_probe(self._probe(main, upload.name, check))
         slide = Slide(
             upload.id, upload.name, prepared.file, prepared.bytes, prepared.sha256, time.time(), facts, upload.owner
         )

@@ -7,7 +7,6 @@ refused.
 
 import contextlib
 import errno
-import json
 import lzma
 import os
 import resource
@@ -21,13 +20,14 @@ import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from slidelift.durable import sync_folder
 from slidelift.service.errors import ServiceError, problem, refusal
 from slidelift.service.processes.own_limits import limit_self
+from slidelift.service.processes.protocol import Answer, Failed, UnpackArchive, Unpacked, decode_request, encode
 from slidelift.service.storage.disk import CHUNK_BYTES, map_disk_full
 from slidelift.service.uploads.names import NAME_MAX_BYTES, Bundle
 from slidelift.service.uploads.slide_folder import keep_only_slide
@@ -204,18 +204,14 @@ def _write(path: Path, stream: IO[bytes], left: _Allowance) -> None:
         os.fsync(file.fileno())
 
 
-def answer(request: dict[str, Any]) -> dict[str, Any]:
-    """Handle a request; return the name of the main file, or the problem."""
-    limits, target = _limits(request), Path(request["target"])
+def answer(request: UnpackArchive) -> Answer:
+    """Carry out a request: the main file, or the problem."""
+    limits = Limits(request.most_bytes, request.free_bytes)
     try:
-        unpack(Path(request["archive"]), Bundle(request["bundle"]), target, limits)
-        return {"file": keep_only_slide(target)}
+        unpack(request.archive, Bundle(request.bundle), request.target, limits)
+        return Unpacked(keep_only_slide(request.target))
     except ServiceError as error:
-        return {"problem": asdict(error.problem)}
-
-
-def _limits(request: dict[str, Any]) -> Limits:
-    return Limits(request["most_bytes"], request["free_bytes"])
+        return Failed(error.problem)
 
 
 def main() -> None:
@@ -225,17 +221,22 @@ def main() -> None:
         limit_self(resource.RLIMIT_AS, MEMORY_BYTES)
         limit_self(resource.RLIMIT_CPU, CPU_SECONDS, CPU_SECONDS + 5)
         limit_self(resource.RLIMIT_CORE, 0)
-        request = json.loads(sys.stdin.readline())
+        line = sys.stdin.readline()
         threading.Thread(target=_exit_with_parent, daemon=True).start()
         with contextlib.suppress(BrokenPipeError):
-            try:
-                file_max = _limits(request).most_bytes
-                limit_self(resource.RLIMIT_FSIZE, file_max)
-                found = answer(request)
-            except Exception as error:  # noqa: BLE001 - reported to the parent
-                traceback.print_exc()
-                found = {"problem": asdict(problem("internal", f"{type(error).__name__} while unpacking"))}
-            answers.write(json.dumps(found) + "\n")
+            answers.write(encode(_answer_to(line)))
+
+
+def _answer_to(line: str) -> Answer:
+    try:
+        request = decode_request(line)
+        if not isinstance(request, UnpackArchive):
+            raise TypeError(f"{type(request).__name__} is no request to this process")
+        limit_self(resource.RLIMIT_FSIZE, request.most_bytes)
+        return answer(request)
+    except Exception as error:  # noqa: BLE001 - every failure is an answer
+        traceback.print_exc()
+        return Failed(problem("internal", f"{type(error).__name__} while unpacking"))
 
 
 def _exit_with_parent() -> None:

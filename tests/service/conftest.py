@@ -1,6 +1,7 @@
 """What the service's tests share: a client without a server, a small real slide, a stand-in for the probe."""
 
 import asyncio
+import os
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -13,6 +14,15 @@ from fastapi import FastAPI
 from slidelift.service.app import create_app
 from slidelift.service.errors import Problem, ServiceError
 from slidelift.service.settings import Settings
+
+DEAF = """
+import sys, time
+from slidelift.service.pipeline.progress import Progress, Stage
+from slidelift.service.processes.protocol import ProgressChanged, encode
+sys.stdin.readline()
+print(encode(ProgressChanged(Progress(Stage.UPSCALING, 1, 2))), end="", flush=True)
+time.sleep(60)
+"""
 
 
 class Client:
@@ -59,9 +69,9 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def app(settings: Settings, facts: dict[str, Any]) -> Iterator[FastAPI]:
-    def probe(slide: Path, between: Callable[[], None]) -> Mapping[str, Any]:
+    def probe(slide: Path, name: str, between: Callable[[], None]) -> Mapping[str, Any]:
         if not slide.read_bytes()[:4] == b"II*\0":
-            raise ServiceError(Problem("slide.unreadable", f"{slide}: no reader knows it", 422, by_user=True))
+            raise ServiceError(Problem("slide.unreadable", f"{name}: no reader knows it", 422, by_user=True))
         return facts
 
     made = create_app(settings, probe)
@@ -82,6 +92,27 @@ def open_app(tmp_path: Path, facts: dict[str, Any]) -> Iterator[Callable[..., Fa
     yield make
     for app in made:
         app.state.context.store.close()
+
+
+@pytest.fixture
+def start_instead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Make `Runner` start a program of the test's own as its child."""
+
+    def replace(program: str) -> None:
+        folder = tmp_path / "modules"
+        folder.mkdir(exist_ok=True)
+        (folder / "child_of_test.py").write_text(program)
+        monkeypatch.setenv("PYTHONPATH", f"{folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+        monkeypatch.setattr("slidelift.service.processes.runner.CHILD_MODULE", "child_of_test")
+        monkeypatch.setattr("slidelift.service.processes.viewer_pool.CHILD_MODULE", "child_of_test")
+
+    return replace
+
+
+@pytest.fixture
+def deaf_child(start_instead: Callable[[str], None]) -> None:
+    """A child that reports progress once and then neither reads nor answers."""
+    start_instead(DEAF)
 
 
 @pytest.fixture

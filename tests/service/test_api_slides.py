@@ -307,7 +307,7 @@ def test_sweep_spares_an_upload_under_way(app: FastAPI, settings: Settings) -> N
 def test_probe_sees_the_stored_file_off_the_event_loop(settings: Settings, facts: Mapping[str, Any]) -> None:
     seen: list[Path] = []
 
-    def probe(slide: Path, between: Callable[[], None]) -> Mapping[str, Any]:
+    def probe(slide: Path, name: str, between: Callable[[], None]) -> Mapping[str, Any]:
         with pytest.raises(RuntimeError):
             asyncio.get_running_loop()
         seen.append(slide)

@@ -19,10 +19,12 @@ from PIL import Image
 from slidelift.service.auth.tokens import Scope, new_token
 from slidelift.service.errors import Cancelled
 from slidelift.service.jobs.job import JobState, Outcome, Result
+from slidelift.service.pipeline.image_source import ImageSource
 from slidelift.service.pipeline.progress import CancelToken
 from slidelift.service.pipeline.request import UpscaleRequest
 from slidelift.service.pipeline.upscale import upscale
-from slidelift.service.processes.viewer_pool import DecoderPool, ImageSource
+from slidelift.service.processes.protocol import Cancel, DecodeRequest, SizeRead
+from slidelift.service.processes.viewer_pool import DecoderPool
 
 Call = Callable[..., httpx.Response]
 
@@ -164,7 +166,7 @@ def test_a_decoder_that_died_while_idle_costs_no_tile(shown: tuple[FastAPI, Call
     (child,) = app.state.context.decoders._idle
     child.process.kill()
     os.waitid(os.P_PID, child.process.pid, os.WEXITED | os.WNOWAIT)
-    child.send({})  # what could not be sent is kept, and is in the way of closing
+    child.send(Cancel())  # what could not be sent is kept, and is in the way of closing
     assert picture(call("GET", f"/v1/slides/{slide}_files/12/1_0.jpeg")).shape == (512, 512, 3)
 
 
@@ -195,7 +197,7 @@ def test_what_has_gone_from_the_disk_is_a_problem_without_paths(
 def meanwhile(shown: tuple[FastAPI, Call, str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., httpx.Response]:
     """Ask for something, and let something else happen between its look-up and the look."""
     app, call, _ = shown
-    ask = app.state.context.decoders._ask
+    ask = app.state.context.decoders._request
 
     def asked(url: str, happens: Callable[[], Any]) -> httpx.Response:
         waits = [happens]
@@ -205,7 +207,7 @@ def meanwhile(shown: tuple[FastAPI, Call, str], monkeypatch: pytest.MonkeyPatch)
                 await asyncio.to_thread(waits.pop())
             return await ask(*given)
 
-        monkeypatch.setattr(app.state.context.decoders, "_ask", late)
+        monkeypatch.setattr(app.state.context.decoders, "_request", late)
         return call("GET", url)
 
     return asked
@@ -276,19 +278,19 @@ def test_a_damaged_tile_names_no_path_of_the_service(open_app: Callable[..., Fas
 def test_a_slide_that_takes_long_keeps_nobody_from_another(monkeypatch: pytest.MonkeyPatch) -> None:
     done = threading.Event()
 
-    def asked(self: DecoderPool, question: dict[str, Any], source: ImageSource) -> dict[str, Any]:
-        if source.path == "slow":
+    def answer(self: DecoderPool, request: DecodeRequest) -> SizeRead:
+        if request.source.name == "slow":
             assert done.wait(30)
-        return {"size": [1, 1]}
+        return SizeRead(1, 1)
 
-    monkeypatch.setattr(DecoderPool, "_asked", asked)
+    monkeypatch.setattr(DecoderPool, "_answer", answer)
 
     async def look() -> None:
         decoders = DecoderPool()
-        slow = [asyncio.create_task(decoders.size(ImageSource("slide", "slow"))) for _ in range(9)]
+        slow = [asyncio.create_task(decoders.size(ImageSource("slide", Path("slow"), "slow"))) for _ in range(9)]
         await asyncio.sleep(0.1)
         async with asyncio.timeout(10):
-            assert await decoders.size(ImageSource("slide", "quick")) == (1, 1)
+            assert await decoders.size(ImageSource("slide", Path("quick"), "quick")) == (1, 1)
         assert not any(one.done() for one in slow)
         done.set()
         assert set(await asyncio.gather(*slow)) == {(1, 1)}

@@ -4,7 +4,6 @@ import io
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -15,16 +14,26 @@ import tifffile
 from PIL import Image
 
 from slidelift.service.pipeline.request import UpscaleRequest
-from slidelift.service.processes.child import probe, work_memory_bytes
-from slidelift.service.processes.runner import Child
+from slidelift.service.processes.child import work_memory_bytes
+from slidelift.service.processes.child_process import CHILD_MODULE, ChildProcess
+from slidelift.service.processes.probing import probe
+from slidelift.service.processes.protocol import (
+    Answer,
+    Failed,
+    Probed,
+    ProbeSlide,
+    ProgressChanged,
+    RunUpscale,
+    Upscaled,
+)
 from slidelift.wsi.geometry import Region
 
 MIB = 2**20
 
 
 @contextmanager
-def child(role: str) -> Iterator[Child]:
-    made = Child("slidelift.service.processes.child", role)
+def child(role: str) -> Iterator[ChildProcess]:
+    made = ChildProcess(CHILD_MODULE, role)
     try:
         yield made
     finally:
@@ -32,23 +41,20 @@ def child(role: str) -> Iterator[Child]:
         made.close()
 
 
-def answer(one: Child, message: dict[str, Any]) -> dict[str, Any]:
-    one.send(message)
-    while True:
-        said = one.messages.get(timeout=120)
-        assert said is not None, one.obituary("the slide").detail
-        if "progress" not in said:
-            return said
+def answer(one: ChildProcess, request: ProbeSlide | RunUpscale) -> Answer:
+    one.send(request)
+    while isinstance(received := one.receive(120), ProgressChanged):
+        pass
+    return received
 
 
-def peak_bytes(one: Child) -> int:
+def peak_bytes(one: ChildProcess) -> int:
     said = Path(f"/proc/{one.process.pid}/status").read_text()
     return int(next(line.split()[1] for line in said.splitlines() if line.startswith("VmHWM"))) * 1024
 
 
-def job_of(slide: Path, output: Path, level: int) -> dict[str, Any]:
-    request = UpscaleRequest(slide, output, model="bicubic", mpp=0.5, level=level)
-    return {"request": {**asdict(request), "slide": str(slide), "output": str(output)}}
+def job_of(slide: Path, output: Path, level: int, **options: Any) -> RunUpscale:
+    return RunUpscale(UpscaleRequest(slide, output, model="bicubic", mpp=0.5, level=level, **options))
 
 
 def write_level_of_one_tile(path: Path, tile: bytes, side: int) -> Path:
@@ -62,11 +68,14 @@ def write_level_of_one_tile(path: Path, tile: bytes, side: int) -> Path:
 
 def test_level_of_one_vast_tile_costs_neither_probe_nor_job_its_size(tmp_path: Path) -> None:
     slide = write_level_of_one_tile(tmp_path / "a.tif", b"x", 46_000)
-    for role, message in [("probe", {"probe": str(slide)}), ("upscale", job_of(slide, tmp_path / "o.ome.tiff", 1))]:
+    job = job_of(slide, tmp_path / "o.ome.tiff", 1)
+    for role, request in [("probe", ProbeSlide(slide, "a.tif")), ("upscale", job)]:
         with child(role) as one:
-            problem = answer(one, message)["problem"]
-            assert (problem["code"], "level 1" in problem["detail"]) == ("slide.unsupported-pixels", True)
-            assert "save the slide as a tiled" in problem["detail"]
+            failed = answer(one, request)
+            assert isinstance(failed, Failed)
+            assert failed.problem.code == "slide.unsupported-pixels"
+            assert "level 1" in failed.problem.detail
+            assert "save the slide as a tiled" in failed.problem.detail
             assert peak_bytes(one) < 400 * MIB
 
 
@@ -86,15 +95,18 @@ def test_few_bytes_of_jpeg_that_declare_much_cost_the_probe_little(tmp_path: Pat
     (tmp_path / "a.jpg").write_bytes(small_jpeg(side))
     assert (tmp_path / "a.jpg").stat().st_size < 700
     with child("probe") as one:
-        problem = answer(one, {"probe": str(tmp_path / "a.jpg")})["problem"]
-        assert problem["code"] == code
+        failed = answer(one, ProbeSlide(tmp_path / "a.jpg", "a.jpg"))
+        assert isinstance(failed, Failed)
+        assert failed.problem.code == code
         assert peak_bytes(one) < 300 * MIB
 
 
 def test_largest_picture_that_is_taken_costs_a_probe_what_is_said(tmp_path: Path) -> None:
     Image.new("RGB", (10_000, 10_000), (200, 120, 180)).save(tmp_path / "a.png")
     with child("probe") as one:
-        assert answer(one, {"probe": str(tmp_path / "a.png")})["facts"]["width"] == 10_000
+        probed = answer(one, ProbeSlide(tmp_path / "a.png", "a.png"))
+        assert isinstance(probed, Probed)
+        assert probed.facts["width"] == 10_000
         assert 300 * MIB < peak_bytes(one) < 1400 * MIB
 
 
@@ -104,9 +116,8 @@ def test_largest_tile_that_is_taken_is_read_by_a_job(tmp_path: Path) -> None:
     tifffile.imwrite(made, np.full((5632, 5632, 3), (200, 120, 180), np.uint8), **options)
     (tmp_path / "a.tif").write_bytes(made.getvalue())
     with child("upscale") as one:
-        message = job_of(tmp_path / "a.tif", tmp_path / "o.ome.tiff", 0)
-        message["request"]["region"] = [0, 0, 600, 600]
-        assert "report" in answer(one, message)
+        job = job_of(tmp_path / "a.tif", tmp_path / "o.ome.tiff", 0, region=(0, 0, 600, 600))
+        assert isinstance(answer(one, job), Upscaled)
         assert peak_bytes(one) < work_memory_bytes() // 2
 
 

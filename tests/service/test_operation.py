@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from slidelift.service.errors import problem
 from slidelift.service.jobs.job import JobState, Outcome, Result
 from slidelift.service.jobs.store import WorkerSign
-from slidelift.service.logs import JsonFormatter, about_job
+from slidelift.service.logs import JsonFormatter, logged_job
 from slidelift.service.settings import Settings
 from slidelift.service.storage.retention import delete_expired
 from slidelift.service.storage.retention_clock import RetentionClock
@@ -101,7 +101,7 @@ def test_a_json_log_line_carries_the_job_and_the_traceback() -> None:
         raise ValueError("no")
     except ValueError as error:
         record = logging.LogRecord("x", logging.ERROR, "", 0, "it %s", ("broke",), (ValueError, error, None))
-    with about_job("j1"):
+    with logged_job("j1"):
         said = json.loads(JsonFormatter().format(record))
     assert (said["message"], said["level"], said["job"]) == ("it broke", "ERROR", "j1")
     assert "ValueError: no" in said["exception"]

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,12 @@ import psutil
 import pytest
 from PIL import Image
 
-from slidelift.service.errors import ServiceError
-from slidelift.service.processes.runner import Child, probe, unpack
+from slidelift.service.errors import Cancelled, ServiceError
+from slidelift.service.pipeline.progress import CancelToken
+from slidelift.service.pipeline.request import UpscaleRequest
+from slidelift.service.processes.child_process import CHILD_MODULE, ChildProcess
+from slidelift.service.processes.protocol import Failed, Probed, ProbeSlide
+from slidelift.service.processes.runner import Runner, probe, unpack
 
 
 class StoppedError(Exception):
@@ -35,10 +40,88 @@ def test_a_probe_is_put_down_in_the_middle_when_the_service_stops(tmp_path: Path
 
     started = time.monotonic()
     with pytest.raises(StoppedError):
-        probe(slide, between)
+        probe(slide, between=between)
     assert len(asked[0]) == 1
     assert {child.pid for child in psutil.Process().children()} <= before
     assert time.monotonic() - started < 20
+
+
+def run_and_cancel(runner: Runner) -> None:
+    cancel = CancelToken()
+    runner.run(UpscaleRequest(Path("a.svs"), Path("out.ome.tiff")), lambda _: cancel.cancel(), cancel)
+
+
+@pytest.mark.usefixtures("deaf_child")
+def test_child_that_does_not_stop_is_killed_at_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("slidelift.service.processes.runner.CANCEL_SECONDS", 1.0)
+    before = children()
+    with Runner() as runner:
+        started = time.monotonic()
+        with pytest.raises(Cancelled):
+            run_and_cancel(runner)
+        assert time.monotonic() - started >= 1.0
+        assert children() == before
+
+
+MALFORMED = [
+    "print('words of a library')",
+    "print('{}')",
+    'print(\'{"kind": "SizeRead", "width": "1", "height": 2}\')',
+    'print(\'{"kind": "Upscaled"}\')',
+]
+
+
+@pytest.mark.parametrize("program", MALFORMED)
+def test_malformed_message_of_a_child_is_a_problem_and_ends_the_child(
+    start_instead: Callable[[str], None], program: str
+) -> None:
+    start_instead(f"import sys, time\nsys.stdin.readline()\n{program}\nsys.stdout.flush()\ntime.sleep(60)")
+    before = children()
+    with Runner() as runner:
+        with pytest.raises(ServiceError, match=r"^a\.svs: the process .* sent a malformed message") as error:
+            runner.run(UpscaleRequest(Path("a.svs"), Path("out.ome.tiff")), lambda _: None, CancelToken())
+        assert (error.value.problem.code, error.value.problem.status) == ("runner.crashed", 500)
+        assert children() == before
+    with pytest.raises(ServiceError, match=r"^b: .* sent a malformed message") as error:
+        probe(Path("a.svs"), "b")
+    assert error.value.problem.code == "runner.crashed"
+
+
+def test_answer_to_another_request_is_a_problem(start_instead: Callable[[str], None]) -> None:
+    start_instead("""import sys
+sys.stdin.readline()
+print('{"kind": "SizeRead", "width": 1, "height": 2}')""")
+    with pytest.raises(ServiceError, match="SizeRead") as error:
+        probe(Path("a.svs"))
+    assert error.value.problem.code == "internal"
+
+
+def test_last_words_of_a_dead_child_name_the_slide_and_no_path(start_instead: Callable[[str], None]) -> None:
+    start_instead("""import os, sys
+sys.stderr.write("can't read /data/slides/1/slide.svs: sector lost in /data/slides/1/other.dat")
+sys.stderr.flush()
+os.abort()""")
+    with pytest.raises(ServiceError) as error:
+        probe(Path("/data/slides/1/slide.svs"), "Müller.svs")
+    assert error.value.problem.code == "slide.unreadable"
+    assert "SIGABRT (can't read Müller.svs: sector lost in other.dat)" in error.value.problem.detail
+    assert "/data" not in error.value.problem.detail
+
+
+def test_child_refuses_a_malformed_request_and_goes_on(tmp_path: Path) -> None:
+    child = ChildProcess(CHILD_MODULE, "probe")
+    try:
+        assert child.process.stdin is not None
+        child.process.stdin.write('{"kind": "ProbeSlide"}\n')
+        child.process.stdin.flush()
+        answer = child.receive(60)
+        assert isinstance(answer, Failed)
+        assert (answer.problem.code, "malformed" in answer.problem.detail) == ("internal", True)
+        child.send(ProbeSlide(whole_slide(tmp_path), "a"))
+        assert isinstance(child.receive(60), Probed)
+    finally:
+        child.kill()
+        child.close()
 
 
 def children() -> set[int]:
@@ -116,7 +199,7 @@ def test_a_killed_unpacking_says_nothing_against_the_archive(tmp_path: Path) -> 
 
 def test_processor_time_used_up_is_told_from_a_kill_from_outside(tmp_path: Path) -> None:
     """The kernel sends SIGKILL at the hard limit, so that one must lie above the soft one."""
-    child = Child("slidelift.service.processes.child", "probe")
+    child = ChildProcess(CHILD_MODULE, "probe")
     try:
         for _ in range(500):
             soft, hard = psutil.Process(child.process.pid).rlimit(psutil.RLIMIT_CPU)

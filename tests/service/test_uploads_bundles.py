@@ -18,6 +18,7 @@ from PIL import Image
 
 from slidelift.service.app import create_app
 from slidelift.service.errors import CODES, ServiceError
+from slidelift.service.processes.protocol import Failed, UnpackArchive
 from slidelift.service.processes.runner import unpack
 from slidelift.service.settings import Settings
 from slidelift.service.uploads import unpack as unpacking
@@ -345,17 +346,9 @@ def test_damaged_archive_is_refused_and_never_an_error_of_ours(tmp_path: Path, k
         folder = tmp_path / str(number)
         (folder / "target").mkdir(parents=True)
         (folder / "archive").write_bytes(data)
-        answer = unpacking.answer(
-            {
-                "archive": str(folder / "archive"),
-                "target": str(folder / "target"),
-                "bundle": kind,
-                "most_bytes": 2**30,
-                "free_bytes": 2**30,
-            }
-        )
-        if "problem" in answer:
-            assert CODES[answer["problem"]["code"]].status == 422, (number, answer)
+        answer = unpacking.answer(UnpackArchive(folder / "archive", kind, folder / "target", 2**30, 2**30))
+        if isinstance(answer, Failed):
+            assert CODES[answer.problem.code].status == 422, (number, answer)
 
 
 def test_refused_archive_leaves_nothing(call: Call, settings: Settings) -> None:

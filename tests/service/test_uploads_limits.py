@@ -1,6 +1,5 @@
 """What a child that works on a stranger's file may use at most."""
 
-import json
 import subprocess
 import sys
 import time
@@ -8,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+
+from slidelift.service.processes.protocol import UnpackArchive, encode
 
 WRITES_NOTHING = {"Max file size": 0, "Max open files": 1024, "Max address space": 4 << 30, "Max cpu time": 30}
 UNPACKS = {"Max file size": 5000, "Max address space": 1 << 30, "Max cpu time": 3600, "Max core file size": 0}
@@ -27,14 +28,13 @@ def test_child_sets_its_limits_before_it_opens_the_file(
 ) -> None:
     pipe = tmp_path / "archive"
     subprocess.run(["mkfifo", pipe], check=True)  # opening it waits, so that there is time to look
-    request = {"probe": str(pipe)} if "probe" in command else {"archive": str(pipe), "target": str(tmp_path)}
-    request |= {"bundle": "tar", "most_bytes": 5000, "free_bytes": 5000}  # type: ignore[dict-item]
+    request = UnpackArchive(pipe, "tar", tmp_path, most_bytes=5000, free_bytes=5000)
     with subprocess.Popen(
         [sys.executable, "-m", *command], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
     ) as child:
         assert child.stdin is not None
         if "probe" not in command:
-            child.stdin.write(json.dumps(request) + "\n")
+            child.stdin.write(encode(request))
             child.stdin.flush()
         found: dict[str, str] = {}
         for _ in range(500):

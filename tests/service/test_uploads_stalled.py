@@ -275,7 +275,7 @@ class Hangs:
         self.facts, self.ended, self.at_once, self.most = facts, threading.Event(), 0, 0
         self.lock = threading.Lock()
 
-    def __call__(self, slide: Path, between: Callable[[], None]) -> Mapping[str, Any]:
+    def __call__(self, slide: Path, name: str, between: Callable[[], None]) -> Mapping[str, Any]:
         with self.lock:
             self.at_once += 1
             self.most = max(self.most, self.at_once)

@@ -543,7 +543,7 @@ def test_upload_whose_probe_was_killed_stays_and_is_looked_at_again(
     killed = Problem("slide.not-checked", "a.svs: the process was killed", 503, by_user=False)
     outcomes: list[Any] = [ServiceError(killed), ServiceError(killed), facts]
 
-    def probe(slide: Path, _: Callable[[], None]) -> Any:
+    def probe(slide: Path, name: str, _: Callable[[], None]) -> Any:
         if isinstance(found := outcomes.pop(0), ServiceError):
             raise found
         return found

@@ -1,4 +1,4 @@
-"""The worker with pipelines that behave, misbehave and die."""
+"""The worker with pipelines that succeed, fail, hang and crash."""
 
 import errno
 import hashlib
@@ -24,13 +24,15 @@ from slidelift.service.jobs.job import Job, JobOrder, JobState, Outcome, ResultF
 from slidelift.service.jobs.open_store import open_store
 from slidelift.service.jobs.slide import Slide, SlideFacts
 from slidelift.service.jobs.sql_store import SqlStore
+from slidelift.service.pipeline.options import BadTilePolicy
 from slidelift.service.pipeline.progress import CancelToken, Progress, Stage
 from slidelift.service.pipeline.report import Report
 from slidelift.service.pipeline.request import UpscaleRequest
+from slidelift.service.processes.runner import CANCEL_SECONDS, Runner
 from slidelift.service.settings import Settings
 from slidelift.service.storage.data_identity import require_same_identity
 from slidelift.service.storage.files import Storage
-from slidelift.service.worker import work
+from slidelift.service.worker import STOP_SECONDS, work
 from slidelift.wsi.result_hash import result_hash
 
 REPORT = Path(__file__).with_name("report.json")
@@ -74,8 +76,7 @@ def honest(request: UpscaleRequest, on_progress: Callable[[Progress], None], can
     else:
         request.output.write_bytes(b"pixels")
     (request.output.parent / "stripes").mkdir(exist_ok=True)
-    report = report_of(result_hash(request.output), "pale")
-    return replace(report, model=replace(report.model, notes=f"{request.slide} {request.output}"))
+    return report_of(result_hash(request.output), "pale")
 
 
 def patient(request: UpscaleRequest, on_progress: Callable[[Progress], None], cancel: CancelToken) -> Report:
@@ -111,7 +112,7 @@ def add(store: SqlStore, job_id: str, order: JobOrder) -> None:
 
 
 @contextmanager
-def working(settings: Settings, pipeline: Pipeline) -> Iterator[threading.Event]:
+def working(settings: Settings, pipeline: Callable[[], Any]) -> Iterator[threading.Event]:
     stop = threading.Event()
     thread = threading.Thread(target=work, args=(settings, stop, pipeline))
     thread.start()
@@ -151,6 +152,7 @@ def test_job_succeeds_with_a_sealed_result_and_a_report(settings: Settings, stor
     asked = pipeline.requests[0]
     assert (asked.device, asked.scheduler) == (settings.device, "tls://there:8786")
     assert (asked.model, asked.mpp, asked.region, asked.slide_sha256) == ("bicubic", 0.5, (0, 0, 4, 4), "ab" * 32)
+    assert asked.slide_name == "slide s"
     folder = settings.data_dir / "jobs" / "j" / "attempt-1"
     assert sorted(path.name for path in folder.iterdir()) == ["report.json", "result.ome.tiff"]
     assert str(settings.data_dir) not in (folder / "report.json").read_text()
@@ -287,18 +289,52 @@ def test_crash_costs_an_attempt_and_three_the_job(settings: Settings, store: Sql
     assert job.problem.code == "slide.crashes-decoder"
 
 
-def test_known_failure_ends_the_job_with_its_problem_and_no_path(settings: Settings, store: SqlStore) -> None:
+def test_known_failure_ends_the_job_with_its_problem(settings: Settings, store: SqlStore) -> None:
     def refuse(request: UpscaleRequest, *_: Any) -> Report:
         request.output.write_bytes(b"half")
-        raise refusal("slide.unreadable", f"{request.slide}: strip 3 is damaged, {request.output} not written")
+        raise refusal("slide.unreadable", f"{request.slide_name}: strip 3 is damaged")
 
     add(store, "j", JobOrder("s", model="bicubic"))
     with working(settings, Pipeline(refuse)):
         job = until(store, "j", ended)
     assert job.problem is not None
-    assert job.problem.detail == "slide s: strip 3 is damaged, result.ome.tiff not written"
+    assert job.problem.detail == "slide s: strip 3 is damaged"
     assert (job.state, job.problem.code) == (JobState.FAILED, "slide.unreadable")
     until(store, "j", lambda _: not (settings.data_dir / "jobs" / "j").exists())
+
+
+@pytest.mark.parametrize("on_bad_tile", list(BadTilePolicy))
+def test_neither_problem_nor_report_of_a_real_run_contains_a_path(
+    settings: Settings, store: SqlStore, data: Path, on_bad_tile: BadTilePolicy
+) -> None:
+    slide = settings.data_dir / "slides" / "s" / "slide.svs"
+    slide.write_bytes((data / "damaged" / "cmu-bitflip-tiles.svs").read_bytes())
+    region = (768, 1024, 512, 512)
+    add(store, "j", JobOrder("s", "bicubic", mpp=0.5, region=region, on_bad_tile=on_bad_tile, entropy=0))
+    with working(settings, Runner):
+        job = until(store, "j", ended, seconds=120)
+    if on_bad_tile is BadTilePolicy.FAIL:
+        assert job.problem is not None
+        assert job.problem.detail.startswith("slide s: level 0")
+        said = job.problem.detail
+    else:
+        assert job.state is JobState.SUCCEEDED, job.problem
+        report = settings.data_dir / "jobs" / "j" / "attempt-1" / "report.json"
+        assert json.loads(report.read_text())["tiles"]["bad"]
+        said = report.read_text() + "".join(job.warnings)
+    assert str(settings.data_dir) not in said
+    assert "slide.svs" not in said
+    assert "Patient" not in said
+
+
+def test_slide_that_a_real_run_cannot_open_is_named_by_its_id(settings: Settings, store: SqlStore) -> None:
+    add(store, "j", JobOrder("s", "bicubic"))  # its file holds three letters
+    with working(settings, Runner):
+        job = until(store, "j", ended, seconds=120)
+    assert job.problem is not None
+    assert job.problem.code == "slide.unreadable"
+    assert job.problem.detail.startswith("slide s: not a slide")
+    assert str(settings.data_dir) not in job.problem.detail
 
 
 def test_unexpected_failure_is_logged_and_the_worker_goes_on(
@@ -419,22 +455,20 @@ def test_output_that_changes_after_it_was_verified_is_no_success(settings: Setti
     assert (job.state, job.problem.code, job.result) == (JobState.FAILED, "result.verification", None)
 
 
-def test_pipeline_that_does_not_listen_is_killed(
-    settings: Settings, store: SqlStore, monkeypatch: pytest.MonkeyPatch
+def test_cancelled_job_whose_child_does_not_stop_ends_at_the_runners_deadline(
+    settings: Settings, store: SqlStore, deaf_child: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("slidelift.service.worker.GRACE_SECONDS", 0.2)
-
-    def deaf(*_: Any) -> Report:
-        assert pipeline.closed.wait(20)
-        raise refusal("runner.crashed", "killed")
-
-    pipeline = Pipeline(deaf)
+    monkeypatch.setattr("slidelift.service.processes.runner.CANCEL_SECONDS", 0.5)
     add(store, "j", JobOrder("s", model="bicubic"))
-    with working(settings, pipeline):
-        until(store, "j", lambda job: bool(pipeline.requests))
+    with working(settings, Runner):
+        until(store, "j", lambda job: job.progress is not None)
         store.cancel("j")
         job = until(store, "j", ended)
     assert (job.state, job.crashes) == (JobState.CANCELLED, 0)
+
+
+def test_stopped_worker_has_time_to_write_the_end_of_an_attempt_that_it_killed() -> None:
+    assert CANCEL_SECONDS + 5 <= STOP_SECONDS
 
 
 def test_pipeline_that_makes_no_progress_is_ended_and_the_job_tried_again(settings: Settings, store: SqlStore) -> None:
@@ -483,7 +517,7 @@ def test_disk_full_while_packing_keeps_the_result_and_a_retry_only_packs(
     add(store, "j", JobOrder("s", model="bicubic", format=ResultFormat.OME_ZARR))
     pipeline = Pipeline(honest)
     with monkeypatch.context() as patched:
-        patched.setattr("slidelift.service.worker.archive", full)
+        patched.setattr("slidelift.service.attempts.result_seal.archive", full)
         with working(settings, pipeline):
             failed = until(store, "j", ended)
     assert failed.problem is not None

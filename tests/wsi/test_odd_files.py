@@ -9,7 +9,7 @@ from PIL import Image
 
 from slidelift.service.cli import main
 from slidelift.service.pipeline.failures import describe
-from slidelift.service.processes.child import probe
+from slidelift.service.processes.probing import probe
 from slidelift.wsi.errors import UnsupportedPixelsError, WsiError
 from slidelift.wsi.geometry import Region, Size
 from slidelift.wsi.slide import Pixels, SlideInfo

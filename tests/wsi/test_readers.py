@@ -1,7 +1,9 @@
 """Every reader gives the slide's own pixels, keeps to its region, survives a bad one, says what it converts."""
 
 import hashlib
+import shutil
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +16,15 @@ from slidelift.wsi.companions import companion_files, content_hash
 from slidelift.wsi.errors import (
     PixelSizeImplausibleError,
     PixelSizeMissingError,
+    SlideError,
     SlideUnreadableError,
     TileReadError,
     UnsupportedPixelsError,
+    library_message,
 )
 from slidelift.wsi.geometry import Region, Size
+from slidelift.wsi.readers.open_slide import open_slide as open_by_name
+from slidelift.wsi.readers.result import open_result
 
 
 class ReaderContract:
@@ -304,3 +310,99 @@ def test_the_hash_is_of_content_and_companions_not_of_names(tmp_path) -> None:
 
 def test_the_hash_of_one_file_is_its_sha256(cmu) -> None:
     assert content_hash(cmu) == hashlib.sha256(cmu.read_bytes()).hexdigest()
+
+
+NAME = "Case 7.svs"
+
+
+def write_refused(kind: str, folder: Path, data: Path) -> Path:
+    """Write or copy a slide that the reader or the check named by `kind` refuses."""
+    tiff, damaged = folder / "slide.tif", data / "damaged"
+    match kind:
+        case "missing":
+            return folder / "slide.svs"
+        case "folder":
+            return folder
+        case "empty":
+            (folder / "slide.svs").touch()
+            return folder / "slide.svs"
+        case "unknown":
+            return Path(shutil.copy(damaged / "text.svs", folder / "slide.svs"))
+        case "openslide":
+            return Path(shutil.copy(damaged / "unopenable.tiff", tiff))
+        case "tiffslide":
+            tifffile.imwrite(tiff, np.zeros((64, 64, 3), np.uint16), photometric="rgb", metadata=None)
+            return tiff
+        case "png":
+            Image.new("RGB", (300, 300), "red").save(folder / "slide.png")
+            content = (folder / "slide.png").read_bytes()
+            (folder / "slide.png").write_bytes(content[:60])
+            return folder / "slide.png"
+        case "cmyk":
+            Image.new("CMYK", (30, 30)).save(folder / "slide.jpg")
+            return folder / "slide.jpg"
+        case "truncated":
+            with tifffile.TiffWriter(tiff) as writer:
+                for side in (128, 64):
+                    pixels = np.zeros((side, side, 3), np.uint8)
+                    writer.write(pixels, photometric="rgb", tile=(64, 64), metadata=None, subfiletype=int(side == 64))
+            tiff.write_bytes(tiff.read_bytes()[:-10_000])
+            return tiff
+        case "foreign":
+            (folder / "slide.vms").write_text("[Virtual Microscope Specimen]\nImageFile=/etc/passwd\n")
+            return folder / "slide.vms"
+        case "link":
+            (folder / "slide.mrxs").write_bytes(b"x")
+            (folder / "slide").symlink_to(data)
+            return folder / "slide.mrxs"
+    raise ValueError(kind)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["missing", "folder", "empty", "unknown", "openslide", "tiffslide", "png", "cmyk", "truncated", "foreign", "link"],
+)
+def test_refusal_names_the_display_name_and_no_path(tmp_path: Path, data: Path, kind: str) -> None:
+    folder = tmp_path / "Secret"
+    folder.mkdir()
+    path = write_refused(kind, folder, data)
+    with pytest.raises(SlideError) as error:
+        open_by_name(path, NAME)
+    assert str(error.value).startswith(NAME)
+    assert str(tmp_path) not in str(error.value)
+    assert path.name not in str(error.value).replace("slide.mrxs/", "")
+
+
+def test_unreadable_region_names_the_display_name_and_no_path(tmp_path: Path, data: Path) -> None:
+    slide = Path(shutil.copy(data / "damaged" / "cmu-bitflip-tiles.svs", tmp_path / "slide.svs"))
+    pyramid = tmp_path / "slide.ome.tif"
+    with tifffile.TiffWriter(pyramid, ome=True) as tiff:
+        tiff.write(np.zeros((64, 64, 3), np.uint8), photometric="rgb", compression="deflate", rowsperstrip=32)
+    with tifffile.TiffFile(pyramid) as tiff:
+        offset = tiff.pages.first.dataoffsets[0]
+    content = bytearray(pyramid.read_bytes())
+    content[offset : offset + 8] = b"damaged!"
+    pyramid.write_bytes(content)
+    for path, region in [(slide, Region(1000, 1200, 100, 100)), (pyramid, Region(0, 0, 10, 10))]:
+        with closing(open_by_name(path, NAME)) as reader, pytest.raises(TileReadError) as error:
+            reader.read(0, region)
+        assert str(error.value).startswith(f"{NAME}: level 0")
+        assert str(tmp_path) not in str(error.value)
+
+
+@pytest.mark.parametrize("output_format", ["ome-tiff", "ome-zarr"])
+def test_damaged_result_is_named_by_its_display_name(tmp_path: Path, output_format: str) -> None:
+    path = tmp_path / "result"
+    path.write_bytes(b"II+")
+    with pytest.raises(SlideUnreadableError) as error:
+        open_result(path, output_format, NAME)
+    assert str(error.value).startswith(NAME)
+    assert str(tmp_path) not in str(error.value)
+
+
+def test_library_messages_lose_the_path() -> None:
+    path = Path("/data/slides/1/slide.svs")
+    message = OSError("can't seek in /data/slides/1/slide.svs, nor in /data/slides/1/other.dat or /etc/x")
+    assert library_message(message, path, NAME) == f"can't seek in {NAME}, nor in other.dat or /etc/x"
+    assert library_message(AssertionError(), path, NAME) == "AssertionError"
+    assert library_message(OSError("slide.svs is cut"), Path("slide.svs"), "slide.svs") == "slide.svs is cut"

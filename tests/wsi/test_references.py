@@ -152,7 +152,7 @@ def test_lists_of_micro_manager_are_not_read(homes: tuple[Path, Path]) -> None:
     (neighbour / "secret").write_bytes(b"x")
     with nothing_is_opened_below(neighbour), closing(open_slide(mine / "a.tif")) as reader:
         assert (reader.read_region(0, Region(0, 0, SIZE, SIZE)) == OWN).all()
-    require_alone(mine / "a.tif")
+    require_alone(mine / "a.tif", "a.tif")
 
 
 def write_vms(folder: Path, name: str = "s.vms", **names: str) -> Path:

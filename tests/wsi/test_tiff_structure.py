@@ -46,7 +46,7 @@ def test_copy_that_broke_off_behind_the_finest_level_is_refused(tmp_path, open_s
 def test_tables_that_lead_to_themselves_are_followed_once(tmp_path) -> None:
     path = tmp_path / "slide.tif"
     path.write_bytes(b"II*\0\x08\0\0\0" + b"\0\0" + b"\x08\0\0\0")
-    require_complete_tiff(path)
+    require_complete_tiff(path, path.name)
 
 
 def test_a_broken_entry_that_no_slide_is_read_by_is_no_cut(tmp_path, open_slide) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from slidelift.wsi.errors import SlideUnreadableError, TileReadError, UnsupportedPixelsError
+from slidelift.wsi.errors import SlideUnreadableError, TileReadError, UnsupportedPixelsError, library_message
 from slidelift.wsi.geometry import Region, Size
 from slidelift.wsi.icc import check_profile
 from slidelift.wsi.readers.compression import read_compression
@@ -33,12 +33,12 @@ def accepts(path: Path) -> bool:
 class FlatImageReader:
     """Reader of one decoded image. Memory: 3 bytes per pixel, for at most `MAX_PIXELS`."""
 
-    def __init__(self, path: Path) -> None:
-        self._pixels, profile, messages = _decode(path)
+    def __init__(self, path: Path, name: str) -> None:
+        self._pixels, profile, messages = _decode(path, name)
         icc_profile, profile_warnings = check_profile(profile)
         height, width = self._pixels.shape[:2]
         self.info = SlideInfo(
-            name=path.name,
+            name=name,
             reader="pillow",
             levels=(Level(Size(width, height), 1.0),),
             mpp=None,  # the resolution of such files is meant for printing, and is no pixel size
@@ -59,11 +59,11 @@ class FlatImageReader:
         """Do nothing; no file is held open."""
 
 
-def _decode(path: Path) -> tuple[Pixels, object, list[str]]:
+def _decode(path: Path, name: str) -> tuple[Pixels, object, list[str]]:
     """Upright pixels (H, W, 3); the ICC profile, b"" if it is damaged, None if there is none; and warnings."""
     try:
         with _open(path) as image:
-            _check_image(path, image)
+            _check_image(path, name, image)
             image.load()
             orientation, messages = _read_orientation(image)
             messages += _conversion_warnings(path, image)
@@ -72,16 +72,17 @@ def _decode(path: Path) -> tuple[Pixels, object, list[str]]:
             profile = image.info["icc_profile"] or b"" if "icc_profile" in image.info else None
     except Image.DecompressionBombError as error:
         raise UnsupportedPixelsError(
-            f"{path.name}: the image has more than {MAX_PIXELS // 10**6} megapixels and is not tiled; save it as a "
+            f"{name}: the image has more than {MAX_PIXELS // 10**6} megapixels and is not tiled; save it as a "
             "tiled, pyramidal TIFF first"
         ) from error
     except UnidentifiedImageError as error:
         raise SlideUnreadableError(
-            f"{path.name}: its header is not that of a PNG, JPEG or BMP file that can be read; if it is of a rare "
+            f"{name}: its header is not that of a PNG, JPEG or BMP file that can be read; if it is of a rare "
             "kind, such as a JPEG of 12 bits, save it as a PNG of 8 bits; if it is damaged, copy it again"
         ) from error
     except (OSError, ValueError, SyntaxError) as error:
-        raise SlideUnreadableError(f"{path.name}: the image can't be decoded ({error}); copy it again") from error
+        cause = library_message(error, path, name)
+        raise SlideUnreadableError(f"{name}: the image can't be decoded ({cause}); copy it again") from error
     return pixels, profile, messages
 
 
@@ -92,18 +93,18 @@ def _open(path: Path) -> Image.Image:
         return Image.open(path, formats=tuple(_SIGNATURES.values()))
 
 
-def _check_image(path: Path, image: Image.Image) -> None:
+def _check_image(path: Path, name: str, image: Image.Image) -> None:
     """Raise if the image, of which only the header was read, is too large, truncated or not of 8 bits."""
     pixel_count = image.width * image.height
     if pixel_count > MAX_PIXELS:
         raise Image.DecompressionBombError
     if image.format == "JPEG" and pixel_count > _MAX_PIXELS_PER_BYTE * path.stat().st_size:
         raise SlideUnreadableError(
-            f"{path.name}: the file is cut short: it is too small for {image.width}x{image.height} px; copy it again"
+            f"{name}: the file is cut short: it is too small for {image.width}x{image.height} px; copy it again"
         )
     if image.mode not in _EIGHT_BIT_MODES:
         raise UnsupportedPixelsError(
-            f"{path.name}: pixel mode {image.mode} is not 8-bit RGB or grey; convert the image first"
+            f"{name}: pixel mode {image.mode} is not 8-bit RGB or grey; convert the image first"
         )
 
 

@@ -1,7 +1,7 @@
-"""Any slide by its path: the one table of readers.
+"""Opens slides of any format: the table of readers.
 
-The first reader whose `accepts` knows the file opens it, and what that one then says is final: a damaged
-slide is never handed to a more lenient decoder. Which files it may open is settled before a decoder sees its path.
+The first reader whose `accepts` returns True for a file opens it, and its refusal is final: a damaged slide is never
+handed to a more lenient decoder. Which files a slide may refer to is checked before a decoder gets its path.
 """
 
 from collections.abc import Callable
@@ -15,47 +15,51 @@ from slidelift.wsi.readers.references import require_alone
 from slidelift.wsi.readers.tiff_structure import require_complete_tiff
 from slidelift.wsi.slide import SlideReader
 
-READERS: tuple[tuple[Callable[[Path], bool], Callable[[Path], SlideReader]], ...] = (
+READERS: tuple[tuple[Callable[[Path], bool], Callable[[Path, str], SlideReader]], ...] = (
     (openslide.accepts, openslide.OpenSlideReader),
     (tiffslide.accepts, tiffslide.TiffSlideReader),
     (flat_image.accepts, flat_image.FlatImageReader),
 )
 
 
-def open_slide(path: Path) -> SlideReader:
+def open_slide(path: Path, name: str | None = None) -> SlideReader:
     """Open a slide.
 
     Parameters
     ----------
     path
         Its file, or a folder that holds one DICOM slide.
+    name
+        How messages call the slide, the user's name for it; None for the name of the file. Messages never contain
+        the path if a name is given.
 
     Raises
     ------
     SlideUnreadableError
-        There is no such file, no reader knows it, or the one that does can't open it.
+        There is no such file, no reader accepts it, or the reader that does can't open it.
     ForeignFileError
-        It leads to a file that is not its own: elsewhere, or through a link.
+        It refers to a file that is not its own: in another folder, or a link.
     UnsupportedPixelsError
-        It holds other pixels than 8-bit RGB or grey.
+        Its pixels are not 8-bit RGB or grey.
     """
     if not path.exists():
-        raise SlideUnreadableError(f"{path}: no such file")
+        raise SlideUnreadableError(f"{name or path}: no such file")
     if path.is_dir():
-        path = series_of_folder(path)[0]
+        path = series_of_folder(path, name)[0]
     if not path.is_file():
-        raise SlideUnreadableError(f"{path}: not a regular file; pass the slide's file")
+        raise SlideUnreadableError(f"{name or path}: not a regular file; pass the slide's file")
+    name = name or path.name
     if path.stat().st_size == 0:
-        raise SlideUnreadableError(f"{path.name}: the file is empty; copy it again")
-    companion_files(path)
-    require_complete_tiff(path)
-    require_alone(path)
+        raise SlideUnreadableError(f"{name}: the file is empty; copy it again")
+    companion_files(path, name)
+    require_complete_tiff(path, name)
+    require_alone(path, name)
     if path.suffix.lower() == ".mrxs":
-        check_tile_sizes(path.name, mrxs_tiles(path))
+        check_tile_sizes(name, mrxs_tiles(path))
     for accepts, reader in READERS:
         if accepts(path):
-            return reader(path)
+            return reader(path, name)
     raise SlideUnreadableError(
-        f"{path.name}: not a slide or picture that can be read (OpenSlide's formats, TIFF, PNG, JPEG, BMP); if it is "
-        "one, it is damaged, or files that belong to it are missing"
+        f"{name}: not a slide or image that can be read (OpenSlide's formats, TIFF, PNG, JPEG, BMP); if it is one, it "
+        "is damaged, or files that belong to it are missing"
     )

@@ -9,7 +9,7 @@ import openslide
 import tifffile
 from PIL import Image
 
-from slidelift.wsi.errors import SlideUnreadableError, TileReadError, UnsupportedPixelsError
+from slidelift.wsi.errors import SlideUnreadableError, TileReadError, UnsupportedPixelsError, library_message
 from slidelift.wsi.geometry import Region, Size
 from slidelift.wsi.icc import check_profile
 from slidelift.wsi.metadata_values import MetadataParser
@@ -73,12 +73,12 @@ class OpenSlideReader:
     read is repeated once with a new handle. If it fails again, the region is damaged; the new handle serves the others.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, name: str) -> None:
+        self._path, self._name = path, name
         self._lock = threading.Lock()
         self._page_warnings = self._check_pages()
         self._handle = self._open()
-        check_tile_sizes(path.name, openslide_tiles(self._handle))
+        check_tile_sizes(name, openslide_tiles(self._handle))
         self.info = self._describe()
         colour = self._handle.properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "FFFFFF")
         self._background = (*bytes.fromhex(colour), 255)
@@ -94,7 +94,8 @@ class OpenSlideReader:
             try:
                 image = self._read(fresh, level, region)
             except openslide.OpenSlideError as error:
-                raise TileReadError(self.info.name, level, region, str(error)) from error
+                cause = library_message(error, self._path, self._name)
+                raise TileReadError(self._name, level, region, cause) from error
         if image.getchannel("A").getextrema()[0] != 255:
             canvas = Image.new("RGBA", image.size, self._background)
             canvas.alpha_composite(image)
@@ -114,9 +115,8 @@ class OpenSlideReader:
                 if "unsupported" in str(error).lower()
                 else "the file may be cut short, or files that belong to it may be missing: copy the whole slide again"
             )
-            raise SlideUnreadableError(
-                f"{self._path.name}: OpenSlide can't open this slide ({error}); {advice}"
-            ) from error
+            cause = library_message(error, self._path, self._name)
+            raise SlideUnreadableError(f"{self._name}: OpenSlide can't open this slide ({cause}); {advice}") from error
 
     def _replace(self, failed: openslide.OpenSlide) -> None:
         with self._lock:
@@ -136,7 +136,7 @@ class OpenSlideReader:
         bounds = _bounds(properties, Size(*slide.dimensions), parser)
         icc_profile, profile_warnings = check_profile(slide._profile)  # `color_profile` raises if it is damaged
         return SlideInfo(
-            name=self._path.name,
+            name=self._name,
             reader="openslide",
             levels=tuple(
                 Level(Size(*size), downsample)
@@ -167,11 +167,11 @@ class OpenSlideReader:
                 sizes = [page_size(page) for page in pages]
         except _DAMAGE as error:
             raise SlideUnreadableError(
-                f"{self._path.name}: its TIFF directories are damaged; copy or export the slide again"
+                f"{self._name}: its TIFF directories are damaged; copy or export the slide again"
             ) from error
         if unsupported := next((layout for layout in layouts if not layout.is_shown_by_openslide(vendor)), None):
             raise UnsupportedPixelsError(
-                f"{self._path.name}: {unsupported.description}: OpenSlide does not show these pixels correctly; export "
+                f"{self._name}: {unsupported.description}: OpenSlide does not show these pixels correctly; export "
                 "the slide upright as 8-bit RGB first, choosing the display range there"
             )
         messages = tuple(dict.fromkeys(message for layout in layouts for message in layout.warnings))

@@ -43,7 +43,7 @@ def options_for(path: Path) -> dict[str, str | bool]:
     return {"name": path.name, "_multifile": False}
 
 
-def require_alone(path: Path) -> None:
+def require_alone(path: Path, name: str) -> None:
     """Refuse an OME-TIFF whose XML leads to another file, which is not opened.
 
     Raises
@@ -56,7 +56,7 @@ def require_alone(path: Path) -> None:
             return
     for named in _foreign_names(path):
         raise ForeignFileError(
-            f"{path.name}: its OME-XML says that pixels or metadata lie {named}; a slide's file may not lead to "
+            f"{name}: its OME-XML says that pixels or metadata lie {named}; a slide's file may not lead to "
             "others: export the slide as one OME-TIFF that holds all of it"
         )
 

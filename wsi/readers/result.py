@@ -9,7 +9,7 @@ import numpy as np
 import tifffile
 import zarr
 
-from slidelift.wsi.errors import SegmentDamagedError, SlideUnreadableError, TileReadError
+from slidelift.wsi.errors import SegmentDamagedError, SlideUnreadableError, TileReadError, library_message
 from slidelift.wsi.geometry import Region, Size
 from slidelift.wsi.pyramid import TILE
 from slidelift.wsi.readers.references import require_alone
@@ -29,10 +29,18 @@ _CACHED_TILES = 24
 class ResultReader:
     """Reader of a pyramid of 512-px tiles with downsamples 1, 2, 4, ...; not thread-safe."""
 
-    def __init__(self, name: str, sizes: Sequence[Size], read_tile: ReadTile, close: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        sizes: Sequence[Size],
+        read_tile: ReadTile,
+        close: Callable[[], None],
+        path: Path | None = None,
+    ) -> None:
         levels = tuple(Level(size, float(1 << number)) for number, size in enumerate(sizes))
         self.info = SlideInfo(name, "result", levels, None, None, None)
         self._read_tile, self._close = lru_cache(_CACHED_TILES)(read_tile), close
+        self._path = path or Path(name)
 
     def read_region(self, level: int, region: Region) -> Pixels:
         """See `SlideReader.read_region`; RGBA for `open_segments`, with alpha 0 where no stripe is finished."""
@@ -43,7 +51,8 @@ class ResultReader:
                 np.concatenate([self._read_tile(level, row, column) for column in columns], axis=1) for row in rows
             ]
         except (SegmentDamagedError, *DECODER_ERRORS) as error:
-            raise TileReadError(self.info.name, level, region, str(error)) from error
+            cause = library_message(error, self._path, self.info.name)
+            raise TileReadError(self.info.name, level, region, cause) from error
         top, left = region.y % TILE, region.x % TILE
         return np.concatenate(tiles, axis=0)[top : top + region.height, left : left + region.width]
 
@@ -53,22 +62,29 @@ class ResultReader:
         self._close()
 
 
-def open_result(path: Path, output_format: str) -> ResultReader:
+def open_result(path: Path, output_format: str, name: str | None = None) -> ResultReader:
     """Open a finished result: an OME-TIFF, or an OME-Zarr as folder or zip archive.
+
+    Parameters
+    ----------
+    name
+        Name of the result in messages; None for the name of its file.
 
     Raises
     ------
     SlideUnreadableError
         The file is missing or damaged.
     """
+    name = name or path.name
     try:
-        return _open_tiff(path) if output_format == ome_tiff.NAME else _open_zarr(path)
+        return _open_tiff(path, name) if output_format == ome_tiff.NAME else _open_zarr(path, name)
     except (tifffile.TiffFileError, BadZipFile, *DECODER_ERRORS) as error:
-        raise SlideUnreadableError(f"{path.name}: the result can't be opened ({error}); compute it again") from error
+        cause = library_message(error, path, name)
+        raise SlideUnreadableError(f"{name}: the result can't be opened ({cause}); compute it again") from error
 
 
-def _open_tiff(path: Path) -> ResultReader:
-    require_alone(path)
+def _open_tiff(path: Path, name: str) -> ResultReader:
+    require_alone(path, name)
     tiff = tifffile.TiffFile(path, _multifile=False)
     pages = [level.pages[0] for level in tiff.series[0].levels]
     decode = get_format(ome_tiff.NAME).decode
@@ -79,10 +95,11 @@ def _open_tiff(path: Path) -> ResultReader:
         tiff.filehandle.seek(page.dataoffsets[index])
         return decode((tiff.filehandle.read(page.databytecounts[index]),))
 
-    return ResultReader(path.name, [Size(page.imagewidth, page.imagelength) for page in pages], read_tile, tiff.close)
+    sizes = [Size(page.imagewidth, page.imagelength) for page in pages]
+    return ResultReader(name, sizes, read_tile, tiff.close, path)
 
 
-def _open_zarr(path: Path) -> ResultReader:
+def _open_zarr(path: Path, name: str) -> ResultReader:
     zipped = zarr.storage.ZipStore(path, mode="r") if path.suffix == ".zip" else None
     store = zipped or ContainedStore(path, read_only=True)
     group = zarr.open_group(store, path=path.stem if zipped else "", mode="r", zarr_format=2)
@@ -94,7 +111,7 @@ def _open_zarr(path: Path) -> ResultReader:
         return np.pad(np.moveaxis(planes, 0, -1), padding, mode="edge")
 
     sizes = [Size(array.shape[2], array.shape[1]) for array in arrays]
-    return ResultReader(path.name, sizes, read_tile, zipped.close if zipped else lambda: None)
+    return ResultReader(name, sizes, read_tile, zipped.close if zipped else lambda: None, path)
 
 
 def open_segments(

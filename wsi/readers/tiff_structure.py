@@ -57,7 +57,7 @@ class _Format:
         return self.byte_order + ("Q" if self.is_big else "I")
 
 
-def require_complete_tiff(path: Path) -> None:
+def require_complete_tiff(path: Path, name: str) -> None:
     """Raise if an IFD of a TIFF, or a value that an IFD points to, lies beyond the end of the file.
 
     Other files pass. NDPI files are not checked, because their offsets have more bits than those of a classic TIFF.
@@ -75,7 +75,7 @@ def require_complete_tiff(path: Path) -> None:
             _check_ifds(file, tiff_format, path.stat().st_size)
         except _TruncatedError as error:
             raise SlideUnreadableError(
-                f"{path.name}: the file is cut short: its TIFF directories point beyond its end, so levels or "
+                f"{name}: the file is cut short: its TIFF directories point beyond its end, so levels or "
                 "metadata are missing; copy the whole slide again"
             ) from error
 

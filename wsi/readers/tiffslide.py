@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 import tifffile
 
-from slidelift.wsi.errors import SlideUnreadableError, TileReadError, UnsupportedPixelsError
+from slidelift.wsi.errors import SlideUnreadableError, TileReadError, UnsupportedPixelsError, library_message
 from slidelift.wsi.geometry import Region, Size
 from slidelift.wsi.icc import check_profile
 from slidelift.wsi.metadata_values import MetadataParser
@@ -69,8 +69,8 @@ def accepts(path: Path) -> bool:
 class TiffSlideReader:
     """Reader of one TIFF; `read_region` may be called from any number of threads."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, name: str) -> None:
+        self._path, self._name = path, name
         self._file = LoneFile(path)
         try:
             self._open()
@@ -79,13 +79,13 @@ class TiffSlideReader:
             raise
 
     def _open(self) -> None:
-        path = self._path
+        name = self._name
         try:
-            self._slide = _open_tiffslide(self._file, options_for(path))
+            self._slide = _open_tiffslide(self._file, options_for(self._path))
             self._tiff: tifffile.TiffFile = self._slide.ts_tifffile
             self._series, self._position = self._select_series()
             self._slide.series_index = self._position.number
-            check_tile_sizes(path.name, tiff_tiles(self._tiff))
+            check_tile_sizes(name, tiff_tiles(self._tiff))
             limit_stream_sizes(self._tiff)
             self._layouts = [read_pixel_layout(level.keyframe) for level in self._series.levels]
             for level, layout in zip(self._series.levels, self._layouts, strict=True):
@@ -93,16 +93,16 @@ class TiffSlideReader:
             self.info = self._describe()
         except (tifffile.TiffFileError, *DECODER_ERRORS) as error:
             has_reason = isinstance(error, (tifffile.TiffFileError, NotImplementedError, OSError))
+            cause = library_message(error, self._path, name) if has_reason else "its TIFF directories are damaged"
             raise SlideUnreadableError(
-                f"{path.name}: neither OpenSlide nor tiffslide can open this TIFF "
-                f"({error if has_reason else 'its TIFF directories are damaged'}); copy or export the slide again"
+                f"{name}: neither OpenSlide nor tiffslide can open this TIFF ({cause}); copy or export the slide again"
             ) from error
 
     def _select_series(self) -> tuple[tifffile.TiffPageSeries, SeriesPosition]:
         """The series with the most pixels, or the first one for vendors that put the slide first."""
         if self._tiff.is_ome and (name := find_invalid_count(self._tiff.ome_metadata or "")):
             raise SlideUnreadableError(
-                f"{self._path.name}: its OME-XML gives an impossible value for {name}; export the slide again"
+                f"{self._name}: its OME-XML gives an impossible value for {name}; export the slide again"
             )
         try:
             series = self._tiff.series
@@ -110,8 +110,7 @@ class TiffSlideReader:
             if not self._tiff.is_ome:
                 raise
             raise SlideUnreadableError(
-                f"{self._path.name}: its OME-XML does not describe the images that the file holds; export the slide "
-                "again"
+                f"{self._name}: its OME-XML does not describe the images that the file holds; export the slide again"
             ) from error
         if self._vendor() in _FIRST_SERIES_VENDORS:
             index = 0
@@ -128,8 +127,8 @@ class TiffSlideReader:
             array = self._slide.zarr_group[str(level)]
             pixels = np.asarray(array[tuple(slices.get(axis, 0) for axis in axes)])
         except DECODER_ERRORS as error:
-            cause = str(error) or type(error).__name__
-            raise TileReadError(self.info.name, level, region, cause) from error
+            cause = library_message(error, self._path, self._name)
+            raise TileReadError(self._name, level, region, cause) from error
         image_axes = [axis for axis in axes if axis in slices]
         if "S" not in image_axes:
             pixels = pixels[..., None]
@@ -150,7 +149,7 @@ class TiffSlideReader:
         profile, profile_warnings = check_profile(self._series.keyframe.tags.valueof(_ICC_PROFILE))
         sizes = [upright_size(_series_size(level), layout.orientation) for level in self._series.levels]
         return SlideInfo(
-            name=self._path.name,
+            name=self._name,
             reader="tiffslide",
             levels=tuple(
                 Level(size, (sizes[0].width / size.width + sizes[0].height / size.height) / 2) for size in sizes
@@ -198,7 +197,7 @@ class TiffSlideReader:
 
     def _check_level(self, level: tifffile.TiffPageSeries, layout: PixelLayout) -> None:
         """Raise if the level's pixels can't be converted to RGB, are oriented differently, or are missing."""
-        name, axes = self._path.name, level.axes
+        name, axes = self._name, level.axes
         has_channels = any(axis == "C" and length > 1 for axis, length in zip(axes, level.shape, strict=True))
         if not layout.is_convertible or has_channels or axes.strip("ZTIQRC") not in ("YX", "YXS", "SYX"):
             raise UnsupportedPixelsError(
