@@ -86,7 +86,7 @@ def test_a_public_file_passes_the_self_test_with_a_warning(public, name, shift) 
     assert weights.geometry.scale == 4
     (warning,) = weights.card().warnings
     assert warning.startswith(
-        f"{weights.name} changes colours: in its self-test a plain patch came out {weights.colour_shift:g} of 255"
+        f"{weights.name} changes colours: in its self-test a plain colour shifted by {weights.colour_shift:g} of 255"
     )
 
 
@@ -139,7 +139,7 @@ def test_the_readmes_line_upscales_and_the_report_warns(
     assert (report["model"]["name"], report["tiles"]["tissue"], report["tiles"]["bad"]) == (name, 1, [])
     (warning,) = [warning for warning in report["warnings"] if "changes colours" in warning]
     levels = float(
-        re.match(f"{name} changes colours: in its self-test a plain patch came out ([0-9.]+) of 255", warning)[1]
+        re.match(f"{name} changes colours: in its self-test a plain colour shifted by ([0-9.]+) of 255", warning)[1]
     )
     assert levels == pytest.approx(shift, abs=0.05)
     assert f"warning: {warning}" in done.err
@@ -179,7 +179,7 @@ def test_an_imported_public_file_is_on_offer_with_its_warning(slidelift, bench, 
     done = slidelift("models", "import", public / "RealESRGAN_x4plus_anime_6B.pth", "--name", "anime")
     assert done.code == 0, done.err
     assert done.out == "anime: rrdbnet, x4, 4467779 parameters\n"
-    assert "warning: anime changes colours: in its self-test a plain patch came out 3.0" in done.err
+    assert "warning: anime changes colours: in its self-test a plain colour shifted by 3.0" in done.err
     [card] = [card for card in json.loads(slidelift("models", "--json").out) if card["name"] == "anime"]
     assert card["colour_shift"] == pytest.approx(3.04, abs=0.02)
 
@@ -202,7 +202,7 @@ def test_the_report_of_an_imported_model_warns_from_two_levels_on(
     assert done.code == 0, done.err
     said = [warning for warning in json.loads(done.out)["warnings"] if "changes colours" in warning]
     wanted = (
-        "tinted changes colours: in its self-test a plain patch came out 3 of 255 levels off, so the result's colours "
+        "tinted changes colours: in its self-test a plain colour shifted by 3 of 255 levels, so the result's colours "
         "differ from the slide's"
     )
     assert said == ([wanted] if levels == 3 else [])

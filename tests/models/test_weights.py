@@ -454,7 +454,7 @@ class TestColourShift:
         assert weights.colour_shift == abs(levels)
         (warning,) = weights.card().warnings
         assert warning.startswith(
-            f"{weights.name} changes colours: in its self-test a plain patch came out {abs(levels):g} of 255"
+            f"{weights.name} changes colours: in its self-test a plain colour shifted by {abs(levels):g} of 255"
         )
 
     @pytest.mark.parametrize("channel", [0, 1, 2])
@@ -489,7 +489,7 @@ class TestColourShift:
             assert (
                 find("tinted")
                 .warnings[0]
-                .startswith("tinted changes colours: in its self-test a plain patch came out 3 of 255 levels off")
+                .startswith("tinted changes colours: in its self-test a plain colour shifted by 3 of 255 levels")
             )
             for wrong in ("much", -1, 256, True):
                 card = json.loads((tmp_path / "models" / "true.json").read_text("utf-8"))
