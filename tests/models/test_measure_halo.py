@@ -1,4 +1,4 @@
-"""The seam measurement sees a seam where there is one, and none where there is none."""
+"""Measurement of the seam between tiles."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def test_seam_shrinks_with_the_halo_and_is_gone_at_the_receptive_radius(tiny_net
 
 
 def test_less_than_an_exact_models_halo_is_refused():
-    with pytest.raises(ValueError, match="lanczos is exact: it has no seam from a halo of 3 on"):
+    with pytest.raises(ValueError, match="lanczos is exact and needs a halo of 3"):
         measure_seam(Interpolator("lanczos", 4), IMAGES, halo=2, fade=8)
 
 
