@@ -1,4 +1,4 @@
-"""Scores follow the convention, statistics are what they say, and the shipped default earns its place."""
+"""Evaluation: measuring convention, statistics, reports, and the default model's gain."""
 
 import json
 import math
@@ -33,7 +33,7 @@ MODELS = {name: Interpolator(name, 4) for name in ("bicubic", "nearest")}
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two smooth images with an edge, of different sizes that four does not divide."""
+    """Two smooth images with an edge, with sizes that are not multiples of four."""
     images = tmp_path / "edges"
     images.mkdir()
     for seed, (height, width) in enumerate([(50, 61), (104, 97)]):
@@ -54,12 +54,12 @@ def test_source_is_pillows_reduction_of_the_top_left_crop(tmp_path):
     )
 
 
-def test_whole_image_is_enlarged_without_a_shift():
+def test_enlarged_image_is_not_shifted():
     image = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
     assert np.array_equal(upscale_image(Interpolator("nearest", 4), image), image.repeat(4, axis=0).repeat(4, axis=1))
 
 
-def test_summary_leaves_out_what_is_no_number():
+def test_summary_ignores_non_finite_values():
     # of 0, 1 ... 100 the percentiles are their own names
     found = Summary.of([math.nan, math.inf, *range(101)])
     assert found == Summary(images=101, mean=50, median=50, p5=5, p95=95)
@@ -67,7 +67,7 @@ def test_summary_leaves_out_what_is_no_number():
     assert math.isnan(Summary.of([]).mean)
 
 
-def test_gains_are_against_bicubic_on_the_same_images(folder):
+def test_gains_are_over_bicubic_on_the_same_images(folder):
     found = evaluate(MODELS, image_files(folder), 4)
     nearest, bicubic = found.models["nearest"], found.models["bicubic"]
     assert found.files == ("0.png", "1.png")
@@ -77,7 +77,7 @@ def test_gains_are_against_bicubic_on_the_same_images(folder):
     assert f"| edges | 2 | none | nearest | {nearest.summary['psnr_y'].mean:.2f} |" in table({"edges": found})
 
 
-def test_two_runs_find_the_same_but_for_the_time(folder):
+def test_two_runs_differ_only_in_time(folder):
     first, second = (as_json({"a": evaluate(MODELS, image_files(folder), 4)}, MODELS, 4, 0.25) for _ in range(2))
     for result in (first, second):
         for model in result["sets"]["a"]["models"].values():
@@ -86,7 +86,7 @@ def test_two_runs_find_the_same_but_for_the_time(folder):
     assert first == second
 
 
-def test_a_compressed_source_is_measured_against_the_same_truth_and_said(folder):
+def test_compressed_source_is_compared_to_the_same_truth_and_reported(folder):
     source = SourceModel(quality=30)
     clean, found = (evaluate(MODELS, image_files(folder), 4, source=one) for one in (CLEAN, source))
     assert found.source == source
@@ -95,9 +95,9 @@ def test_a_compressed_source_is_measured_against_the_same_truth_and_said(folder)
         for a, b in zip(found.models["bicubic"].values["psnr_y"], clean.models["bicubic"].values["psnr_y"], strict=True)
     )
     assert "| edges | 2 | Q30 | bicubic |" in table({"edges, Q30": found})
-    told = as_json({"edges, Q30": found}, MODELS, 4, 0.25)
-    assert told["sets"]["edges, Q30"]["source"]["quality"] == 30
-    assert told["computed_on"]["models"]["nearest"] == {"device": "cpu", "precision": "uint8"}
+    report = as_json({"edges, Q30": found}, MODELS, 4, 0.25)
+    assert report["sets"]["edges, Q30"]["source"]["quality"] == 30
+    assert report["computed_on"]["models"]["nearest"] == {"device": "cpu", "precision": "uint8"}
     assert "JPEG by quality 30, 4:2:0" in image_report({"edges": found}, (), 4, 0.25, "Computed here.")
 
 
@@ -117,7 +117,7 @@ def test_json_holds_every_measure_and_no_nan(folder):
     assert {"psnr_y", "psnr_y_gain", "ssim_y_gain", "ms_ssim", "rrmse", "consistency_p5"} <= set(model["panel"])
 
 
-def test_panel_takes_the_tail_of_consistency_and_the_greater_angle():
+def test_card_metrics_use_the_5th_percentile_of_consistency_and_the_greater_angle():
     means = {one.name: (1.0, 1.0) for one in MEASURES}
     means |= {"consistency": (40.0, 60.0), "stain_angle_h": (2.0, 4.0), "nuclei_f1": (math.nan, math.nan)}
     found = card_metrics(ModelScores(means, dict.fromkeys(means, (0.5, 1.0))))
@@ -128,7 +128,7 @@ def test_panel_takes_the_tail_of_consistency_and_the_greater_angle():
     assert "nuclei_f1" not in found
 
 
-def test_perfect_image_is_perfect_by_every_measure():
+def test_identical_image_has_perfect_measures():
     truth = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     found = measure(truth, Reference(truth, CLEAN(truth, 4), np.eye(64, dtype=bool)))
     assert found["psnr_y"] == found["psnr_rgb"] == found["consistency"] == math.inf
@@ -139,7 +139,7 @@ def test_perfect_image_is_perfect_by_every_measure():
 
 
 @pytest.mark.parametrize("side", [4, 9, 15])
-def test_tiny_image_has_fewer_figures_and_no_failure(tmp_path, side):
+def test_tiny_image_has_fewer_measures(tmp_path, side):
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)).save(tmp_path / "a.png")
     picker = CropPicker("bicubic")
     found = evaluate(MODELS, image_files(tmp_path), 4, on_image=picker.add)
@@ -148,7 +148,7 @@ def test_tiny_image_has_fewer_figures_and_no_failure(tmp_path, side):
     assert "<html" in image_report({"tiny": found}, picker.crops, 4, 0.25, "Computed here.")
 
 
-def test_image_smaller_than_the_scale_is_named(tmp_path):
+def test_error_names_an_image_smaller_than_the_scale(tmp_path):
     Image.new("RGB", (3, 40)).save(tmp_path / "a.png")
     with pytest.raises(ImagesError, match=r"a\.png: 3x40 px are too few"):
         evaluate(MODELS, image_files(tmp_path), 4)
@@ -160,7 +160,7 @@ def test_grey_image_is_read_as_three_equal_channels(tmp_path):
     assert np.array_equal(read_rgb(tmp_path / "a.png"), np.stack([pixels] * 3, axis=2))
 
 
-def test_mask_divides_the_image(folder, tmp_path):
+def test_mask_separates_inside_and_outside(folder, tmp_path):
     masks = tmp_path / "masks"
     masks.mkdir()
     for path in image_files(folder):
@@ -174,7 +174,7 @@ def test_mask_divides_the_image(folder, tmp_path):
     assert low < found["ssim_y"].mean < high
 
 
-def test_mask_that_is_missing_or_of_another_size_is_named(folder, tmp_path):
+def test_error_names_a_missing_or_wrong_mask(folder, tmp_path):
     with pytest.raises(ImagesError, match=r"masks/0\.png"):
         evaluate(MODELS, image_files(folder), 4, masks=tmp_path / "masks")
     (tmp_path / "masks").mkdir()
@@ -183,7 +183,7 @@ def test_mask_that_is_missing_or_of_another_size_is_named(folder, tmp_path):
         evaluate(MODELS, image_files(folder), 4, masks=tmp_path / "masks")
 
 
-def test_folder_without_images_and_file_that_is_none_are_named(tmp_path):
+def test_error_names_folders_without_images_and_damaged_files(tmp_path):
     with pytest.raises(ImagesError, match=str(tmp_path)):
         image_files(tmp_path)
     with pytest.raises(ImagesError, match="nowhere"):
@@ -193,7 +193,7 @@ def test_folder_without_images_and_file_that_is_none_are_named(tmp_path):
         read_rgb(tmp_path / "a.png")
 
 
-def test_crops_are_where_the_gain_is_largest_and_smallest(tmp_path):
+def test_crops_have_the_largest_and_smallest_gain(tmp_path):
     truth = np.full((192, 288, 3), 128, np.uint8)
     bicubic, model = truth.copy(), truth.copy()
     bicubic[:96, 96:192] += 20  # all of the error is gone: the largest gain
@@ -210,7 +210,7 @@ def test_crops_are_where_the_gain_is_largest_and_smallest(tmp_path):
     assert largest.source.shape == (24, 24, 3)
 
 
-def test_report_without_crops_shows_no_pixels(folder):
+def test_report_without_crops_has_no_images(folder):
     picker = CropPicker("bicubic")
     found = {"edges": evaluate(MODELS, image_files(folder, 1), 4, on_image=picker.add)}
     assert "data:image/png" in image_report(found, picker.crops, 4, 0.25, "Computed here.")
