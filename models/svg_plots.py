@@ -90,7 +90,7 @@ def strip_plot(
 
 
 def legend(colour: Mapping[str, str]) -> str:
-    """Names with their colours, as an HTML list."""
+    """Return names with their colours as an HTML list."""
     items = "".join(
         f'<li><span class="swatch" style="background:{one}"></span>{escape(name)}</li>' for name, one in colour.items()
     )

@@ -50,7 +50,6 @@ class Autoencoder(nn.Module):
         )
 
     def forward(self, image: Tensor) -> Tensor:
-        """Encode and decode."""
         decoded: Tensor = self.decoder(self.encoder(image))
         return decoded
 

@@ -136,7 +136,6 @@ class ResidualBlock(nn.Module):
         self.damping = damping
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, features, h, w) -> the same shape; the sum has the precision of `x`."""
         out: Tensor = self.body(x)
         return out * self.damping + x
 
@@ -150,7 +149,6 @@ class MeanShift(nn.Module):
         self.register_buffer("bias", torch.tensor([255 * sign * mean for mean in DIV2K_MEAN]))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, 3, h, w) -> the same shape."""
         return F.conv2d(x, self.get_buffer("weight"), self.get_buffer("bias"))
 
 

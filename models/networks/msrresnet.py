@@ -33,7 +33,6 @@ class PlainBlock(nn.Module):
         self.conv2 = conv3(features, features)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, features, h, w) -> the same shape; the sum has the precision of `x`."""
         out: Tensor = self.conv2(F.relu(self.conv1(x), inplace=True))
         return x + out
 

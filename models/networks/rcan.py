@@ -35,7 +35,6 @@ class ChannelAttention(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, features, h, w) -> the same shape."""
         weights: Tensor = self.conv_du(self.avg_pool(x))
         return x * weights
 
@@ -53,7 +52,6 @@ class AttentiveBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, features, h, w) -> the same shape; the sum has the precision of `x`."""
         out: Tensor = self.body(x)
         return out + x
 
@@ -68,7 +66,6 @@ class ResidualGroup(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, features, h, w) -> the same shape; the sum has the precision of `x`."""
         out: Tensor = self.body(x)
         return out + x
 

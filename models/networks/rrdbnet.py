@@ -54,7 +54,6 @@ class ResidualDenseBlock(nn.Module):
         self.rdb3 = DenseBlock(features, growth)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, features, h, w) -> the same shape."""
         out: Tensor = self.rdb3(self.rdb2(self.rdb1(x)))
         return out * 0.2 + x
 

@@ -40,7 +40,6 @@ class NormalisedBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(features)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, features, h, w) -> the same shape; the sum has the precision of `x`."""
         out: Tensor = self.bn2(self.conv2(self.prelu(self.bn1(self.conv1(x)))))
         return x + out
 

@@ -26,7 +26,6 @@ class ConvolutionAndReLU(nn.Module):
         self.conv = nn.Conv2d(features, features, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, features, h, w) -> the same shape."""
         return F.relu(self.conv(x), inplace=True)
 
 

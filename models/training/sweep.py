@@ -33,7 +33,6 @@ class Cell:
 
     @property
     def folder(self) -> str:
-        """Name of the run's folder."""
         return f"corruption-{self.corruption:g}" + (f"-q-{self.q:g}" if self.q is not None else "")
 
 
