@@ -110,8 +110,8 @@ def measure(folders: Sequence[Path], names: Sequence[str], device: str, qualitie
         hardware = {name: describe_hardware({name: upscaler}) for name, upscaler in upscalers.items()}
         for folder, quality in product(folders, qualities):
             source = SourceModel(quality=quality)
-            wanted = None if quality is None else ("psnr_y",)
-            scores = evaluate(upscalers, image_files(folder), scale, source=source, wanted=wanted).models
+            measures = None if quality is None else ("psnr_y",)
+            scores = evaluate(upscalers, image_files(folder), scale, source=source, measures=measures).models
             measured = _load_metrics()
             for name in names:
                 if name in scores and catalog()[name].default_scale == scale:
@@ -136,7 +136,7 @@ def measure_precision(folder: Path, names: Sequence[str], count: int | None) -> 
         for precision in PRECISIONS:
             upscalers = {BASELINE: load_upscaler(BASELINE, scale=scale)}
             upscalers[name] = load_upscaler(name, scale=scale, device="cpu", precision=precision)
-            scores = evaluate(upscalers, image_files(folder, count), scale, wanted=("psnr_y",)).models[name]
+            scores = evaluate(upscalers, image_files(folder, count), scale, measures=("psnr_y",)).models[name]
             psnr[precision] = scores.summary["psnr_y"].mean
         measured = _load_metrics()
         measured.setdefault(name, {})["precision_loss"] = {

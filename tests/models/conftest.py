@@ -49,12 +49,12 @@ def keep_colours(network: nn.Module, shift: float = 0.0) -> nn.Module:
     Gauss-Newton steps of minimum norm: one if the output is linear in the last layer, a few with a tanh.
     """
     painted = torch.tensor(list(COLOURS.values())).reshape(-1, 3, 1, 1) / 255
-    wanted = (painted + shift / 255).flatten()
+    expected = (painted + shift / 255).flatten()
     network.requires_grad_(False)
     parameters = [parameter.requires_grad_(True) for parameter in list(network.parameters())[-2:]]
     for _ in range(20):
         middle = _middle(network(painted.expand(-1, 3, 48, 48)))
-        missing = wanted - middle.detach()
+        missing = expected - middle.detach()
         if missing.abs().max() * 255 < 0.25:
             return network.requires_grad_(True)
         rows = [torch.autograd.grad(value, parameters, retain_graph=True) for value in middle]

@@ -66,8 +66,8 @@ def test_measured_precision_loss_is_that_of_the_card(eval_sets):
     card = find(DEFAULT_MODEL)
     upscalers = {p: load_upscaler(card.name, device="cpu", precision=p) for p in ("fp32", "bf16")}
     upscalers["bicubic"] = load_upscaler("bicubic", scale=4)
-    found = evaluate(upscalers, image_files(eval_sets / "tnbc", 1), 4, wanted=("psnr_y",)).models
-    loss = found["fp32"].summary["psnr_y"].mean - found["bf16"].summary["psnr_y"].mean
+    scores = evaluate(upscalers, image_files(eval_sets / "tnbc", 1), 4, measures=("psnr_y",)).models
+    loss = scores["fp32"].summary["psnr_y"].mean - scores["bf16"].summary["psnr_y"].mean
     assert loss == pytest.approx(card.precision_loss["bf16"], abs=0.02)
 
 

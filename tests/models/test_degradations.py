@@ -331,16 +331,16 @@ def numbered(first: int, count: int) -> Pair:
 
 
 def test_pool_keeps_pairs_together_and_loses_none():
-    pool, generator, seen = PairPool(8), rng(), []
+    pool, generator, returned = PairPool(8), rng(), []
     for batch in range(20):
         out = pool.exchange(numbered(4 * batch, 4), generator)
         assert torch.equal(out.high[:, :, :1, :1], out.low)
         assert torch.equal(out.target, out.high + 0.5)
-        seen += out.low[:, 0, 0, 0].tolist()
+        returned += out.low[:, 0, 0, 0].tolist()
         if batch < 2:
-            assert seen[-4:] == [4 * batch + i for i in range(4)]
+            assert returned[-4:] == [4 * batch + i for i in range(4)]
     # the first two batches come back at once and once more later; the last eight are still inside
-    assert sorted(seen[8:] + pool.state_dict()["low"][:, 0, 0, 0].tolist()) == [*map(float, range(80))]
+    assert sorted(returned[8:] + pool.state_dict()["low"][:, 0, 0, 0].tolist()) == [*map(float, range(80))]
 
 
 def test_pool_resumes_exactly(tmp_path):

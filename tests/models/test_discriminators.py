@@ -91,10 +91,10 @@ def test_srgans_discriminator_has_the_layers_of_public_files():
 
 
 def test_sqes_discriminator_downsamples_in_every_layer():
-    seen = []
+    sides = []
     discriminator = DISCRIMINATORS["srgan-sqe"](features=8)
     for layer in discriminator.net:
         if isinstance(layer, torch.nn.BatchNorm2d):
-            layer.register_forward_hook(lambda layer, inputs, output: seen.append(output.shape[-1]))
+            layer.register_forward_hook(lambda layer, inputs, output: sides.append(output.shape[-1]))
     discriminator(torch.rand(2, 3, 64, 64))
-    assert seen == [32, 16, 8, 4]
+    assert sides == [32, 16, 8, 4]

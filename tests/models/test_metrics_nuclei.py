@@ -21,14 +21,14 @@ def tissue(centres=CENTRES, radius: float = 12, side: int = 220) -> np.ndarray:
 
 
 def test_nuclei_are_detected_at_their_centres():
-    found = nuclei(tissue(), MPP)
-    assert np.abs(found[np.lexsort(found.T[::-1])] - np.array(CENTRES)).max() < 1.5
+    detected = nuclei(tissue(), MPP)
+    assert np.abs(detected[np.lexsort(detected.T[::-1])] - np.array(CENTRES)).max() < 1.5
 
 
 def test_touching_nuclei_are_separated():
-    found = nuclei(tissue([(100, 90), (100, 111)]), MPP)
-    assert len(found) == 2
-    assert np.abs(found[:, 0] - 100).max() < 2
+    detected = nuclei(tissue([(100, 90), (100, 111)]), MPP)
+    assert len(detected) == 2
+    assert np.abs(detected[:, 0] - 100).max() < 2
 
 
 def test_minimum_area_depends_on_the_pixel_size():
@@ -48,23 +48,23 @@ def test_noise_on_glass_has_no_nuclei():
 
 
 def test_f1_of_identical_and_of_empty_images():
-    found, none = nuclei(tissue(), MPP), np.empty((0, 2))
-    assert nucleus_agreement(found, found, MPP).f1 == 1
-    assert nucleus_agreement(none, found, MPP).f1 == 0
-    assert nucleus_agreement(found, none, MPP).f1 == 0
+    detected, none = nuclei(tissue(), MPP), np.empty((0, 2))
+    assert nucleus_agreement(detected, detected, MPP).f1 == 1
+    assert nucleus_agreement(none, detected, MPP).f1 == 0
+    assert nucleus_agreement(detected, none, MPP).f1 == 0
     assert math.isnan(nucleus_agreement(none, none, MPP).f1)
 
 
 def test_f1_by_hand():
     truth = np.array([[0, 0], [0, 100], [0, 200]], np.float64)
-    found = np.array([[0, 11], [0, 112], [0, 113], [0, 0.5]], np.float64)
+    detected = np.array([[0, 11], [0, 112], [0, 113], [0, 0.5]], np.float64)
     # 12 pixels are 3 µm: the second matches at 12, the third at 13 does not, the first and last fight for (0, 0)
-    agreement = nucleus_agreement(found, truth, MPP)
+    agreement = nucleus_agreement(detected, truth, MPP)
     assert (agreement.count, agreement.truth_count) == (4, 3)
     assert agreement.f1 == pytest.approx(2 * 2 / (4 + 3))
 
 
 def test_matching_has_the_most_pairs():
     # the nearest pair is (8, 10); taking it leaves the others without a partner within 12 pixels
-    found, truth = np.array([[0.0, 8], [0, 21]]), np.array([[0.0, 0], [0, 10]])
-    assert nucleus_agreement(found, truth, MPP).f1 == 1
+    detected, truth = np.array([[0.0, 8], [0, 21]]), np.array([[0.0, 0], [0, 10]])
+    assert nucleus_agreement(detected, truth, MPP).f1 == 1

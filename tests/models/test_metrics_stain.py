@@ -28,10 +28,10 @@ def degrees(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def test_vectors_of_known_stains_are_estimated():
-    found = stain_vectors(stained())
-    assert found is not None
-    assert degrees(found.haematoxylin, HAEMATOXYLIN) < 1.5
-    assert degrees(found.eosin, EOSIN) < 1.5
+    vectors = stain_vectors(stained())
+    assert vectors is not None
+    assert degrees(vectors.haematoxylin, HAEMATOXYLIN) < 1.5
+    assert degrees(vectors.eosin, EOSIN) < 1.5
 
 
 def test_angle_of_a_rotated_stain():

@@ -103,9 +103,9 @@ class TestContract:
         spec = NETWORKS[name]
         for scale in spec.scales:
             state = tiny_network(name, shift=None, scale=scale).state_dict()
-            found = {"scale": scale} | spec.hyperparameters(spec.canonical(state))
-            assert found["scale"] == scale
-            again = spec.build(**found).state_dict()
+            parameters = {"scale": scale} | spec.hyperparameters(spec.canonical(state))
+            assert parameters["scale"] == scale
+            again = spec.build(**parameters).state_dict()
             assert {key: value.shape for key, value in again.items()} == {k: v.shape for k, v in state.items()}
 
     def test_weights_are_recognised_only_by_their_architecture(self, name, tiny_network):

@@ -36,8 +36,8 @@ def test_convention_is_pillows_bicubic_without_compression(image):
 @pytest.mark.parametrize("sampling", ["4:2:0", "4:2:2", "4:4:4"])
 @pytest.mark.parametrize("quality", [30, 92])
 def test_compressed_source_equals_pillows_result(image, sampling, quality):
-    found = SourceModel(quality=quality, sampling=sampling)(image, 4)
-    assert np.array_equal(found, decoded(bicubic(image, 4), quality=quality, subsampling=sampling))
+    compressed = SourceModel(quality=quality, sampling=sampling)(image, 4)
+    assert np.array_equal(compressed, decoded(bicubic(image, 4), quality=quality, subsampling=sampling))
 
 
 def test_default_chroma_sampling_is_420(image):
@@ -48,9 +48,9 @@ def test_rgb_is_stored_without_a_colour_transform(image):
     """As in Aperio files: a step in one channel does not affect the others."""
     red = image.copy()
     red[..., 1:] = 128
-    found = SourceModel(quality=10, sampling="RGB").compress(red)
-    assert np.array_equal(found[..., 1:], red[..., 1:])
-    assert not np.array_equal(found[..., 0], red[..., 0])
+    compressed = SourceModel(quality=10, sampling="RGB").compress(red)
+    assert np.array_equal(compressed[..., 1:], red[..., 1:])
+    assert not np.array_equal(compressed[..., 0], red[..., 0])
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)

@@ -214,15 +214,15 @@ class TestPrecision:
         assert np.abs(fp32 - bf16).mean() < 0.5
 
     def test_only_the_body_of_rrdbnet_runs_in_bf16(self):
-        seen = {}
+        dtypes = {}
         network = RRDBNet(features=8, growth=4, blocks=1)
         for name, layer in network.named_modules():
-            layer.register_forward_hook(lambda layer, inputs, output, name=name: seen.update({name: output.dtype}))
+            layer.register_forward_hook(lambda layer, inputs, output, name=name: dtypes.update({name: output.dtype}))
         upscaler(network, Geometry(4, 32, exact=False, fade=16), "bf16")(np.zeros((1, 8, 8, 3), np.uint8))
         for name in ("conv_first", "conv_up1", "conv_up2", "conv_hr", "conv_last"):
-            assert seen[name] == torch.float32, name
+            assert dtypes[name] == torch.float32, name
         for name in ("body.0.rdb1.conv1", "body.0.rdb3.conv5", "conv_body"):
-            assert seen[name] == torch.bfloat16, name
+            assert dtypes[name] == torch.bfloat16, name
 
 
 class TestDoor:

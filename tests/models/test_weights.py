@@ -158,10 +158,10 @@ class TestWrappers:
 
         def check(content):
             torch.save(content, tmp_path / "wrapped.pth")
-            found = load_weights(tmp_path / "wrapped.pth", self_test=False).network.state_dict()
+            loaded = load_weights(tmp_path / "wrapped.pth", self_test=False).network.state_dict()
             expected = network.state_dict()
-            assert found.keys() == expected.keys()
-            assert all(torch.equal(found[key], expected[key]) for key in expected)
+            assert loaded.keys() == expected.keys()
+            assert all(torch.equal(loaded[key], expected[key]) for key in expected)
 
         return check
 
