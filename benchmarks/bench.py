@@ -1,8 +1,9 @@
-"""`make bench`: engine, whole jobs, writers, readers, viewers and growth as ratios measured side by side in one run.
+"""Benchmarks of inference, whole jobs, writers, readers, viewer tiles and scaling with size.
 
     python -m benchmarks.bench [--device cuda] [--quick] [--only engine,writer]
 
-Machines differ and are noisy: the ratios carry over. Whatever is compared runs once, in a process of its own.
+Seconds depend on the machine, ratios less so. Each measurement runs once, in a separate process. `make bench` runs this
+module.
 """
 
 import argparse
@@ -23,15 +24,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--model", default="compact-x4", help="for whole jobs")
-    parser.add_argument("--quick", action="store_true", help="an eighth of the area; to see that it runs")
-    parser.add_argument("--only", help="tables to make, separated by commas")
+    parser.add_argument("--quick", action="store_true", help="a quarter of the side lengths, for a trial run")
+    parser.add_argument("--only", help="benchmarks to run, separated by commas")
     options = parser.parse_args()
     chosen = options.only.split(",") if options.only else ["engine", "jobs", "writer", "tiler", "viewer", "growth"]
     if find_spec("pyvips") is None and {"jobs", "writer"} & set(chosen):
-        parser.error("jobs and writer are compared to libvips: pip install '.[bench]', or leave them out by --only")
+        parser.error("jobs and writer need libvips: pip install '.[bench]', or choose others by --only")
     small = 4 if options.quick else 1
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         tables: dict[str, Callable[[], str]] = {
             "engine": lambda: engine.report(options.device),
             "jobs": lambda: end_to_end.report(folder, options.model, options.device, 4096 // small),
@@ -48,8 +49,8 @@ def main() -> None:
 
 
 def _machine(device: str) -> str:
-    where = choose_device(device)
-    name = torch.cuda.get_device_name(where) if where.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+    chosen = choose_device(device)
+    name = torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else torch.backends.cpu.get_cpu_capability()
     return f"{platform.machine()}, {torch.get_num_threads()} threads, {name}, torch {torch.__version__}"
 
 

@@ -1,4 +1,4 @@
-"""What a piece of work costs: wall clock, processor time, and peak memory where it runs in a process of its own."""
+"""Measurement of wall time, CPU time and peak memory."""
 
 import importlib
 import json
@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Seconds, and MiB at the peak (None where other work shares the process); `answer` is what the work returned."""
+    """Wall and CPU seconds, peak memory in MiB (None if measured in this process), and the return value."""
 
     wall: float
     cpu: float
@@ -21,15 +21,15 @@ class Cost:
     answer: Any = None
 
 
-def here(work: Callable[[], object], repeats: int = 1) -> Cost:
-    """The quickest of several runs in this process."""
+def measure(work: Callable[[], object], repeats: int = 1) -> Cost:
+    """Return the cost of the fastest of several runs in this process."""
     return min((_timed(work) for _ in range(repeats)), key=lambda cost: cost.wall)
 
 
-def apart(work: Callable[..., object], *arguments: Any) -> Cost:
-    """One run in a fresh process; `work` is a function of a module, arguments and answer are JSON values.
+def measure_in_subprocess(work: Callable[..., object], *arguments: Any) -> Cost:
+    """Run `work`, a function of a module, in a new process; arguments and result are JSON values.
 
-    Where it answers with a function, that one is measured and what came before was preparation; the peak holds both.
+    If `work` returns a function, only that function is timed; the peak memory includes both.
     """
     command = [sys.executable, "-m", "benchmarks.cost", work.__module__, work.__qualname__, json.dumps(arguments)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
@@ -43,13 +43,13 @@ def _timed(work: Callable[[], object]) -> Cost:
 
 
 def _peak() -> float:
-    """MiB; not `getrusage`, whose maximum a process inherits from the one that started it."""
+    """Return the peak memory in MiB; not by `getrusage`, whose maximum is inherited from the parent process."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(status["VmHWM"].split()[0]) / 1024
 
 
 def main() -> None:
-    """Run one function of one module and print its cost as JSON."""
+    """Run a function of a module and print its cost as JSON."""
     module, name, arguments = sys.argv[1:]
     work = getattr(importlib.import_module(module), name)
     cost = _timed(lambda: work(*json.loads(arguments)))

@@ -1,9 +1,9 @@
-"""Whole jobs: against the engine's own time, against a plain loop over tiles, and with next to no tissue."""
+"""Whole jobs compared to inference alone and to a plain loop over tiles, with different shares of tissue."""
 
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cost import apart
+from benchmarks.cost import measure_in_subprocess
 from benchmarks.engine import seconds_per_tile
 from benchmarks.plain_loop import upscale_plainly
 from benchmarks.slides import big_slide
@@ -14,16 +14,16 @@ from slidelift.service.pipeline.upscale import upscale
 
 
 def job(model: str, slide: str, out: str, options: dict[str, Any] | None = None) -> dict[str, int]:
-    """One whole job; how many tiles went through the network, and of how many."""
+    """Run a job; returns the number of tiles computed by the network, and of all tiles."""
     tiles = upscale(UpscaleRequest(Path(slide), Path(out), model=model, **(options or {}))).tiles
     return {"tissue": tiles.tissue, "total": tiles.total}
 
 
 def report(folder: Path, model: str, device: str, side: int) -> str:
-    """The tables; `side` is the source's in pixels."""
+    """Return the table; `side` is the source's in pixels."""
     options = {"device": device}
-    engine = [apart(seconds_per_tile, model, device).answer]
-    rows, found = [], {}
+    engine = [measure_in_subprocess(seconds_per_tile, model, device).answer]
+    rows, costs = [], {}
     half = side // 2
     for name, width, tissue, plainly in (
         ("30 % tissue", side, 0.3, False),
@@ -34,27 +34,28 @@ def report(folder: Path, model: str, device: str, side: int) -> str:
     ):
         slide, out = big_slide(folder, width, width, tissue), folder / ("plain.tiff" if plainly else "ours.ome.tiff")
         if plainly:
-            precision = "fp32" if tissue < 1 else choose_precision("auto", choose_device(device))  # its users', ours
-            cost = apart(upscale_plainly, model, str(slide), str(out), precision, device)
+            # fp32 is the plain loop's default; the second comparison uses the same precision for both
+            precision = "fp32" if tissue < 1 else choose_precision("auto", choose_device(device))
+            cost = measure_in_subprocess(upscale_plainly, model, str(slide), str(out), precision, device)
         else:
-            cost = apart(job, model, str(slide), str(out), options)
+            cost = measure_in_subprocess(job, model, str(slide), str(out), options)
         out.unlink()
-        found[name, plainly] = cost
-        engine.append(apart(seconds_per_tile, model, device).answer)
+        costs[name, plainly] = cost
+        engine.append(measure_in_subprocess(seconds_per_tile, model, device).answer)
         tile = (engine[-2] + engine[-1]) / 2
         share = "" if plainly or not cost.answer["tissue"] else f"{cost.answer['tissue'] * tile / cost.wall:.0%}"
         tiles = "all" if plainly else f"{cost.answer['tissue']} of {cost.answer['total']}"
         rows.append([f"{width}² px, {name}", "plain loop" if plainly else "slidelift", tiles, *cells(cost), share])
-    ours, plain = found["30 % tissue", False], found["30 % tissue", True]
-    whole, glass = found["all tissue", False], found["all glass", False]
+    ours, plain = costs["30 % tissue", False], costs["30 % tissue", True]
+    whole, glass = costs["all tissue", False], costs["all glass", False]
     head = ["source", "by", "tiles through the network", "wall s", "CPU s", "peak MiB", "efficiency"]
     return table(
         f"End to end, {model}",
         head,
         rows,
-        f"Efficiency: tissue tiles × seconds of the engine alone ({min(engine):.3g} to {max(engine):.3g}; the mean of "
-        "before and after the job) ÷ wall clock; opening, planning, joining and reading back are in it.",
+        f"Efficiency: tissue tiles × seconds per tile of inference alone ({min(engine):.3g} to {max(engine):.3g}; mean "
+        "of before and after the job) ÷ wall time, which includes opening, planning, joining and verification.",
         f"30 % tissue: {plain.wall / ours.wall:.1f}× faster than the plain loop, at 1/{plain.peak / ours.peak:.0f} of "
-        f"its memory. All tissue: {found['all tissue', True].wall / whole.wall:.2f}×. "
-        f"Glass costs {glass.wall / whole.wall:.1%} of what tissue of its area costs.",
+        f"its memory. All tissue: {costs['all tissue', True].wall / whole.wall:.2f}×. "
+        f"Glass takes {glass.wall / whole.wall:.1%} of the time of tissue of the same area.",
     )

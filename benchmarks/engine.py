@@ -1,4 +1,4 @@
-"""Each shipped network at the pipeline's own input shape, as a share of what bare convolutions reach here."""
+"""Inference of each shipped network on the pipeline's input shape, compared to a single convolution's FLOP/s."""
 
 import time
 from collections.abc import Callable
@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.cost import here
+from benchmarks.cost import measure
 from benchmarks.table import table
 from slidelift.models.inference import choose_device, choose_precision
 from slidelift.models.networks.blocks import ImageNetwork
@@ -18,11 +18,11 @@ from slidelift.wsi.tiling import CORE
 
 _REPEATS = 5
 _SECONDS = 6.0
-"""How long an engine is timed: the mean counts, as in a job, where no tile is the luckiest."""
+"""Duration of a timing; its mean is reported, since a job's time is the sum over all tiles."""
 
 
 def seconds_per_tile(model: str, device: str = "cpu", precision: str = "auto") -> float:
-    """Of one tile of the plan, halo and batch as in a job; the mean of as many as fit into six seconds."""
+    """Return the mean seconds per tile, with halo and batch as in a job, over six seconds of inference."""
     upscaler = load_upscaler(model, device=device, precision=precision)
     side = CORE + upscaler.fade + 2 * upscaler.halo
     patches = np.random.default_rng(0).integers(0, 256, (upscaler.batch, side, side, 3), np.uint8)
@@ -31,7 +31,7 @@ def seconds_per_tile(model: str, device: str = "cpu", precision: str = "auto") -
 
 
 def convolution_flops(model: str) -> float:
-    """Multiplications and additions of all convolutions on one tile of the plan."""
+    """Return the multiplications and additions of all convolutions for one tile."""
     weights = load_weights(weights_paths(catalog()[model]))
     geometry, total = weights.geometry, 0.0
     side = CORE + geometry.fade + 2 * geometry.halo
@@ -44,7 +44,7 @@ def convolution_flops(model: str) -> float:
     network = weights.assembled()
     for layer in network.modules():
         if isinstance(layer, ImageNetwork) and geometry.exact:
-            layer.skip_halo()  # as `NetworkUpscaler` has it, which is what is timed
+            layer.skip_halo()  # as `NetworkUpscaler` does
         if isinstance(layer, nn.Conv2d):
             layer.register_forward_hook(count)
     with torch.inference_mode():
@@ -53,22 +53,22 @@ def convolution_flops(model: str) -> float:
 
 
 def ceiling(device: str, precision: str) -> Callable[[], float]:
-    """What measures FLOP/s of a bare 64 -> 64 3x3 convolution, at the best of several shapes and layouts.
+    """Return a function that measures FLOP/s of a 64 -> 64 3x3 convolution at its best shape and layout.
 
-    The shape is chosen once; the rate is a mean, measured anew at each call, since machines change their pace.
+    The shape is chosen once; each call measures the mean rate again, since machines change their speed.
     """
-    where, kind = choose_device(device), torch.bfloat16 if precision == "bf16" else torch.float32
+    chosen_device, dtype = choose_device(device), torch.bfloat16 if precision == "bf16" else torch.float32
     best, chosen, flops = 0.0, None, 0.0
     for layout in (torch.contiguous_format, torch.channels_last):
-        layer = nn.Conv2d(64, 64, 3, padding=1).to(where, kind, memory_format=layout)  # type: ignore[call-overload]
+        layer = nn.Conv2d(64, 64, 3, padding=1).to(chosen_device, dtype, memory_format=layout)  # type: ignore[call-overload]
         for side in (64, 96, 128, 192, 256, 300):
-            patch = torch.rand(1, 64, side, side).to(where, kind, memory_format=layout)
-            run = _waited(lambda layer=layer, patch=patch: layer(patch), where)
+            patch = torch.rand(1, 64, side, side).to(chosen_device, dtype, memory_format=layout)
+            run = _synchronised(lambda layer=layer, patch=patch: layer(patch), chosen_device)
             run()
-            rate = 2 * 9 * 64 * 64 * side**2 / here(run, 4 * _REPEATS).wall
+            rate = 2 * 9 * 64 * 64 * side**2 / measure(run, 4 * _REPEATS).wall
             if rate > best:
                 best, chosen, flops = rate, run, 2.0 * 9 * 64 * 64 * side**2
-    assert chosen is not None  # noqa: S101 - some shape is the best
+    assert chosen is not None  # noqa: S101 - for mypy
     work = chosen
     return lambda: flops / _mean_seconds(work)
 
@@ -81,7 +81,7 @@ def _mean_seconds(work: Callable[[], object]) -> float:
     return (time.perf_counter() - begun) / count
 
 
-def _waited(work: Callable[[], object], device: torch.device) -> Callable[[], None]:
+def _synchronised(work: Callable[[], object], device: torch.device) -> Callable[[], None]:
     def run() -> None:
         with torch.inference_mode():
             work()
@@ -92,23 +92,24 @@ def _waited(work: Callable[[], object], device: torch.device) -> Callable[[], No
 
 
 def report(device: str) -> str:
-    """The table."""
+    """Return the table."""
     precisions = dict.fromkeys(["fp32", choose_precision("auto", choose_device(device))])
     ceilings = {precision: ceiling(device, precision) for precision in precisions}
-    rows, found = [], []
+    rows, rates = [], []
     for name, card in catalog().items():
         if card.kind is not ModelKind.NETWORK or card.imported:
             continue
-        kept = (CORE * card.default_scale) ** 2
+        pixels = (CORE * card.default_scale) ** 2
         for precision in precisions:
             before = ceilings[precision]()
             seconds = seconds_per_tile(name, device, precision)
             bare = (before + ceilings[precision]()) / 2
-            found.append(f"{precision} {bare / 1e9:.0f}")
+            rates.append(f"{precision} {bare / 1e9:.0f}")
             share = convolution_flops(name) / seconds / bare
-            rows.append([name, precision, f"{seconds:.4g}", f"{1e9 * seconds / kept:.3g}", f"{share:.0%}"])
-    head = ["model", "precision", "s a tile", "ns a kept output pixel", "of the convolution ceiling"]
+            rows.append([name, precision, f"{seconds:.4g}", f"{1e9 * seconds / pixels:.3g}", f"{share:.0%}"])
+    head = ["model", "precision", "s per tile", "ns per output pixel", "of the convolution ceiling"]
     note = (
-        f"Ceiling, a bare 64 → 64 3×3 convolution at its best shape, before and after each: {', '.join(found)} GFLOP/s."
+        "Ceiling: a 64 → 64 3×3 convolution at its best shape, mean of before and after each measurement: "
+        f"{', '.join(rates)} GFLOP/s."
     )
-    return table("Engine", head, rows, note)
+    return table("Inference", head, rows, note)

@@ -1,7 +1,7 @@
-"""What a user would otherwise run: Real-ESRGAN's own way with a large image, then libvips for the pyramid.
+"""Baseline of jobs: Real-ESRGAN's tiling of a large image, then libvips for the pyramid.
 
-The image and the enlarged image lie whole in memory as float32; every tile goes through the network, background too;
-tiles overlap by ten pixels and are cropped (Wang et al., `realesrgan/utils.py`, written anew here).
+The image and the enlarged image are in memory as float32; the network computes every tile, also background; tiles
+overlap by ten pixels and are cropped (reimplementation of Wang et al., `realesrgan/utils.py`).
 """
 
 from pathlib import Path
@@ -43,7 +43,7 @@ def upscale_plainly(model: str, slide: str, out: str, precision: str = "fp32", d
 
 
 def save_pyramid(pixels: np.ndarray, out: Path) -> None:
-    """A pyramidal TIFF by libvips in the form of ours: JPEG 4:2:0, 512-px tiles, levels in SubIFDs."""
+    """Write a pyramidal TIFF by libvips in slidelift's layout: JPEG 4:2:0, 512-px tiles, levels in SubIFDs."""
     import pyvips
 
     height, width, bands = pixels.shape

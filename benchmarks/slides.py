@@ -1,4 +1,4 @@
-"""Slides to measure on: made of real tissue by the data folder's own tool, or of one picture where there is none."""
+"""Slides for benchmarks, made of real tissue."""
 
 import os
 import subprocess
@@ -13,15 +13,15 @@ _TOOL = _DATA.parent / "tools" / "make_big_slide.py"
 
 
 def big_slide(folder: Path, width: int, height: int, tissue: float) -> Path:
-    """A tiled pyramidal JPEG TIFF at 1 µm per pixel; a share of its area is tissue, the rest near-white glass.
+    """Write a tiled pyramidal JPEG TIFF at 1 µm per pixel; a share of its area is tissue, the rest near-white glass.
 
     Raises
     ------
     SystemExit
-        The tool or its images are not there.
+        If the tool that makes slides is missing.
     """
     if not _TOOL.exists():
-        raise SystemExit(f"{_TOOL} is not there: SLIDELIFT_DATA names the data folder beside it")
+        raise SystemExit(f"{_TOOL}: not found; set SLIDELIFT_DATA to the data folder next to its folder tools/")
     path = folder / f"{width}x{height}-{tissue:g}.tiff"
     if not path.exists():
         size = f"{width}x{height}"
@@ -30,8 +30,8 @@ def big_slide(folder: Path, width: int, height: int, tissue: float) -> Path:
     return path
 
 
-def picture(width: int, height: int) -> np.ndarray:
-    """Real tissue of any size: one picture, mirrored; uint8 (height, width, 3)."""
+def tissue_image(width: int, height: int) -> np.ndarray:
+    """Return tissue of any size, an example image repeated by mirroring: uint8 (height, width, 3)."""
     tile = immunohistochemistry()
     tile = np.concatenate([tile, tile[:, ::-1]], axis=1)
     tile = np.concatenate([tile, tile[::-1]])

@@ -1,4 +1,4 @@
-"""Reading patches: the tiler with its entropy test, a bare OpenSlide loop, and OpenSlide's own DeepZoom generator."""
+"""Reading of patches: the tiler with its entropy test, an OpenSlide loop, and OpenSlide's DeepZoom generator."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,7 +8,7 @@ import numpy as np
 import openslide
 from openslide.deepzoom import DeepZoomGenerator
 
-from benchmarks.cost import apart
+from benchmarks.cost import measure_in_subprocess
 from benchmarks.slides import big_slide
 from benchmarks.table import table
 from slidelift.wsi.geometry import Region
@@ -20,7 +20,7 @@ _HALO = 22
 
 
 def by_tiler(slide: str) -> Callable[[], int]:
-    """All patches of the slide as the pipeline reads them, entropy included; how many."""
+    """Read all patches as the pipeline does, including entropy; returns their number."""
     reader = open_slide(Path(slide))
     size = reader.info.size
     plan = TilePlan(0, Region(0, 0, size.width, size.height), 4, _HALO, 0, 1, 3.0, ())
@@ -30,7 +30,7 @@ def by_tiler(slide: str) -> Callable[[], int]:
 
 
 def by_loop(slide: str) -> Callable[[], int]:
-    """The same patches, one `read_region` after another."""
+    """Read the same patches by `read_region`."""
     opened, side = openslide.OpenSlide(slide), CORE + 2 * _HALO
     width, height = opened.dimensions
     corners = [(x, y) for y in range(0, height, CORE) for x in range(0, width, CORE)]
@@ -44,7 +44,7 @@ def by_loop(slide: str) -> Callable[[], int]:
 
 
 def by_deep_zoom(slide: str) -> Callable[[], int]:
-    """The same patches as tiles with overlap of OpenSlide's DeepZoom generator."""
+    """Read the same patches as overlapping tiles of OpenSlide's DeepZoom generator."""
     tiles = DeepZoomGenerator(openslide.OpenSlide(slide), CORE, _HALO)
     level = tiles.level_count - 1
     columns, rows = tiles.level_tiles[level]
@@ -59,12 +59,12 @@ def by_deep_zoom(slide: str) -> Callable[[], int]:
 
 
 def report(folder: Path, side: int) -> str:
-    """The table; `side` is the source's in pixels."""
+    """Return the table; `side` is the source's in pixels."""
     slide = str(big_slide(folder, side, side, 0.3))
     rows = []
     for name, work in (("tiler", by_tiler), ("OpenSlide loop", by_loop), ("OpenSlide DeepZoom", by_deep_zoom)):
-        cost = apart(work, slide)
-        rate, effort = cost.answer / cost.wall, 1e3 * cost.cpu / cost.answer
-        rows.append([name, f"{cost.answer}", f"{rate:.0f}", f"{effort:.2f}", f"{cost.peak:.0f}"])
-    head = ["reader", "patches", "patches/s", "CPU ms a patch", "peak MiB"]
+        cost = measure_in_subprocess(work, slide)
+        rate, per_patch = cost.answer / cost.wall, 1e3 * cost.cpu / cost.answer
+        rows.append([name, f"{cost.answer}", f"{rate:.0f}", f"{per_patch:.2f}", f"{cost.peak:.0f}"])
+    head = ["reader", "patches", "patches/s", "CPU ms per patch", "peak MiB"]
     return table(f"Reading, {CORE + 2 * _HALO}-px patches of a slide {side} px wide", head, rows)

@@ -1,4 +1,4 @@
-"""Viewers' tiles over HTTP: a service in its own process, asked by six connections, as a browser asks."""
+"""Viewer tiles over HTTP, requested by up to six connections, as by a browser."""
 
 import contextlib
 import io
@@ -27,7 +27,7 @@ _TILES = 300
 
 @contextlib.contextmanager
 def _service(folder: Path) -> Iterator[httpx.Client]:
-    """A service without a worker, and a client of it."""
+    """Start a service without a worker, and yield a client."""
     port = 8963
     command = [sys.executable, "-m", "slidelift", "serve", "--no-worker", "--port", str(port)]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
@@ -47,52 +47,53 @@ def _service(folder: Path) -> Iterator[httpx.Client]:
 
 
 def _tiles(size: Size) -> list[tuple[int, int, int]]:
-    """Tiles of the six finest levels, in the order of a fixed die: neighbours are not asked for one after another."""
-    zoom, die = DeepZoom(size), random.Random(0)
-    found = []
-    while len(found) < _TILES:
-        level = die.randint(zoom.max_level - 5, zoom.max_level)
-        whole = zoom.level_size(level)
-        found.append((level, die.randrange(-(-whole.width // TILE_SIZE)), die.randrange(-(-whole.height // TILE_SIZE))))
-    return list(dict.fromkeys(found))
+    """Return tiles of the six finest levels in a fixed random order, so that neighbours are rarely consecutive."""
+    zoom, rng = DeepZoom(size), random.Random(0)
+    tiles = []
+    while len(tiles) < _TILES:
+        level = rng.randint(zoom.max_level - 5, zoom.max_level)
+        level_size = zoom.level_size(level)
+        columns, rows = (-(-side // TILE_SIZE) for side in (level_size.width, level_size.height))
+        tiles.append((level, rng.randrange(columns), rng.randrange(rows)))
+    return list(dict.fromkeys(tiles))
 
 
-def _asked(client: httpx.Client, slide: str, tiles: list[tuple[int, int, int]], connections: int) -> list[float]:
-    """Milliseconds of each tile."""
+def _request(client: httpx.Client, slide: str, tiles: list[tuple[int, int, int]], connections: int) -> list[float]:
+    """Request tiles; returns the milliseconds of each."""
 
-    def ask(tile: tuple[int, int, int]) -> float:
-        begun = time.perf_counter()
+    def get(tile: tuple[int, int, int]) -> float:
+        started = time.perf_counter()
         client.get(f"/v1/slides/{slide}_files/{tile[0]}/{tile[1]}_{tile[2]}.jpeg").raise_for_status()
-        return 1000 * (time.perf_counter() - begun)
+        return 1000 * (time.perf_counter() - started)
 
     with ThreadPoolExecutor(connections) as pool:
-        return list(pool.map(ask, tiles))
+        return list(pool.map(get, tiles))
 
 
 def _by_openslide(path: Path, tiles: list[tuple[int, int, int]]) -> list[float]:
-    """The same by OpenSlide's own generator, in this process, encoded by Pillow."""
+    """Read the same tiles by OpenSlide's generator in this process, encoded by Pillow; returns milliseconds."""
     times = []
     with openslide.OpenSlide(path) as slide:
         zoom = DeepZoomGenerator(slide, TILE_SIZE, 0)
         for level, column, row in tiles:
-            begun = time.perf_counter()
+            started = time.perf_counter()
             zoom.get_tile(level, (column, row)).save(io.BytesIO(), "JPEG", quality=90, subsampling=0)
-            times.append(1000 * (time.perf_counter() - begun))
+            times.append(1000 * (time.perf_counter() - started))
     return times
 
 
 def report(folder: Path, side: int) -> str:
-    """The table; `side` is the slide's in pixels."""
+    """Return the table; `side` is the slide's in pixels."""
     path = big_slide(folder, side, side, 0.3)
     tiles = _tiles(Size(side, side))
     with _service(folder) as client:
         slide = client.put("/v1/slides/bench.tiff", content=path.read_bytes()).json()["id"]
-        _asked(client, slide, [(8, 0, 0)] * 12, _CONNECTIONS)  # the children start, and open the slide
+        _request(client, slide, [(8, 0, 0)] * 12, _CONNECTIONS)  # starts the decoder processes, which open the slide
         measured = {
-            "decoded, one at a time": _asked(client, slide, tiles[::2], 1),
-            "decoded, six at a time": _asked(client, slide, tiles[1::2], _CONNECTIONS),
-            "asked for again, one at a time": _asked(client, slide, tiles, 1),
-            "asked for again, six at a time": _asked(client, slide, tiles, _CONNECTIONS),
+            "first request, one connection": _request(client, slide, tiles[::2], 1),
+            "first request, six connections": _request(client, slide, tiles[1::2], _CONNECTIONS),
+            "repeated request, one connection": _request(client, slide, tiles, 1),
+            "repeated request, six connections": _request(client, slide, tiles, _CONNECTIONS),
             "OpenSlide's DeepZoom, in process": _by_openslide(path, tiles),
         }
     rows = [
@@ -100,6 +101,4 @@ def report(folder: Path, side: int) -> str:
         for name, times in measured.items()
     ]
     head = ["tiles", "count", "p50, ms", "p95, ms", "p99, ms"]
-    return table(
-        f"Viewers' tiles over HTTP, a slide {side} px wide, tiles of the six finest levels at random", head, rows
-    )
+    return table(f"Viewer tiles over HTTP, slide of {side} px, random tiles of the six finest levels", head, rows)

@@ -1,4 +1,4 @@
-"""The writers alone, on raw pixels: ours, libvips', tifffile's, and what encoding the tiles costs by itself."""
+"""Writers of slidelift, libvips and tifffile on pixels in memory, compared to JPEG encoding alone."""
 
 import os
 from collections.abc import Callable
@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import tifffile
 
-from benchmarks.cost import apart, here
+from benchmarks.cost import measure, measure_in_subprocess
 from benchmarks.plain_loop import save_pyramid
-from benchmarks.slides import picture
+from benchmarks.slides import tissue_image
 from benchmarks.table import cells, table
 from slidelift.service.pipeline.tile_encoding import TileEncoder
 from slidelift.wsi.geometry import Size
@@ -28,10 +28,10 @@ _PERIOD = 4 * _BLOCK
 _QUALITY = 90
 
 
-def ours(folder: str, width: int, height: int, name: str = "ome-tiff") -> Callable[[], None]:
-    """The pipeline's own way from finished blocks to a file: pyramid, encoding, segments, join."""
-    known, source = get_format(name), picture(_PERIOD, _PERIOD)
-    encode, sizes = known.encoder(_QUALITY), level_sizes(Size(width, height))
+def by_slidelift(folder: str, width: int, height: int, name: str = "ome-tiff") -> Callable[[], None]:
+    """Write blocks as the pipeline does: pyramid, encoding, segments, join."""
+    file_format, source = get_format(name), tissue_image(_PERIOD, _PERIOD)
+    encode, sizes = file_format.encoder(_QUALITY), level_sizes(Size(width, height))
     in_stripe = levels_in_stripe(_STRIPE, len(sizes))
 
     def segment(pool: ThreadPoolExecutor, number: int, top: int) -> Segment:
@@ -57,20 +57,20 @@ def ours(folder: str, width: int, height: int, name: str = "ome-tiff") -> Callab
             top_levels = build_top_levels(Path(folder) / "top_levels.segment", segments, sizes, in_stripe, encode)
         joined = assemble_levels(segments, top_levels, _STRIPE, sizes, in_stripe, lambda: None)
         facts = ImageMetadata("urn:uuid:0", "", "", "", sizes, (0.25, 0.25), None, (), None)
-        known.join(Path(folder) / f"ours{known.suffixes[0]}", joined, facts, _QUALITY, lambda: None)
+        file_format.join(Path(folder) / f"ours{file_format.suffixes[0]}", joined, facts, _QUALITY, lambda: None)
 
     return write
 
 
 def by_libvips(folder: str, width: int, height: int) -> Callable[[], None]:
-    """Pixels in memory to a pyramid by libvips."""
-    pixels = picture(width, height)
+    """Write a pyramid of pixels in memory by libvips."""
+    pixels = tissue_image(width, height)
     return lambda: save_pyramid(pixels, Path(folder) / "vips.tiff")
 
 
 def by_tifffile(folder: str, width: int, height: int) -> Callable[[], None]:
-    """Pixels in memory to a pyramid by tifffile; coarser levels by numpy and Pillow as ours."""
-    whole, sizes = picture(width, height), level_sizes(Size(width, height))
+    """Write a pyramid of pixels in memory by tifffile; coarser levels as in slidelift."""
+    whole, sizes = tissue_image(width, height), level_sizes(Size(width, height))
     shape: dict[str, Any] = {"photometric": "ycbcr", "tile": (TILE, TILE), "compression": "jpeg"}
     shape |= {"subsampling": (2, 2), "compressionargs": {"level": _QUALITY}, "maxworkers": os.cpu_count()}
 
@@ -86,23 +86,23 @@ def by_tifffile(folder: str, width: int, height: int) -> Callable[[], None]:
 
 
 def _encoding_seconds(width: int, height: int) -> float:
-    """Processor time of encoding all tiles of all levels and nothing else."""
+    """Return the CPU time of encoding all tiles of all levels."""
     encode = get_format("ome-tiff").encoder(_QUALITY)
-    pixels = picture(8 * TILE, 8 * TILE)
+    pixels = tissue_image(8 * TILE, 8 * TILE)
     tiles = [pixels[y : y + TILE, x : x + TILE] for y in range(0, 8 * TILE, TILE) for x in range(0, 8 * TILE, TILE)]
     tiles = [np.ascontiguousarray(tile) for tile in tiles if detect_blank(tile) is None]
     count = sum(-(-size.width // TILE) * -(-size.height // TILE) for size in level_sizes(Size(width, height)))
-    return here(lambda: [encode(tile) for tile in tiles], 3).cpu / len(tiles) * count
+    return measure(lambda: [encode(tile) for tile in tiles], 3).cpu / len(tiles) * count
 
 
 def report(folder: Path, side: int) -> str:
-    """The table; `side` is the result's in pixels."""
-    where, floor = [str(folder), side, side], _encoding_seconds(side, side)
+    """Return the table; `side` is the result's in pixels."""
+    arguments, floor = [str(folder), side, side], _encoding_seconds(side, side)
     costs = {
-        "slidelift, OME-TIFF": apart(ours, *where),
-        "libvips": apart(by_libvips, *where),
-        "tifffile": apart(by_tifffile, *where),
-        "slidelift, OME-Zarr": apart(ours, *where, "ome-zarr"),
+        "slidelift, OME-TIFF": measure_in_subprocess(by_slidelift, *arguments),
+        "libvips": measure_in_subprocess(by_libvips, *arguments),
+        "tifffile": measure_in_subprocess(by_tifffile, *arguments),
+        "slidelift, OME-Zarr": measure_in_subprocess(by_slidelift, *arguments, "ome-zarr"),
     }
     rows = [[name, *cells(cost), f"{cost.cpu / floor:.2f}"] for name, cost in costs.items()]
     tiff, vips, other, zarr = (cost.wall for cost in costs.values())
@@ -110,7 +110,7 @@ def report(folder: Path, side: int) -> str:
         f"Writers, {side}² px of tissue",
         ["writer", "wall s", "CPU s", "peak MiB", "CPU ÷ JPEG ceiling"],
         rows,
-        f"Pixels lie ready; peaks of libvips and tifffile hold all of them. JPEG ceiling: {floor:.3g} s of one "
-        f"processor for all tiles of all levels, quality {_QUALITY}, 4:2:0. OME-TIFF: {vips / tiff:.2f}× as fast as "
-        f"libvips, {other / tiff:.2f}× as fast as tifffile. OME-Zarr takes {zarr / tiff:.1f}× OME-TIFF's time.",
+        f"Pixels are in memory; the peaks of libvips and tifffile include all of them. JPEG ceiling: {floor:.3g} CPU s "
+        f"for all tiles of all levels, quality {_QUALITY}, 4:2:0. OME-TIFF: {vips / tiff:.2f}× as fast as libvips, "
+        f"{other / tiff:.2f}× as fast as tifffile. OME-Zarr takes {zarr / tiff:.1f}× OME-TIFF's time.",
     )

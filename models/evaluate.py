@@ -131,8 +131,8 @@ def upscale_image(upscaler: PatchUpscaler, image: NDArray[np.uint8]) -> NDArray[
     height, width, _ = image.shape
     padded = np.pad(image, ((halo, halo), (halo, halo), (0, 0)), mode="symmetric")
     top = halo * scale
-    kept = upscaler(padded[None])[0, top : top + height * scale, top : top + width * scale]
-    return np.rint(kept).clip(0, 255).astype(np.uint8)
+    core = upscaler(padded[None])[0, top : top + height * scale, top : top + width * scale]
+    return np.rint(core).clip(0, 255).astype(np.uint8)
 
 
 def reference(
@@ -164,7 +164,7 @@ def evaluate(
     source: SourceModel = CLEAN,
     masks: Path | None = None,
     mpp: float = DEFAULT_MPP,
-    wanted: Container[str] | None = None,
+    measures: Container[str] | None = None,
     on_image: ImageCallback = lambda _path, _reference, _enlarged: None,
 ) -> SetScores:
     """Score every model on a set, with one image in memory at a time.
@@ -179,7 +179,7 @@ def evaluate(
         Folder with a PNG of each image's stem and size, nonzero inside.
     mpp
         µm per pixel of the images.
-    wanted
+    measures
         Measures to compute besides the time; None for all.
     on_image
         Called with each image's path, its reference and all enlargements.
@@ -196,7 +196,7 @@ def evaluate(
         for name, upscaler in upscalers.items():
             if path == files[0]:
                 upscale_image(upscaler, compared.source[:64, :64])  # warm-up, not timed
-            enlarged[name], figures = _measure_timed(upscaler, compared, wanted)
+            enlarged[name], figures = _measure_timed(upscaler, compared, measures)
             for figure, value in figures.items():
                 values[name].setdefault(figure, []).append(value)
         on_image(path, compared, enlarged)
@@ -206,12 +206,12 @@ def evaluate(
 
 
 def _measure_timed(
-    upscaler: PatchUpscaler, compared: Reference, wanted: Container[str] | None
+    upscaler: PatchUpscaler, compared: Reference, measures: Container[str] | None
 ) -> tuple[NDArray[np.uint8], dict[str, float]]:
     started = time.perf_counter()
     enlarged = upscale_image(upscaler, compared.source)
     seconds = time.perf_counter() - started
-    figures = measure(enlarged, compared, wanted)
+    figures = measure(enlarged, compared, measures)
     figures["seconds_per_megapixel"] = seconds / (compared.truth[..., 0].size / 1e6)
     return enlarged, figures
 
@@ -224,8 +224,8 @@ def card_metrics(scores: ModelScores) -> dict[str, float]:
     """
     digits = {one.name: one.digits for one in MEASURES}
     summary, gain = scores.summary, scores.gain
-    wanted = ("psnr_y", "ssim_y", "psnr_rgb", "ms_ssim", "qilv", "rrmse", "nuclei_f1", "seconds_per_megapixel")
-    figures = {name: round(summary[name].mean, digits[name]) for name in wanted}
+    by_mean = ("psnr_y", "ssim_y", "psnr_rgb", "ms_ssim", "qilv", "rrmse", "nuclei_f1", "seconds_per_megapixel")
+    figures = {name: round(summary[name].mean, digits[name]) for name in by_mean}
     figures |= {f"{name}_gain": round(gain[name].mean, digits[name]) for name in ("psnr_y", "ssim_y")}
     figures["consistency_p5"] = round(summary["consistency"].p5, 2)
     figures["stain_angle"] = round(max(summary["stain_angle_h"].mean, summary["stain_angle_e"].mean), 2)

@@ -29,9 +29,9 @@ def box_plot(title: str, values: Mapping[str, Sequence[float]], colour: Mapping[
     shown = [value for one in finite.values() for value in one]
     if not shown:
         return ""
-    spots = {name: np.percentile(one, [5, 25, 50, 75, 95]) for name, one in finite.items() if one}
-    low = min(float(spot[0]) for spot in spots.values())
-    high = max(float(spot[-1]) for spot in spots.values())
+    percentiles = {name: np.percentile(one, [5, 25, 50, 75, 95]) for name, one in finite.items() if one}
+    low = min(float(one[0]) for one in percentiles.values())
+    high = max(float(one[-1]) for one in percentiles.values())
     ticks = _ticks(low, high)
     low, high = min(low, ticks[0]), max(high, ticks[-1])
 
@@ -43,8 +43,8 @@ def box_plot(title: str, values: Mapping[str, Sequence[float]], colour: Mapping[
     for row, name in enumerate(values):
         middle = 4 + _ROW * (row + 0.5)
         parts.append(f'<text x="{_LABEL - 8}" y="{middle + 4:.1f}" text-anchor="end">{escape(_short(name))}</text>')
-        if name in spots:
-            parts.append(_box([x(float(spot)) for spot in spots[name]], middle, colour[name]))
+        if name in percentiles:
+            parts.append(_box([x(float(value)) for value in percentiles[name]], middle, colour[name]))
             mean = x(min(max(float(np.mean(finite[name])), low), high))
             parts.append(f'<circle cx="{mean:.1f}" cy="{middle:.1f}" r="2.5" fill="#fff" stroke="#222"/>')
     means = ", ".join(f"{name} {np.mean(one):.{digits}f}" for name, one in finite.items() if one)
@@ -90,7 +90,7 @@ def strip_plot(
 
 
 def legend(colour: Mapping[str, str]) -> str:
-    """Names with their colours, as an HTML list."""
+    """Return names with their colours as an HTML list."""
     items = "".join(
         f'<li><span class="swatch" style="background:{one}"></span>{escape(name)}</li>' for name, one in colour.items()
     )

@@ -1,1 +1,1 @@
-"""What training minimises: each loss a callable of prediction, target and the network's input."""
+"""Training losses: callables of prediction, target and the network's input."""

@@ -1,4 +1,4 @@
-"""How far the prediction, made small again, is from what the network was given."""
+"""Consistency loss between the reduced prediction and the network's input."""
 
 from dataclasses import dataclass
 
@@ -15,19 +15,19 @@ class Consistency:
     Parameters
     ----------
     reduction
-        "bicubic" (antialiased) or "area" (block means): what the degradation does.
+        Reduction of the degradation: "bicubic" (antialiased) or "area" (block means).
 
     Raises
     ------
     ValueError
-        If there is no such reduction.
+        If the reduction is unknown.
     """
 
     reduction: str = "bicubic"
 
     def __post_init__(self) -> None:
         if self.reduction not in REDUCTIONS:
-            raise ValueError(f"no reduction {self.reduction!r}; on offer: {', '.join(REDUCTIONS)}")
+            raise ValueError(f"no reduction {self.reduction!r}; available: {', '.join(REDUCTIONS)}")
 
     def __call__(self, prediction: Tensor, _target: Tensor, low: Tensor) -> Tensor:
         size = (low.shape[2], low.shape[3])

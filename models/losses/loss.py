@@ -1,4 +1,4 @@
-"""The face of every loss."""
+"""Interface of losses."""
 
 from typing import Protocol
 
@@ -6,16 +6,16 @@ from torch import Tensor
 
 
 class Loss(Protocol):
-    """A differentiable distance; what a loss needs besides the images it was built with."""
+    """Differentiable distance; parameters are given to the constructor."""
 
     def __call__(self, prediction: Tensor, target: Tensor, low: Tensor, /) -> Tensor:
-        """One float32 number.
+        """Return a float32 scalar.
 
         Parameters
         ----------
         prediction, target
             (N, 3, H, W) in about [0, 1].
         low
-            (N, 3, h, w): what the network was given.
+            (N, 3, h, w): the network's input.
         """
         ...

@@ -1,6 +1,6 @@
-"""The distance of VGG19's features before activation, as in ESRGAN and Real-ESRGAN.
+"""Perceptual loss: distance of VGG19's features before activation, as in ESRGAN and Real-ESRGAN.
 
-The network's weights are not ours to ship (548 MB, trained on ImageNet): the user gives torchvision's file.
+VGG19's weights (548 MB, trained on ImageNet) are not the project's to distribute; users provide torchvision's file.
 
 Sources: Simonyan and Zisserman, ICLR 2015; Johnson et al., ECCV 2016; Wang et al., ESRGAN, ECCVW 2018.
 """
@@ -24,19 +24,19 @@ _FILE = "torchvision's vgg19-dcbb9e9d.pth (keys features.0.weight …), or its t
 REALESRGAN_LAYERS: Mapping[str, float] = {
     "conv1_2": 0.1, "conv2_2": 0.1, "conv3_4": 1.0, "conv4_4": 1.0, "conv5_4": 1.0,
 }  # fmt: skip
-"""The loss's layers and their weights; ESRGAN's is conv5_4 alone."""
+"""Layers and their weights; ESRGAN uses conv5_4 only."""
 _UNREADABLE = (OSError, RuntimeError, ValueError, LookupError, TypeError, EOFError, pickle.UnpicklingError)
 
 
 class VGG19Features(nn.Module):
-    """Features of RGB in [0, 1], before the activation, by layer name (`conv1_1` to `conv5_4`).
+    """Features of RGB in [0, 1] before activation, by layer name (`conv1_1` to `conv5_4`).
 
-    `features` has torchvision's numbering, cut after the last layer asked for.
+    `features` has torchvision's numbering and ends at the last requested layer.
 
     Raises
     ------
     ValueError
-        If a layer's name is unknown, or none is asked for.
+        If a layer's name is unknown, or none is given.
     """
 
     mean: Tensor
@@ -45,30 +45,30 @@ class VGG19Features(nn.Module):
     def __init__(self, names: tuple[str, ...]) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        places: dict[str, int] = {}
+        indices: dict[str, int] = {}
         width = 3
         for block, widths in enumerate(_WIDTHS, 1):
             for number, features in enumerate(widths, 1):
-                places[f"conv{block}_{number}"] = len(layers)
+                indices[f"conv{block}_{number}"] = len(layers)
                 layers += [nn.Conv2d(width, features, 3, padding=1), nn.ReLU()]
                 width = features
             layers.append(nn.MaxPool2d(2))
-        if not names or (unknown := [name for name in names if name not in places]):
-            raise ValueError(f"no layers {unknown if names else names} in VGG19; there are {', '.join(places)}")
-        self.names = {places[name]: name for name in names}
+        if not names or (unknown := [name for name in names if name not in indices]):
+            raise ValueError(f"no layers {unknown if names else names} in VGG19; available: {', '.join(indices)}")
+        self.names = {indices[name]: name for name in names}
         self.features = nn.Sequential(*layers[: max(self.names) + 1])
         self.register_buffer("mean", torch.tensor(_MEAN)[:, None, None], persistent=False)
         self.register_buffer("deviation", torch.tensor(_DEVIATION)[:, None, None], persistent=False)
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """(N, 3, H, W) -> the features of each named layer."""
+        """(N, 3, H, W) -> layer name -> features."""
         out = (image - self.mean) / self.deviation
-        found: dict[str, Tensor] = {}
-        for place, layer in enumerate(self.features):
+        features: dict[str, Tensor] = {}
+        for index, layer in enumerate(self.features):
             out = layer(out)
-            if place in self.names:
-                found[self.names[place]] = out
-        return found
+            if index in self.names:
+                features[self.names[index]] = out
+        return features
 
 
 class Perceptual:
@@ -77,7 +77,7 @@ class Perceptual:
     Parameters
     ----------
     weights
-        The user's file: torchvision's `vgg19-dcbb9e9d.pth`, or its tensors as safetensors.
+        torchvision's `vgg19-dcbb9e9d.pth`, or its tensors as safetensors.
     layers
         Layer name -> weight.
     criterion
@@ -86,7 +86,7 @@ class Perceptual:
     Raises
     ------
     WeightsError
-        If the file is absent, unreadable, or not VGG19's.
+        If the file is missing, damaged, or not VGG19's.
     ValueError
         If a layer or the criterion is unknown.
     """
@@ -95,7 +95,7 @@ class Perceptual:
         self, weights: str | Path, layers: Mapping[str, float] = REALESRGAN_LAYERS, criterion: str = "l1"
     ) -> None:
         if criterion not in ("l1", "mse"):
-            raise ValueError(f"no criterion {criterion!r}; on offer: l1, mse")
+            raise ValueError(f"no criterion {criterion!r}; available: l1, mse")
         self.layers = dict(layers)
         self.distance = F.l1_loss if criterion == "l1" else F.mse_loss
         self.network = _load(Path(weights), VGG19Features(tuple(self.layers)))
@@ -103,10 +103,10 @@ class Perceptual:
     def __call__(self, prediction: Tensor, target: Tensor, _low: Tensor) -> Tensor:
         self.network.to(prediction.device)
         with torch.no_grad():
-            wanted = self.network(target)
-        found = self.network(prediction)
+            expected = self.network(target)
+        actual = self.network(prediction)
         terms = [
-            weight * self.distance(found[name].float(), wanted[name].float()) for name, weight in self.layers.items()
+            weight * self.distance(actual[name].float(), expected[name].float()) for name, weight in self.layers.items()
         ]
         return torch.stack(terms).sum()
 
@@ -117,8 +117,7 @@ def _load(path: Path, network: VGG19Features) -> VGG19Features:
     try:
         is_safe = path.suffix.lower() == ".safetensors"
         content = load_file(path) if is_safe else torch.load(path, weights_only=True, map_location="cpu")
-        wanted = network.state_dict()
-        network.load_state_dict({key: content[key].float() for key in wanted}, strict=True)
+        network.load_state_dict({key: content[key].float() for key in network.state_dict()}, strict=True)
     except (*_UNREADABLE, SafetensorError) as error:
-        raise WeightsError(f"{path}: not VGG19's weights ({type(error).__name__}); needed is {_FILE}") from error
+        raise WeightsError(f"{path}: not VGG19's weights ({type(error).__name__}); use {_FILE}") from error
     return network.eval().requires_grad_(False)

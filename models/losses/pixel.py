@@ -1,4 +1,4 @@
-"""Losses that compare pixel by pixel, and one that compares frequency by frequency; all are means."""
+"""Losses on pixels or frequencies; all are means."""
 
 from dataclasses import dataclass
 
@@ -34,15 +34,15 @@ class Charbonnier:
 
 @dataclass(frozen=True, slots=True)
 class NegativePsnr:
-    """Minus the PSNR in dB, the mean over the batch (HINet, Chen et al., CVPRW 2021).
+    """Negative PSNR in dB, mean over the batch (HINet, Chen et al., CVPRW 2021).
 
-    Each crop counts by its relative error. In a mean of squares strongly compressed crops outweigh clean ones, whose
-    error is a tenth of theirs.
+    Each crop counts by its relative error. In a mean of squares, strongly compressed crops outweigh clean ones, whose
+    error is a tenth as large.
 
     Parameters
     ----------
     luma_share
-        Share of the PSNR of BT.601 luma, by which models are measured; the rest is that of RGB. 0 to 1.
+        Weight of the PSNR of BT.601 luma, the measure of evaluations, against that of RGB; 0 to 1.
     epsilon
         Added to the mean squared error; 1e-7 is 70 dB.
 
@@ -73,16 +73,16 @@ class NegativePsnr:
 
 @dataclass(frozen=True, slots=True)
 class QuasiNorm:
-    """The robust fidelity of SRGAN_QE: mean of (r^2 + epsilon)^(q/2), Upadhyay and Awate, ISBI 2019, section 2.2.
+    """Robust loss of SRGAN_QE: mean of (r^2 + epsilon)^(q/2) (Upadhyay and Awate, ISBI 2019, section 2.2).
 
-    The paper sums over the pixels of a patch; the mean here keeps weights independent of the patch's size.
+    The paper sums over the pixels of a patch; with the mean, weights do not depend on the patch's size.
 
     Parameters
     ----------
     q
-        In (0, 2]; 2 is the squared error, below 1 outliers count less the larger they are. Best in the paper: 0.5.
+        In (0, 2]; 2 is the squared error; below 1 large outliers have little weight. Best in the paper: 0.5.
     epsilon
-        Where the quasi-norm turns quadratic, squared; 1e-5 is 0.8 grey levels. The paper says "small".
+        Square of the residual below which the quasi-norm is quadratic; 1e-5 is 0.8 grey levels. The paper says "small".
 
     Raises
     ------
@@ -103,9 +103,9 @@ class QuasiNorm:
 
 @dataclass(frozen=True, slots=True)
 class Spectrum:
-    """Mean modulus of the difference of the orthonormal Fourier transforms."""
+    """Mean modulus of the difference of orthonormal Fourier transforms."""
 
     def __call__(self, prediction: Tensor, target: Tensor, _low: Tensor) -> Tensor:
         difference: Tensor = torch.fft.rfft2(prediction.float() - target, norm="ortho")
-        # abs() of a complex zero has no gradient that can be used
+        # abs() has no usable gradient at a complex zero
         return (difference.real.square() + difference.imag.square() + 1e-12).sqrt().mean()

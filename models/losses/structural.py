@@ -1,6 +1,6 @@
-"""1 - SSIM in uniform 5x5 windows, and 1 - MS-SSIM; of each colour channel, then averaged.
+"""SSIM and MS-SSIM losses, averaged over the colour channels.
 
-Windows lie wholly inside the image and their weights sum to one (no sample covariance); the range of values is 1.
+Windows lie inside the image only and their weights sum to one (no sample covariance); the range of values is 1.
 """
 
 import math
@@ -14,15 +14,15 @@ _C1 = 0.01**2
 _C2 = 0.03**2
 _SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 _LEAST_CONTRAST = 1e-4
-"""A contrast term below zero has no real root, and near it none with a usable gradient."""
+"""Lower limit of contrast terms: negative ones have no real root, those near zero no usable gradient."""
 
 
 @dataclass(frozen=True, slots=True)
 class Structure:
-    """1 - SSIM (Wang et al., IEEE TIP 13(4), 2004) with SRGAN_SQE's windows (Upadhyay and Awate, ISBI 2019).
+    """1 - SSIM (Wang et al., IEEE TIP 13(4), 2004) with SRGAN_SQE's uniform windows (Upadhyay and Awate, ISBI 2019).
 
-    The paper minimises the negative sum over all windows; here it is their mean, so that weights do not depend on the
-    patch's size. The paper's weight 2 stands beside a *sum* over pixels too, so it carries over.
+    The paper minimises the negative sum over all windows; with the mean, weights do not depend on the patch's size. The
+    paper's weight of 2 is relative to a sum over pixels, so it applies to the means too.
 
     Parameters
     ----------
@@ -45,12 +45,12 @@ class Structure:
 
 @dataclass(frozen=True, slots=True)
 class MultiScaleStructure:
-    """1 - MS-SSIM (Wang, Simoncelli and Bovik, Asilomar 2003): 11x11 Gaussian of sigma 1.5, halved by 2x2 means.
+    """1 - MS-SSIM (Wang, Simoncelli and Bovik, Asilomar 2003): 11x11 Gaussian of sigma 1.5, scales by 2x2 means.
 
     Parameters
     ----------
     scales
-        1 to 5. The paper's five need 176 pixels a side, four 88; their exponents are scaled to sum to one.
+        1 to 5. The paper's five need 176 pixels a side, four need 88; exponents are scaled to sum to one.
 
     Raises
     ------
@@ -80,7 +80,7 @@ class MultiScaleStructure:
 
 
 def _terms(x: Tensor, y: Tensor, window: Tensor) -> tuple[Tensor, Tensor]:
-    """SSIM's luminance term, and its contrast and structure in one, for each window."""
+    """Return SSIM's luminance and contrast-structure terms of each window."""
     count = x.shape[1]
     stack = torch.cat([x, y, x * x, y * y, x * y], 1)
     weights = window.to(x.device, non_blocking=True).expand(5 * count, 1, 1, -1)
@@ -95,4 +95,4 @@ def _terms(x: Tensor, y: Tensor, window: Tensor) -> tuple[Tensor, Tensor]:
 
 def _require_side(image: Tensor, least: int) -> None:
     if (side := min(image.shape[2:])) < least:
-        raise ValueError(f"this similarity needs {least} px a side, not {side}; take larger crops or fewer scales")
+        raise ValueError(f"this loss needs {least} px a side, not {side}; use larger crops or fewer scales")

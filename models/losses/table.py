@@ -1,4 +1,4 @@
-"""The one table of losses: name -> what builds one from a recipe's parameters."""
+"""Table of losses: name -> constructor, called with a recipe's parameters."""
 
 from collections.abc import Callable
 

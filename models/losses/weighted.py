@@ -1,4 +1,4 @@
-"""Several losses as one number, and each as a number for the log."""
+"""Weighted sum of losses."""
 
 from collections.abc import Mapping
 
@@ -9,17 +9,17 @@ from slidelift.models.losses.loss import Loss
 
 
 class WeightedSum:
-    """The weighted sum of named losses.
+    """Weighted sum of named losses.
 
     Parameters
     ----------
     terms
-        Name -> (weight, loss); a weight of 0 leaves the loss out.
+        Name -> (weight, loss); losses with a weight of 0 are not computed.
 
     Raises
     ------
     ValueError
-        If no loss has a weight.
+        If all weights are 0.
     """
 
     def __init__(self, terms: Mapping[str, tuple[float, Loss]]) -> None:
@@ -28,7 +28,7 @@ class WeightedSum:
             raise ValueError("no loss with a weight other than 0")
 
     def __call__(self, prediction: Tensor, target: Tensor, low: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The total, and each loss unweighted and detached: a tensor, so that logging decides when to wait for it."""
+        """Return the total, and each loss unweighted and detached, as tensors to avoid synchronisation."""
         parts = {name: loss(prediction, target, low) for name, (_, loss) in self.terms.items()}
         total = torch.stack([self.terms[name][0] * value for name, value in parts.items()]).sum()
         return total, {name: value.detach() for name, value in parts.items()}

@@ -98,19 +98,19 @@ class Reference:
         return nuclei(self.truth, self.mpp)
 
 
-def measure(image: NDArray[np.uint8], reference: Reference, wanted: Container[str] | None = None) -> dict[str, float]:
+def measure(image: NDArray[np.uint8], reference: Reference, measures: Container[str] | None = None) -> dict[str, float]:
     """Compute measures of an enlarged image, by name; NaN for those undefined for this image.
 
     Parameters
     ----------
-    wanted
+    measures
         Names of `MEASURES` to compute; None for all but the time.
     """
     values: dict[str, float] = {}
     for names, compute in _GROUPS:
-        if wanted is None or any(name in wanted for name in names):
+        if measures is None or any(name in measures for name in names):
             values |= compute(image, reference)
-    return values if wanted is None else {name: value for name, value in values.items() if name in wanted}
+    return values if measures is None else {name: value for name, value in values.items() if name in measures}
 
 
 def _structure(image: NDArray[np.uint8], reference: Reference) -> dict[str, float]:

@@ -1,8 +1,8 @@
-"""The autoencoder of SRGAN_SQE, whose encoder knows the manifold of high-resolution patches; used in training alone.
+"""Autoencoder of SRGAN_SQE, whose encoder is used in the manifold loss.
 
-The paper names the layers (convolution, ReLU, residual blocks, a decoder that mirrors the encoder) and gives no
-numbers, so these are ours: 64 features, two halvings, two residual blocks at each size. 64 x 64 x 3 values become
-16 x 16 x 16: a third of what they were, few enough that noise can't pass and enough for the texture of nuclei.
+The paper names the layers (convolution, ReLU, residual blocks, a decoder that mirrors the encoder) but no sizes; the
+project uses 64 features, two downsampling steps and two residual blocks at each size. 64 x 64 x 3 values become
+16 x 16 x 16, a third as many: too few for noise, enough for the texture of nuclei.
 
 Source: Upadhyay & Awate, "Robust Super-Resolution GAN, with Manifold-Based and Perception Loss", ISBI 2019, 2.1.
 """
@@ -24,12 +24,12 @@ class Autoencoder(nn.Module):
     features
         Channels of the residual blocks.
     code
-        Channels of the encoding, which has a quarter of the image's height and width.
+        Channels of the code, which has a quarter of the image's height and width.
 
     Attributes
     ----------
     encoder, decoder
-        (N, channels, h, w) -> (N, code, h/4, w/4), and back.
+        (N, channels, h, w) -> (N, code, h/4, w/4), and the reverse.
     """
 
     def __init__(self, channels: int = 3, features: int = 64, code: int = 16) -> None:
@@ -37,31 +37,30 @@ class Autoencoder(nn.Module):
         self.encoder = nn.Sequential(
             conv3(channels, features),
             nn.ReLU(inplace=True),
-            *_halve(features),
-            *_halve(features),
+            *_downsample(features),
+            *_downsample(features),
             conv3(features, code),
         )
         self.decoder = nn.Sequential(
             conv3(code, features),
-            *_double(features),
-            *_double(features),
+            *_upsample(features),
+            *_upsample(features),
             nn.ReLU(inplace=True),
             conv3(features, channels),
         )
 
     def forward(self, image: Tensor) -> Tensor:
-        """Encode and decode."""
         decoded: Tensor = self.decoder(self.encoder(image))
         return decoded
 
 
-def _halve(features: int) -> list[nn.Module]:
-    """Residual blocks, then a convolution that halves."""
+def _downsample(features: int) -> list[nn.Module]:
+    """Residual blocks, then a strided convolution."""
     blocks: list[nn.Module] = [ResidualBlock(features) for _ in range(_BLOCKS)]
     return [*blocks, nn.Conv2d(features, features, 4, 2, 1), nn.ReLU()]
 
 
-def _double(features: int) -> list[nn.Module]:
-    """`_halve` read backwards."""
+def _upsample(features: int) -> list[nn.Module]:
+    """Mirror of `_downsample`."""
     blocks: list[nn.Module] = [ResidualBlock(features) for _ in range(_BLOCKS)]
     return [nn.ReLU(), nn.ConvTranspose2d(features, features, 4, 2, 1), *blocks]

@@ -1,8 +1,7 @@
-"""One back-projection step after any network: what it drew, reduced again, is the source it was given.
+"""Back-projection step after a network, which makes the reduced result agree with the source.
 
-The reduction's error is enlarged and added (Irani and Peleg, CVGIP 53(3), 1991). It holds mean colours and coarse
-structure to the source, whatever the network believes; trained with the step in place, a network spends its
-capacity on what the source does not tell.
+The difference between the source and the reduced result is enlarged and added (Irani and Peleg, CVGIP 53(3), 1991).
+This keeps mean colours and coarse structure; a network trained with the step uses its capacity for fine detail.
 """
 
 import torch
@@ -10,25 +9,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 REACH = 4
-"""Source pixels that the step looks further than its network: two in reducing, two in enlarging."""
+"""Source pixels that the step adds to the receptive radius: two for reducing, two for enlarging."""
 SCALES = (2, 4)
-"""Where filter positions are exact in floating point, so that tiles join exactly."""
+"""Scales at which filter positions are exact in floating point, so that tiles join exactly."""
 
 
 class BackProjected(nn.Module):
-    """(N, C, h, w) in [0, 1] -> (N, C, scale*h, scale*w), as `network`, with the source restored under reduction.
+    """`network` followed by one back-projection step: (N, C, h, w) in [0, 1] -> (N, C, scale*h, scale*w).
 
     Parameters
     ----------
     network
-        Its output is corrected. A file of weights holds its tensors alone: others can use them without the step.
+        Network to correct. Files of weights hold only its tensors, so that they can be used without the step.
     scale
         One of `SCALES`.
 
     Raises
     ------
     ValueError
-        If the scale is another.
+        If the scale is not supported.
     """
 
     def __init__(self, network: nn.Module, scale: int) -> None:
@@ -39,7 +38,7 @@ class BackProjected(nn.Module):
         self.scale = scale
 
     def forward(self, x: Tensor) -> Tensor:
-        """Network in whatever precision autocast sets, correction in float32."""
+        """Run the network in autocast's precision and the correction in float32."""
         image: Tensor = self.network(x)
         with torch.autocast(x.device.type, enabled=False):
             image = image.float()
@@ -48,5 +47,5 @@ class BackProjected(nn.Module):
 
 
 def bicubic(image: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
-    """Pillow's bicubic (a = -0.5, antialiased in reducing), on tensors."""
+    """Resize by Pillow's bicubic (a = -0.5, antialiased when reducing)."""
     return F.interpolate(image, size, mode="bicubic", antialias=True, align_corners=False)

@@ -1,4 +1,4 @@
-"""Pieces that several networks share: luma and chroma, bicubic enlargement, residual blocks, pixel-shuffle tails.
+"""Building blocks of networks: luma and chroma, bicubic enlargement, residual blocks, pixel-shuffle tails.
 
 Sources: ITU-R BT.601 (luma); Keys, IEEE TASSP 29(6), 1981 (bicubic, a = -0.5); Lim et al., "EDSR", CVPRW 2017
 (residual block, mean shift); Shi et al., "ESPCN", CVPR 2016 (pixel shuffle).
@@ -15,26 +15,26 @@ from torch import Tensor, nn
 from slidelift.models.networks.spec import StateDict
 
 RED, GREEN, BLUE = 0.299, 0.587, 0.114
-"""BT.601's shares of the colours in luma."""
+"""BT.601's luma coefficients."""
 LUMA_BLACK, LUMA_RANGE = 16 / 255, 219 / 255
-"""Luma runs from 16 to 235 of 255, as the public one-channel checkpoints were trained on it."""
+"""Luma has a range of 16 to 235 of 255, as in the training of the public one-channel checkpoints."""
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
 _IDENTITY = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 BICUBIC_RADIUS = 2
-"""Source pixels that Keys' kernel reaches to either side."""
+"""Radius of Keys' kernel in source pixels."""
 
 
 class ImageNetwork(nn.Module):
-    """RGB in [0, 1] in and out, (N, 3, h, w) -> (N, 3, scale*h, scale*w), whatever planes the network enlarges itself.
+    """Base class of networks on RGB in [0, 1] or on luma: (N, 3, h, w) -> (N, 3, scale*h, scale*w).
 
-    Three planes are the colours. One plane is luma: chroma then takes the bicubic way round the network, and a grey
-    image comes out exactly grey. A subclass writes `enlarge`.
+    With one channel the network enlarges luma, and chroma is enlarged by bicubic interpolation; grey images stay
+    exactly grey. Subclasses implement `enlarge`.
     """
 
     def __init__(self, channels: int, scale: int) -> None:
         super().__init__()
         if channels not in (1, 3):
-            raise ValueError(f"{channels} channels; 1 (luma) or 3 (RGB) are known")
+            raise ValueError(f"{channels} channels; use 1 (luma) or 3 (RGB)")
         self.channels, self.scale = channels, scale
 
     def enlarge(self, planes: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ class ImageNetwork(nn.Module):
         raise NotImplementedError
 
     def skip_halo(self) -> None:
-        """From now on leave out work whose results lie within the halo of a patch's edge, which the caller crops."""
+        """Stop computing the halo at a patch's edge, which the caller crops. Does nothing by default."""
 
     def forward(self, image: Tensor) -> Tensor:
         """Enlarge a batch of RGB images."""
@@ -53,9 +53,9 @@ class ImageNetwork(nn.Module):
 
 
 def to_luma_and_chroma(image: Tensor) -> tuple[Tensor, Tensor]:
-    """RGB in [0, 1] -> luma in [16/255, 235/255], and what red and blue exceed it by, in [-1, 1].
+    """Convert RGB in [0, 1] to luma in [16/255, 235/255] and chroma (red and blue minus luma) in [-1, 1].
 
-    Chroma is built from differences of colours, so that it is exactly zero where they are equal.
+    Chroma is computed from differences of colours, so that it is exactly zero for grey.
     """
     red, green, blue = image[:, :1], image[:, 1:2], image[:, 2:]
     luma = LUMA_BLACK + LUMA_RANGE * (RED * red + GREEN * green + BLUE * blue)
@@ -65,7 +65,7 @@ def to_luma_and_chroma(image: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def to_rgb(luma: Tensor, chroma: Tensor) -> Tensor:
-    """The inverse of `to_luma_and_chroma`."""
+    """Invert `to_luma_and_chroma`."""
     grey = (luma - LUMA_BLACK) / LUMA_RANGE
     red, blue = chroma[:, :1], chroma[:, 1:]
     green = -(RED * red + BLUE * blue) / GREEN
@@ -73,10 +73,10 @@ def to_rgb(luma: Tensor, chroma: Tensor) -> Tensor:
 
 
 def enlarge_bicubic(image: Tensor, scale: int) -> Tensor:
-    """(N, c, h, w) -> (N, c, scale*h, scale*w) by Keys' kernel; the border is repeated outwards.
+    """Enlarge (N, c, h, w) to (N, c, scale*h, scale*w) by Keys' kernel; the border is replicated.
 
-    One multiplication and one addition at a time: every pixel has the same rounding wherever it lies in its tile, on
-    any device and beside any autocast. `torch.nn.functional.interpolate` has another kernel (a = -0.75).
+    Computed by separate multiplications and additions, so that rounding does not depend on the position in the tile,
+    the device or autocast. `torch.nn.functional.interpolate` uses another kernel (a = -0.75).
     """
     padded = F.pad(image.float(), [BICUBIC_RADIUS] * 4, mode="replicate")
     return _enlarge_axis(_enlarge_axis(padded, 2, scale), 3, scale)
@@ -92,17 +92,17 @@ def _enlarge_axis(padded: Tensor, axis: int, scale: int) -> Tensor:
 
 
 def bicubic_reach(scale: int, radius: int) -> int:
-    """Source pixels to either side that `radius` pixels to either side of an enlarged one depend on."""
+    """Return the radius in source pixels that corresponds to `radius` enlarged pixels."""
     farthest = [
-        place // scale + max(tap - BICUBIC_RADIUS for tap, weight in enumerate(_taps(scale)[place % scale]) if weight)
-        for place in range(scale + radius)
+        x // scale + max(tap - BICUBIC_RADIUS for tap, weight in enumerate(_taps(scale)[x % scale]) if weight)
+        for x in range(scale + radius)
     ]
     return max(farthest)
 
 
 @cache
 def _taps(scale: int) -> tuple[tuple[float, ...], ...]:
-    """For each phase of an output pixel the weights of its source pixel's neighbours, -2 to 2."""
+    """Return the weights of the source pixels -2 to 2 for each phase of an output pixel."""
     offsets = [(phase + 0.5) / scale - 0.5 for phase in range(scale)]
     reach = range(-BICUBIC_RADIUS, BICUBIC_RADIUS + 1)
     return tuple(tuple(_keys(abs(offset - tap)) for tap in reach) for offset in offsets)
@@ -117,17 +117,17 @@ def _keys(distance: float, a: float = -0.5) -> float:
 
 
 def float32(x: Tensor) -> torch.autocast:
-    """A context in which autocast is off: for what carries the image from end to end, which bfloat16 would round."""
+    """Return a context without autocast, for layers whose rounding in bfloat16 would be visible in the image."""
     return torch.autocast(x.device.type, enabled=False)
 
 
 class ResidualBlock(nn.Module):
-    """EDSR's: convolution, ReLU, convolution, no normalisation; keys `body.0` and `body.2`.
+    """EDSR's residual block: convolution, ReLU, convolution, no normalisation; keys `body.0` and `body.2`.
 
     Parameters
     ----------
     damping
-        What the residual is multiplied by; 0.1 keeps 256 features stable.
+        Residual scaling; 0.1 stabilises training with 256 features.
     """
 
     def __init__(self, features: int, damping: float = 1.0) -> None:
@@ -136,13 +136,12 @@ class ResidualBlock(nn.Module):
         self.damping = damping
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, features, h, w) -> the same shape; the sum has the precision of `x`."""
         out: Tensor = self.body(x)
         return out * self.damping + x
 
 
 class MeanShift(nn.Module):
-    """Subtracts (sign -1) or adds DIV2K's mean, in levels of 255: the fixed 1x1 convolution of the public files."""
+    """Subtracts (sign -1) or adds DIV2K's mean, in levels of 255; the fixed 1x1 convolution of public files."""
 
     def __init__(self, sign: int) -> None:
         super().__init__()
@@ -150,19 +149,18 @@ class MeanShift(nn.Module):
         self.register_buffer("bias", torch.tensor([255 * sign * mean for mean in DIV2K_MEAN]))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, 3, h, w) -> the same shape."""
         return F.conv2d(x, self.get_buffer("weight"), self.get_buffer("bias"))
 
 
 class ShiftedNetwork(nn.Module):
-    """The frame of EDSR and RCAN: head, residual body, pixel-shuffle tail, in levels of 255 around DIV2K's mean.
+    """Common structure of EDSR and RCAN: head, residual body, pixel-shuffle tail, in levels of 255 minus DIV2K's mean.
 
     Parameters
     ----------
     features
         Channels of the body.
     blocks
-        What the body consists of, before its last convolution.
+        Modules of the body before its last convolution.
     """
 
     def __init__(self, features: int, scale: int, blocks: Iterable[nn.Module]) -> None:
@@ -174,7 +172,7 @@ class ShiftedNetwork(nn.Module):
         self.add_mean = MeanShift(1)
 
     def forward(self, image: Tensor) -> Tensor:
-        """The body may run in bfloat16 (autocast); what carries the image from end to end stays in float32."""
+        """Enlarge RGB images; under autocast only the body runs in lower precision."""
         with float32(image):
             first = self.head(self.sub_mean(image.float() * 255))
         residual = self.body(first)
@@ -184,18 +182,18 @@ class ShiftedNetwork(nn.Module):
 
 
 def mean_shift_state() -> dict[str, Tensor]:
-    """Both mean shifts under the keys of EDSR's and RCAN's files, for dialects that keep them in code."""
+    """Return both mean shifts under the keys of EDSR's and RCAN's files, for checkpoints without them."""
     shifts = {"sub_mean": MeanShift(-1), "add_mean": MeanShift(1)}
     return {f"{name}.{key}": value for name, shift in shifts.items() for key, value in shift.state_dict().items()}
 
 
 def conv3(inputs: int, outputs: int) -> nn.Conv2d:
-    """A 3x3 convolution that keeps the size."""
+    """Return a 3x3 convolution that keeps the size."""
     return nn.Conv2d(inputs, outputs, 3, padding=1)
 
 
 def pixel_shuffle_tail(features: int, scale: int) -> nn.Sequential:
-    """Convolution and pixel shuffle: once for 2 and 3, twice for 4; convolutions at 0 and 2."""
+    """Return convolutions with pixel shuffles: one for scales 2 and 3, two for 4; convolutions at indices 0 and 2."""
     layers: list[nn.Module] = []
     for factor in shuffle_factors(scale):
         layers += [conv3(features, features * factor**2), nn.PixelShuffle(factor)]
@@ -203,7 +201,7 @@ def pixel_shuffle_tail(features: int, scale: int) -> nn.Sequential:
 
 
 def shuffle_factors(scale: int) -> tuple[int, ...]:
-    """The steps in which a pixel-shuffle tail enlarges."""
+    """Return the factors of a pixel-shuffle tail's steps."""
     factors = {1: (), 2: (2,), 3: (3,), 4: (2, 2), 8: (2, 2, 2)}
     if scale not in factors:
         raise ValueError(f"no pixel-shuffle tail enlarges by {scale}")
@@ -211,13 +209,13 @@ def shuffle_factors(scale: int) -> tuple[int, ...]:
 
 
 def tail_scale(state: StateDict, *convolutions: str) -> int:
-    """The scale of a pixel-shuffle tail, from its convolutions' shapes; those that are absent count as 1."""
+    """Infer the scale of a pixel-shuffle tail from its convolutions' shapes; missing ones count as 1."""
     weights = [state[f"{name}.weight"] for name in convolutions if f"{name}.weight" in state]
     return math.prod(math.isqrt(weight.shape[0] // weight.shape[1]) for weight in weights)
 
 
 def tail_radius(scale: int, last: int) -> float:
-    """Source pixels that a pixel-shuffle tail and a last convolution of radius `last` reach."""
+    """Return the radius in source pixels of a pixel-shuffle tail and a last convolution of radius `last`."""
     radius, side = 0.0, 1
     for factor in shuffle_factors(scale):
         radius += 1 / side

@@ -33,7 +33,6 @@ class SRGANDiscriminator(nn.Module):
         self.net = nn.Sequential(*layers, nn.Conv2d(2 * inputs, 1, 1))
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return a logit for each image."""
         logits: Tensor = self.net(image)
         return logits.flatten(1)
 
@@ -59,7 +58,6 @@ class UNetDiscriminator(nn.Module):
         self.conv9 = nn.Conv2d(features, 1, 3, padding=1)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return a logit for each pixel."""
         whole = _lrelu(self.conv0(image))
         half = _lrelu(self.conv1(whole))
         quarter = _lrelu(self.conv2(half))
@@ -88,7 +86,6 @@ class SQEDiscriminator(nn.Module):
         self.net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Conv2d(inputs, 1, 1))
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return a logit for each image."""
         logits: Tensor = self.net(image)
         return logits.flatten(1)
 

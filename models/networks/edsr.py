@@ -1,7 +1,7 @@
 """EDSR: residual blocks without normalisation, in levels of 255 around DIV2K's mean.
 
-Keys are those of sanghyun-son's EDSR-PyTorch; BasicSR's, where the mean stands in the code, are rewritten to them.
-The baseline has 16 blocks of 64 features, the full network 32 of 256, whose residuals are damped by 0.1.
+Keys are those of sanghyun-son's EDSR-PyTorch; BasicSR's keys are converted. The baseline has 16 blocks of 64 features,
+the full network 32 blocks of 256 features with a residual scaling of 0.1.
 
 Source: Lim, Son, Kim, Nah, Lee, "Enhanced Deep Residual Networks for Single Image Super-Resolution", CVPRW 2017.
 """
@@ -23,13 +23,13 @@ from slidelift.models.networks.blocks import (
 from slidelift.models.networks.spec import Geometry, NetworkSpec, StateDict
 
 _DAMPED_FEATURES = 256
-"""Damping does not stand in the weights; of the published networks those this wide have it."""
+"""Published networks of this width have residual scaling, which is not part of the weights."""
 
 
 class EDSR(ShiftedNetwork):
     """(N, 3, h, w) RGB in [0, 1] -> (N, 3, scale*h, scale*w).
 
-    PyTorch's default initialisation trains here, as in the paper's code: it keeps the residuals small.
+    Uses PyTorch's default initialisation, as the paper's code: it keeps the residuals small.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ _RENAMED = (
 
 
 def canonical(state: StateDict) -> dict[str, Tensor]:
-    """BasicSR's keys as EDSR-PyTorch writes them, with the mean that stands in its code."""
+    """Convert BasicSR's keys to EDSR-PyTorch's, and add the mean shifts, which BasicSR keeps in code."""
     if "conv_after_body.weight" not in state:
         return dict(state)
     blocks = next(index for index in count() if f"body.{index}.conv1.weight" not in state)
@@ -66,7 +66,7 @@ def canonical(state: StateDict) -> dict[str, Tensor]:
 
 
 def recognise(state: StateDict) -> bool:
-    """Residual blocks of two convolutions, without attention, between RGB and RGB."""
+    """Recognise residual blocks of two convolutions without attention, with RGB input and output."""
     state = canonical(state)
     keys = {"head.0.weight", "body.0.body.0.weight", "body.0.body.2.weight", "tail.1.weight"}
     if not keys <= state.keys() or state["body.0.body.0.weight"].ndim != 4:
@@ -75,7 +75,7 @@ def recognise(state: StateDict) -> bool:
 
 
 def hyperparameters(state: StateDict) -> dict[str, int]:
-    """Width, depth and scale of a checkpoint, from its shapes."""
+    """Infer width, depth and scale from shapes."""
     blocks = next(index for index in count() if f"body.{index}.body.0.weight" not in state)
     return {
         "features": state["head.0.weight"].shape[0],
@@ -85,7 +85,7 @@ def hyperparameters(state: StateDict) -> dict[str, int]:
 
 
 def geometry(hyperparameters: Mapping[str, int]) -> Geometry:
-    """The receptive radius: 36 for the baseline, 68 for the full network (x4)."""
+    """Halo of the receptive radius: 36 for the baseline, 68 for the full network (x4)."""
     scale = hyperparameters["scale"]
     radius = 1 + 2 * hyperparameters["blocks"] + 1 + tail_radius(scale, 1)
     return Geometry(scale, halo=ceil(radius), exact=True, fade=0)

@@ -1,4 +1,4 @@
-"""ESPCN: three convolutions at source resolution and the first pixel shuffle.
+"""ESPCN: three convolutions at source resolution and a pixel shuffle.
 
 Keys are those of yjn870's ESPCN-pytorch. One-channel weights are luma.
 
@@ -37,7 +37,7 @@ class ESPCN(ImageNetwork):
         self.initialise()
 
     def initialise(self) -> None:
-        """Xavier for tanh, and a last layer near zero, so that no phase of the shuffle starts ahead of the others."""
+        """Xavier initialisation for tanh, and a last layer near zero, so that all phases of the shuffle start alike."""
         for layer in (*self.first_part, *self.last_part):
             if isinstance(layer, nn.Conv2d):
                 nn.init.xavier_normal_(layer.weight)
@@ -45,14 +45,14 @@ class ESPCN(ImageNetwork):
         self.last_part[0].weight.data.mul_(0.1)  # type: ignore[operator]
 
     def enlarge(self, planes: Tensor) -> Tensor:
-        """All in float32: no skip path carries the image, and three layers gain little from less."""
+        """Run in float32: there is no skip connection, and three layers would gain little from bfloat16."""
         with float32(planes):
             out: Tensor = self.last_part(self.first_part(planes.float()))
         return out
 
 
 def recognise(state: StateDict) -> bool:
-    """Two convolutions with nothing to learn between them, and a third."""
+    """Recognise three convolutions and no other parameters."""
     layers = ("first_part.0", "first_part.2", "last_part.0")
     return state.keys() == {f"{layer}.{part}" for layer in layers for part in ("weight", "bias")} and (
         state["first_part.0.weight"].shape[1] in (1, 3)
@@ -60,14 +60,14 @@ def recognise(state: StateDict) -> bool:
 
 
 def hyperparameters(state: StateDict) -> dict[str, int]:
-    """Widths and scale of a checkpoint, from its shapes."""
+    """Infer widths and scale from shapes."""
     features, channels, *_ = state["first_part.0.weight"].shape
     outputs, mapped, *_ = state["last_part.0.weight"].shape
     return {"features": features, "mapped": mapped, "channels": channels, "scale": isqrt(outputs // channels)}
 
 
 def geometry(hyperparameters: Mapping[str, int]) -> Geometry:
-    """2 + 1 + 1 source pixels, more than the chroma's 2."""
+    """Halo of the receptive radius: 2 + 1 + 1 source pixels, more than the 2 for chroma."""
     return Geometry(hyperparameters["scale"], halo=max(_FIRST // 2 + 2, BICUBIC_RADIUS), exact=True, fade=0)
 
 

@@ -1,7 +1,7 @@
-"""FSRCNN: SRCNN at source resolution, an hourglass of narrow convolutions and one deconvolution.
+"""FSRCNN: SRCNN at source resolution, with narrow convolutions and a transposed convolution.
 
-Keys are those of yjn870's FSRCNN-pytorch. One-channel weights are luma. The deconvolution has side 9 at every scale,
-so the scale does not stand in the weights.
+Keys are those of yjn870's FSRCNN-pytorch. One-channel weights are luma. The transposed convolution has a 9x9 kernel at
+every scale, so the weights do not tell the scale.
 
 Source: Dong, Loy, Tang, "Accelerating the Super-Resolution Convolutional Neural Network", ECCV 2016.
 """
@@ -25,9 +25,9 @@ class FSRCNN(ImageNetwork):
     Parameters
     ----------
     features, mapped
-        Channels of the wide ends and of the narrow middle: the paper's d and s.
+        Channels of the outer layers and of the narrow middle: the paper's d and s.
     convolutions
-        Those of the middle: the paper's m.
+        Convolutions of the middle: the paper's m.
     channels
         1 for luma, 3 for RGB.
     """
@@ -47,7 +47,7 @@ class FSRCNN(ImageNetwork):
         self.initialise()
 
     def initialise(self) -> None:
-        """Kaiming-normal, and a deconvolution near zero as in the paper; PyTorch's default fades layer by layer."""
+        """Kaiming-normal, and a last layer near zero as in the paper; with PyTorch's default the signal vanishes."""
         for layer in (*self.first_part, *self.mid_part):
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, a=0.25)
@@ -56,35 +56,35 @@ class FSRCNN(ImageNetwork):
         nn.init.zeros_(self.last_part.bias)  # type: ignore[arg-type]
 
     def enlarge(self, planes: Tensor) -> Tensor:
-        """All in float32: no skip path carries the image, and narrow layers gain little from less."""
+        """Run in float32: there is no skip connection, and narrow layers would gain little from bfloat16."""
         with float32(planes):
             return self.deconvolve(self.mid_part(self.first_part(planes.float())))
 
     def deconvolve(self, x: Tensor) -> Tensor:
-        """What `last_part` computes, as a convolution for each phase and a pixel shuffle.
+        """Compute `last_part` as a convolution per phase and a pixel shuffle.
 
-        Torch's deconvolution adds up in an order that depends on the patch's size, so tiles differ in the last bits,
-        and takes 2.7 times as long (256x256, two cores).
+        torch's transposed convolution sums in an order that depends on the patch's size, so that tiles would differ in
+        the last bits, and takes 2.7 times as long (256x256, two cores).
         """
         kernel, bias = self.last_part.weight, self.last_part.bias
         reach = _reach(self.scale)
         taps = torch.arange(-reach, reach + 1, device=kernel.device)
-        places = torch.arange(self.scale, device=kernel.device)[:, None] + _LAST // 2 - self.scale * taps
-        places = places.clamp(-1, _LAST) + 1  # into a border of zeros where the kernel does not reach
+        index = torch.arange(self.scale, device=kernel.device)[:, None] + _LAST // 2 - self.scale * taps
+        index = index.clamp(-1, _LAST) + 1  # indices outside the kernel point to the border of zeros
         padded = F.pad(kernel, [1, 1, 1, 1])
-        phases = padded[:, :, places[:, None, :, None], places[None, :, None, :]]
+        phases = padded[:, :, index[:, None, :, None], index[None, :, None, :]]
         phases = phases.permute(1, 2, 3, 0, 4, 5).flatten(0, 2)
         out = F.pixel_shuffle(F.conv2d(x, phases, padding=reach), self.scale)
         return out if bias is None else out + bias[:, None, None]
 
 
 def _reach(scale: int) -> int:
-    """Source pixels to either side that an output pixel of the deconvolution sees."""
+    """Return the radius of the transposed convolution in source pixels."""
     return (_LAST // 2 + scale - 1) // scale
 
 
 def recognise(state: StateDict) -> bool:
-    """An hourglass that ends in a 9x9 deconvolution."""
+    """Recognise the three parts by the first 5x5 and the last 9x9 kernel."""
     first, last = state.get("first_part.0.weight"), state.get("last_part.weight")
     if first is None or last is None or "mid_part.0.weight" not in state:
         return False
@@ -92,7 +92,7 @@ def recognise(state: StateDict) -> bool:
 
 
 def hyperparameters(state: StateDict) -> dict[str, int]:
-    """Widths and depth of a checkpoint; its scale stands nowhere in it."""
+    """Infer widths and depth from shapes; the weights do not tell the scale."""
     features, channels, *_ = state["first_part.0.weight"].shape
     last = next(index for index in count(2, 2) if f"mid_part.{index + 2}.weight" not in state)
     mapped = state["mid_part.0.weight"].shape[0]
@@ -100,7 +100,7 @@ def hyperparameters(state: StateDict) -> dict[str, int]:
 
 
 def geometry(hyperparameters: Mapping[str, int]) -> Geometry:
-    """Convolutions at source resolution, and the source pixels that one output pixel of the deconvolution sees."""
+    """Halo of the receptive radius: convolutions at source resolution and the transposed convolution."""
     scale = hyperparameters["scale"]
     radius = _FIRST // 2 + hyperparameters["convolutions"] + _reach(scale)
     return Geometry(scale, halo=max(radius, BICUBIC_RADIUS), exact=True, fade=0)

@@ -1,8 +1,6 @@
-"""MSRResNet: BasicSR's SRResNet without normalisation, added to a bilinear enlargement.
+"""MSRResNet: BasicSR's SRResNet without normalisation, added to a bilinear enlargement. Keys are BasicSR's.
 
-Another computation than SRGAN's generator, hence another network. Keys are BasicSR's.
-
-Sources: Ledig et al., CVPR 2017; Wang et al., "ESRGAN", ECCVW 2018, whose baseline it is.
+Sources: Ledig et al., CVPR 2017; Wang et al., "ESRGAN", ECCVW 2018 (its baseline).
 """
 
 from collections.abc import Mapping
@@ -27,7 +25,7 @@ _UPCONVS = ("upconv1", "upconv2")
 
 
 class PlainBlock(nn.Module):
-    """Convolution, ReLU, convolution; residual; keys `conv1` and `conv2`."""
+    """Residual block of convolution, ReLU, convolution; keys `conv1` and `conv2`."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
@@ -35,7 +33,6 @@ class PlainBlock(nn.Module):
         self.conv2 = conv3(features, features)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, features, h, w) -> the same shape; the sum has the precision of `x`."""
         out: Tensor = self.conv2(F.relu(self.conv1(x), inplace=True))
         return x + out
 
@@ -63,7 +60,7 @@ class MSRResNet(ImageNetwork):
         self.initialise()
 
     def initialise(self) -> None:
-        """Kaiming-normal; residuals and the last layer damped by 0.1, else sixteen blocks double the signal each."""
+        """Kaiming-normal; residuals and the last layer scaled by 0.1, without which each block doubles the signal."""
         for name, layer in self.named_modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, a=0.1)
@@ -72,7 +69,7 @@ class MSRResNet(ImageNetwork):
                     layer.weight.data.mul_(0.1)
 
     def enlarge(self, planes: Tensor) -> Tensor:
-        """The body may run in bfloat16 (autocast); what carries the image from end to end stays in float32."""
+        """Under autocast only the body runs in lower precision."""
         with float32(planes):
             first = _lrelu(self.conv_first(planes.float()))
         out = self.body(first)
@@ -90,20 +87,20 @@ def _lrelu(x: Tensor) -> Tensor:
 
 
 def recognise(state: StateDict) -> bool:
-    """Plain blocks between a first convolution and numbered upsampling ones."""
+    """Recognise plain residual blocks and numbered upsampling convolutions."""
     keys = {"conv_first.weight", "body.0.conv1.weight", "upconv1.weight", "conv_hr.weight", "conv_last.weight"}
     return keys <= state.keys() and state["conv_first.weight"].shape[1] in (1, 3)
 
 
 def hyperparameters(state: StateDict) -> dict[str, int]:
-    """Width, depth and scale of a checkpoint, from its shapes."""
+    """Infer width, depth and scale from shapes."""
     features, channels, *_ = state["conv_first.weight"].shape
     blocks = next(index for index in count() if f"body.{index}.conv1.weight" not in state)
     return {"features": features, "blocks": blocks, "channels": channels, "scale": tail_scale(state, *_UPCONVS)}
 
 
 def geometry(hyperparameters: Mapping[str, int]) -> Geometry:
-    """The receptive radius: 36 at 16 blocks (x4)."""
+    """Halo of the receptive radius: 36 at 16 blocks (x4)."""
     scale = hyperparameters["scale"]
     radius = 1 + 2 * hyperparameters["blocks"] + tail_radius(scale, 2)
     return Geometry(scale, halo=max(BICUBIC_RADIUS, ceil(radius)), exact=True, fade=0)

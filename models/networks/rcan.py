@@ -1,7 +1,7 @@
-"""RCAN: residual groups of residual blocks, each of which weighs its channels by their mean over the whole patch.
+"""RCAN: residual groups of residual blocks with channel attention.
 
-Keys are those of yulunzhang's RCAN; BasicSR's, where the mean stands in the code, are rewritten to them. Because of
-the pooling every pixel depends on its whole patch: tiles never join exactly.
+Keys are those of yulunzhang's RCAN; BasicSR's keys are converted. Because of global pooling every pixel depends on the
+whole patch, so tiles never join exactly.
 
 Source: Zhang et al., "Image Super-Resolution Using Very Deep Residual Channel Attention Networks", ECCV 2018.
 """
@@ -22,7 +22,7 @@ from slidelift.models.networks.spec import Geometry, NetworkSpec, StateDict
 
 
 class ChannelAttention(nn.Module):
-    """Multiplies each channel by a number in (0, 1) that all channels' means decide."""
+    """Multiplies each channel by a weight in (0, 1) computed from the means of all channels."""
 
     def __init__(self, features: int, reduction: int) -> None:
         super().__init__()
@@ -35,13 +35,12 @@ class ChannelAttention(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, features, h, w) -> the same shape."""
         weights: Tensor = self.conv_du(self.avg_pool(x))
         return x * weights
 
 
 class AttentiveBlock(nn.Module):
-    """Two convolutions and channel attention; residual."""
+    """Residual block of two convolutions and channel attention."""
 
     def __init__(self, features: int, reduction: int) -> None:
         super().__init__()
@@ -53,13 +52,12 @@ class AttentiveBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, features, h, w) -> the same shape; the sum has the precision of `x`."""
         out: Tensor = self.body(x)
         return out + x
 
 
 class ResidualGroup(nn.Module):
-    """Attentive blocks and a convolution; residual."""
+    """Residual group of attentive blocks and a convolution."""
 
     def __init__(self, features: int, blocks: int, reduction: int) -> None:
         super().__init__()
@@ -68,7 +66,6 @@ class ResidualGroup(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, features, h, w) -> the same shape; the sum has the precision of `x`."""
         out: Tensor = self.body(x)
         return out + x
 
@@ -76,14 +73,14 @@ class ResidualGroup(nn.Module):
 class RCAN(ShiftedNetwork):
     """(N, 3, h, w) RGB in [0, 1] -> (N, 3, scale*h, scale*w).
 
-    PyTorch's default initialisation trains here, as in the paper's code: it keeps the residuals small.
+    Uses PyTorch's default initialisation, as the paper's code: it keeps the residuals small.
 
     Parameters
     ----------
     features, groups, blocks
-        Channels of the body, its residual groups, and the blocks of each.
+        Channels of the body, residual groups, and blocks per group.
     reduction
-        What the channels are divided by inside the attention.
+        Factor by which the attention reduces the channels.
     """
 
     def __init__(
@@ -103,7 +100,7 @@ _RENAMED = (
 
 
 def canonical(state: StateDict) -> dict[str, Tensor]:
-    """BasicSR's keys as the paper's code writes them, with the mean that stands in BasicSR's code."""
+    """Convert BasicSR's keys to the paper's code's, and add the mean shifts, which BasicSR keeps in code."""
     if "body.0.residual_group.0.rcab.0.weight" not in state:
         return dict(state)
     groups = next(index for index in count() if f"body.{index}.conv.weight" not in state)
@@ -119,7 +116,7 @@ def canonical(state: StateDict) -> dict[str, Tensor]:
 
 
 def recognise(state: StateDict) -> bool:
-    """Channel attention inside residual groups, between RGB and RGB."""
+    """Recognise channel attention inside residual groups, with RGB input and output."""
     state = canonical(state)
     keys = {"head.0.weight", "body.0.body.0.body.3.conv_du.0.weight", "tail.1.weight"}
     if not keys <= state.keys():
@@ -128,7 +125,7 @@ def recognise(state: StateDict) -> bool:
 
 
 def hyperparameters(state: StateDict) -> dict[str, int]:
-    """Width, depths, reduction and scale of a checkpoint, from its shapes."""
+    """Infer width, depths, reduction and scale from shapes."""
     squeezed, features, *_ = state["body.0.body.0.body.3.conv_du.0.weight"].shape
     return {
         "features": features,
@@ -142,7 +139,7 @@ def hyperparameters(state: StateDict) -> dict[str, int]:
 def geometry(hyperparameters: Mapping[str, int]) -> Geometry:
     """No halo makes tiles join exactly, so neighbours are cross-faded, with RRDBNet's halo and fade.
 
-    What remains is measured by `python -m slidelift.service.tools.measure_halo` and stands in a card.
+    `python -m slidelift.service.tools.measure_halo` measures the remaining seam for a model's card.
     """
     return Geometry(hyperparameters["scale"], halo=32, exact=False, fade=16)
 

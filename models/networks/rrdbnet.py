@@ -1,8 +1,8 @@
 """RRDBNet: the generator of ESRGAN and Real-ESRGAN, 23 residual-in-residual dense blocks.
 
-Real-ESRGAN's always enlarges by four; scales 2 and 1 fold the source into a quarter or a sixteenth of its pixels
-first. ESRGAN's of scale 1, 2 and 8 do not fold, but double as often as needed. Keys are those of Real-ESRGAN's
-checkpoints; the two older dialects (ESRGAN's numbered `model.N`, and BSRGAN's `RRDB_trunk`) are rewritten to them.
+Real-ESRGAN's version always enlarges by four; for scales 2 and 1 it first folds the source by a pixel unshuffle of 2 or
+4. ESRGAN's versions of scale 1, 2 and 8 have as many doublings as needed instead. Keys are those of Real-ESRGAN's
+checkpoints; the older ones of ESRGAN (numbered `model.N`) and BSRGAN (`RRDB_trunk`) are converted.
 
 Sources: Wang et al., "ESRGAN", ECCVW 2018; Wang, Xie, Dong, Shan, "Real-ESRGAN", ICCVW 2021.
 """
@@ -20,11 +20,11 @@ from slidelift.models.networks.blocks import ImageNetwork, conv3, float32
 from slidelift.models.networks.spec import Geometry, NetworkSpec, StateDict
 
 _FOLD = {4: 1, 2: 2, 1: 4}
-"""Scale -> side of the source square that is folded into channels."""
+"""Scale -> factor of the pixel unshuffle."""
 
 
 class DenseBlock(nn.Module):
-    """Five convolutions, each seeing the outputs of all before it; residual, damped by 0.2."""
+    """Residual block of five densely connected convolutions, with a residual scaling of 0.2."""
 
     def __init__(self, features: int, growth: int) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class DenseBlock(nn.Module):
         self.conv5 = nn.Conv2d(features + 4 * growth, features, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """One growing tensor; the name is bound anew, so that without gradients each shorter one is freed at once."""
+        """Concatenate in one variable, so that in inference each shorter tensor is freed at once."""
         dense = x
         for convolution in (self.conv1, self.conv2, self.conv3, self.conv4):
             grown = _lrelu(convolution(dense))
@@ -45,7 +45,7 @@ class DenseBlock(nn.Module):
 
 
 class ResidualDenseBlock(nn.Module):
-    """Three dense blocks; residual, damped by 0.2."""
+    """Residual block of three dense blocks, with a residual scaling of 0.2."""
 
     def __init__(self, features: int, growth: int) -> None:
         super().__init__()
@@ -54,7 +54,6 @@ class ResidualDenseBlock(nn.Module):
         self.rdb3 = DenseBlock(features, growth)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, features, h, w) -> the same shape."""
         out: Tensor = self.rdb3(self.rdb2(self.rdb1(x)))
         return out * 0.2 + x
 
@@ -65,14 +64,14 @@ class RRDBNet(ImageNetwork):
     Parameters
     ----------
     features, growth
-        Channels of the trunk, and those that each dense convolution adds.
+        Channels of the trunk, and those added by each dense convolution.
     blocks
         Residual-in-residual dense blocks; the receptive radius is `15 * blocks + 4` pixels of the folded source.
     channels
         1 for luma, 3 for RGB.
     fold
-        Side of the source square that is folded into channels; h and w must be multiples of it. 0 for Real-ESRGAN's
-        of this scale: 1, 2 and 4 for 4, 2 and 1.
+        Factor of the pixel unshuffle; h and w must be multiples of it. 0 for Real-ESRGAN's: 1, 2 and 4 for scales 4, 2
+        and 1.
     """
 
     def __init__(
@@ -91,7 +90,7 @@ class RRDBNet(ImageNetwork):
         self.initialise()
 
     def initialise(self) -> None:
-        """Kaiming-normal, damped by 0.1 in the dense blocks, as in ESRGAN: undamped, 23 blocks start as noise."""
+        """Kaiming-normal, scaled by 0.1 in the dense blocks, as in ESRGAN; unscaled, 23 blocks start as noise."""
         for layer in self.body.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight)
@@ -99,10 +98,10 @@ class RRDBNet(ImageNetwork):
                 nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
     def enlarge(self, planes: Tensor) -> Tensor:
-        """The body may run in bfloat16 (autocast); what carries the image from end to end stays in float32.
+        """Under autocast only the body runs in lower precision.
 
-        That is the first convolution and all after the body, a thirteenth of the arithmetic at 23 blocks. In bfloat16
-        they cost 0.5 grey levels in the mean and 2.6 at worst (6 blocks); in float32 0.004 and 0.02 remain.
+        The other layers are a thirteenth of the arithmetic at 23 blocks. In bfloat16 they would cost 0.5 grey levels on
+        average and 2.6 at most (6 blocks); with these layers in float32 the errors are 0.004 and 0.02.
         """
         with float32(planes):
             first = self.conv_first(F.pixel_unshuffle(planes.float(), self.fold))
@@ -131,15 +130,15 @@ _NUMBERED = re.compile(r"^model\.(\d+)\.(?=weight|bias)")
 
 
 def canonical(state: StateDict) -> dict[str, Tensor]:
-    """The keys of all three dialects as Real-ESRGAN writes them."""
-    last = max((int(found[1]) for key in state if (found := _NUMBERED.match(key))), default=0)
+    """Convert ESRGAN's and BSRGAN's keys to Real-ESRGAN's."""
+    last = max((int(match[1]) for key in state if (match := _NUMBERED.match(key))), default=0)
     numbered = _numbered_layers(last)
     return {_canonical_key(key, numbered): value for key, value in state.items()}
 
 
 def _numbered_layers(last: int) -> dict[str, str]:
-    """ESRGAN's layer numbers; each doubling takes three, so that the last layer's tells how many there are."""
-    doublings = range(1, min((last - 4) // 3, 3) + 1)  # no more than x8, whatever number a file names
+    """Map ESRGAN's numbered layers; each doubling has three numbers, so the last layer's tells how many there are."""
+    doublings = range(1, min((last - 4) // 3, 3) + 1)  # x8 at most; the number comes from an untrusted file
     layers = {f"model.{3 * number}.": f"conv_up{number}." for number in doublings}
     return layers | {"model.0.": "conv_first.", f"model.{last - 2}.": "conv_hr.", f"model.{last}.": "conv_last."}
 
@@ -154,7 +153,7 @@ def _canonical_key(key: str, numbered: Mapping[str, str]) -> str:
 
 
 def recognise(state: StateDict) -> bool:
-    """Dense blocks in any dialect, RGB in and out, or luma."""
+    """Recognise dense blocks with any of the three kinds of keys."""
     state = canonical(state)
     if not {"conv_first.weight", "body.0.rdb1.conv1.weight", "conv_last.weight"} <= state.keys():
         return False
@@ -163,7 +162,7 @@ def recognise(state: StateDict) -> bool:
 
 
 def hyperparameters(state: StateDict) -> dict[str, int]:
-    """Widths, depth and scale of a checkpoint, from its shapes."""
+    """Infer widths, depth and scale from shapes."""
     channels = state["conv_last.weight"].shape[0]
     fold = isqrt(state["conv_first.weight"].shape[1] // channels)
     doublings = next(i for i in count() if f"conv_up{i + 1}.weight" not in state)
@@ -178,11 +177,11 @@ def hyperparameters(state: StateDict) -> dict[str, int]:
 
 
 def geometry(hyperparameters: Mapping[str, int]) -> Geometry:
-    """The receptive radius (349 at 23 blocks) is too wide to read for each tile, so neighbours are cross-faded.
+    """Smaller halo than the receptive radius (349 at 23 blocks), so neighbours are cross-faded.
 
-    `python -m slidelift.service.tools.measure_halo` measured the halo; the catalog holds the result under
-    `realesrgan-x4`. Briefly trained networks need a halo of 8; 32 leaves room for 23 blocks trained for long, where
-    users have found 32 to 48 necessary.
+    The halo was measured by `python -m slidelift.service.tools.measure_halo`; the result is in the catalog under
+    `realesrgan-x4`. Briefly trained networks need a halo of 8; 32 leaves a margin for long training with 23 blocks,
+    for which users report 32 to 48 as needed.
     """
     scale = hyperparameters["scale"]
     fold = hyperparameters.get("fold") or _FOLD.get(scale, 1)

@@ -1,4 +1,4 @@
-"""What the rest of the program needs to know of an architecture, beside its forward pass."""
+"""Description of an architecture besides its forward pass."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ StateDict = Mapping[str, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """How a network's patches must be cut so that tiling does not show.
+    """How patches must be cut so that tiling is not visible.
 
     Attributes
     ----------
     scale
         Output pixels per source pixel along each axis.
     halo
-        Source pixels of context read around what is kept.
+        Source pixels of context around each tile.
     exact
         True where `halo` covers the whole receptive field, so that a tiled result equals the untiled one.
     fade
@@ -40,20 +40,20 @@ class NetworkSpec:
     Attributes
     ----------
     recognise
-        Whether a state dict's keys are this architecture's (any of its dialects).
+        Whether a state dict belongs to this architecture, by its keys (of any known implementation).
     canonical
-        Rewrites a dialect's keys to those of the module that `build` returns.
+        Converts the keys of other implementations to those of the module that `build` returns.
     hyperparameters
-        Widths, depth and scale, read off a canonical state dict's shapes; no `scale` where they do not tell it.
+        Infers widths, depth and scale from a canonical state dict's shapes; without `scale` if they do not tell it.
     build
-        The module for those hyperparameters, with random weights. Input and output are RGB in [0, 1],
+        Returns the module for these hyperparameters, randomly initialised. Input and output are RGB in [0, 1],
         (N, 3, h, w) -> (N, 3, scale*h, scale*w).
     geometry
-        How to cut patches for a network of those hyperparameters.
+        Returns how to cut patches for a network of these hyperparameters.
     paper
-        Where the architecture was published.
+        Publication of the architecture.
     scales
-        What `build` takes as `scale`.
+        Values of `scale` that `build` accepts.
     """
 
     name: str

@@ -1,7 +1,7 @@
-"""SRCNN: three convolutions that sharpen a bicubic enlargement, the first network of the field.
+"""SRCNN: three convolutions that sharpen a bicubic enlargement.
 
-Keys are those of yjn870's SRCNN-pytorch: `conv1`, `conv2`, `conv3`. One-channel weights are luma. The scale does not
-stand in the weights, because the input is already enlarged.
+Keys are those of yjn870's SRCNN-pytorch: `conv1`, `conv2`, `conv3`. One-channel weights are luma. The weights do not
+tell the scale, because the input is already enlarged.
 
 Source: Dong, Loy, He, Tang, "Image Super-Resolution Using Deep Convolutional Networks", TPAMI 2016.
 """
@@ -25,7 +25,7 @@ class SRCNN(ImageNetwork):
     features, mapped
         Channels after the first and after the second convolution.
     kernel
-        Side of the second convolution: 1, 3 or 5; the others have 9 and 5.
+        Kernel size of the second convolution: 1, 3 or 5; the others have 9 and 5.
     channels
         1 for luma, 3 for RGB.
     """
@@ -40,14 +40,14 @@ class SRCNN(ImageNetwork):
         self.initialise()
 
     def initialise(self) -> None:
-        """Kaiming-normal and a damped last layer: the paper's deviation of 0.001 needs 10^8 backpropagations."""
+        """Kaiming-normal and a scaled last layer; the paper's deviation of 0.001 needs 10^8 backpropagations."""
         for layer in (self.conv1, self.conv2, self.conv3):
             nn.init.kaiming_normal_(layer.weight)
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
         self.conv3.weight.data.mul_(0.1)
 
     def enlarge(self, planes: Tensor) -> Tensor:
-        """All in float32: no skip path carries the image, and three layers gain little from less."""
+        """Run in float32: there is no skip connection, and three layers would gain little from bfloat16."""
         with float32(planes):
             out = F.relu(self.conv1(enlarge_bicubic(planes, self.scale)))
             sharpened: Tensor = self.conv3(F.relu(self.conv2(out)))
@@ -55,7 +55,7 @@ class SRCNN(ImageNetwork):
 
 
 def recognise(state: StateDict) -> bool:
-    """Three convolutions of sides 9, any, 5, and nothing else."""
+    """Recognise three convolutions with kernels of 9, any size and 5, and no other parameters."""
     layers = ("conv1", "conv2", "conv3")
     if state.keys() != {f"{layer}.{part}" for layer in layers for part in ("weight", "bias")}:
         return False
@@ -64,14 +64,14 @@ def recognise(state: StateDict) -> bool:
 
 
 def hyperparameters(state: StateDict) -> dict[str, int]:
-    """Widths and kernel of a checkpoint; its scale stands nowhere in it."""
+    """Infer widths and kernel size from shapes; the weights do not tell the scale."""
     features, channels, *_ = state["conv1.weight"].shape
     mapped, _, kernel, _ = state["conv2.weight"].shape
     return {"features": features, "mapped": mapped, "kernel": kernel, "channels": channels}
 
 
 def geometry(hyperparameters: Mapping[str, int]) -> Geometry:
-    """The convolutions' reach in enlarged pixels, and the bicubic kernel's in source pixels."""
+    """Halo of the convolutions (in enlarged pixels) and the bicubic kernel."""
     scale = hyperparameters["scale"]
     enlarged = _FIRST // 2 + hyperparameters["kernel"] // 2 + _LAST // 2
     return Geometry(scale, halo=bicubic_reach(scale, enlarged), exact=True, fade=0)

@@ -1,7 +1,7 @@
-"""SRResNet: the generator of SRGAN, residual blocks with batch normalisation and a pixel-shuffle tail.
+"""SRResNet: SRGAN's generator, residual blocks with batch normalisation and a pixel-shuffle tail.
 
 Keys are those of leftthomas's SRGAN (`block1.0`, `block2.conv1` …), which has five blocks; the paper has sixteen.
-Batch statistics are used in training alone: an upscaler runs in eval mode, so a pixel depends on its surroundings only.
+Inference runs in eval mode, without batch statistics, so that a pixel depends only on its neighbourhood.
 
 Source: Ledig et al., "Photo-Realistic Single Image Super-Resolution Using a Generative Adversarial Network", CVPR 2017.
 """
@@ -25,11 +25,11 @@ from slidelift.models.networks.blocks import (
 from slidelift.models.networks.spec import Geometry, NetworkSpec, StateDict
 
 _END = 9
-"""Side of the first and the last convolution."""
+"""Kernel size of the first and the last convolution."""
 
 
 class NormalisedBlock(nn.Module):
-    """Convolution, normalisation, PReLU, convolution, normalisation; residual."""
+    """Residual block of convolution, normalisation, PReLU, convolution, normalisation."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
@@ -40,7 +40,6 @@ class NormalisedBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(features)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, features, h, w) -> the same shape; the sum has the precision of `x`."""
         out: Tensor = self.bn2(self.conv2(self.prelu(self.bn1(self.conv1(x)))))
         return x + out
 
@@ -63,14 +62,14 @@ class ShuffleBlock(nn.Module):
 class SRResNet(ImageNetwork):
     """(N, 3, h, w) RGB in [0, 1] -> (N, 3, scale*h, scale*w), within [0, 1] by a tanh.
 
-    PyTorch's default initialisation trains here: normalisation sets every block's scale.
+    Uses PyTorch's default initialisation; normalisation sets the scale of every block.
 
     Parameters
     ----------
     features
         Channels of the trunk.
     blocks
-        Residual blocks; they are modules `block2` to `block{blocks + 1}`, as the public files number them.
+        Residual blocks; modules `block2` to `block{blocks + 1}`, as in public files.
     channels
         1 for luma, 3 for RGB.
     """
@@ -87,7 +86,7 @@ class SRResNet(ImageNetwork):
         self.add_module(f"block{blocks + 3}", nn.Sequential(*tail))
 
     def enlarge(self, planes: Tensor) -> Tensor:
-        """The blocks may run in bfloat16 (autocast); both ends and the sums stay in float32."""
+        """Under autocast only the blocks run in lower precision."""
         with float32(planes):
             first = self.block1(planes.float())
         trunk = first
@@ -99,13 +98,13 @@ class SRResNet(ImageNetwork):
 
 
 def canonical(state: StateDict) -> dict[str, Tensor]:
-    """The same keys; counters that older versions of torch did not write are added."""
+    """Add counters that older versions of torch did not save."""
     counters = {key.replace("running_var", "num_batches_tracked") for key in state if key.endswith("running_var")}
     return {**{key: torch.zeros(()) for key in sorted(counters - state.keys())}, **state}
 
 
 def recognise(state: StateDict) -> bool:
-    """A 9x9 convolution and numbered blocks with normalisation."""
+    """Recognise a 9x9 convolution and numbered blocks with normalisation."""
     first = state.get("block1.0.weight")
     if first is None or "block2.bn1.weight" not in state or "block2.conv1.weight" not in state:
         return False
@@ -113,7 +112,7 @@ def recognise(state: StateDict) -> bool:
 
 
 def hyperparameters(state: StateDict) -> dict[str, int]:
-    """Width, depth and scale of a checkpoint, from its shapes."""
+    """Infer width, depth and scale from shapes."""
     features, channels, *_ = state["block1.0.weight"].shape
     blocks = next(index for index in count() if f"block{index + 2}.conv1.weight" not in state)
     scale = tail_scale(state, *(f"block{blocks + 3}.{index}.conv" for index in range(4)))
@@ -121,7 +120,7 @@ def hyperparameters(state: StateDict) -> dict[str, int]:
 
 
 def geometry(hyperparameters: Mapping[str, int]) -> Geometry:
-    """The receptive radius: 40 at 16 blocks, 18 at 5 (x4)."""
+    """Halo of the receptive radius: 40 at 16 blocks, 18 at 5 (x4)."""
     scale = hyperparameters["scale"]
     trunk = _END // 2 + 2 * hyperparameters["blocks"] + 1
     return Geometry(scale, max(BICUBIC_RADIUS, ceil(trunk + tail_radius(scale, _END // 2))), exact=True, fade=0)

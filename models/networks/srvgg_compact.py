@@ -1,8 +1,8 @@
 """SRVGGNetCompact: Real-ESRGAN's small VGG-style network, the project's default.
 
-Plain 3x3 convolutions at source resolution, one pixel shuffle, and the nearest-neighbour enlarged
-input added at the end. Keys are those of the public checkpoints (`realesr-general-x4v3`,
-`realesr-animevideov3`): one flat list, even numbers convolutions, odd ones PReLU.
+3x3 convolutions at source resolution and a pixel shuffle, added to the input enlarged by nearest neighbour. Keys are
+those of the public checkpoints (`realesr-general-x4v3`, `realesr-animevideov3`): a flat list of convolutions (even
+indices) and PReLUs (odd indices).
 
 Source: Wang, Xie, Dong, Shan, "Real-ESRGAN", ICCVW 2021, and its repository's `srvgg_arch`.
 """
@@ -43,7 +43,7 @@ class SRVGGNetCompact(ImageNetwork):
         self.initialise()
 
     def initialise(self) -> None:
-        """Kaiming-normal weights and a damped last layer; PyTorch's default lets the signal die here."""
+        """Kaiming-normal weights and a scaled last layer; with PyTorch's default the signal vanishes."""
         convolutions = [layer for layer in self.body if isinstance(layer, nn.Conv2d)]
         for layer in convolutions:
             nn.init.kaiming_normal_(layer.weight, a=0.25)
@@ -52,13 +52,13 @@ class SRVGGNetCompact(ImageNetwork):
         convolutions[-1].weight.data.mul_(0.1)
 
     def skip_halo(self) -> None:
-        """Every convolution drops the pixels that lack a neighbour: an eighth of the work on a patch of 300 pixels."""
+        """Remove the padding of all convolutions, which saves an eighth of the work on a patch of 300 pixels."""
         for layer in self.body:
             if isinstance(layer, nn.Conv2d):
                 layer.padding = (0, 0)
 
     def enlarge(self, planes: Tensor) -> Tensor:
-        """The body may run in bfloat16 (autocast); the skip path and the sum stay in float32."""
+        """Under autocast only the body runs in lower precision."""
         out = planes
         for layer in self.body:
             out = layer(out)
@@ -72,7 +72,7 @@ def _last_index(state: StateDict) -> int:
 
 
 def recognise(state: StateDict) -> bool:
-    """A flat `body.N` list whose second entry is a PReLU's vector."""
+    """Recognise a flat list `body.N` whose second entry is a PReLU."""
     first, second = state.get("body.0.weight"), state.get("body.1.weight")
     if first is None or first.ndim != 4 or second is None or second.ndim != 1:
         return False
@@ -80,7 +80,7 @@ def recognise(state: StateDict) -> bool:
 
 
 def hyperparameters(state: StateDict) -> dict[str, int]:
-    """Width, depth and scale of a checkpoint, from its shapes."""
+    """Infer width, depth and scale from shapes."""
     last = _last_index(state)
     features, channels, *_ = state["body.0.weight"].shape
     return {
@@ -92,7 +92,7 @@ def hyperparameters(state: StateDict) -> dict[str, int]:
 
 
 def geometry(hyperparameters: Mapping[str, int]) -> Geometry:
-    """The receptive radius is known and small, so tiles are cut exactly."""
+    """Halo of the receptive radius."""
     halo = max(hyperparameters["convolutions"] + 2, BICUBIC_RADIUS)
     return Geometry(hyperparameters["scale"], halo, exact=True, fade=0)
 

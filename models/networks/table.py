@@ -1,4 +1,4 @@
-"""Every architecture that weights can be loaded for: one line a network."""
+"""Table of supported architectures."""
 
 from slidelift.models.networks import (
     edsr,

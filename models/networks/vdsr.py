@@ -1,8 +1,8 @@
-"""VDSR: twenty convolutions that learn what bicubic enlargement lacks.
+"""VDSR: twenty convolutions that learn the residual of a bicubic enlargement.
 
-Keys are those of twtygqyy's pytorch-vdsr: `input`, `residual_layer.N.conv`, `output`, none with a bias; its earlier
-flat list `features.N` is rewritten. One-channel weights are luma. The scale does not stand in the weights: the paper
-trains one network for 2, 3 and 4 together.
+Keys are those of twtygqyy's pytorch-vdsr: `input`, `residual_layer.N.conv`, `output`, without biases; its earlier flat
+list `features.N` is converted. One-channel weights are luma. The weights do not tell the scale: the paper trains one
+network for 2, 3 and 4.
 
 Source: Kim, Lee, Lee, "Accurate Image Super-Resolution Using Very Deep Convolutional Networks", CVPR 2016.
 """
@@ -19,14 +19,13 @@ from slidelift.models.networks.spec import Geometry, NetworkSpec, StateDict
 
 
 class ConvolutionAndReLU(nn.Module):
-    """One layer of the body; key `conv`."""
+    """Layer of the body; key `conv`."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(features, features, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, features, h, w) -> the same shape."""
         return F.relu(self.conv(x), inplace=True)
 
 
@@ -38,7 +37,7 @@ class VDSR(ImageNetwork):
     features
         Channels of the body.
     layers
-        Convolutions in all, the first and the last included.
+        Number of convolutions, including the first and the last.
     channels
         1 for luma, 3 for RGB.
     """
@@ -51,14 +50,14 @@ class VDSR(ImageNetwork):
         self.initialise()
 
     def initialise(self) -> None:
-        """Kaiming-normal and a damped last layer; PyTorch's default lets the signal die in twenty layers."""
+        """Kaiming-normal and a scaled last layer; with PyTorch's default the signal vanishes in twenty layers."""
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight)
         self.output.weight.data.mul_(0.1)
 
     def enlarge(self, planes: Tensor) -> Tensor:
-        """The body may run in bfloat16 (autocast); the enlarged input, its first layer and the sum stay in float32."""
+        """Under autocast only the body runs in lower precision."""
         base = enlarge_bicubic(planes, self.scale)
         with float32(planes):
             first = F.relu(self.input(base))
@@ -72,12 +71,12 @@ _FLAT = re.compile(r"features\.(\d+)\.")
 
 
 def canonical(state: StateDict) -> dict[str, Tensor]:
-    """The flat list's even numbers as first layer, body and last layer."""
-    numbers = [int(found[1]) for key in state if (found := _FLAT.match(key))]
+    """Convert the flat list, whose even numbers are convolutions."""
+    numbers = [int(match[1]) for key in state if (match := _FLAT.match(key))]
     last = max(numbers, default=0)
 
-    def renamed(found: re.Match[str]) -> str:
-        number = int(found[1])
+    def renamed(match: re.Match[str]) -> str:
+        number = int(match[1])
         ends = {0: "input.", last: "output."}
         return ends.get(number, f"residual_layer.{number // 2 - 1}.conv.")
 
@@ -85,7 +84,7 @@ def canonical(state: StateDict) -> dict[str, Tensor]:
 
 
 def recognise(state: StateDict) -> bool:
-    """3x3 convolutions without biases between one or three planes."""
+    """Recognise convolutions without biases, with one or three channels of input and output."""
     state = canonical(state)
     first, last = state.get("input.weight"), state.get("output.weight")
     if first is None or last is None or first.ndim != 4 or last.ndim != 4:
@@ -95,14 +94,14 @@ def recognise(state: StateDict) -> bool:
 
 
 def hyperparameters(state: StateDict) -> dict[str, int]:
-    """Width and depth of a checkpoint; its scale stands nowhere in it."""
+    """Infer width and depth from shapes; the weights do not tell the scale."""
     features, channels, *_ = state["input.weight"].shape
     body = next(index for index in count() if f"residual_layer.{index}.conv.weight" not in state)
     return {"features": features, "layers": body + 2, "channels": channels}
 
 
 def geometry(hyperparameters: Mapping[str, int]) -> Geometry:
-    """One enlarged pixel a layer, and the bicubic kernel's reach in source pixels."""
+    """Halo of one enlarged pixel per layer and the bicubic kernel."""
     scale = hyperparameters["scale"]
     return Geometry(scale, halo=bicubic_reach(scale, hyperparameters["layers"]), exact=True, fade=0)
 

@@ -54,14 +54,12 @@ class CudaGraphs:
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def warm_up(self, compute: Callable[[], Losses]) -> Losses:
-        """See `Graphs`."""
         with self._own_stream(), warnings.catch_warnings():
             # Adam warns that it is capturable but not captured; the capture follows
             warnings.filterwarnings("ignore", "This instance was constructed with capturable")
             return compute()
 
     def capture(self, compute: Callable[[], Losses]) -> Callable[[], Losses]:
-        """See `Graphs`."""
         graph = torch.cuda.CUDAGraph()
         with self._own_stream(), torch.cuda.graph(graph, stream=self._stream):
             losses = compute()

@@ -26,17 +26,17 @@ class Log:
 
     def cut(self, stage_order: Sequence[str], stage: int, iteration: int) -> None:
         """Drop the rows after this iteration, which a resumed run writes again."""
-        kept = []
+        rows = []
         if self._path.exists():
             with self._path.open(newline="", encoding="utf-8") as file:
                 order = {name: number for number, name in enumerate(stage_order)}
                 for row in csv.DictReader(file):
                     if (order.get(row["stage"], len(order)), int(row["iteration"] or 0)) <= (stage, iteration):
-                        kept.append(row)
+                        rows.append(row)
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, self._columns, extrasaction="ignore")
         writer.writeheader()
-        writer.writerows(kept)
+        writer.writerows(rows)
         with atomic_file(self._path) as file:
             file.write(text.getvalue().encode())
 

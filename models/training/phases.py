@@ -58,7 +58,6 @@ class ManifoldPhase:
         self._optimiser = torch.optim.Adam(self._autoencoder.parameters(), self._settings.learning_rate)
 
     def step(self, iteration: int, rng: torch.Generator) -> Losses:  # noqa: ARG002 - signature of `Phase`
-        """See `Phase`."""
         crops = self._images.crops(self._settings.batch, self._settings.crop, rng, larger_share=self._data.larger_share)
         with self._execution.autocast():
             reconstruction = self._autoencoder(crops)
@@ -69,11 +68,9 @@ class ManifoldPhase:
         return {"autoencoder": loss, "total": loss}
 
     def state(self) -> dict[str, Any]:
-        """See `Phase`."""
         return {"autoencoder": self._autoencoder.state_dict(), "optimiser": self._optimiser.state_dict()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """See `Phase`."""
         self._autoencoder.load_state_dict(state["autoencoder"])
         self._optimiser.load_state_dict(state["optimiser"])
 
@@ -162,7 +159,6 @@ class StagePhase:
         torch._foreach_add_(averages, updates)
 
     def state(self) -> dict[str, Any]:
-        """See `Phase`."""
         state = {
             "network": self._network.state_dict(),
             "averaged": self._averaged,
@@ -174,7 +170,6 @@ class StagePhase:
         return state
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """See `Phase`."""
         self._network.load_state_dict(state["network"])
         for key, value in state["averaged"].items():
             self._averaged[key].copy_(value)

@@ -33,7 +33,6 @@ class Cell:
 
     @property
     def folder(self) -> str:
-        """Name of the run's folder."""
         return f"corruption-{self.corruption:g}" + (f"-q-{self.q:g}" if self.q is not None else "")
 
 
@@ -60,20 +59,20 @@ def cells(
     """
     settings = list(settings)
     plain = recipes.load(name, settings, smoke=smoke)
-    places = [
+    keys = [
         f"stages.{number}.losses.{loss}.q"
         for number, stage in enumerate(plain.stages)
         for loss in ("quasi_norm", "manifold")
         if loss in stage.losses and stage.losses[loss].parameters.get("q") != _GAUSSIAN
     ]
     return [
-        Cell(corruption, q, recipes.load(name, [*settings, *_settings(corruption, q, places)], smoke=smoke))
-        for corruption, q in product(corruptions, exponents if places else [None])
+        Cell(corruption, q, recipes.load(name, [*settings, *_settings(corruption, q, keys)], smoke=smoke))
+        for corruption, q in product(corruptions, exponents if keys else [None])
     ]
 
 
-def _settings(corruption: float, q: float | None, places: Iterable[str]) -> list[str]:
-    return [f"data.corruption={corruption}", *(f"{place}={q}" for place in places if q is not None)]
+def _settings(corruption: float, q: float | None, keys: Iterable[str]) -> list[str]:
+    return [f"data.corruption={corruption}", *(f"{key}={q}" for key in keys if q is not None)]
 
 
 def run(

@@ -48,6 +48,16 @@ class Progress:
     losses: Mapping[str, float]
 
 
+@dataclass(frozen=True, slots=True)
+class _Session:
+    """Generator, log and callbacks of one call of `Trainer.run`."""
+
+    rng: torch.Generator
+    log: Log
+    on_progress: Callable[[Progress], None]
+    should_stop: Callable[[], bool]
+
+
 class Trainer:
     """One run of a recipe in a folder, which holds its checkpoint, log and weights.
 
@@ -114,74 +124,56 @@ class Trainer:
         """
         self._out.mkdir(parents=True, exist_ok=True)
         with _lock(self._out), torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
-            return self._run(on_progress, should_stop)
+            rng = torch.Generator().manual_seed(self.recipe.seed)
+            log = Log(self._out / "log.csv", self._plan.loss_names())
+            return self._run(_Session(rng, log, on_progress, should_stop))
 
-    def _run(self, on_progress: Callable[[Progress], None], should_stop: Callable[[], bool]) -> bool:
-        rng = torch.Generator().manual_seed(self.recipe.seed)
+    def _run(self, session: _Session) -> bool:
         saved = checkpoint.load(self._checkpoint_path, self._identity)
         first = 0
         if saved is not None:
             first, self._carried = saved["phase"], saved["carried"]
-            rng.set_state(saved["rng"])
-        log = Log(self._out / "log.csv", self._plan.loss_names())
-        log.cut(self._plan.phases, first, saved["iteration"] if saved else 0)
+            session.rng.set_state(saved["rng"])
+        session.log.cut(self._plan.phases, first, saved["iteration"] if saved else 0)
         for number in range(first, len(self._plan.phases)):
             phase = self._plan.build(number, self._carried, self._images, self._execution)
             start, sums = 0, {}
             if saved is not None:
                 phase.restore(saved["state"])
                 start, sums, saved = saved["iteration"], saved["sums"], None
-            if not self._run_phase(number, phase, start, sums, rng, log, on_progress, should_stop):
+            if not self._run_phase(number, phase, start, sums, session):
                 return False
             self._carried |= phase.result()
         self._write_weights()
         return True
 
-    def _run_phase(
-        self,
-        number: int,
-        phase: Phase,
-        start: int,
-        sums: dict[str, Any],
-        rng: torch.Generator,
-        log: Log,
-        on_progress: Callable[[Progress], None],
-        should_stop: Callable[[], bool],
-    ) -> bool:
-        shown = saved_at = time.monotonic()
+    def _run_phase(self, number: int, phase: Phase, start: int, sums: dict[str, Any], session: _Session) -> bool:
+        reported_at = saved_at = time.monotonic()
         for iteration in range(start, phase.iterations):
-            for name, value in phase.step(iteration, rng).items():
+            for name, value in phase.step(iteration, session.rng).items():
                 sums[name] = sums[name] + value.detach() if name in sums else value.detach().clone()
             done = iteration + 1
-            is_row = done % self._log_every == 0 or done == phase.iterations
-            stop = should_stop()
-            if is_row:
-                self._report(number, phase, done, sums, time.monotonic() - shown, log, on_progress)
-                sums, shown = {}, time.monotonic()
+            stop = session.should_stop()
+            if done % self._log_every == 0 or done == phase.iterations:
+                self._report(number, phase, done, sums, time.monotonic() - reported_at, session)
+                sums, reported_at = {}, time.monotonic()
             if stop or done == phase.iterations or time.monotonic() - saved_at >= self._checkpoint_seconds:
-                self._save(number, done, sums, phase, rng)
+                self._save(number, done, sums, phase, session.rng)
                 saved_at = time.monotonic()
             if stop:
                 return False
         return True
 
     def _report(
-        self,
-        number: int,
-        phase: Phase,
-        done: int,
-        sums: Mapping[str, Any],
-        seconds: float,
-        log: Log,
-        on_progress: Callable[[Progress], None],
+        self, number: int, phase: Phase, done: int, sums: Mapping[str, Any], seconds: float, session: _Session
     ) -> None:
         """Write mean losses to the log and report progress."""
         count = (done - 1) % self._log_every + 1
         means = {name: total / count for name, total in self._finite(sums, phase, done).items()}
         row: dict[str, float | int | str] = {"stage": phase.name, "iteration": done, "seconds": seconds}
-        log.write(row | {"learning_rate": self._plan.rate(number, done - 1)} | means)
+        session.log.write(row | {"learning_rate": self._plan.rate(number, done - 1)} | means)
         before, total = self._plan.iterations_before(number), self._plan.iterations_before(len(self._plan.phases))
-        on_progress(Progress(phase.name, before + done, total, means))
+        session.on_progress(Progress(phase.name, before + done, total, means))
 
     def _finite(self, sums: Mapping[str, Any], phase: Phase, done: int) -> dict[str, float]:
         """Convert the sums to numbers; raises before a log row or checkpoint is written if one is not finite."""

@@ -1,1 +1,1 @@
-"""The models on offer: their cards and their weights."""
+"""Catalog of the available models: cards and weights."""

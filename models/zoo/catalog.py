@@ -1,7 +1,7 @@
-"""The models on offer and the facts of each: those that are shipped, and those that the user imported. No torch.
+"""Catalog of shipped and imported models. Does not import torch.
 
-Adding a model is adding a table to `catalog.toml` and, for a network, its files to `weights/`. What a user imports
-(`models.zoo.imports`) lies in a folder of the user's, a card in JSON beside each file of weights.
+To add a model, add a table to `catalog.toml` and, for a network, its files to `weights/`. Imported models
+(`models.zoo.imports`) are in a folder of the user's, with a JSON card for each file of weights.
 """
 
 import json
@@ -20,20 +20,20 @@ from slidelift.models.errors import UnknownModelError, WeightsError
 DEFAULT_MODEL = "compact-x4"
 CARD_SUFFIX = ".json"
 WARN_COLOUR_SHIFT = 2.0
-"""Levels of 255; a model that changes plain colours by this or more is used with a warning. Shipped ones stay below;
-the public Real-ESRGAN files have 3.0 and 4.2."""
+"""Models that change plain colours by this many levels of 255 or more are used with a warning. Shipped models stay
+below; the public Real-ESRGAN files have 3.0 and 4.2."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-"""What an imported model may be called: it becomes a file's name, and a word of the command line."""
+"""Valid names of imported models, which are used as file names and command-line arguments."""
 _HERE = Path(__file__).parent
 METRICS = _HERE / "metrics.json"
-"""Measured figures of each model, written by `python -m slidelift.service.tools.model_table`:
-`metrics`, `gains`, `precision_loss` and `computed_on` of its card."""
+"""Measurements of each model, written by `python -m slidelift.service.tools.model_table`: `metrics`, `gains`,
+`precision_loss` and `computed_on` of its card."""
 _MAX_CARD_BYTES = 2**17
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class ModelKind(StrEnum):
-    """Whether a model has learned anything."""
+    """Kind of a model."""
 
     NETWORK = "network"
     INTERPOLATION = "interpolation"
@@ -41,45 +41,44 @@ class ModelKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """What a user and a pipeline must know of a model before they use it.
+    """Properties, training and measurements of a model.
 
     Attributes
     ----------
     architecture
         Name in `models.networks.table.NETWORKS`; None for interpolation.
     scales, default_scale
-        Enlargements on offer, and the one taken where none is asked for.
+        Supported enlargements, and the default.
     weights, sha256
-        Files that hold the tensors together (more than one where a repository bears no large files), and the hash of
-        their bytes one after the other. A network without any is an architecture for the user's own file.
+        Files that hold the tensors together (several if file sizes are limited), and the hash of their concatenated
+        bytes.
     source_mpp
         Least and greatest µm per pixel of the source that the model was trained for.
     brightfield_only
-        True where the model has seen nothing but transmitted light.
+        True if the model was trained on brightfield images only.
     halo, exact, fade
-        As `models.networks.spec.Geometry`: source pixels of context, whether tiles join exactly,
-        source pixels of cross-fade.
+        As `models.networks.spec.Geometry`: source pixels of context, whether tiles join exactly, source pixels of
+        cross-fade.
     back_projection
-        True where one step of back-projection follows the network, as in its training.
+        True if a back-projection step follows the network, as in its training.
     effort
         "fast", "balanced" or "best" for a network that may be recommended (`service.pipeline.recommendation`).
     imported
-        True for a model of the user's, whose files lie in `models_folder()`.
+        True for imported models, whose files are in `models_folder()`.
     recipe, iterations, degradation, commit
-        How it was trained: a name of `models.training.recipe.names()`, and the software's commit.
+        Training: a name of `models.training.recipe.names()`, and the software's commit.
     metrics
-        Evaluation set -> measure -> value, by `slidelift evaluate`, of sources that are not compressed.
+        Evaluation set -> measure -> value, by `slidelift evaluate`, for uncompressed sources.
     gains
-        Evaluation set -> source ("none" or "Q" and the JPEG quality) -> PSNR-Y in dB above bicubic of that source.
+        Evaluation set -> source ("none" or "Q" and the JPEG quality) -> gain of PSNR-Y in dB over bicubic.
     precision_loss
-        Precision -> dB of PSNR-Y below fp32 (`models.inference.choose_precision`).
+        Precision -> loss of PSNR-Y against fp32 in dB (`models.inference.choose_precision`).
     computed_on
-        Processor and precision of these measurements, a sentence.
+        Sentence about the processor and precision of these measurements.
     seam
-        For inexact models: how far neighbouring tiles disagree, and how that was measured.
+        For inexact models: disagreement of neighbouring tiles, and how it was measured.
     colour_shift
-        Greatest change of a plain colour, in levels of 255, that the self-test of a user's file measured; None where
-        the card comes from no such test.
+        Greatest change of a plain colour in the self-test of a user's file, in levels of 255; None without a test.
     """
 
     name: str
@@ -116,36 +115,36 @@ class ModelCard:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What a user has to know before trusting this model's results."""
+        """Warnings for users of this model."""
         if self.colour_shift is None or self.colour_shift < WARN_COLOUR_SHIFT:
             return ()
         return (
-            f"{self.name} changes colours: in its self-test a plain patch came out {self.colour_shift:g} of 255 levels "
-            "off, so the result's colours differ from the slide's",
+            f"{self.name} changes colours: in its self-test a plain colour shifted by {self.colour_shift:g} of 255 "
+            "levels, so the result's colours differ from the slide's",
         )
 
 
 @dataclass(frozen=True, slots=True)
 class ModelCatalog:
-    """All cards that could be read, and what is wrong with the others."""
+    """Cards by name, and errors of damaged cards by name."""
 
     cards: Mapping[str, ModelCard]
     damaged: Mapping[str, str]
 
 
 def catalog() -> Mapping[str, ModelCard]:
-    """Every card by name: the default model first, then the others that are shipped, then the user's."""
+    """Return all cards by name: the default model, the other shipped models, then imported ones."""
     return model_catalog().cards
 
 
 def damaged_cards() -> Mapping[str, str]:
-    """Names of the user's models whose cards can't be used -> what is wrong, with the file's name."""
+    """Return errors of imported models with damaged cards, by name."""
     return model_catalog().damaged
 
 
 @cache
 def model_catalog() -> ModelCatalog:
-    """Both, read once a process; `model_catalog.cache_clear()` after a change."""
+    """Read the catalog, once per process; call `model_catalog.cache_clear()` after a change."""
     tables = tomllib.loads((_HERE / "catalog.toml").read_text(encoding="utf-8"))
     for name, measured in json.loads(METRICS.read_text(encoding="utf-8")).items():
         if name in tables:
@@ -156,15 +155,15 @@ def model_catalog() -> ModelCatalog:
         name = path.name.removesuffix(CARD_SUFFIX)
         try:
             if name in tables:
-                raise ValueError(f"{name} is the name of a shipped model; give the files another")
+                raise ValueError(f"{name} is the name of a shipped model; rename the files")
             cards[name] = _imported(name, path)
         except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
-            damaged[name] = f"{path}: not a model's card ({error}); import the model again, or delete the file"
+            damaged[name] = f"{path}: not a valid model card ({error}); import the model again, or delete the file"
     return ModelCatalog(MappingProxyType(cards), MappingProxyType(damaged))
 
 
 def models_folder() -> Path:
-    """Where the user's models lie: SLIDELIFT_MODELS_DIR, else slidelift/models among the user's data (XDG)."""
+    """Return the folder of imported models: SLIDELIFT_MODELS_DIR, else slidelift/models in XDG's data folder."""
     if chosen := os.environ.get("SLIDELIFT_MODELS_DIR"):
         return Path(chosen)
     data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
@@ -172,31 +171,31 @@ def models_folder() -> Path:
 
 
 def find(name: str) -> ModelCard:
-    """The card of a name.
+    """Return the card of a name.
 
     Raises
     ------
     UnknownModelError
         If the catalog has no such name.
     WeightsError
-        If it is the name of a user's model whose card is damaged.
+        If the card of this imported model is damaged.
     """
     if (card := catalog().get(name)) is not None:
         return card
     if name in damaged_cards():
         raise WeightsError(damaged_cards()[name])
-    offer = ", ".join(catalog())
-    message = f"{name}: no such model. On offer: {offer}; or a file of weights (.safetensors, .pth, .pt)"
-    raise UnknownModelError(message)
+    raise UnknownModelError(
+        f"{name}: no such model; available: {', '.join(catalog())}; or a file of weights (.safetensors, .pth, .pt)"
+    )
 
 
 def weights_paths(card: ModelCard) -> tuple[Path, ...]:
-    """Where a catalog network's weights lie, in the order of its card.
+    """Return the files of a network's weights, in the order of its card.
 
     Raises
     ------
     WeightsError
-        If the model is an interpolation, or a file is not there.
+        If the model is an interpolation, or a file is missing.
     """
     if not card.weights:
         raise WeightsError(f"{card.name} has no weights")
@@ -220,20 +219,20 @@ def _card(name: str, table: dict[str, object]) -> ModelCard:
 
 
 def _imported(name: str, path: Path) -> ModelCard:
-    """A card that anyone may have edited.
+    """Read an untrusted card.
 
     Raises
     ------
     OSError, ValueError, TypeError, LookupError
-        If it can't be read, or says what can't be.
+        If it can't be read, or is invalid.
     """
     if path.stat().st_size > _MAX_CARD_BYTES:
         raise ValueError(f"larger than {_MAX_CARD_BYTES} bytes")
     table = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(table, dict):
-        raise TypeError("no object")
+        raise TypeError("not a JSON object")
     if unknown := table.keys() - {field.name for field in fields(ModelCard)}:
-        raise ValueError(f"unknown: {', '.join(sorted(unknown))}")
+        raise ValueError(f"unknown fields: {', '.join(sorted(unknown))}")
     card = _card(
         name, {key: value for key, value in table.items() if key not in ("name", "imported")} | {"imported": True}
     )
@@ -255,7 +254,7 @@ def _check(card: ModelCard) -> None:
         card.notes,
         card.seam,
     )
-    sound = {
+    valid = {
         "name": NAME.fullmatch(card.name),
         "kind": card.kind is ModelKind.NETWORK,
         "scales, default_scale, halo, fade": all(type(number) is int and 0 <= number <= 1024 for number in numbers),
@@ -275,5 +274,5 @@ def _check(card: ModelCard) -> None:
         or (type(card.colour_shift) in (int, float) and 0 <= card.colour_shift <= 255),
         "source_mpp": card.source_mpp is None or 0 < card.source_mpp[0] <= card.source_mpp[1] < float("inf"),
     }
-    if wrong := [name for name, holds in sound.items() if not holds]:
-        raise ValueError(f"not sound: {'; '.join(wrong)}")
+    if invalid := [name for name, is_valid in valid.items() if not is_valid]:
+        raise ValueError(f"invalid: {'; '.join(invalid)}")

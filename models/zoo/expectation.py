@@ -1,26 +1,26 @@
-"""The gain to expect of a model on a slide: what it measured on sources that are compressed as strongly. No torch."""
+"""Expected gain of a model on a slide, from measurements on sources of similar compression. Does not import torch."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from slidelift.models.zoo.catalog import ModelCard
 
 NOT_COMPRESSED = "none"
-"""The label of sources that were not compressed, among the keys of `ModelCard.gains`."""
+"""Label of uncompressed sources in `ModelCard.gains`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """Measured gains over bicubic of the same source, for the measured source that is most like a slide's.
+    """Range of measured gains over bicubic, for the measured compression closest to the slide's.
 
     Attributes
     ----------
     quality
-        JPEG quality that was measured: the slide's, or the next lower one; None for a source that is not compressed.
+        Measured JPEG quality: the slide's, or the next lower one; None for uncompressed sources.
     least, greatest
-        PSNR-Y in dB above bicubic, over the evaluation sets.
+        Gain of PSNR-Y over bicubic in dB, over the evaluation sets.
     beyond
-        True where the slide is compressed more strongly than anything that was measured.
+        True if the slide is compressed more strongly than any measured source.
     """
 
     quality: int | None
@@ -30,46 +30,40 @@ class Expectation:
 
     @property
     def text(self) -> str:
-        """For the middle of a sentence."""
-        source = (
-            "sources that are not compressed" if self.quality is None else f"sources at JPEG quality {self.quality}"
-        )
+        """Phrase for messages."""
+        source = "uncompressed sources" if self.quality is None else f"sources at JPEG quality {self.quality}"
         span = f"{self.least:+.2f}" if self.least == self.greatest else f"{self.least:+.2f} to {self.greatest:+.2f}"
         return f"{span} dB PSNR against bicubic, measured on held-out {source}"
 
 
 def measured_qualities(gains: Mapping[str, Mapping[str, float]]) -> list[int]:
-    """The JPEG qualities at which any set was measured, from the lowest."""
+    """Return the JPEG qualities measured for any set, in ascending order."""
     labels = {label for by_source in gains.values() for label in by_source}
     return sorted(int(label.removeprefix("Q")) for label in labels if label != NOT_COMPRESSED)
 
 
 def expected_gain(card: ModelCard, quality: int | None) -> Expectation | None:
-    """What a model gained on sources of this JPEG quality, or of the next lower one that was measured.
+    """Return a model's measured gain on sources of this JPEG quality, or of the next lower measured one.
 
     Parameters
     ----------
     quality
-        The slide's, 1 to 100; None for a slide that is not compressed.
+        The slide's, 1 to 100; None for an uncompressed slide.
 
     Returns
     -------
     Expectation or None
-        None where nothing was measured.
+        None without measurements.
     """
-    qualities = measured_qualities(card.gains)
     if quality is None:
-        found = [by_source[NOT_COMPRESSED] for by_source in card.gains.values() if NOT_COMPRESSED in by_source]
-        return _over(None, found)
-    if not qualities:
+        return _expectation(card, None, NOT_COMPRESSED)
+    if not (qualities := measured_qualities(card.gains)):
         return None
     below = [one for one in qualities if one <= quality]
     nearest = max(below, default=qualities[0])
-    label = f"Q{nearest}"
-    found = [by_source[label] for by_source in card.gains.values() if label in by_source]
-    return _over(nearest, found, beyond=not below)
+    return _expectation(card, nearest, f"Q{nearest}", beyond=not below)
 
 
-def _over(quality: int | None, gains: Iterable[float], *, beyond: bool = False) -> Expectation | None:
-    found = list(gains)
-    return Expectation(quality, min(found), max(found), beyond) if found else None
+def _expectation(card: ModelCard, quality: int | None, label: str, *, beyond: bool = False) -> Expectation | None:
+    gains = [by_source[label] for by_source in card.gains.values() if label in by_source]
+    return Expectation(quality, min(gains), max(gains), beyond) if gains else None

@@ -1,7 +1,7 @@
-"""A file of weights -> a model of the user's, with a name and a card, beside the shipped ones.
+"""Import of users' files of weights into the catalog.
 
-The file is checked and converted to safetensors with its facts inside. The card is written last and removed first, so
-that a name is on offer only while its weights are there.
+The file is checked and converted to safetensors with metadata. The card is written last and removed first, so that a
+model is listed only while its weights exist.
 """
 
 import hashlib
@@ -30,25 +30,24 @@ def import_model(
     licence: str | None = None,
     source_mpp: tuple[float, float] | None = None,
 ) -> ModelCard:
-    """Check a file of weights and put it on offer.
+    """Check a file of weights and add it to the catalog.
 
     Parameters
     ----------
     path
-        `.safetensors`, `.pth` or `.pt`; it stays as it is.
+        `.safetensors`, `.pth` or `.pt`; it is not changed.
     name
-        What to call the model; None for architecture, scale and the beginning of its fingerprint. The file's own name
-        is never taken, because a model's name reaches images.
+        Name of the model; None for architecture, scale and fingerprint. The file's name is never used, because a
+        model's name is written into images.
     scale
-        Enlargement, where the weights do not tell it.
+        Enlargement, if the weights do not tell it.
     licence, source_mpp
-        For the card, where the file does not say them: terms of use, and least and greatest µm per pixel of the
-        source that the model was trained for.
+        For the card: terms of use, and least and greatest µm per pixel of the source that the model was trained for.
 
     Raises
     ------
     WeightsError
-        If the weights can't be used, or the name is not free or not a name.
+        If the weights can't be used, or the name is taken or invalid.
     """
     from slidelift.models.zoo.weights import load_weights, save_weights
 
@@ -57,8 +56,7 @@ def import_model(
     weights = load_weights(path, scale=scale)
     if name is None:
         _check_free(name := weights.name)
-    facts = {**weights.facts, "origin_sha256": _sha256(path)}
-    facts.setdefault("citation", weights.spec.paper)
+    facts = {"citation": weights.spec.paper, **weights.facts, "origin_sha256": _sha256(path)}
     if licence is not None:
         facts["licence"] = licence
     if source_mpp is not None:
@@ -68,7 +66,7 @@ def import_model(
     target = folder / f"{name}.safetensors"
     save_weights(target, weights.spec, weights.hyperparameters, weights.network.state_dict(), facts, half=False)
     sha256 = _sha256(target)
-    card = load_weights(target, sha256).card()  # what is on offer has been reopened
+    card = load_weights(target, sha256).card()  # verifies the converted file
     card = replace(
         card,
         name=name,
@@ -84,17 +82,17 @@ def import_model(
 
 
 def remove_model(name: str) -> None:
-    """Take a model of the user's off the offer and delete its files; one with a damaged card too.
+    """Remove an imported model, also one with a damaged card, and delete its files.
 
     Raises
     ------
     UnknownModelError
-        If the user has no such model; shipped ones stay.
+        If there is no imported model of this name; shipped models can't be removed.
     """
     card = catalog().get(name)
     if name not in damaged_cards() and (card is None or not card.imported):
-        mine = ", ".join(card.name for card in catalog().values() if card.imported) or "none"
-        raise UnknownModelError(f"{name}: no imported model; imported are: {mine}")
+        imported = ", ".join(card.name for card in catalog().values() if card.imported) or "none"
+        raise UnknownModelError(f"{name}: no imported model of this name; imported models: {imported}")
     folder = models_folder()
     (folder / f"{name}{CARD_SUFFIX}").unlink(missing_ok=True)
     for file in (card.weights if card else None) or (f"{name}.safetensors",):
@@ -104,9 +102,9 @@ def remove_model(name: str) -> None:
 
 def _check_free(name: str) -> None:
     if not NAME.fullmatch(name) or len(name) > 64:
-        raise WeightsError(f"{name!r} is no name for a model: up to 64 letters, digits, dots, dashes and underscores")
+        raise WeightsError(f"{name!r} is not a valid model name: up to 64 letters, digits, dots, dashes, underscores")
     if name.lower().endswith((".safetensors", ".pth", ".pt", CARD_SUFFIX)):
-        raise WeightsError(f"{name} would be taken for a file; leave the suffix away")
+        raise WeightsError(f"{name} looks like a file name; omit the suffix")
     if name in damaged_cards():
         raise WeightsError(f"{name} is taken by a damaged card: {damaged_cards()[name]}")
     if (card := catalog().get(name)) is not None:

@@ -1,1 +1,1 @@
-"""Scripts for developers: the demo and the measurements behind the tables."""
+"""Developer scripts: the demo, and measurements for cards and documentation."""

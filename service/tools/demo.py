@@ -1,7 +1,9 @@
-"""`make demo`: the main job for real, over HTTP, as a user would.
+"""Demo of a complete job over HTTP: upload, upscale, download.
 
-Starts the service on a free port, uploads a slide, asks for an upscale, follows it, downloads the pyramid, checks it,
-says how to open it, stops the service. By default the slide is a real histology picture that scikit-image ships.
+    python -m slidelift.service.tools.demo [--slide FILE] [--mpp N] [--model NAME] [--out DIR]
+
+Starts the service on a free port, upscales a slide, downloads and checks the result, and stops the service. Without
+--slide it uses a histology image of scikit-image. `make demo` runs this module.
 """
 
 import argparse
@@ -19,44 +21,29 @@ from slidelift.service.client import Client, Job, JobOptions
 from slidelift.service.commands.terminal import print_message, print_result
 from slidelift.service.errors import EXIT_DONE, EXIT_FAILED, EXIT_USER, ServiceError
 
-# The picture's true scale is not published; 1 µm per pixel is what the default model expects, a 10x scan's.
+# The image's true scale is not published; the default model expects 1 µm per pixel, as in a 10x scan.
 _DEMO_MPP = 1.0
 _START_SECONDS = 60
 
 
 def main() -> int:
-    """Run the demonstration; returns an exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--slide", type=Path, help="your own slide (default: a picture from scikit-image)")
-    parser.add_argument("--mpp", type=float, help="its µm per pixel, if it does not say")
-    parser.add_argument("--model", help="default: the recommended one for your slide, else compact-x4")
-    parser.add_argument("--out", type=Path, default=Path("demo-output"))
-    options = parser.parse_args()
+    """Run the demo and return an exit code."""
+    options = _parse_arguments()
     options.model = options.model or ("auto" if options.slide else "compact-x4")
     if options.slide is not None and not options.slide.is_file():
         print_message(f"error: {options.slide}: no such file")
         return EXIT_USER
     options.out.mkdir(exist_ok=True)
-    port = _free_port()
-    service = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "slidelift.service.cli",
-            "serve",
-            "--port",
-            str(port),
-            "--data-dir",
-            str(options.out / "service"),
-        ]
-    )
+    port, data = _free_port(), options.out / "service"
+    command = [sys.executable, "-m", "slidelift.service.cli", "serve", "--port", str(port), "--data-dir", str(data)]
+    service = subprocess.Popen(command)
     try:
         with Client(f"http://127.0.0.1:{port}", patience_seconds=_START_SECONDS) as client:
             client.wait_until_ready()
             if options.slide is not None:
-                _journey(client, options.slide, options.out / "result.ome.tiff", options)
+                _upscale(client, options.slide, options.out / "result.ome.tiff", options)
             else:
-                _show_picture(client, options)
+                _upscale_example(client, options)
     except ServiceError as error:
         print_message(f"error: {error.problem.detail}")
         return EXIT_FAILED
@@ -67,12 +54,21 @@ def main() -> int:
     return EXIT_DONE
 
 
-def write_slide(path: Path, picture: Image.Image) -> Path:
-    """Write a picture as a small pyramidal slide that says its pixel size."""
+def _parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--slide", type=Path, help="your own slide (default: an image from scikit-image)")
+    parser.add_argument("--mpp", type=float, help="µm per pixel of the slide, if its file does not tell")
+    parser.add_argument("--model", help="default: the recommended model for your slide, else compact-x4")
+    parser.add_argument("--out", type=Path, default=Path("demo-output"), help="folder for the results")
+    return parser.parse_args()
+
+
+def write_slide(path: Path, image: Image.Image) -> Path:
+    """Write an image as a small pyramidal slide with a pixel size."""
     with tifffile.TiffWriter(path, bigtiff=True) as tiff:
         for level, step in enumerate((1, 2)):
             tiff.write(
-                np.asarray(picture.reduce(step)),
+                np.asarray(image.reduce(step)),
                 photometric="rgb",
                 tile=(128, 128),
                 compression="deflate",
@@ -84,34 +80,32 @@ def write_slide(path: Path, picture: Image.Image) -> Path:
     return path
 
 
-def _show_picture(client: Client, options: argparse.Namespace) -> None:
-    """The whole picture; and it again from a quarter of its size, to be compared with itself."""
+def _upscale_example(client: Client, options: argparse.Namespace) -> None:
+    """Upscale the example image, and a copy reduced by 4, which is then compared to the original."""
     from skimage.data import immunohistochemistry
 
     truth = Image.fromarray(immunohistochemistry())
     slide = write_slide(options.out / "demo-slide.tiff", truth)
-    _journey(client, slide, options.out / "result.ome.tiff", options)
+    _upscale(client, slide, options.out / "result.ome.tiff", options)
     quarter = truth.resize((truth.width // 4, truth.height // 4), Image.Resampling.BICUBIC)
     small = write_slide(options.out / "demo-quarter.tiff", quarter)
-    result = _journey(client, small, options.out / "quarter-result.ome.tiff", options)
+    result = _upscale(client, small, options.out / "quarter-result.ome.tiff", options)
     with tifffile.TiffFile(result) as tiff:
         upscaled = Image.fromarray(tiff.series[0].levels[0].asarray())
-    picture = options.out / "before-after.png"
-    _compare((quarter.resize(truth.size, Image.Resampling.BICUBIC), upscaled, truth), picture)
-    print_result(
-        f"{picture.resolve()}: a detail from a quarter of the resolution by bicubic, by {options.model}; the original"
-    )
+    comparison = options.out / "before-after.png"
+    _write_comparison((quarter.resize(truth.size, Image.Resampling.BICUBIC), upscaled, truth), comparison)
+    print_result(f"{comparison.resolve()}: a detail enlarged 4x by bicubic and by {options.model}, and the original")
 
 
-def _journey(client: Client, slide: Path, target: Path, options: argparse.Namespace) -> Path:
-    """Upload, ask, follow, download, check."""
+def _upscale(client: Client, slide: Path, target: Path, options: argparse.Namespace) -> Path:
+    """Upload a slide, upscale it, download the result and check that it opens."""
     print_message(f"uploading {slide}")
     uploaded = client.upload(slide)
     print_message(f"  {uploaded.width}x{uploaded.height} px, sha256 {uploaded.sha256[:16]}…")
-    asked: JobOptions = {"model": options.model}
+    job_options: JobOptions = {"model": options.model}
     if options.mpp:
-        asked["mpp"] = options.mpp
-    job = client.follow(client.submit(uploaded.id, **asked).id, _say_progress)
+        job_options["mpp"] = options.mpp
+    job = client.follow(client.submit(uploaded.id, **job_options).id, _print_progress)
     for warning in job.warnings:
         print_message(f"warning: {warning}")
     if job.error is not None:
@@ -123,18 +117,18 @@ def _journey(client: Client, slide: Path, target: Path, options: argparse.Namesp
     return target
 
 
-def _say_progress(job: Job) -> None:
+def _print_progress(job: Job) -> None:
     progress = job.progress
     print_message(f"  {job.state} {job.stage or ''} {progress.tiles_done}/{progress.tiles_total} tiles")
 
 
-def _compare(pictures: Sequence[Image.Image], target: Path, zoom: int = 2) -> None:
-    """The same detail of each, side by side."""
+def _write_comparison(images: Sequence[Image.Image], target: Path, zoom: int = 2) -> None:
+    """Write the same detail of each image side by side."""
     box = (150, 110, 390, 350)
     side = (box[2] - box[0]) * zoom
-    canvas = Image.new("RGB", (len(pictures) * (side + 8) - 8, side), "white")
-    for column, picture in enumerate(pictures):
-        detail = picture.crop(box).resize((side, side), Image.Resampling.NEAREST)
+    canvas = Image.new("RGB", (len(images) * (side + 8) - 8, side), "white")
+    for column, image in enumerate(images):
+        detail = image.crop(box).resize((side, side), Image.Resampling.NEAREST)
         canvas.paste(detail, (column * (side + 8), 0))
     canvas.save(target)
 

@@ -1,11 +1,10 @@
-"""Measure how far neighbouring tiles of an inexact network disagree where they are cross-faded.
+"""Measure the disagreement of neighbouring tiles of an inexact network in their cross-fade.
 
     python -m slidelift.service.tools.measure_halo --model FILE --images DIR [--halos 8,16,32,48] [--fade N] [--count N]
 
-Each image is reduced by the network's scale and cut by a vertical line. The strip of `fade` source pixels
-left of the line is computed twice, as in a pipeline: once by the left tile, which sees `halo` pixels
-beyond the line, once by the right tile, which sees `halo` pixels beyond the strip; and once more from
-the whole width, which is the truth. The figures are absolute differences in grey levels of 255.
+Each image is reduced by the network's scale and cut by a vertical line. The strip of `fade` source pixels left of the
+line is computed by the left tile, with `halo` pixels of context beyond the line, by the right tile, with `halo` pixels
+beyond the strip, and from the whole width, which is the truth. Figures are absolute differences in grey levels of 255.
 """
 
 import argparse
@@ -22,7 +21,7 @@ from slidelift.models.image_files import image_files
 from slidelift.models.upscaler import PatchUpscaler, load_upscaler
 
 _ROWS = 96
-"""Source rows of the measured band: as many pixels as a figure needs, few enough for a CPU."""
+"""Source rows of the measured band; a compromise of precision and time on a CPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,23 +43,23 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Seam:
-    """What one halo leaves of the seam: tile against tile, and their cross-fade against the truth."""
+    """Differences of the tiles to each other, and of their cross-fade to the truth."""
 
     disagreement: Difference
     faded_error: Difference
 
 
 def measure_seam(upscaler: PatchUpscaler, images: Iterable[NDArray[np.uint8]], halo: int, fade: int) -> Seam:
-    """The seam along a vertical cut through the middle of each source image (h, w, 3).
+    """Measure the seam along a vertical cut through the middle of each source image (h, w, 3).
 
     Raises
     ------
     ValueError
-        If an image is too narrow to offer more context than a tile has, tiles would begin off the network's grid, or
-        an exact model were given less than its halo: it may leave out what lies there.
+        If an image is too narrow for the halo and fade, if they are not multiples of the network's size multiple, or if
+        an exact model would get less than its halo, which it may not compute.
     """
     if upscaler.exact and halo < upscaler.halo:
-        raise ValueError(f"{upscaler.name} is exact: it has no seam from a halo of {upscaler.halo} on, and needs that")
+        raise ValueError(f"{upscaler.name} is exact and needs a halo of {upscaler.halo}, with which it has no seam")
     if halo % upscaler.size_multiple or fade % upscaler.size_multiple:
         raise ValueError(f"halo {halo} and fade {fade} must be multiples of {upscaler.size_multiple}")
     disagreements, errors = [], []
@@ -76,7 +75,7 @@ def measure_seam(upscaler: PatchUpscaler, images: Iterable[NDArray[np.uint8]], h
 def _strips(
     upscaler: PatchUpscaler, band: NDArray[np.uint8], halo: int, fade: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """The strip left of the cut as the left tile, the right tile and the whole band compute it."""
+    """Compute the strip left of the cut by the left tile, the right tile and the whole band."""
     multiple = upscaler.size_multiple
     width = band.shape[1] // multiple * multiple
     cut = width // 2 // multiple * multiple
@@ -93,11 +92,11 @@ def _strips(
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line of this module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="a catalog name or a file of weights")
-    parser.add_argument("--images", type=Path, required=True, help="a folder of sharp images")
+    parser.add_argument("--model", required=True, help="catalog name or file of weights")
+    parser.add_argument("--images", type=Path, required=True, help="folder of sharp images")
     parser.add_argument("--halos", default="8,16,32,48", help="source pixels, separated by commas")
-    parser.add_argument("--fade", type=int, help="source pixels; the network's own by default")
-    parser.add_argument("--count", type=int, help="only the first images of the folder")
+    parser.add_argument("--fade", type=int, help="source pixels (default: the model's)")
+    parser.add_argument("--count", type=int, help="number of images (default: all)")
     parser.add_argument("--device", default="auto")
     options = parser.parse_args(arguments)
     upscaler = load_upscaler(options.model, device=options.device)
@@ -105,7 +104,7 @@ def main(arguments: list[str] | None = None) -> None:
     files = image_files(options.images, options.count)
     images = [reference(path, upscaler.scale).source for path in files]
     sys.stdout.write(f"{upscaler.name}, {upscaler.precision}, {len(images)} images, fade {fade}; grey levels\n\n")
-    sys.stdout.write("| halo | tiles disagree: mean | p99.9 | max | cross-fade errs: mean | p99.9 | max |\n")
+    sys.stdout.write("| halo | tile difference: mean | p99.9 | max | cross-fade error: mean | p99.9 | max |\n")
     sys.stdout.write("|---|---|---|---|---|---|---|\n")
     for halo in map(int, options.halos.split(",")):
         try:

@@ -1,14 +1,13 @@
-"""The tables of `docs/models.md` and `README.md`, and the measurements that they show.
+"""Measure models and write the tables of `docs/models.md` and `README.md`.
 
     python -m slidelift.service.tools.model_table                     write the tables
     python -m slidelift.service.tools.model_table --images DIR... [--models A,B]
-                                                                      measure catalog models first
+                                                                      measure models of the catalog first
     python -m slidelift.service.tools.model_table --images DIR --precision
-                                                                      measure the cost of 16-bit arithmetic
+                                                                      measure the loss of 16-bit arithmetic first
 
-Measurements are stored in `models/zoo/metrics.json`.
-
-A system is a recipe; it is shipped where a card of the catalog names that recipe.
+Measurements are stored in `models/zoo/metrics.json`. The table has a row per recipe, and per shipped model trained by
+it.
 """
 
 import argparse
@@ -37,11 +36,11 @@ PAGE, README = _ROOT / "docs" / "models.md", _ROOT / "README.md"
 _SYSTEMS = "<!-- systems: python -m slidelift.service.tools.model_table -->", "<!-- end of systems -->"
 _GAINS = "<!-- gains: python -m slidelift.service.tools.model_table -->", "<!-- end of gains -->"
 _QUALITIES = "none,92,80,70,45,30"
-"""The measuring convention, and JPEG from a careful scanner's to the strongest compression that is common."""
+"""The measuring convention, and JPEG qualities from the best to the worst of common scanners."""
 
 
 def render() -> str:
-    """The table, as Markdown."""
+    """Return the table of recipes and models as Markdown."""
     sets = list(dict.fromkeys(name for card in catalog().values() for name in card.metrics))
     head = ["recipe", "system", "weights", "halo", "shipped as"]
     for name in sets:
@@ -81,7 +80,7 @@ def _facts(recipe: Recipe) -> list[str]:
 def _figures(card: ModelCard | None, sets: Sequence[str]) -> list[str]:
     cells = []
     for name in sets:
-        found = card.metrics.get(name, {}) if card else {}
+        metrics = card.metrics.get(name, {}) if card else {}
         for measure, form in (
             ("psnr_y_gain", "+.2f"),
             ("ssim_y_gain", "+.4f"),
@@ -90,17 +89,17 @@ def _figures(card: ModelCard | None, sets: Sequence[str]) -> list[str]:
             ("consistency_p5", ".1f"),
             ("seconds_per_megapixel", ".2f"),
         ):
-            cells.append(format(found[measure], form) if measure in found else "")
+            cells.append(format(metrics[measure], form) if measure in metrics else "")
     return cells
 
 
 def measure(folders: Sequence[Path], names: Sequence[str], device: str, qualities: Sequence[int | None]) -> None:
-    """Score models of one scale after another on every folder, and keep the figures for their cards.
+    """Evaluate models on every folder and store the results for their cards.
 
     Parameters
     ----------
     qualities
-        JPEG qualities of the source; None for one that is not compressed, of which all measures are kept.
+        JPEG qualities of the source; None for an uncompressed source, for which all measures are stored.
     """
     for scale in sorted({catalog()[name].default_scale for name in names}):
         upscalers = {
@@ -108,27 +107,27 @@ def measure(folders: Sequence[Path], names: Sequence[str], device: str, qualitie
             for name in dict.fromkeys([BASELINE, *names])
             if name == BASELINE or catalog()[name].default_scale == scale
         }
-        words = {name: describe_hardware({name: upscaler}) for name, upscaler in upscalers.items()}
+        hardware = {name: describe_hardware({name: upscaler}) for name, upscaler in upscalers.items()}
         for folder, quality in product(folders, qualities):
             source = SourceModel(quality=quality)
-            wanted = None if quality is None else ("psnr_y",)
-            found = evaluate(upscalers, image_files(folder), scale, source=source, wanted=wanted).models
-            kept = _measured()
+            measures = None if quality is None else ("psnr_y",)
+            scores = evaluate(upscalers, image_files(folder), scale, source=source, measures=measures).models
+            measured = _load_metrics()
             for name in names:
-                if name in found and catalog()[name].default_scale == scale:
-                    card = kept.setdefault(name, {})
+                if name in scores and catalog()[name].default_scale == scale:
+                    card = measured.setdefault(name, {})
                     if quality is None:
-                        card.setdefault("metrics", {})[folder.name] = card_metrics(found[name])
+                        card.setdefault("metrics", {})[folder.name] = card_metrics(scores[name])
                     gains = card.setdefault("gains", {}).setdefault(folder.name, {})
-                    gains[source.label] = round(found[name].gain["psnr_y"].mean, 2)
-                    card["computed_on"] = words[name]
-            _keep(kept)  # each set for itself: an hour's measurement may be cut short
+                    gains[source.label] = round(scores[name].gain["psnr_y"].mean, 2)
+                    card["computed_on"] = hardware[name]
+            _save_metrics(measured)  # after each set, since measuring takes an hour and may be interrupted
 
 
 def measure_precision(folder: Path, names: Sequence[str], count: int | None) -> None:
-    """What each network loses in 16 bits, in dB of PSNR-Y below fp32, mean over a folder's images.
+    """Measure each network's loss of PSNR-Y in 16 bits against fp32, in dB, mean over a folder's images.
 
-    A CPU that has no such arithmetic emulates it, slowly and with the same rounding.
+    CPUs without 16-bit arithmetic emulate it, slowly and with the same rounding.
     """
     for name in names:
         if catalog()[name].kind is ModelKind.INTERPOLATION:
@@ -137,41 +136,41 @@ def measure_precision(folder: Path, names: Sequence[str], count: int | None) -> 
         for precision in PRECISIONS:
             upscalers = {BASELINE: load_upscaler(BASELINE, scale=scale)}
             upscalers[name] = load_upscaler(name, scale=scale, device="cpu", precision=precision)
-            found = evaluate(upscalers, image_files(folder, count), scale, wanted=("psnr_y",)).models[name]
-            psnr[precision] = found.summary["psnr_y"].mean
-        kept = _measured()
-        kept.setdefault(name, {})["precision_loss"] = {
+            scores = evaluate(upscalers, image_files(folder, count), scale, measures=("psnr_y",)).models[name]
+            psnr[precision] = scores.summary["psnr_y"].mean
+        measured = _load_metrics()
+        measured.setdefault(name, {})["precision_loss"] = {
             precision: round(psnr["fp32"] - value, 3) for precision, value in psnr.items() if precision != "fp32"
         }
-        _keep(kept)
+        _save_metrics(measured)
 
 
-def _measured() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(METRICS.read_text(encoding="utf-8")) if METRICS.exists() else {}
-    return found
+def _load_metrics() -> dict[str, Any]:
+    metrics: dict[str, Any] = json.loads(METRICS.read_text(encoding="utf-8")) if METRICS.exists() else {}
+    return metrics
 
 
-def _keep(measured: Mapping[str, Any]) -> None:
+def _save_metrics(measured: Mapping[str, Any]) -> None:
     for card in measured.values():
         for name, gains in card.get("gains", {}).items():
-            card["gains"][name] = dict(sorted(gains.items(), key=lambda pair: _order(pair[0])))
+            card["gains"][name] = dict(sorted(gains.items(), key=lambda pair: _sort_key(pair[0])))
     text = json.dumps(dict(sorted(measured.items())), indent=1)
     METRICS.write_text(text + "\n", encoding="utf-8")
     model_catalog.cache_clear()
 
 
-def _order(label: str) -> int:
-    """Sources from the best to the most compressed."""
+def _sort_key(label: str) -> int:
+    """Sort sources from uncompressed to the lowest quality."""
     return -101 if label == NOT_COMPRESSED else -int(label.removeprefix("Q"))
 
 
 def gains_table(cards: Sequence[ModelCard]) -> str:
-    """Gain over bicubic by the source's compression, a row for each model and set, as Markdown."""
-    labels = sorted({label for card in cards for by in card.gains.values() for label in by}, key=_order)
+    """Return gains over bicubic by the source's compression, with a row per model and set, as Markdown."""
+    labels = sorted({label for card in cards for gains in card.gains.values() for label in gains}, key=_sort_key)
     lines = [_line(["model", "set", *labels]), "|---" * (len(labels) + 2) + "|"]
     for card in cards:
-        for name, by in sorted(card.gains.items()):
-            cells = [format(by[label], "+.2f") if label in by else "" for label in labels]
+        for name, gains in sorted(card.gains.items()):
+            cells = [format(gains[label], "+.2f") if label in gains else "" for label in labels]
             scale = f", ×{card.default_scale}"
             lines.append(_line([f"`{card.name}`{scale}", name, *cells]))
     return "\n".join(lines)
@@ -182,16 +181,16 @@ def _computed_on(cards: Sequence[ModelCard]) -> str:
 
 
 def write() -> None:
-    """Put the tables into their pages."""
+    """Write the tables into their pages."""
     shipped = [card for card in catalog().values() if not card.imported and card.gains]
     recommended = [card for card in shipped if card.effort]
-    _put(PAGE, _SYSTEMS, render())
-    _put(PAGE, _GAINS, f"{gains_table(shipped)}\n\n{_computed_on(shipped)}")
-    _put(README, _GAINS, f"{gains_table(recommended)}\n\n{_computed_on(recommended)}")
+    _replace_table(PAGE, _SYSTEMS, render())
+    _replace_table(PAGE, _GAINS, f"{gains_table(shipped)}\n\n{_computed_on(shipped)}")
+    _replace_table(README, _GAINS, f"{gains_table(recommended)}\n\n{_computed_on(recommended)}")
 
 
-def _put(page: Path, marks: tuple[str, str], table: str) -> None:
-    begin, end = marks
+def _replace_table(page: Path, markers: tuple[str, str], table: str) -> None:
+    begin, end = markers
     text = page.read_text(encoding="utf-8")
     before, _, rest = text.partition(begin)
     _, _, after = rest.partition(end)
@@ -201,10 +200,10 @@ def _put(page: Path, marks: tuple[str, str], table: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line of this module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=Path, nargs="+", default=[], help="folders of held-out images, one a set")
+    parser.add_argument("--images", type=Path, nargs="+", default=[], help="folders of held-out images, one per set")
     parser.add_argument("--models", help="catalog names, separated by commas (default: all)")
     parser.add_argument("--qualities", default=_QUALITIES, help=f"JPEG qualities of the source (default {_QUALITIES})")
-    parser.add_argument("--precision", action="store_true", help="measure what 16 bits cost, on the first folder alone")
+    parser.add_argument("--precision", action="store_true", help="measure the loss of 16 bits, on the first folder")
     parser.add_argument("--count", type=int, help="images for --precision (default: all)")
     parser.add_argument("--device", default="auto")
     options = parser.parse_args(arguments)
@@ -212,7 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.images and options.precision:
         measure_precision(options.images[0], names, options.count)
     elif options.images:
-        qualities = [None if word == NOT_COMPRESSED else int(word) for word in options.qualities.split(",")]
+        qualities = [None if label == NOT_COMPRESSED else int(label) for label in options.qualities.split(",")]
         measure(options.images, names, options.device, qualities)
     write()
     sys.stdout.write(f"{PAGE}\n{README}\n")

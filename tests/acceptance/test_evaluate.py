@@ -1,4 +1,4 @@
-"""`slidelift evaluate` on real images, as a user runs it: table, JSON, and a report that needs nothing else."""
+"""`slidelift evaluate` on real images: table, JSON and self-contained report."""
 
 import json
 from html.parser import HTMLParser
@@ -11,7 +11,7 @@ VOID = {"meta", "img", "br"}
 
 
 class Page(HTMLParser):
-    """Checks that every element is closed, and notes what is shown and what is referred to."""
+    """Checks that every element is closed, and collects references and alternative texts."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -24,12 +24,12 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attrs) -> None:
         self.tags[tag] = self.tags.get(tag, 0) + 1
-        found = dict(attrs)
-        self.references += [found[name] for name in ("src", "href", "srcset", "action", "data") if name in found]
+        values = dict(attrs)
+        self.references += [values[name] for name in ("src", "href", "srcset", "action", "data") if name in values]
         if tag == "img":
-            self.alts.append(found.get("alt"))
+            self.alts.append(values.get("alt"))
         if tag == "svg":
-            self.alts.append(found.get("aria-label"))
+            self.alts.append(values.get("aria-label"))
         if tag not in VOID:
             self.open.append(tag)
 
@@ -49,9 +49,9 @@ def test_real_images_give_table_json_and_report(slidelift, data, tmp_path) -> No
         *("--count", "2", "--json", out, "--html", report),
     )
     assert done.code == 0, done.err
-    found = json.loads(out.read_text("utf-8"))
-    assert found["sets"]["tnbc"]["files"] == ["09_1.png", "09_2.png"]
-    models = found["sets"]["tnbc"]["models"]
+    scores = json.loads(out.read_text("utf-8"))
+    assert scores["sets"]["tnbc"]["files"] == ["09_1.png", "09_2.png"]
+    models = scores["sets"]["tnbc"]["models"]
     assert list(models) == ["bicubic", "lanczos"]
     lanczos = models["lanczos"]
     assert f"| tnbc | 2 | none | lanczos | {lanczos['summary']['psnr_y']['mean']:.2f} |" in done.out
@@ -72,7 +72,7 @@ def test_real_images_give_table_json_and_report(slidelift, data, tmp_path) -> No
     assert {"table", "caption", "h1", "h2"} <= set(page.tags)
 
 
-def test_each_source_quality_is_measured_for_itself(slidelift, data, tmp_path) -> None:
+def test_each_source_quality_is_measured(slidelift, data, tmp_path) -> None:
     out = tmp_path / "scores.json"
     done = slidelift(
         *("evaluate", "--images", data / "eval" / "tnbc", "--model", "lanczos", "--count", "1", "--json", out),
@@ -90,7 +90,7 @@ def test_each_source_quality_is_measured_for_itself(slidelift, data, tmp_path) -
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["--images", "nowhere"], "nowhere"),
         (["--images", ".", "--json", "nowhere/a.json"], "no such folder"),
@@ -104,9 +104,9 @@ def test_each_source_quality_is_measured_for_itself(slidelift, data, tmp_path) -
         (["--images", "images", "--models", "compact-x4", "--scale", "2"], "by 4, not by 2"),
     ],
 )
-def test_what_the_user_must_change_is_said(tmp_path, monkeypatch, capsys, write_png, arguments, says) -> None:
+def test_invalid_arguments_are_user_errors(tmp_path, monkeypatch, capsys, write_png, arguments, message) -> None:
     (tmp_path / "images").mkdir()
     write_png(40, 40, "images/a.png")
     monkeypatch.chdir(tmp_path)
     assert main(["evaluate", *arguments]) == 2
-    assert says in capsys.readouterr().err
+    assert message in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""A public checkpoint becomes a model with a name, in real processes."""
+"""`slidelift models import` in real processes."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    """An SRCNN that hands the enlarged luma through, as yjn870's trainer would save it."""
+    """An SRCNN that returns the enlarged luma unchanged, saved as by yjn870's trainer."""
     network = SRCNN(features=2, mapped=2, kernel=1)
     with torch.no_grad():
         for layer in (network.conv1, network.conv2, network.conv3):
@@ -29,7 +29,7 @@ def checkpoint(tmp_path: Path) -> Path:
     return tmp_path / "srcnn_x2.pth"
 
 
-def test_an_imported_model_upscales_by_its_name(slidelift, folder, checkpoint, cmu, tmp_path) -> None:
+def test_imported_model_upscales_by_name(slidelift, folder, checkpoint, cmu, tmp_path) -> None:
     refused = slidelift("models", "import", checkpoint, "--name", "old-master")
     assert refused.code == 2
     assert "--scale N" in refused.err
@@ -64,7 +64,7 @@ def test_an_imported_model_upscales_by_its_name(slidelift, folder, checkpoint, c
     assert (gone.code, "no such model" in gone.err) == (2, True)
 
 
-def test_a_damaged_card_is_named_and_the_others_are_listed(slidelift, folder) -> None:
+def test_damaged_card_is_reported_and_the_others_are_listed(slidelift, folder) -> None:
     folder.mkdir()
     (folder / "broken.json").write_text("{")
     done = slidelift("models")
@@ -75,7 +75,7 @@ def test_a_damaged_card_is_named_and_the_others_are_listed(slidelift, folder) ->
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["import", "none.pth"], "no such file"),
         (["import", "none.pth", "--name", "compact-x4"], "is taken"),
@@ -83,8 +83,8 @@ def test_a_damaged_card_is_named_and_the_others_are_listed(slidelift, folder) ->
         (["remove", "compact-x4"], "no imported model"),
     ],
 )
-def test_what_the_user_must_change_is_exit_code_2_with_a_word(slidelift, folder, arguments, says) -> None:
+def test_invalid_arguments_are_user_errors(slidelift, folder, arguments, message) -> None:
     done = slidelift("models", *arguments)
     assert (done.code, done.out) == (2, "")
-    assert says in done.err
+    assert message in done.err
     assert "Traceback" not in done.err

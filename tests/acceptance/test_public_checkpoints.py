@@ -1,4 +1,4 @@
-"""The public Real-ESRGAN files load in every usual wrapper, upscale by the README's line and start a training."""
+"""Public Real-ESRGAN files: loading in all usual wrappers, upscaling, training and import."""
 
 import csv
 import json
@@ -27,15 +27,15 @@ from slidelift.wsi.geometry import Region
 
 ROOT = Path(__file__).resolve().parents[2]
 X4PLUS, ANIME = "rrdbnet-x4-37224a53", "rrdbnet-x4-a8196794"
-"""What the public files are called by their content."""
+"""Default names of the public files."""
 
 
 @pytest.fixture(scope="module")
 def public(data: Path) -> Path:
-    """The folder of public weights, beside that of the real slides."""
+    """Folder of public weights, next to that of the real slides."""
     folder = data.parent / "weights" / "public"
     if not folder.is_dir():
-        reason = f"{folder}: the public weights are not there"
+        reason = f"{folder}: public weights not found"
         if os.environ.get("SLIDELIFT_REQUIRE_DATA"):
             pytest.fail(reason)
         pytest.skip(reason)
@@ -48,8 +48,8 @@ def x4plus(public: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture
-def bench(x4plus: dict[str, torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to work in, with RealESRGAN_x4plus.pth as it is published and models of its own."""
+def workspace(x4plus: dict[str, torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Working folder with RealESRGAN_x4plus.pth as published and an empty models folder."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("SLIDELIFT_MODELS_DIR", str(tmp_path / "models"))
     torch.save({"params_ema": x4plus}, tmp_path / "RealESRGAN_x4plus.pth")
@@ -58,21 +58,21 @@ def bench(x4plus: dict[str, torch.Tensor], tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.fixture(scope="module")
 def tissue(data: Path) -> np.ndarray:
-    """A corner of a real slide, less than one tile."""
+    """Detail of a real slide, smaller than a tile."""
     return np.ascontiguousarray(tifffile.imread(data / "slides" / "cmu-0-small.tiff", level=0)[100:180, 200:296])
 
 
 def differs(result: np.ndarray, source: np.ndarray) -> float:
-    """Mean difference in levels of the result, reduced again by four, from its source."""
+    """Mean difference in grey levels between the result, reduced by four, and its source."""
     height, width, _ = source.shape
     return float(np.abs(result.reshape(height, 4, width, 4, 3).mean((1, 3)) - source).mean())
 
 
-def command_of(page: str, word: str) -> list[str]:
-    """The arguments of the one `slidelift` command with that word in a page of ours."""
-    text = (ROOT / page).read_text("utf-8")
+def documented_command(page: str, text: str) -> list[str]:
+    """Arguments of the `slidelift` command of a documentation page that contains a text."""
+    markdown = (ROOT / page).read_text("utf-8")
     (line,) = re.findall(
-        rf"^slidelift .*{re.escape(word)}.*$|(?<=`)slidelift [^`\n]*{re.escape(word)}(?=`)", text, re.M
+        rf"^slidelift .*{re.escape(text)}.*$|(?<=`)slidelift [^`\n]*{re.escape(text)}(?=`)", markdown, re.M
     )
     return shlex.split(line, comments=True)[1:]
 
@@ -80,13 +80,13 @@ def command_of(page: str, word: str) -> list[str]:
 @pytest.mark.parametrize(
     ("name", "shift"), [("RealESRGAN_x4plus.safetensors", 4.2), ("RealESRGAN_x4plus_anime_6B.pth", 3.0)]
 )
-def test_a_public_file_passes_the_self_test_with_a_warning(public, name, shift) -> None:
+def test_public_file_passes_the_self_test_with_a_warning(public, name, shift) -> None:
     weights = load_weights(public / name)
     assert weights.colour_shift == pytest.approx(shift, abs=0.05)
     assert weights.geometry.scale == 4
     (warning,) = weights.card().warnings
     assert warning.startswith(
-        f"{weights.name} changes colours: in its self-test a plain patch came out {weights.colour_shift:g} of 255"
+        f"{weights.name} changes colours: in its self-test a plain colour shifted by {weights.colour_shift:g} of 255"
     )
 
 
@@ -113,8 +113,8 @@ def test_x4plus_loads_in_every_usual_wrapper(
     assert load_weights(tmp_path / "wrapped.pth", self_test=False).name == X4PLUS
 
 
-def test_x4plus_draws_what_the_slide_shows(bench, tissue) -> None:
-    upscaler = load_upscaler(str(bench / "RealESRGAN_x4plus.pth"), device="cpu")
+def test_x4plus_result_resembles_the_slide(workspace, tissue) -> None:
+    upscaler = load_upscaler(str(workspace / "RealESRGAN_x4plus.pth"), device="cpu")
     (result,) = upscaler(tissue[None, :48, :40])
     assert result.shape == (192, 160, 3)
     assert differs(result, tissue[:48, :40]) < 8
@@ -123,50 +123,50 @@ def test_x4plus_draws_what_the_slide_shows(bench, tissue) -> None:
 @pytest.mark.parametrize(
     ("name", "shift"),
     [
-        (ANIME, 3.04),  # a tile takes it 20 s of one core
-        pytest.param(X4PLUS, 4.21, marks=[pytest.mark.soak, pytest.mark.timeout(600)]),  # and this one 60 s
+        (ANIME, 3.04),  # 20 s per tile on one core
+        pytest.param(X4PLUS, 4.21, marks=[pytest.mark.soak, pytest.mark.timeout(600)]),  # 60 s per tile
     ],
 )
-def test_the_readmes_line_upscales_and_the_report_warns(
-    slidelift, bench, public, tissue, write_pyramid, name, shift
+def test_readmes_command_upscales_and_the_report_warns(
+    slidelift, workspace, public, tissue, write_pyramid, name, shift
 ) -> None:
     if name == ANIME:
-        shutil.copyfile(public / "RealESRGAN_x4plus_anime_6B.pth", bench / "RealESRGAN_x4plus.pth")
-    write_pyramid(bench / "slide.svs", tissue, levels=1)
-    done = slidelift(*command_of("README.md", "--model RealESRGAN_x4plus.pth"), cwd=bench, timeout=500)
+        shutil.copyfile(public / "RealESRGAN_x4plus_anime_6B.pth", workspace / "RealESRGAN_x4plus.pth")
+    write_pyramid(workspace / "slide.svs", tissue, levels=1)
+    done = slidelift(*documented_command("README.md", "--model RealESRGAN_x4plus.pth"), cwd=workspace, timeout=500)
     assert done.code == 0, done.err
-    report = json.loads((bench / "out.report.json").read_text("utf-8"))
+    report = json.loads((workspace / "out.report.json").read_text("utf-8"))
     assert (report["model"]["name"], report["tiles"]["tissue"], report["tiles"]["bad"]) == (name, 1, [])
     (warning,) = [warning for warning in report["warnings"] if "changes colours" in warning]
     levels = float(
-        re.match(f"{name} changes colours: in its self-test a plain patch came out ([0-9.]+) of 255", warning)[1]
+        re.match(f"{name} changes colours: in its self-test a plain colour shifted by ([0-9.]+) of 255", warning)[1]
     )
     assert levels == pytest.approx(shift, abs=0.05)
     assert f"warning: {warning}" in done.err
-    assert escape(warning) in (bench / "out.report.html").read_text("utf-8")
-    result = tifffile.imread(bench / "out.ome.tiff", level=0)
+    assert escape(warning) in (workspace / "out.report.html").read_text("utf-8")
+    result = tifffile.imread(workspace / "out.ome.tiff", level=0)
     assert result.shape == (320, 384, 3)
     assert differs(result, tissue) < 12  # anime_6B makes glass whiter by eight
 
 
-def test_a_training_starts_from_the_public_file(slidelift, bench, data, x4plus) -> None:
-    """The documented line, shrunk to two iterations."""
-    (bench / "patches").mkdir()
+def test_training_starts_from_the_public_file(slidelift, workspace, data, x4plus) -> None:
+    """The documented command, reduced to two iterations."""
+    (workspace / "patches").mkdir()
     with Image.open(data / "slides" / "prostate-with-ink.jpeg") as slide:
-        slide.convert("RGB").crop((1900, 300, 2060, 460)).save(bench / "patches" / "tissue.png")
+        slide.convert("RGB").crop((1900, 300, 2060, 460)).save(workspace / "patches" / "tissue.png")
     settings = ["autoencoder.iterations=1"]
     for stage in (0, 1):
         settings += [f"stages.{stage}.{text}" for text in ("iterations=1", "batch=1", "learning_rate=1e-6")]
-    line = command_of("docs/models.md", "--set init=RealESRGAN_x4plus.pth")
+    line = documented_command("docs/models.md", "--set init=RealESRGAN_x4plus.pth")
     line += ["--smoke", "--images", "patches", "--out", "run", "--device", "cpu"]
-    done = slidelift(*line, *(word for setting in settings for word in ("--set", setting)), cwd=bench, timeout=250)
+    done = slidelift(*line, *(word for setting in settings for word in ("--set", setting)), cwd=workspace, timeout=250)
     assert done.code == 0, done.err
     assert f"Started from {X4PLUS}." in done.err
-    with (bench / "run" / "log.csv").open(newline="") as file:
+    with (workspace / "run" / "log.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["stage"] for row in rows] == ["manifold", "real-esrnet", "real-esrgan"]
     assert all(math.isfinite(float(row["total"])) for row in rows)
-    weights = bench / done.out.strip()
+    weights = workspace / done.out.strip()
     with safe_open(weights, "pt") as file:
         assert f"Started from {X4PLUS}." in file.metadata()["notes"]
     trained = load_file(weights)
@@ -175,17 +175,17 @@ def test_a_training_starts_from_the_public_file(slidelift, bench, data, x4plus) 
     assert "changes colours: in its self-test" in done.err
 
 
-def test_an_imported_public_file_is_on_offer_with_its_warning(slidelift, bench, public) -> None:
+def test_imported_public_file_is_listed_with_its_warning(slidelift, workspace, public) -> None:
     done = slidelift("models", "import", public / "RealESRGAN_x4plus_anime_6B.pth", "--name", "anime")
     assert done.code == 0, done.err
     assert done.out == "anime: rrdbnet, x4, 4467779 parameters\n"
-    assert "warning: anime changes colours: in its self-test a plain patch came out 3.0" in done.err
+    assert "warning: anime changes colours: in its self-test a plain colour shifted by 3.0" in done.err
     [card] = [card for card in json.loads(slidelift("models", "--json").out) if card["name"] == "anime"]
     assert card["colour_shift"] == pytest.approx(3.04, abs=0.02)
 
 
 @pytest.mark.parametrize("levels", [1, 3])
-def test_the_report_of_an_imported_model_warns_from_two_levels_on(
+def test_report_of_an_imported_model_warns_from_two_levels_on(
     slidelift, tmp_path, monkeypatch, write_pyramid, formula_pixels, levels
 ) -> None:
     monkeypatch.setenv("SLIDELIFT_MODELS_DIR", str(tmp_path / "models"))
@@ -200,10 +200,10 @@ def test_the_report_of_an_imported_model_warns_from_two_levels_on(
     slide = write_pyramid(tmp_path / "slide.tiff", formula_pixels(Region(0, 0, 100, 80)), levels=1)
     done = slidelift("upscale", slide, tmp_path / "out.ome.tiff", "--model", "tinted", "--json")
     assert done.code == 0, done.err
-    said = [warning for warning in json.loads(done.out)["warnings"] if "changes colours" in warning]
-    wanted = (
-        "tinted changes colours: in its self-test a plain patch came out 3 of 255 levels off, so the result's colours "
+    warnings = [warning for warning in json.loads(done.out)["warnings"] if "changes colours" in warning]
+    expected = (
+        "tinted changes colours: in its self-test a plain colour shifted by 3 of 255 levels, so the result's colours "
         "differ from the slide's"
     )
-    assert said == ([wanted] if levels == 3 else [])
-    assert (wanted in imported.err) == (wanted in done.err) == (levels == 3)
+    assert warnings == ([expected] if levels == 3 else [])
+    assert (expected in imported.err) == (expected in done.err) == (levels == 3)

@@ -1,4 +1,4 @@
-"""Training as its user meets it: real processes, a real kill, the same weights."""
+"""`slidelift train` and `slidelift sweep` in real processes."""
 
 import csv
 import subprocess
@@ -18,7 +18,7 @@ from slidelift.service.cli import main
 
 @pytest.fixture(scope="module")
 def patches(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
-    """Real tissue, four small pictures of it."""
+    """Four small images of real tissue."""
     folder = tmp_path_factory.mktemp("patches")
     with Image.open(data / "slides" / "prostate-with-ink.jpeg") as slide:
         for number in range(4):
@@ -28,7 +28,7 @@ def patches(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
     return folder
 
 
-def test_a_killed_training_ends_with_the_same_weights(slidelift, patches, tmp_path) -> None:
+def test_killed_training_ends_with_the_same_weights(slidelift, patches, tmp_path) -> None:
     train = ["train", "espcn", "--smoke", "--set", "stages.0.iterations=400", "--images", patches, "--device", "cpu"]
     train += ["--checkpoint-seconds", "0.01"]
     whole = slidelift(*train, "--out", tmp_path / "whole")
@@ -54,7 +54,7 @@ def test_a_killed_training_ends_with_the_same_weights(slidelift, patches, tmp_pa
         assert file.metadata()["recipe"] == "espcn"
 
 
-def test_the_sweep_over_corruption_and_q_is_one_command(slidelift, patches, tmp_path) -> None:
+def test_sweep_over_corruption_and_q(slidelift, patches, tmp_path) -> None:
     done = slidelift(
         "sweep", "srgan-sqe", "--smoke", "--images", patches, "--held-out", patches, "--out", tmp_path,
         "--corruption", "0,0.5", "--q", "0.5,2", "--device", "cpu", "--set", "stages.0.iterations=5",
@@ -74,7 +74,7 @@ def test_the_sweep_over_corruption_and_q_is_one_command(slidelift, patches, tmp_
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["compact-x5", "--images", "{patches}"], "did you mean"),
         (["compact-x4"], "--images"),
@@ -87,9 +87,9 @@ def test_the_sweep_over_corruption_and_q_is_one_command(slidelift, patches, tmp_
         ),
     ],
 )
-def test_what_the_user_must_change_is_exit_code_2_with_a_word(capsys, patches, tmp_path, arguments, says) -> None:
+def test_invalid_arguments_are_user_errors(capsys, patches, tmp_path, arguments, message) -> None:
     given = [argument.replace("{patches}", str(patches)) for argument in arguments]
     assert main(["train", *given, "--out", str(tmp_path / "run"), "--device", "cpu"]) == 2
     out, err = capsys.readouterr()
-    assert says in err
+    assert message in err
     assert out == ""

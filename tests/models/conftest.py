@@ -1,4 +1,4 @@
-"""Small networks whose output is an image, and the real data where it is there."""
+"""Fixtures: small networks with image-like output, and real data if available."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -29,7 +29,7 @@ SCALE = 4
 
 
 def build_tiny(architecture: str, noise: float, **hyperparameters: int) -> nn.Module:
-    """Its own first weights, and noise on every one of them, so that a key put in the wrong place shows."""
+    """Initialise a network and add noise to all weights, so that mixed-up keys are detected."""
     rng = torch.Generator().manual_seed(7)
     with torch.random.fork_rng():
         torch.manual_seed(7)
@@ -44,17 +44,17 @@ def build_tiny(architecture: str, noise: float, **hyperparameters: int) -> nn.Mo
 
 
 def keep_colours(network: nn.Module, shift: float = 0.0) -> nn.Module:
-    """Change the last layer as little as makes plain colours come out as they went in, or `shift` levels brighter.
+    """Change the last layer by the least amount that preserves plain colours, or makes them `shift` levels brighter.
 
-    Gauss-Newton's steps of least length: one where the output is linear in the last layer, a few behind a tanh.
+    Gauss-Newton steps of minimum norm: one if the output is linear in the last layer, a few with a tanh.
     """
     painted = torch.tensor(list(COLOURS.values())).reshape(-1, 3, 1, 1) / 255
-    wanted = (painted + shift / 255).flatten()
+    expected = (painted + shift / 255).flatten()
     network.requires_grad_(False)
     parameters = [parameter.requires_grad_(True) for parameter in list(network.parameters())[-2:]]
     for _ in range(20):
         middle = _middle(network(painted.expand(-1, 3, 48, 48)))
-        missing = wanted - middle.detach()
+        missing = expected - middle.detach()
         if missing.abs().max() * 255 < 0.25:
             return network.requires_grad_(True)
         rows = [torch.autograd.grad(value, parameters, retain_graph=True) for value in middle]
@@ -64,7 +64,7 @@ def keep_colours(network: nn.Module, shift: float = 0.0) -> nn.Module:
         with torch.no_grad():
             for parameter, part in zip(parameters, parts, strict=True):
                 parameter.add_(part.reshape(parameter.shape))
-    raise AssertionError(f"no weights of {type(network).__name__} near these keep colours")
+    raise AssertionError(f"no weights of {type(network).__name__} found that preserve colours")
 
 
 def _middle(image: Tensor) -> Tensor:
@@ -74,9 +74,9 @@ def _middle(image: Tensor) -> Tensor:
 
 @pytest.fixture(scope="session")
 def tiny_network() -> Callable[..., nn.Module]:
-    """`tiny_network(architecture, noise=0.02, shift=0, **hyperparameters)`: a few channels wide, colours kept.
+    """`tiny_network(architecture, noise=0.02, shift=0, **hyperparameters)`: a few channels wide, preserving colours.
 
-    `shift=None` leaves the colours as they come.
+    `shift=None` does not correct the colours.
     """
 
     @cache
@@ -98,5 +98,5 @@ def patches() -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def eval_sets(data: Path) -> Path:
-    """The folder of held-out real images."""
+    """Folder of held-out real images."""
     return data / "eval"

@@ -1,4 +1,4 @@
-"""The step after a network holds its result to the source, and still joins exactly."""
+"""Back-projection: consistency with the source, and exact tiling."""
 
 from dataclasses import replace
 
@@ -17,7 +17,7 @@ TINY = {"features": 8, "convolutions": 2}
 
 @pytest.fixture(params=SCALES)
 def weights(request, tmp_path, tiny_network):
-    """A compact network that invents much, as a file that says that the step follows it."""
+    """Weights of a compact network with strong random detail, marked as trained with back-projection."""
     spec, scale = NETWORKS["srvgg-compact"], request.param
     network = tiny_network("srvgg-compact", noise=0.05, scale=scale, **TINY)
     path = tmp_path / "w.safetensors"
@@ -47,7 +47,7 @@ def enlarge(upscaler: NetworkUpscaler, image: np.ndarray, core: int) -> np.ndarr
 
 
 @pytest.mark.parametrize("size", [(61, 75), (40, 64)])
-def test_tiles_join_exactly_at_the_wider_halo_and_not_at_the_networks_own(weights, size) -> None:
+def test_tiles_join_exactly_at_the_wider_halo_only(weights, size) -> None:
     image = np.random.default_rng(4).integers(0, 256, (*size, 3), np.uint8)
     whole = enlarge(upscaler_of(weights), image, core=1000)
     assert np.array_equal(enlarge(upscaler_of(weights), image, core=23), whole)
@@ -55,7 +55,7 @@ def test_tiles_join_exactly_at_the_wider_halo_and_not_at_the_networks_own(weight
     assert not np.array_equal(enlarge(narrow, image, core=23), whole)
 
 
-def test_the_result_reduced_again_is_the_source(weights, data) -> None:
+def test_reduced_result_equals_the_source(weights, data) -> None:
     with Image.open(data / "slides" / "prostate-with-ink.jpeg") as slide:
         image = np.array(slide.convert("RGB").crop((2000, 300, 2096, 364)))
     errors = {}
@@ -69,12 +69,12 @@ def test_the_result_reduced_again_is_the_source(weights, data) -> None:
     assert errors["with"] < 0.35 * errors["without"]
 
 
-def test_another_scale_is_refused() -> None:
+def test_unsupported_scale_is_refused() -> None:
     with pytest.raises(ValueError, match="not at 3"):
         BackProjected(torch.nn.Identity(), 3)
 
 
-def test_the_step_is_part_of_the_fingerprint(weights, tmp_path) -> None:
+def test_step_is_part_of_the_fingerprint(weights, tmp_path) -> None:
     path = tmp_path / "plain.safetensors"
     save_weights(path, weights.spec, weights.hyperparameters, weights.network.state_dict(), {}, half=False)
     assert load_weights(path).fingerprint != weights.fingerprint

@@ -1,4 +1,4 @@
-"""Cards say what is true of their models, and reading them costs no torch."""
+"""Catalog cards agree with their models, and are read without importing torch."""
 
 import hashlib
 import json
@@ -36,7 +36,7 @@ RECOMMENDED = [card for card in NETWORK_CARDS if card.effort]
 
 
 @pytest.mark.parametrize("card", NETWORK_CARDS, ids=lambda card: card.name)
-def test_colours_that_no_stain_has_do_not_set_a_network_off(card):
+def test_networks_stay_consistent_on_colours_of_no_stain(card):
     draw = np.random.default_rng(1)
     mosaic = draw.integers(0, 256, (12, 12, 3), np.uint8).repeat(8, axis=0).repeat(8, axis=1)
     upscaler = load_upscaler(card.name)
@@ -46,8 +46,8 @@ def test_colours_that_no_stain_has_do_not_set_a_network_off(card):
 
 
 @pytest.mark.parametrize("card", RECOMMENDED, ids=lambda card: card.name)
-def test_a_recommended_network_was_measured_on_compressed_sources_and_beats_bicubic_there(card):
-    """From the most careful scanner's quality to the strongest compression that is common, on both sets."""
+def test_recommended_networks_beat_bicubic_on_compressed_sources(card):
+    """From the best to the worst quality of common scanners, on both sets."""
     assert set(card.gains) == {"kumar", "tnbc"}
     assert "Q80" in card.gains["kumar"]
     assert {"none", "Q92", "Q80", "Q70", "Q45", "Q30"} <= set(card.gains["tnbc"])
@@ -56,18 +56,18 @@ def test_a_recommended_network_was_measured_on_compressed_sources_and_beats_bicu
 
 
 @pytest.mark.parametrize("card", RECOMMENDED, ids=lambda card: card.name)
-def test_a_recommended_network_tells_what_16_bits_cost_it(card):
+def test_recommended_networks_have_a_measured_precision_loss(card):
     assert set(card.precision_loss) == {"bf16", "fp16"}
     assert card.precision_loss["fp16"] <= MAX_PRECISION_LOSS, "else auto takes fp32 on CUDA"
 
 
-def test_the_measured_loss_of_a_precision_is_what_the_card_says(eval_sets):
-    """One image of the set that the card's figure is the mean of."""
+def test_measured_precision_loss_is_that_of_the_card(eval_sets):
+    """Measured on one image of the set that the card's figure is the mean of."""
     card = find(DEFAULT_MODEL)
     upscalers = {p: load_upscaler(card.name, device="cpu", precision=p) for p in ("fp32", "bf16")}
     upscalers["bicubic"] = load_upscaler("bicubic", scale=4)
-    found = evaluate(upscalers, image_files(eval_sets / "tnbc", 1), 4, wanted=("psnr_y",)).models
-    loss = found["fp32"].summary["psnr_y"].mean - found["bf16"].summary["psnr_y"].mean
+    scores = evaluate(upscalers, image_files(eval_sets / "tnbc", 1), 4, measures=("psnr_y",)).models
+    loss = scores["fp32"].summary["psnr_y"].mean - scores["bf16"].summary["psnr_y"].mean
     assert loss == pytest.approx(card.precision_loss["bf16"], abs=0.02)
 
 
@@ -82,31 +82,31 @@ def test_listing_the_models_imports_neither_torch_nor_numpy():
     assert not {"torch", "numpy", "PIL"} & loaded
 
 
-def test_interpolating_never_imports_torch():
+def test_interpolation_does_not_import_torch():
     assert "torch" not in modules_after(
         "from slidelift.models.upscaler import load_upscaler as l; l('bicubic', scale=2)"
     )
 
 
 def test_loading_a_network_does_not_import_torchs_compiler():
-    """Two seconds of every start, for drawing numbers into tensors that hold none."""
+    """The import would cost two seconds, for random initialisation of meta tensors."""
     names = [card.name for card in NETWORK_CARDS]
     loaded = modules_after(f"from slidelift.models.upscaler import load_upscaler as l; [l(name) for name in {names}]")
     assert "torch" in loaded
     assert "torch._dynamo" not in loaded
 
 
-def test_default_model_stands_first():
+def test_default_model_is_first():
     assert next(iter(catalog())) == DEFAULT_MODEL
 
 
-def test_unknown_name_is_answered_with_what_is_on_offer():
+def test_error_for_an_unknown_name_lists_the_available_models():
     with pytest.raises(UnknownModelError, match=r"compact-x4.*bicubic"):
         find("esrgan-9000")
 
 
 @pytest.mark.parametrize("card", catalog().values(), ids=lambda card: card.name)
-def test_default_scale_is_on_offer(card):
+def test_default_scale_is_supported(card):
     assert card.default_scale in card.scales
 
 
@@ -138,7 +138,7 @@ def test_interpolation_has_no_weights():
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """An empty folder of the user's models."""
+    """Empty folder of imported models."""
     monkeypatch.setenv("SLIDELIFT_MODELS_DIR", str(tmp_path / "models"))
     model_catalog.cache_clear()
     yield tmp_path / "models"
@@ -151,7 +151,7 @@ class TestImported:
         torch.save({"params": tiny_network("srcnn", scale=3).state_dict()}, tmp_path / "secret patient.pth")
         return tmp_path / "secret patient.pth"
 
-    def test_it_is_offered_by_its_name_and_computes_what_the_file_does(self, folder, file, tiny_network, patches):
+    def test_imported_model_loads_by_name_and_gives_the_files_output(self, folder, file, tiny_network, patches):
         card = import_model(file, name="mine", scale=3, licence="MIT", source_mpp=(0.5, 1))
         assert find("mine") == card
         assert list(catalog())[-1] == "mine"
@@ -164,19 +164,19 @@ class TestImported:
             expected = network(torch.from_numpy(patches).permute(0, 3, 1, 2) / 255).permute(0, 2, 3, 1)
         assert (expected.mul(255).clamp(0, 255) - torch.from_numpy(upscaler(patches)).float()).abs().max() <= 0.501
 
-    def test_facts_stand_in_the_file_itself(self, folder, file):
+    def test_imported_file_contains_its_metadata(self, folder, file):
         card = import_model(file, name="mine", scale=3, licence="MIT")
         facts = load_weights(folder / "mine.safetensors").facts
         assert (facts["licence"], facts["scale"]) == ("MIT", "3")
         assert facts["origin_sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
         assert card.sha256 == hashlib.sha256((folder / "mine.safetensors").read_bytes()).hexdigest()
 
-    def test_without_a_name_it_is_called_by_its_content_never_by_its_file(self, folder, file):
+    def test_default_name_comes_from_the_content_not_the_file_name(self, folder, file):
         card = import_model(file, scale=3)
         assert card.name.startswith("srcnn-x3-")
         assert "patient" not in "".join(path.name + path.read_text("latin-1") for path in folder.iterdir())
 
-    def test_removed_it_is_gone_with_its_files(self, folder, file):
+    def test_removing_a_model_deletes_its_files(self, folder, file):
         import_model(file, name="mine", scale=3)
         remove_model("mine")
         assert "mine" not in catalog()
@@ -185,24 +185,24 @@ class TestImported:
             remove_model("mine")
 
     @pytest.mark.parametrize("name", [DEFAULT_MODEL, "bicubic"])
-    def test_shipped_names_are_neither_taken_nor_removed(self, folder, file, name):
+    def test_shipped_models_can_not_be_replaced_or_removed(self, folder, file, name):
         with pytest.raises(WeightsError, match="is taken; choose another"):
             import_model(file, name=name, scale=3)
         with pytest.raises(UnknownModelError, match="no imported model"):
             remove_model(name)
         assert not folder.exists()
 
-    def test_a_name_is_taken_once(self, folder, file):
+    def test_name_can_be_used_once(self, folder, file):
         import_model(file, name="mine", scale=3)
         with pytest.raises(WeightsError, match="slidelift models remove mine"):
             import_model(file, name="mine", scale=3)
 
     @pytest.mark.parametrize("name", ["../up", "a b", "", ".hidden", "x" * 65, "net.pth", "a/b", "a\nb"])
-    def test_what_is_no_name_is_refused(self, folder, file, name):
-        with pytest.raises(WeightsError, match=r"no name for a model|leave the suffix away"):
+    def test_invalid_name_is_refused(self, folder, file, name):
+        with pytest.raises(WeightsError, match=r"not a valid model name|omit the suffix"):
             import_model(file, name=name, scale=3)
 
-    def test_weights_that_fail_leave_nothing(self, folder, tmp_path, tiny_network):
+    def test_failed_import_leaves_no_files(self, folder, tmp_path, tiny_network):
         torch.save(tiny_network("espcn", shift=-20).state_dict(), tmp_path / "dark.pth")
         with pytest.raises(WeightsError, match="changes a patch of grey"):
             import_model(tmp_path / "dark.pth", name="dark")
@@ -213,7 +213,7 @@ class TestImported:
         ["", "[]", "{", '{"kind": "network"}', "\xff", '{"halo": "x"}', "[" * 100_000, " " * 200_000],
         ids=range(8),
     )
-    def test_a_damaged_card_is_named_and_the_others_are_offered(self, folder, file, content):
+    def test_damaged_card_is_reported_and_the_others_load(self, folder, file, content):
         import_model(file, name="mine", scale=3)
         (folder / "bad.json").write_text(content, "latin-1")
         model_catalog.cache_clear()
@@ -233,7 +233,7 @@ class TestImported:
             ("source_mpp", [2, 1]), ("source_mpp", "ab"), ("notes", 7), ("surplus", 1), ("description", None),
         ],
     )  # fmt: skip
-    def test_an_edited_card_that_says_what_can_not_be_is_damaged(self, folder, file, key, value):
+    def test_edited_card_with_invalid_values_is_damaged(self, folder, file, key, value):
         import_model(file, name="mine", scale=3)
         card = json.loads((folder / "mine.json").read_text("utf-8"))
         (folder / "mine.json").write_text(json.dumps(card | {key: value}))
@@ -241,7 +241,7 @@ class TestImported:
         assert "mine" not in catalog()
         assert "mine" in damaged_cards()
 
-    def test_a_card_that_shadows_a_shipped_model_is_damaged(self, folder, file):
+    def test_card_with_the_name_of_a_shipped_model_is_damaged(self, folder, file):
         import_model(file, name="mine", scale=3)
         (folder / "mine.json").rename(folder / f"{DEFAULT_MODEL}.json")
         model_catalog.cache_clear()
@@ -249,13 +249,13 @@ class TestImported:
         assert "name of a shipped model" in damaged_cards()[DEFAULT_MODEL]
         assert load_upscaler(DEFAULT_MODEL).name == DEFAULT_MODEL
 
-    def test_exchanged_weights_are_refused(self, folder, file, tiny_network):
+    def test_replaced_weights_are_refused(self, folder, file, tiny_network):
         import_model(file, name="mine", scale=3)
         save_file(tiny_network("espcn").state_dict(), folder / "mine.safetensors")
         with pytest.raises(WeightsError, match="its card says"):
             load_upscaler("mine")
 
-    def test_the_folder_is_where_xdg_has_it(self, monkeypatch, tmp_path):
+    def test_models_folder_follows_xdg(self, monkeypatch, tmp_path):
         monkeypatch.delenv("SLIDELIFT_MODELS_DIR", raising=False)
         monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
         assert models_folder() == tmp_path / "slidelift" / "models"

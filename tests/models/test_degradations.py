@@ -1,4 +1,4 @@
-"""Degradations: repeatable, 8-bit, colour-keeping; their parts against Pillow, SciPy and values by hand."""
+"""Degradations: determinism, quantisation and colours; components against Pillow, SciPy and computed values."""
 
 import io
 import math
@@ -28,7 +28,7 @@ from slidelift.models.data.second_order import (
 from slidelift.models.data.stain import odd_colours, stain_jitter
 
 FAITHFUL = {"scanner": {"noise_share": 0.0, "jpeg_share": 0.0}}
-"""JPEG's steps alone may shift a colour by two grey levels."""
+"""Parameters without colour changes; JPEG alone may shift a colour by two grey levels."""
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -37,7 +37,7 @@ def rng(seed: int = 0) -> torch.Generator:
 
 @pytest.fixture(scope="module")
 def high() -> Tensor:
-    """Smooth coloured blobs on the grid of 8 bits, (4, 3, 96, 96), far enough from black and white to overshoot."""
+    """Smooth coloured blobs quantised to 8 bits, (4, 3, 96, 96), with a margin for overshoot."""
     noise = np.random.default_rng(1).random((4, 3, 96, 96))
     blobs = np.clip(gaussian_filter(noise, (0, 0, 2, 2), mode="wrap") * 5 - 2, 0.15, 0.85)
     return torch.from_numpy(np.round(blobs * 255) / 255).float()
@@ -52,7 +52,7 @@ def as_tensor(picture: Image.Image) -> Tensor:
 
 
 @pytest.mark.parametrize("name", DEGRADATIONS)
-def test_a_generators_state_decides_every_bit(name, high):
+def test_degradation_depends_only_on_the_generators_state(name, high):
     generator = rng(3)
     state = generator.get_state()
     one = DEGRADATIONS[name](high, 4, generator)
@@ -77,7 +77,7 @@ def test_low_resolution_is_8_bits_of_the_right_size(name, scale, high):
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
 @pytest.mark.parametrize("name", sorted(set(DEGRADATIONS) - {"realesrgan"}))
-def test_a_constant_colour_stays_what_it_was(name, scale):
+def test_constant_colour_is_preserved(name, scale):
     colour = torch.tensor([180.0, 96.0, 201.0])[None, :, None, None] / 255
     for seed in range(4):
         parameters = FAITHFUL.get(name, {})
@@ -86,26 +86,26 @@ def test_a_constant_colour_stays_what_it_was(name, scale):
 
 
 @pytest.mark.parametrize("name", DEGRADATIONS)
-def test_the_crops_that_come_in_are_not_changed(name, high):
+def test_input_crops_are_not_modified(name, high):
     before = high.clone()
     DEGRADATIONS[name](high, 4, rng())
     assert torch.equal(high, before)
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
-def test_bicubic_is_pillows_to_a_grey_level(scale, high):
+def test_bicubic_equals_pillows_within_a_grey_level(scale, high):
     low = DEGRADATIONS["bicubic"](high, scale, rng()).low
     for crop, reduced in zip(high, low, strict=True):
         pillow = as_tensor(as_picture(crop).resize((96 // scale, 96 // scale), Image.Resampling.BICUBIC))
         assert float((pillow - reduced).abs().max()) * 255 <= 1.01
 
 
-def test_area_is_the_mean_of_blocks(high):
+def test_area_equals_block_means(high):
     expected = high.reshape(4, 3, 24, 4, 24, 4).mean((3, 5))
     assert torch.allclose(reduce_area(high, 4), expected, atol=1e-6)
 
 
-def test_mixed_takes_each_crop_from_one_of_the_two(high):
+def test_mixed_uses_one_of_the_two_reductions_per_crop(high):
     low = mixed(high.repeat(8, 1, 1, 1), 4, rng(), bicubic_share=0.5).low
     one, other = (kind(high, 4, rng()).low for kind in (DEGRADATIONS["bicubic"], DEGRADATIONS["area"]))
     is_one = (low == one.repeat(8, 1, 1, 1)).all((1, 2, 3))
@@ -115,7 +115,7 @@ def test_mixed_takes_each_crop_from_one_of_the_two(high):
 
 
 @pytest.mark.parametrize(("scale", "sigma"), [(3, 1.2), (2, 2.0)])
-def test_gaussian_smooths_as_scipy_and_samples_block_middles(scale, sigma, high):
+def test_gaussian_smooths_as_scipy_and_samples_block_centres(scale, sigma, high):
     low = gaussian(high, scale, rng(), sigma=sigma).low.numpy()
     if scale == 3:  # the middle of a block is a pixel
         smooth = gaussian_filter(high.double().numpy(), (0, 0, sigma, sigma), mode="mirror", truncate=6)[
@@ -128,12 +128,12 @@ def test_gaussian_smooths_as_scipy_and_samples_block_middles(scale, sigma, high)
     assert np.abs(low - smooth).max() * 255 < 1.1
 
 
-def test_a_scanner_without_its_faults_is_the_bare_reduction(high):
+def test_scanner_without_artefacts_is_the_reduction(high):
     low = scanner(high, 4, rng(), bicubic_share=1.0, blur_share=0, noise_share=0, jpeg_share=0).low
     assert torch.equal(low, DEGRADATIONS["bicubic"](high, 4, rng()).low)
 
 
-def test_scanner_noise_has_the_deviation_asked_for():
+def test_scanner_noise_has_the_requested_deviation():
     grey = torch.full((8, 3, 256, 256), 128 / 255)
     low = scanner(grey, 4, rng(), noise_share=1, noises=(4, 4), jpeg_share=0).low
     # rounding adds the variance of a uniform error, 1/12
@@ -143,7 +143,7 @@ def test_scanner_noise_has_the_deviation_asked_for():
 @pytest.mark.parametrize("sampling", CHROMA_STEP)
 @pytest.mark.parametrize("quality", [30, 49, 75, 95])
 @pytest.mark.parametrize("side", [96, 41])
-def test_jpeg_is_what_pillow_decodes_after_encoding(quality, sampling, side, high):
+def test_jpeg_equals_pillows_result(quality, sampling, side, high):
     crops = high[:, :, :side, : side - 2]
     ours = jpeg(crops, torch.full((4,), float(quality)), sampling)
     assert ours.shape == crops.shape
@@ -156,18 +156,18 @@ def test_jpeg_is_what_pillow_decodes_after_encoding(quality, sampling, side, hig
         assert float((pillow - stored).abs().mean()) < 0.3 * float((pillow - crop).abs().mean())
 
 
-def test_jpeg_takes_a_quality_for_each_sample(high):
+def test_jpeg_has_a_quality_per_sample(high):
     together = jpeg(high, torch.tensor([30.0, 50.0, 70.0, 95.0]), "4:2:0")
     alone = [jpeg(high[i : i + 1], torch.tensor([q]), "4:2:0") for i, q in enumerate((30.0, 50.0, 70.0, 95.0))]
     assert torch.allclose(together, torch.cat(alone), atol=1e-6)
 
 
-def test_quality_and_steps_are_each_others_inverse():
+def test_quality_and_steps_are_inverse_functions():
     quality = torch.arange(1.0, 101)
     assert torch.allclose(quality_of_steps(steps_of_quality(quality)), quality, atol=1e-3)
 
 
-def test_compress_touches_the_share_asked_for(high):
+def test_compress_changes_the_requested_share(high):
     crops = high.repeat(16, 1, 1, 1)
     changed = (compress(crops, 0.5, (30, 40), rng()) != crops).flatten(1).any(1)
     assert 20 < int(changed.sum()) < 44
@@ -183,7 +183,7 @@ def test_blur_kernels_sum_to_one(order):
     assert torch.allclose(kernels, kernels.flip(1, 2), atol=1e-6)
 
 
-def test_blur_kernels_are_as_small_as_drawn():
+def test_blur_kernels_have_the_drawn_sizes():
     sides = torch.tensor([7, 13, 21])
     wide = torch.full((3, 2), 50.0)
     kernels = shaped_kernels(21, sides, wide, torch.zeros(3), torch.ones(3), torch.zeros(3, dtype=torch.bool))
@@ -199,14 +199,14 @@ def test_shaped_kernels_have_the_moments_of_their_gaussian():
     assert moments == pytest.approx([3.25, 1.75, 3 * math.sqrt(3) / 4], rel=2e-3)
 
 
-def test_a_plateau_falls_to_half_at_one_deviation():
+def test_plateau_is_one_half_at_one_deviation():
     kernel = shaped_kernels(
         21, torch.tensor([21]), torch.full((1, 2), 3.0), torch.zeros(1), torch.full((1,), 1.7), torch.ones(1).bool()
     )[0]
     assert float(kernel[10, 13] / kernel[10, 10]) == pytest.approx(0.5)
 
 
-def test_lowpass_kernels_cut_where_they_say():
+def test_lowpass_kernels_have_the_requested_cutoff():
     kernel = lowpass_kernels(101, torch.tensor([101]), torch.tensor([math.pi / 2]))[0].double()
     assert float(kernel.sum()) == pytest.approx(1, abs=1e-5)
     response = torch.fft.fft(kernel.sum(0)).abs()  # along x, from 0 to 2 pi
@@ -222,13 +222,13 @@ def test_each_image_is_filtered_by_its_own_kernel(high):
     assert np.abs(blurred.numpy() - expected).max() < 1e-5
 
 
-def test_choice_follows_the_shares():
+def test_choose_follows_the_shares():
     counts = torch.bincount(choose((0.2, 0.7, 0.1), 20_000, rng()), minlength=3) / 20_000
     assert counts.tolist() == pytest.approx([0.2, 0.7, 0.1], abs=0.02)
     assert set(choose((0.0, 1.0, 0.0), 100, rng()).tolist()) == {1}
 
 
-def test_unsharp_masking_leaves_flat_parts_and_raises_edges():
+def test_unsharp_masking_sharpens_only_edges():
     step = torch.full((1, 3, 128, 128), 0.3)
     step[..., 64:] = 0.7
     sharp = sharpen(step)
@@ -238,7 +238,7 @@ def test_unsharp_masking_leaves_flat_parts_and_raises_edges():
     assert torch.equal(sharpen(torch.full((1, 3, 64, 64), 0.5)), torch.full((1, 3, 64, 64), 0.5))
 
 
-def test_realesrgan_shows_the_discriminator_what_was_not_sharpened(high):
+def test_realesrgans_real_image_is_not_sharpened(high):
     pair = realesrgan(high, 4, rng())
     assert torch.equal(pair.high, high)
     assert torch.equal(pair.target, sharpen(high))
@@ -246,12 +246,12 @@ def test_realesrgan_shows_the_discriminator_what_was_not_sharpened(high):
     assert plain.target is plain.high
 
 
-def test_realesrgan_keeps_brightness_in_the_mean(high):
+def test_realesrgan_keeps_the_mean_brightness(high):
     lows = torch.stack([realesrgan(high, 4, rng(seed)).low for seed in range(12)])
     assert float((lows.mean((0, 3, 4)) - high.mean((2, 3))).abs().max()) < 0.05
 
 
-def test_noise_of_real_esrgan_is_grey_where_asked():
+def test_realesrgan_noise_is_grey_where_requested():
     image = torch.full((2, 3, 64, 64), 0.5)
     grey = torch.tensor([True, False])
     for noisy in (
@@ -274,7 +274,7 @@ def test_poisson_noise_has_the_variance_of_its_photons():
     assert float(noise.var()) == pytest.approx(0.2, rel=0.03)
 
 
-def test_a_pair_is_cut_at_one_place(high):
+def test_pair_is_cropped_to_one_window(high):
     pair = Pair(reduce_area(high, 4), high, high + 1)
     cut = crop_pair(pair, 64, rng())
     assert cut.low.shape == (4, 3, 16, 16)
@@ -285,12 +285,12 @@ def test_a_pair_is_cut_at_one_place(high):
         crop_pair(pair, 66, rng())
 
 
-def test_a_pair_that_does_not_fit_is_refused():
+def test_pair_of_wrong_sizes_is_refused():
     with pytest.raises(ValueError, match="no multiple"):
         DEGRADATIONS["bicubic"](torch.zeros(1, 3, 66, 66), 4, rng())
 
 
-def test_stain_jitter_keeps_glass_white_and_changes_the_share(high):
+def test_stain_jitter_keeps_white_and_changes_the_share(high):
     crops = high.repeat(16, 1, 1, 1).clamp(0.01, 0.99)
     crops[..., 0, 0] = 1
     jittered = stain_jitter(crops, rng(), share=0.5)
@@ -305,7 +305,7 @@ def test_stain_jitter_without_mixing_scales_density():
     assert torch.allclose(stain_jitter(crops, rng(), share=1, spread=0, gains=(2, 2)), crops**2)
 
 
-def test_odd_colours_change_their_share_and_keep_the_range_and_what_is_drawn(high):
+def test_odd_colours_change_the_share_within_the_range(high):
     crops = high.repeat(16, 1, 1, 1).clamp(0.4, 0.6)
     odd = odd_colours(crops, rng(), share=0.5, gains=(1, 4), mosaic_share=0)
     changed = ~torch.isclose(odd, crops, atol=1e-6).flatten(1).all(1)
@@ -318,7 +318,7 @@ def test_odd_colours_change_their_share_and_keep_the_range_and_what_is_drawn(hig
             assert max(shapes) > 0.99
 
 
-def test_a_mosaic_is_made_of_blocks_of_one_colour_each(high):
+def test_mosaic_has_blocks_of_one_colour(high):
     odd = odd_colours(high, rng(), share=1, mosaic_share=1)
     blocks = odd.unfold(2, 8, 8).unfold(3, 8, 8)  # of any of its sizes, 8 px are a part
     assert torch.equal(blocks, blocks[..., :1, :1].expand_as(blocks))
@@ -330,20 +330,20 @@ def numbered(first: int, count: int) -> Pair:
     return Pair(low, low.repeat_interleave(2, 2).repeat_interleave(2, 3), low.expand(count, 3, 2, 2) + 0.5)
 
 
-def test_the_pool_keeps_pairs_together_and_loses_none():
-    pool, generator, seen = PairPool(8), rng(), []
+def test_pool_keeps_pairs_together_and_loses_none():
+    pool, generator, returned = PairPool(8), rng(), []
     for batch in range(20):
         out = pool.exchange(numbered(4 * batch, 4), generator)
         assert torch.equal(out.high[:, :, :1, :1], out.low)
         assert torch.equal(out.target, out.high + 0.5)
-        seen += out.low[:, 0, 0, 0].tolist()
+        returned += out.low[:, 0, 0, 0].tolist()
         if batch < 2:
-            assert seen[-4:] == [4 * batch + i for i in range(4)]
+            assert returned[-4:] == [4 * batch + i for i in range(4)]
     # the first two batches come back at once and once more later; the last eight are still inside
-    assert sorted(seen[8:] + pool.state_dict()["low"][:, 0, 0, 0].tolist()) == [*map(float, range(80))]
+    assert sorted(returned[8:] + pool.state_dict()["low"][:, 0, 0, 0].tolist()) == [*map(float, range(80))]
 
 
-def test_a_resumed_pool_goes_on_to_the_bit(tmp_path):
+def test_pool_resumes_exactly(tmp_path):
     pool, generator = PairPool(9), rng()  # not a multiple of the batch: eight are kept
     for batch in range(5):
         pool.exchange(numbered(4 * batch, 4), generator)
@@ -358,7 +358,7 @@ def test_a_resumed_pool_goes_on_to_the_bit(tmp_path):
     assert len(pool) == 8
 
 
-def test_a_batch_larger_than_the_pool_is_refused():
+def test_batch_larger_than_the_pool_is_refused():
     with pytest.raises(ValueError, match="does not fit"):
         PairPool(2).exchange(numbered(0, 4), rng())
 

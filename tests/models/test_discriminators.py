@@ -1,4 +1,4 @@
-"""Discriminators answer in logits for crops of any size they promise, and the U-Net's keys are Real-ESRGAN's."""
+"""Discriminators: input sizes, logits, and the keys of public files."""
 
 import pytest
 import torch
@@ -12,17 +12,17 @@ def name(request) -> str:
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (80, 112), (128, 96)])
-def test_any_multiple_of_16_from_64_pixels_is_judged(name, height, width):
+def test_accepts_multiples_of_16_from_64_pixels(name, height, width):
     discriminator = DISCRIMINATORS[name](features=8)
     logits = discriminator(torch.rand(2, 3, height, width))
     assert logits.shape == ((2, 1, height, width) if name == "unet" else (2, 1))
 
 
-def test_grey_images_are_judged(name):
+def test_accepts_grey_images(name):
     assert DISCRIMINATORS[name](channels=1, features=8)(torch.rand(2, 1, 64, 64)).shape[:2] == (2, 1)
 
 
-def test_answers_are_logits_not_probabilities(name):
+def test_outputs_are_logits(name):
     discriminator = DISCRIMINATORS[name](features=8)
     last = [layer for layer in discriminator.modules() if isinstance(layer, torch.nn.Conv2d)][-1]
     with torch.no_grad():
@@ -31,7 +31,7 @@ def test_answers_are_logits_not_probabilities(name):
     assert torch.equal(discriminator(torch.rand(1, 3, 64, 64)).unique(), torch.tensor([-3.0]))
 
 
-def test_it_learns_to_tell_noise_from_flat_patches(name):
+def test_learns_to_distinguish_noise_from_flat_patches(name):
     rng = torch.Generator().manual_seed(1)
     with torch.random.fork_rng():
         torch.manual_seed(1)
@@ -51,7 +51,7 @@ def test_it_learns_to_tell_noise_from_flat_patches(name):
 
 
 class TestUNet:
-    def test_its_keys_and_shapes_are_those_of_the_public_file(self):
+    def test_keys_and_shapes_are_those_of_the_public_file(self):
         expected = {
             "conv0.weight": (64, 3, 3, 3),
             "conv0.bias": (64,),
@@ -79,7 +79,7 @@ class TestUNet:
             assert float(torch.linalg.matrix_norm(kernel.flatten(1), 2)) == pytest.approx(1, abs=0.02)
 
 
-def test_srgans_discriminator_has_the_public_files_layers():
+def test_srgans_discriminator_has_the_layers_of_public_files():
     state = DISCRIMINATORS["srgan"]().state_dict()
     kernels = {key: tuple(value.shape) for key, value in state.items() if value.ndim == 4}
     assert kernels == {
@@ -90,11 +90,11 @@ def test_srgans_discriminator_has_the_public_files_layers():
     }  # fmt: skip
 
 
-def test_sqes_discriminator_halves_at_every_layer():
-    seen = []
+def test_sqes_discriminator_downsamples_in_every_layer():
+    sides = []
     discriminator = DISCRIMINATORS["srgan-sqe"](features=8)
     for layer in discriminator.net:
         if isinstance(layer, torch.nn.BatchNorm2d):
-            layer.register_forward_hook(lambda layer, inputs, output: seen.append(output.shape[-1]))
+            layer.register_forward_hook(lambda layer, inputs, output: sides.append(output.shape[-1]))
     discriminator(torch.rand(2, 3, 64, 64))
-    assert seen == [32, 16, 8, 4]
+    assert sides == [32, 16, 8, 4]

@@ -1,4 +1,4 @@
-"""Scores follow the convention, statistics are what they say, and the shipped default earns its place."""
+"""Evaluation: measuring convention, statistics, reports, and the default model's gain."""
 
 import json
 import math
@@ -33,7 +33,7 @@ MODELS = {name: Interpolator(name, 4) for name in ("bicubic", "nearest")}
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two smooth images with an edge, of different sizes that four does not divide."""
+    """Two smooth images with an edge, with sizes that are not multiples of four."""
     images = tmp_path / "edges"
     images.mkdir()
     for seed, (height, width) in enumerate([(50, 61), (104, 97)]):
@@ -47,37 +47,37 @@ def folder(tmp_path):
 def test_source_is_pillows_reduction_of_the_top_left_crop(tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (23, 18, 3), np.uint8)
     Image.fromarray(image).save(tmp_path / "a.png")
-    found = reference(tmp_path / "a.png", 4)
-    assert np.array_equal(found.truth, image[:20, :16])
+    compared = reference(tmp_path / "a.png", 4)
+    assert np.array_equal(compared.truth, image[:20, :16])
     assert np.array_equal(
-        found.source, np.asarray(Image.fromarray(found.truth).resize((4, 5), Image.Resampling.BICUBIC))
+        compared.source, np.asarray(Image.fromarray(compared.truth).resize((4, 5), Image.Resampling.BICUBIC))
     )
 
 
-def test_whole_image_is_enlarged_without_a_shift():
+def test_enlarged_image_is_not_shifted():
     image = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
     assert np.array_equal(upscale_image(Interpolator("nearest", 4), image), image.repeat(4, axis=0).repeat(4, axis=1))
 
 
-def test_summary_leaves_out_what_is_no_number():
+def test_summary_ignores_non_finite_values():
     # of 0, 1 ... 100 the percentiles are their own names
-    found = Summary.of([math.nan, math.inf, *range(101)])
-    assert found == Summary(images=101, mean=50, median=50, p5=5, p95=95)
+    summary = Summary.of([math.nan, math.inf, *range(101)])
+    assert summary == Summary(images=101, mean=50, median=50, p5=5, p95=95)
     assert Summary.of([math.inf]).images == 0
     assert math.isnan(Summary.of([]).mean)
 
 
-def test_gains_are_against_bicubic_on_the_same_images(folder):
-    found = evaluate(MODELS, image_files(folder), 4)
-    nearest, bicubic = found.models["nearest"], found.models["bicubic"]
-    assert found.files == ("0.png", "1.png")
+def test_gains_are_over_bicubic_on_the_same_images(folder):
+    scores = evaluate(MODELS, image_files(folder), 4)
+    nearest, bicubic = scores.models["nearest"], scores.models["bicubic"]
+    assert scores.files == ("0.png", "1.png")
     assert bicubic.gain["psnr_y"].mean == bicubic.gain["ssim_y"].mean == 0
     assert nearest.gains["psnr_y"][1] == nearest.values["psnr_y"][1] - bicubic.values["psnr_y"][1]
     assert nearest.gain["psnr_y"].mean < 0
-    assert f"| edges | 2 | none | nearest | {nearest.summary['psnr_y'].mean:.2f} |" in table({"edges": found})
+    assert f"| edges | 2 | none | nearest | {nearest.summary['psnr_y'].mean:.2f} |" in table({"edges": scores})
 
 
-def test_two_runs_find_the_same_but_for_the_time(folder):
+def test_two_runs_differ_only_in_time(folder):
     first, second = (as_json({"a": evaluate(MODELS, image_files(folder), 4)}, MODELS, 4, 0.25) for _ in range(2))
     for result in (first, second):
         for model in result["sets"]["a"]["models"].values():
@@ -86,69 +86,71 @@ def test_two_runs_find_the_same_but_for_the_time(folder):
     assert first == second
 
 
-def test_a_compressed_source_is_measured_against_the_same_truth_and_said(folder):
+def test_compressed_source_is_compared_to_the_same_truth_and_reported(folder):
     source = SourceModel(quality=30)
-    clean, found = (evaluate(MODELS, image_files(folder), 4, source=one) for one in (CLEAN, source))
-    assert found.source == source
+    clean, scores = (evaluate(MODELS, image_files(folder), 4, source=one) for one in (CLEAN, source))
+    assert scores.source == source
     assert all(
         a < b
-        for a, b in zip(found.models["bicubic"].values["psnr_y"], clean.models["bicubic"].values["psnr_y"], strict=True)
+        for a, b in zip(
+            scores.models["bicubic"].values["psnr_y"], clean.models["bicubic"].values["psnr_y"], strict=True
+        )
     )
-    assert "| edges | 2 | Q30 | bicubic |" in table({"edges, Q30": found})
-    told = as_json({"edges, Q30": found}, MODELS, 4, 0.25)
-    assert told["sets"]["edges, Q30"]["source"]["quality"] == 30
-    assert told["computed_on"]["models"]["nearest"] == {"device": "cpu", "precision": "uint8"}
-    assert "JPEG by quality 30, 4:2:0" in image_report({"edges": found}, (), 4, 0.25, "Computed here.")
+    assert "| edges | 2 | Q30 | bicubic |" in table({"edges, Q30": scores})
+    report = as_json({"edges, Q30": scores}, MODELS, 4, 0.25)
+    assert report["sets"]["edges, Q30"]["source"]["quality"] == 30
+    assert report["computed_on"]["models"]["nearest"] == {"device": "cpu", "precision": "uint8"}
+    assert "JPEG by quality 30, 4:2:0" in image_report({"edges": scores}, (), 4, 0.25, "Computed here.")
 
 
-def test_only_the_wanted_measures_are_computed(folder):
-    found = evaluate(MODELS, image_files(folder), 4, wanted=("psnr_y",)).models["nearest"]
-    assert set(found.values) == {"psnr_y", "seconds_per_megapixel"}
-    assert found.values["psnr_y"] == evaluate(MODELS, image_files(folder), 4).models["nearest"].values["psnr_y"]
+def test_only_the_requested_measures_are_computed(folder):
+    scores = evaluate(MODELS, image_files(folder), 4, measures=("psnr_y",)).models["nearest"]
+    assert set(scores.values) == {"psnr_y", "seconds_per_megapixel"}
+    assert scores.values["psnr_y"] == evaluate(MODELS, image_files(folder), 4).models["nearest"].values["psnr_y"]
 
 
 def test_json_holds_every_measure_and_no_nan(folder):
-    found = as_json({"edges": evaluate(MODELS, image_files(folder), 4)}, MODELS, 4, 0.25)
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
-    model = found["sets"]["edges"]["models"]["nearest"]
+    report = as_json({"edges": evaluate(MODELS, image_files(folder), 4)}, MODELS, 4, 0.25)
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    model = report["sets"]["edges"]["models"]["nearest"]
     assert set(model["values"]) == {one.name for one in MEASURES} - {"ssim_inside", "ssim_outside"}
-    assert set(model["values"]) <= set(found["measures"])
+    assert set(model["values"]) <= set(report["measures"])
     assert all(len(values) == 2 for values in model["values"].values())
     assert {"psnr_y", "psnr_y_gain", "ssim_y_gain", "ms_ssim", "rrmse", "consistency_p5"} <= set(model["panel"])
 
 
-def test_panel_takes_the_tail_of_consistency_and_the_greater_angle():
+def test_card_metrics_use_the_5th_percentile_of_consistency_and_the_greater_angle():
     means = {one.name: (1.0, 1.0) for one in MEASURES}
     means |= {"consistency": (40.0, 60.0), "stain_angle_h": (2.0, 4.0), "nuclei_f1": (math.nan, math.nan)}
-    found = card_metrics(ModelScores(means, dict.fromkeys(means, (0.5, 1.0))))
+    figures = card_metrics(ModelScores(means, dict.fromkeys(means, (0.5, 1.0))))
     # the 5th percentile of two values lies a twentieth of the way from the lower to the higher
-    assert found["consistency_p5"] == 41
-    assert found["stain_angle"] == 3
-    assert found["psnr_y_gain"] == 0.25
-    assert "nuclei_f1" not in found
+    assert figures["consistency_p5"] == 41
+    assert figures["stain_angle"] == 3
+    assert figures["psnr_y_gain"] == 0.25
+    assert "nuclei_f1" not in figures
 
 
-def test_perfect_image_is_perfect_by_every_measure():
+def test_identical_image_has_perfect_measures():
     truth = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-    found = measure(truth, Reference(truth, CLEAN(truth, 4), np.eye(64, dtype=bool)))
-    assert found["psnr_y"] == found["psnr_rgb"] == found["consistency"] == math.inf
-    assert found["mse"] == found["rrmse"] == found["stain_angle_h"] == found["stain_angle_e"] == 0
+    values = measure(truth, Reference(truth, CLEAN(truth, 4), np.eye(64, dtype=bool)))
+    assert values["psnr_y"] == values["psnr_rgb"] == values["consistency"] == math.inf
+    assert values["mse"] == values["rrmse"] == values["stain_angle_h"] == values["stain_angle_e"] == 0
     for name in ("ssim_y", "ssim_rgb", "ms_ssim", "qilv", "ssim_inside", "ssim_outside"):
-        assert found[name] == pytest.approx(1), name
-    assert found["nuclei_count"] == found["nuclei_truth"]
+        assert values[name] == pytest.approx(1), name
+    assert values["nuclei_count"] == values["nuclei_truth"]
 
 
 @pytest.mark.parametrize("side", [4, 9, 15])
-def test_tiny_image_has_fewer_figures_and_no_failure(tmp_path, side):
+def test_tiny_image_has_fewer_measures(tmp_path, side):
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)).save(tmp_path / "a.png")
     picker = CropPicker("bicubic")
-    found = evaluate(MODELS, image_files(tmp_path), 4, on_image=picker.add)
-    assert math.isfinite(found.models["nearest"].summary["psnr_y"].mean)
-    assert (found.models["nearest"].summary["ms_ssim"].images == 0) is (side < 15)
-    assert "<html" in image_report({"tiny": found}, picker.crops, 4, 0.25, "Computed here.")
+    scores = evaluate(MODELS, image_files(tmp_path), 4, on_image=picker.add)
+    assert math.isfinite(scores.models["nearest"].summary["psnr_y"].mean)
+    assert (scores.models["nearest"].summary["ms_ssim"].images == 0) is (side < 15)
+    assert "<html" in image_report({"tiny": scores}, picker.crops, 4, 0.25, "Computed here.")
 
 
-def test_image_smaller_than_the_scale_is_named(tmp_path):
+def test_error_names_an_image_smaller_than_the_scale(tmp_path):
     Image.new("RGB", (3, 40)).save(tmp_path / "a.png")
     with pytest.raises(ImagesError, match=r"a\.png: 3x40 px are too few"):
         evaluate(MODELS, image_files(tmp_path), 4)
@@ -160,7 +162,7 @@ def test_grey_image_is_read_as_three_equal_channels(tmp_path):
     assert np.array_equal(read_rgb(tmp_path / "a.png"), np.stack([pixels] * 3, axis=2))
 
 
-def test_mask_divides_the_image(folder, tmp_path):
+def test_mask_separates_inside_and_outside(folder, tmp_path):
     masks = tmp_path / "masks"
     masks.mkdir()
     for path in image_files(folder):
@@ -168,13 +170,13 @@ def test_mask_divides_the_image(folder, tmp_path):
         mask = np.zeros((height, width), np.uint8)
         mask[:, : width // 2] = 1
         Image.fromarray(mask).save(masks / path.name)
-    found = evaluate(MODELS, image_files(folder), 4, masks=masks).models["nearest"].summary
-    assert found["ssim_inside"].images == found["ssim_outside"].images == 2
-    low, high = sorted((found["ssim_inside"].mean, found["ssim_outside"].mean))
-    assert low < found["ssim_y"].mean < high
+    scores = evaluate(MODELS, image_files(folder), 4, masks=masks).models["nearest"].summary
+    assert scores["ssim_inside"].images == scores["ssim_outside"].images == 2
+    low, high = sorted((scores["ssim_inside"].mean, scores["ssim_outside"].mean))
+    assert low < scores["ssim_y"].mean < high
 
 
-def test_mask_that_is_missing_or_of_another_size_is_named(folder, tmp_path):
+def test_error_names_a_missing_or_wrong_mask(folder, tmp_path):
     with pytest.raises(ImagesError, match=r"masks/0\.png"):
         evaluate(MODELS, image_files(folder), 4, masks=tmp_path / "masks")
     (tmp_path / "masks").mkdir()
@@ -183,7 +185,7 @@ def test_mask_that_is_missing_or_of_another_size_is_named(folder, tmp_path):
         evaluate(MODELS, image_files(folder), 4, masks=tmp_path / "masks")
 
 
-def test_folder_without_images_and_file_that_is_none_are_named(tmp_path):
+def test_error_names_folders_without_images_and_damaged_files(tmp_path):
     with pytest.raises(ImagesError, match=str(tmp_path)):
         image_files(tmp_path)
     with pytest.raises(ImagesError, match="nowhere"):
@@ -193,7 +195,7 @@ def test_folder_without_images_and_file_that_is_none_are_named(tmp_path):
         read_rgb(tmp_path / "a.png")
 
 
-def test_crops_are_where_the_gain_is_largest_and_smallest(tmp_path):
+def test_crops_have_the_largest_and_smallest_gain(tmp_path):
     truth = np.full((192, 288, 3), 128, np.uint8)
     bicubic, model = truth.copy(), truth.copy()
     bicubic[:96, 96:192] += 20  # all of the error is gone: the largest gain
@@ -210,16 +212,16 @@ def test_crops_are_where_the_gain_is_largest_and_smallest(tmp_path):
     assert largest.source.shape == (24, 24, 3)
 
 
-def test_report_without_crops_shows_no_pixels(folder):
+def test_report_without_crops_has_no_images(folder):
     picker = CropPicker("bicubic")
-    found = {"edges": evaluate(MODELS, image_files(folder, 1), 4, on_image=picker.add)}
-    assert "data:image/png" in image_report(found, picker.crops, 4, 0.25, "Computed here.")
-    assert "data:image" not in image_report(found, (), 4, 0.25, "Computed here.")
+    scores = {"edges": evaluate(MODELS, image_files(folder, 1), 4, on_image=picker.add)}
+    assert "data:image/png" in image_report(scores, picker.crops, 4, 0.25, "Computed here.")
+    assert "data:image" not in image_report(scores, (), 4, 0.25, "Computed here.")
 
 
 def test_names_are_escaped_in_the_report(folder):
-    found = {"<b>&": evaluate({**MODELS, "<script>": MODELS["nearest"]}, image_files(folder, 1), 4)}
-    report = image_report(found, (), 4, 0.25, "Computed here.")
+    scores = {"<b>&": evaluate({**MODELS, "<script>": MODELS["nearest"]}, image_files(folder, 1), 4)}
+    report = image_report(scores, (), 4, 0.25, "Computed here.")
     assert "<script>" not in report
     assert "&lt;b&gt;&amp;" in report
 
@@ -228,14 +230,14 @@ def test_names_are_escaped_in_the_report(folder):
 def test_shipped_default_beats_bicubic_on_compressed_sources(eval_sets, quality, least):
     upscalers = {name: load_upscaler(name, device="cpu") for name in (DEFAULT_MODEL, "bicubic")}
     for name, count in (("tnbc", 3), ("kumar", 1)):
-        found = evaluate(
+        scores = evaluate(
             upscalers,
             image_files(eval_sets / name, count),
             4,
             source=SourceModel(quality=quality),
-            wanted=("psnr_y",),
+            measures=("psnr_y",),
         )
-        assert found.models[DEFAULT_MODEL].gain["psnr_y"].mean > least, name
+        assert scores.models[DEFAULT_MODEL].gain["psnr_y"].mean > least, name
 
 
 def test_shipped_default_beats_bicubic_on_both_eval_sets(eval_sets):

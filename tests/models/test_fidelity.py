@@ -1,4 +1,4 @@
-"""The measuring convention, against values by hand."""
+"""Fidelity measures against computed values."""
 
 import math
 
@@ -28,12 +28,12 @@ def test_luma_is_bt601(colour, expected):
 
 
 @given(value=st.integers(0, 200), difference=st.integers(1, 55))
-def test_psnr_of_a_uniform_shift_is_known(value, difference):
+def test_psnr_of_a_uniform_shift(value, difference):
     shift = difference * (65.481 + 128.553 + 24.966) / 255
     assert psnr_y(grey(value + difference), grey(value)) == pytest.approx(20 * math.log10(255 / shift))
 
 
-def test_equal_images_are_perfect():
+def test_measures_of_equal_images():
     image = noise(0, 20, 30)
     assert psnr_y(image, image) == psnr_rgb(image, image) == math.inf
     assert ssim_y(image, image) == pytest.approx(1)
@@ -50,11 +50,11 @@ def test_errors_of_two_pixels_by_hand():
     assert psnr_rgb(image, truth) == pytest.approx(10 * math.log10(65025 * 6 / 25))
 
 
-def test_rrmse_of_a_black_truth_is_not_defined():
+def test_rrmse_of_a_black_truth_is_undefined():
     assert math.isnan(rrmse(grey(1), grey(0)))
 
 
-def test_rgb_measures_are_scikit_images():
+def test_rgb_measures_equal_scikit_images():
     image, truth = noise(1, 20, 30), noise(2, 20, 30)
     assert mse(image, truth) == pytest.approx(mean_squared_error(truth, image))
     assert psnr_rgb(image, truth) == pytest.approx(peak_signal_noise_ratio(truth, image, data_range=255))
@@ -67,7 +67,7 @@ def test_rgb_measures_are_scikit_images():
     assert ssim_rgb(image, truth) == pytest.approx(np.mean(channels))
 
 
-def test_ssim_of_one_window_is_the_papers_formula():
+def test_ssim_of_one_window_follows_the_papers_formula():
     rng = np.random.default_rng(5)
     truth, image = (rng.integers(0, 256, (11, 11, 3), np.uint8) for _ in range(2))
     bell = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)
@@ -89,6 +89,6 @@ def test_ssim_is_the_mean_of_its_map():
     assert similarity.mean() == pytest.approx(ssim_y(image, truth))
 
 
-def test_image_narrower_than_the_window_has_no_ssim():
+def test_ssim_of_an_image_smaller_than_the_window_is_undefined():
     assert math.isnan(ssim_y(noise(1, 10, 40), noise(2, 10, 40)))
     assert math.isnan(ssim_rgb(noise(1, 40, 10), noise(2, 40, 10)))

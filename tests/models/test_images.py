@@ -1,4 +1,4 @@
-"""The set of training images: what is read, what is refused, and crops of it."""
+"""Training images: reading, errors and crops."""
 
 import math
 
@@ -18,7 +18,7 @@ def rng(seed: int = 0) -> torch.Generator:
 
 
 def numbered(height: int, width: int, red: int) -> torch.Tensor:
-    """Red names the image, green the row, blue the column."""
+    """Images with their number in red, the row in green and the column in blue."""
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     return torch.stack([torch.full_like(y, red), y, x]).byte()
 
@@ -28,7 +28,7 @@ def numbered_set() -> ImageSet:
     return ImageSet([numbered(60, 90, 1), numbered(100, 40, 2), numbered(40, 200, 3)])
 
 
-def test_plain_crops_are_windows_of_one_image_turned(numbered_set):
+def test_plain_crops_are_flipped_or_transposed_windows_of_one_image(numbered_set):
     crops = numbered_set.crops(200, 12, rng(), larger_share=0).mul(255).round().long()
     turns = set()
     for image, rows, columns in crops:
@@ -53,7 +53,7 @@ def test_crops_reach_every_edge_of_every_image(numbered_set):
         assert (int(mine[:, 2].min()), int(mine[:, 2].max())) == (0, width - 1)
 
 
-def test_images_are_chosen_by_the_root_of_their_area(numbered_set):
+def test_images_are_chosen_by_the_square_root_of_their_area(numbered_set):
     images = numbered_set.crops(6000, 8, rng(), larger_share=0)[:, 0, 0, 0].mul(255).round().long()
     shares = torch.bincount(images, minlength=4)[1:] / 6000
     roots = [math.sqrt(60 * 90), math.sqrt(100 * 40), math.sqrt(40 * 200)]
@@ -75,7 +75,7 @@ def test_larger_crops_are_scaled_down_without_a_shift():
     assert len(steps) > 4
 
 
-def test_a_generators_state_decides_the_crops(numbered_set):
+def test_crops_depend_only_on_the_generators_state(numbered_set):
     generator = rng(5)
     state = generator.get_state()
     one = numbered_set.crops(8, 16, generator, entropy=5.0)
@@ -92,7 +92,7 @@ def test_entropy_by_hand():
     assert shannon_entropy(torch.ones(1, 3, 8, 8)).tolist() == [0]
 
 
-def test_entropy_is_the_slide_readers_on_the_same_patch():
+def test_entropy_equals_the_slide_readers():
     pixels = np.random.default_rng(2).integers(0, 256, (5, 64, 48, 3), np.uint8)
     pixels[1] //= 16
     crops = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
@@ -101,19 +101,19 @@ def test_entropy_is_the_slide_readers_on_the_same_patch():
     assert shannon_entropy(crops).tolist() == pytest.approx(expected, abs=1e-5)
 
 
-def test_crops_of_little_entropy_are_drawn_again():
+def test_crops_of_low_entropy_are_drawn_again():
     rich = torch.randint(0, 256, (3, 64, 64), generator=rng(), dtype=torch.uint8)
     pictures = ImageSet([rich, torch.full((3, 64, 128), 240, dtype=torch.uint8)])
     assert (shannon_entropy(pictures.crops(64, 32, rng(1))) < 4).any()
     assert (shannon_entropy(pictures.crops(64, 32, rng(1), entropy=4.0, attempts=60)) >= 4).all()
 
 
-def test_without_any_rich_crop_the_attempts_end():
+def test_redraws_are_limited():
     glass = ImageSet([torch.full((3, 64, 64), 240, dtype=torch.uint8)])
     assert glass.crops(4, 32, rng(), entropy=7.0).shape == (4, 3, 32, 32)
 
 
-def test_folders_are_read_in_the_order_of_names_and_grey_becomes_rgb(tmp_path):
+def test_folders_are_read_in_order_and_grey_becomes_rgb(tmp_path):
     for name, value in (("b.png", 20), ("a.jpg", 10)):
         Image.new("RGB", (40, 32), (value,) * 3).save(tmp_path / name)
     Image.new("L", (40, 32), 30).save(tmp_path / "c.tif")
@@ -124,7 +124,7 @@ def test_folders_are_read_in_the_order_of_names_and_grey_becomes_rgb(tmp_path):
     assert pictures.pixels[:: 32 * 40].tolist() == [[10] * 3, [20] * 3, [30] * 3]
 
 
-def test_what_cant_be_trained_on_is_named(tmp_path):
+def test_errors_name_folders_and_files(tmp_path):
     with pytest.raises(ImagesError, match="no such folder"):
         ImageSet.read([tmp_path / "absent"])
     with pytest.raises(ImagesError, match="no image"):

@@ -1,4 +1,4 @@
-"""Pillow's filters with a network's face."""
+"""Interpolation as an upscaler."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def noise(height: int, width: int) -> np.ndarray:
     return np.random.default_rng(height * 1000 + width).integers(0, 256, (1, height, width, 3), np.uint8)
 
 
-def test_bicubic_is_pillows_bicubic():
+def test_bicubic_equals_pillows_bicubic():
     patch = noise(9, 7)
     expected = Image.fromarray(patch[0]).resize((28, 36), Image.Resampling.BICUBIC)
     assert np.array_equal(Interpolator("bicubic", 4)(patch)[0], np.asarray(expected))
@@ -33,7 +33,7 @@ def test_scale_one_is_the_identity(method):
 
 @pytest.mark.parametrize("method", ["nearest", "bilinear", "bicubic", "lanczos"])
 @given(value=st.integers(0, 255), height=st.integers(1, 12), width=st.integers(1, 12), scale=st.integers(1, 4))
-def test_constant_colour_stays_itself(method, value, height, width, scale):
+def test_constant_colour_is_preserved(method, value, height, width, scale):
     out = Interpolator(method, scale)(np.full((1, height, width, 3), value, np.uint8))
     assert out.shape == (1, scale * height, scale * width, 3)
     assert (out == value).all()
@@ -45,7 +45,7 @@ def test_constant_colour_stays_itself(method, value, height, width, scale):
     width=st.integers(2, 60),
     data=st.data(),
 )
-def test_any_cut_joins_exactly(method, scale, width, data):
+def test_tiles_join_exactly(method, scale, width, data):
     upscaler = Interpolator(method, scale)
     halo = upscaler.halo
     cut = data.draw(st.integers(1, width - 1))
@@ -57,7 +57,7 @@ def test_any_cut_joins_exactly(method, scale, width, data):
     assert np.array_equal(whole, np.concatenate((left, right), axis=2))
 
 
-def test_unknown_filters_and_scales_name_what_is_on_offer():
+def test_errors_list_the_available_filters_and_scales():
     with pytest.raises(UnknownModelError, match="lanczos"):
         Interpolator("sinc", 4)
     with pytest.raises(UnsupportedScaleError, match="1, 2, 3, 4, not by 8"):

@@ -1,4 +1,4 @@
-"""Losses against values by hand and against scikit-image."""
+"""Losses against computed values and scikit-image."""
 
 import math
 from collections.abc import Callable
@@ -40,7 +40,7 @@ def small(pictures: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
 
 @pytest.fixture(scope="session")
 def vgg_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All of VGG19's tensors that a file of the user's would hold up to conv2_2, with random numbers in them."""
+    """Random tensors of VGG19 up to conv2_2 under torchvision's keys."""
     network = VGG19Features(("conv2_2",))
     rng = torch.Generator().manual_seed(0)
     state = {key: 0.1 * torch.randn(value.shape, generator=rng) for key, value in network.state_dict().items()}
@@ -76,12 +76,12 @@ def apart(residual: float) -> tuple[Tensor, Tensor]:
         ("quasi_norm", {"q": 1.0, "epsilon": 1.44}, 1.3),
     ],
 )
-def test_a_constant_residual_of_one_half_costs_what_the_formula_says(name, parameters, expected):
+def test_loss_of_a_constant_residual_follows_the_formula(name, parameters, expected):
     assert float(LOSSES[name](**parameters)(*apart(0.5), LOW)) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_every_loss_is_least_for_the_truth_and_its_gradient_flows(name, small, vgg_file):
+def test_every_loss_is_least_for_the_truth_and_has_a_gradient(name, small, vgg_file):
     prediction, truth, low = small
     loss = build(name, vgg_file)
     prediction.requires_grad_()
@@ -109,12 +109,12 @@ def test_bfloat16_predictions_are_compared_in_single_precision(name, small, vgg_
 
 
 @pytest.mark.parametrize(("q", "epsilon"), [(0, 1e-5), (-1, 1e-5), (2.1, 1e-5), (0.5, 0)])
-def test_quasi_norm_refuses_what_is_no_norm(q, epsilon):
+def test_quasi_norm_refuses_invalid_parameters(q, epsilon):
     with pytest.raises(ValueError, match="q must lie"):
         LOSSES["quasi_norm"](q=q, epsilon=epsilon)
 
 
-def test_quasi_norm_below_one_pulls_less_at_outliers():
+def test_quasi_norm_below_one_has_smaller_gradients_at_outliers():
     residual = torch.tensor([0.05, 0.5]).reshape(1, 1, 1, 2).requires_grad_()
     LOSSES["quasi_norm"](q=0.5)(residual, torch.zeros(1, 1, 1, 2), LOW).backward()
     near, far = residual.grad.ravel().tolist()
@@ -123,7 +123,7 @@ def test_quasi_norm_below_one_pulls_less_at_outliers():
     assert far == pytest.approx(0.5**-0.5 / 4, rel=0.01)
 
 
-def test_ssim_is_scikit_images_in_uniform_5x5_windows(pictures):
+def test_ssim_equals_scikit_images_with_uniform_5x5_windows(pictures):
     prediction, truth = pictures
     expected = [
         structural_similarity(
@@ -140,7 +140,7 @@ def skimage_ssim(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return structural_similarity(a, b, full=True, **options)[1][5:-5, 5:-5]
 
 
-def test_one_scale_of_ms_ssim_is_scikit_images_ssim(pictures):
+def test_ms_ssim_of_one_scale_equals_scikit_images_ssim(pictures):
     prediction, truth = (picture.double().numpy() for picture in pictures)
     expected = np.mean(
         [skimage_ssim(a, b).mean() for x, y in zip(prediction, truth, strict=True) for a, b in zip(x, y, strict=True)]
@@ -148,7 +148,7 @@ def test_one_scale_of_ms_ssim_is_scikit_images_ssim(pictures):
     assert float(LOSSES["ms_ssim"](scales=1)(*pictures, LOW)) == pytest.approx(1 - expected, abs=1e-5)
 
 
-def test_ms_ssim_is_the_papers_product_of_scikit_images_terms(pictures):
+def test_ms_ssim_is_the_product_of_scikit_images_terms(pictures):
     prediction, truth = (picture.double().numpy() for picture in pictures)
     shares = [0.0448, 0.2856, 0.3001, 0.2363, 0.1333]
     values = []
@@ -166,14 +166,14 @@ def test_ms_ssim_is_the_papers_product_of_scikit_images_terms(pictures):
     assert float(LOSSES["ms_ssim"]()(*pictures, LOW)) == pytest.approx(1 - np.mean(values), abs=1e-5)
 
 
-def test_ms_ssim_says_how_large_crops_must_be():
+def test_ms_ssim_error_tells_the_required_size():
     with pytest.raises(ValueError, match="176 px a side, not 128"):
         LOSSES["ms_ssim"]()(torch.zeros(1, 3, 128, 128), torch.zeros(1, 3, 128, 128), LOW)
     with pytest.raises(ValueError, match="1 to 5 scales"):
         LOSSES["ms_ssim"](scales=6)
 
 
-def test_an_inverted_image_still_has_a_finite_ms_ssim(pictures):
+def test_ms_ssim_of_an_inverted_image_is_finite(pictures):
     truth = pictures[1]
     prediction = (1 - truth).requires_grad_()
     loss = LOSSES["ms_ssim"]()(prediction, truth, LOW)
@@ -183,7 +183,7 @@ def test_an_inverted_image_still_has_a_finite_ms_ssim(pictures):
 
 
 @pytest.mark.parametrize("reduction", ["bicubic", "area"])
-def test_consistency_is_zero_where_the_reduction_gives_back_the_input(reduction):
+def test_consistency_loss_is_zero_if_the_reduction_equals_the_input(reduction):
     low = torch.full((1, 3, 8, 8), 0.4)
     prediction = torch.full((1, 3, 32, 32), 0.4)
     loss = LOSSES["consistency"](reduction=reduction)
@@ -191,7 +191,7 @@ def test_consistency_is_zero_where_the_reduction_gives_back_the_input(reduction)
     assert float(loss(prediction + 0.1, prediction, low)) == pytest.approx(0.1, abs=1e-5)
 
 
-def test_area_consistency_looks_at_block_means_only():
+def test_area_consistency_depends_only_on_block_means():
     prediction = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).repeat(8, 8).expand(1, 3, 16, 16)
     loss = LOSSES["consistency"](reduction="area")
     assert float(loss(prediction, prediction, torch.full((1, 3, 8, 8), 0.5))) == 0
@@ -202,7 +202,7 @@ def test_consistency_refuses_an_unknown_reduction():
         LOSSES["consistency"](reduction="lanczos")
 
 
-def test_fourier_loss_of_a_constant_residual_is_one_frequency():
+def test_spectrum_loss_of_a_constant_residual_is_one_frequency():
     # orthonormal: a constant r on 16 x 16 has the zero frequency 16 r, of 16 * 9 kept
     assert float(LOSSES["fft"]()(*apart(0.5), LOW)) == pytest.approx(16 * 0.5 / (16 * 9), abs=1e-5)
 
@@ -210,7 +210,7 @@ def test_fourier_loss_of_a_constant_residual_is_one_frequency():
 ZERO = torch.zeros(2, 1, 3, 3)
 
 
-def test_an_undecided_discriminator_pays_what_a_coin_does():
+def test_discriminator_loss_of_zero_logits():
     assert float(discriminator_loss("vanilla", ZERO, ZERO)) == pytest.approx(2 * math.log(2))
     assert float(generator_loss("vanilla", ZERO)) == pytest.approx(math.log(2))
     assert float(discriminator_loss("relativistic", ZERO + 3, ZERO + 3)) == pytest.approx(math.log(2))
@@ -237,7 +237,7 @@ def test_hinge_stops_at_the_margin():
     assert float(generator_loss("hinge", fake)) == pytest.approx(2.75 / 2)
 
 
-def test_relativistic_compares_with_the_others_mean():
+def test_relativistic_loss_compares_with_the_mean_of_the_others():
     real, fake = torch.tensor([1.0, 3.0]), torch.tensor([0.0, -2.0])  # means 2 and -1
 
     def softplus(x):
@@ -256,7 +256,7 @@ def test_the_generators_loss_sends_no_gradient_through_real_images():
     assert (fake.grad < 0).all()
 
 
-def test_adversarial_losses_say_what_they_need():
+def test_adversarial_losses_refuse_missing_or_unknown_arguments():
     with pytest.raises(ValueError, match="real images too"):
         generator_loss("relativistic", ZERO)
     with pytest.raises(ValueError, match="wasserstein"):
@@ -276,7 +276,7 @@ def test_vgg_features_are_taken_before_the_activation():
     assert all((value < 0).any() for value in features.values())
 
 
-def test_vgg_normalises_its_input_as_it_was_trained():
+def test_vgg_normalises_its_input():
     network = VGG19Features(("conv1_1",))
     with torch.no_grad():
         network.features[0].weight.zero_()[:3, :, 1, 1] = torch.eye(3)
@@ -285,7 +285,7 @@ def test_vgg_normalises_its_input_as_it_was_trained():
     assert out[0, :3, 2, 2].tolist() == pytest.approx([1, 1, -1], abs=1e-5)
 
 
-def test_vgg_without_its_file_says_which_is_needed(tmp_path):
+def test_error_without_vgg_names_the_required_file(tmp_path):
     with pytest.raises(WeightsError, match=r"no such file.*vgg19-dcbb9e9d\.pth"):
         Perceptual(tmp_path / "vgg19.pth")
     wrong = tmp_path / "wrong.pth"
@@ -294,7 +294,7 @@ def test_vgg_without_its_file_says_which_is_needed(tmp_path):
         Perceptual(wrong)
 
 
-def test_vgg_reads_pth_and_safetensors_alike(tmp_path, vgg_file, small):
+def test_vgg_reads_pth_and_safetensors(tmp_path, vgg_file, small):
     pth = tmp_path / "vgg.pth"
     torch.save(load_file(vgg_file) | {"classifier.0.weight": torch.zeros(2)}, pth)
     layers = {"conv2_2": 1.0}
@@ -328,6 +328,6 @@ def test_weighted_sum_adds_and_reports_unweighted_parts():
     assert not any(part.requires_grad for part in parts.values())
 
 
-def test_weighted_sum_of_nothing_is_refused():
+def test_weighted_sum_without_losses_is_refused():
     with pytest.raises(ValueError, match="no loss"):
         WeightedSum({"l1": (0.0, LOSSES["l1"]())})

@@ -1,4 +1,4 @@
-"""The seam measurement sees a seam where there is one, and none where there is none."""
+"""Measurement of the seam between tiles."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def test_exact_model_has_no_seam():
 
 
 @pytest.mark.parametrize("scale", [4, 2])
-def test_seam_shrinks_with_the_halo_and_is_gone_at_the_receptive_radius(tiny_network, scale):
+def test_seam_shrinks_with_the_halo_to_zero_at_the_receptive_radius(tiny_network, scale):
     network = tiny_network("rrdbnet", noise=0.05, scale=scale)
     geometry = SPEC.geometry({"scale": scale})
     upscaler = NetworkUpscaler(network, geometry, name="tiny", fingerprint="0", device="cpu", precision="fp32")
@@ -30,8 +30,8 @@ def test_seam_shrinks_with_the_halo_and_is_gone_at_the_receptive_radius(tiny_net
     assert narrow.faded_error.greatest <= narrow.disagreement.greatest
 
 
-def test_less_than_an_exact_models_halo_is_refused():
-    with pytest.raises(ValueError, match="lanczos is exact: it has no seam from a halo of 3 on"):
+def test_smaller_halo_than_an_exact_models_is_refused():
+    with pytest.raises(ValueError, match="lanczos is exact and needs a halo of 3"):
         measure_seam(Interpolator("lanczos", 4), IMAGES, halo=2, fade=8)
 
 
@@ -40,7 +40,7 @@ def test_image_too_narrow_for_the_halo_is_refused():
         measure_seam(Interpolator("bicubic", 4), IMAGES, halo=60, fade=8)
 
 
-def test_halo_off_the_networks_grid_is_refused(tiny_network):
+def test_halo_must_be_a_multiple_of_the_size_multiple(tiny_network):
     network = tiny_network("rrdbnet", scale=2)
     upscaler = NetworkUpscaler(network, SPEC.geometry({"scale": 2}), name="tiny", fingerprint="0", device="cpu")
     with pytest.raises(ValueError, match="multiples of 2"):

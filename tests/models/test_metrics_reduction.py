@@ -1,4 +1,4 @@
-"""Reductions have no shift and are what they say; consistency is the error after one."""
+"""Reductions and downscale consistency."""
 
 import math
 
@@ -30,18 +30,18 @@ def test_constant_colour_is_kept(name):
     assert np.array_equal(REDUCTIONS[name](flat, 4), flat[::4, ::4])
 
 
-def test_bicubic_is_pillows_antialiased(image):
+def test_bicubic_equals_pillows(image):
     expected = Image.fromarray(image).resize((9, 6), Image.Resampling.BICUBIC)
     assert np.array_equal(bicubic(image, 4), np.asarray(expected))
 
 
-def test_area_is_the_mean_of_each_square(image):
+def test_area_is_the_mean_of_each_block(image):
     squares = image.reshape(6, 4, 9, 4, 3).mean(axis=(1, 3))
     assert np.abs(area(image, 4) - squares).max() <= 0.5 + 1e-9
 
 
 @pytest.mark.parametrize("scale", [2, 3])
-def test_gaussian_is_its_integral_sum(image, scale):
+def test_gaussian_equals_the_direct_sum(image, scale):
     sigma, (row, column) = 0.4 * scale, (24 // scale // 2, 36 // scale // 2)
     y, x = np.mgrid[:24, :36]
     middle = scale * np.array([row, column]) + (scale - 1) / 2
@@ -56,7 +56,7 @@ def test_nearest_enlargement_is_consistent_with_area_and_not_with_bicubic(image)
     assert 10 < downscale_consistency(enlarged, image) < 40
 
 
-def test_consistency_of_a_uniform_shift_is_known(image):
+def test_consistency_of_a_uniform_shift(image):
     flat, source = np.full((40, 40, 3), 103, np.uint8), np.full((10, 10, 3), 100, np.uint8)
     # an error of 3 everywhere: 20 log10(255 / 3) = 38.588 dB
     assert downscale_consistency(flat, source) == pytest.approx(38.588, abs=0.001)
@@ -67,7 +67,7 @@ def test_truth_is_consistent_with_its_own_reduction(image):
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.float32])
-def test_the_worst_block_is_found_where_it_is(image, kind):
+def test_worst_block_is_found(image, kind):
     enlarged = image.repeat(4, axis=0).repeat(4, axis=1).astype(kind)
     assert worst_block(enlarged, image) == mean_consistency(enlarged, image) == 0
     enlarged[4 * 16 : 4 * 24, 4 * 32 :] = 255 - enlarged[4 * 16 : 4 * 24, 4 * 32 :]  # the last, half a block wide
@@ -77,6 +77,6 @@ def test_the_worst_block_is_found_where_it_is(image, kind):
     assert worst_block(enlarged, image) > 3 * mean_consistency(enlarged, image)
 
 
-def test_an_image_smaller_than_a_block_is_one_block():
+def test_image_smaller_than_a_block_is_one_block():
     source = np.full((3, 5, 3), 100, np.uint8)
     assert worst_block(np.full((6, 10, 3), 110, np.uint8), source) == pytest.approx(10)

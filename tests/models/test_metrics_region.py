@@ -1,4 +1,4 @@
-"""SSIM on both sides of a mask."""
+"""SSIM inside and outside a mask."""
 
 import math
 
@@ -11,26 +11,26 @@ from slidelift.models.metrics.region import region_ssim
 TRUTH = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
 
 
-def test_damage_shows_only_on_its_own_side():
+def test_damage_affects_only_its_side():
     image, mask = TRUTH.copy(), np.zeros((40, 60), bool)
     image[:, 40:] = 255 - image[:, 40:]
     mask[:, 35:] = True  # windows of 11 with their middle left of column 35 do not reach column 40
-    found = region_ssim(image, TRUTH, mask)
-    assert found.outside == pytest.approx(1)
-    assert found.inside < 0.3
+    similarity = region_ssim(image, TRUTH, mask)
+    assert similarity.outside == pytest.approx(1)
+    assert similarity.inside < 0.3
 
 
-def test_both_sides_weighted_by_their_windows_are_the_whole():
+def test_weighted_mean_of_both_sides_is_the_ssim():
     image, mask = TRUTH[::-1].copy(), np.zeros((40, 60), bool)
     mask[12:20, 10:31] = True  # 8 * 21 = 168 of the 30 * 50 = 1500 windows
-    found = region_ssim(image, TRUTH, mask)
-    assert (168 * found.inside + 1332 * found.outside) / 1500 == pytest.approx(ssim_y(image, TRUTH))
+    similarity = region_ssim(image, TRUTH, mask)
+    assert (168 * similarity.inside + 1332 * similarity.outside) / 1500 == pytest.approx(ssim_y(image, TRUTH))
 
 
-def test_side_without_a_window_is_not_defined():
-    found = region_ssim(TRUTH, TRUTH, np.ones((40, 60), bool))
-    assert found.inside == pytest.approx(1)
-    assert math.isnan(found.outside)
+def test_side_without_windows_is_undefined():
+    similarity = region_ssim(TRUTH, TRUTH, np.ones((40, 60), bool))
+    assert similarity.inside == pytest.approx(1)
+    assert math.isnan(similarity.outside)
     assert math.isnan(region_ssim(TRUTH[:9], TRUTH[:9], np.ones((9, 60), bool)).inside)
 
 

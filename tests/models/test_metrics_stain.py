@@ -1,4 +1,4 @@
-"""Stain vectors of synthetic stains are found again, and turn as far as they were turned."""
+"""Stain vectors and angles of synthetic stains."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def unit(vector: np.ndarray) -> np.ndarray:
 
 
 def stained(haematoxylin: np.ndarray = HAEMATOXYLIN, eosin: np.ndarray = EOSIN, side: int = 80) -> np.ndarray:
-    """An image by Beer and Lambert's law; some pixels take one stain alone, so that the extremes are the stains."""
+    """Image by the Beer-Lambert law; some pixels have a single stain, so that the extremes are the stains."""
     rng = np.random.default_rng(1)
     amounts = rng.uniform(0.2, 0.8, (side, side, 2))
     amounts[: side // 4, :, 1] = 0
@@ -27,14 +27,14 @@ def degrees(first: np.ndarray, second: np.ndarray) -> float:
     return float(np.degrees(np.arccos(np.clip(unit(first) @ unit(second), -1, 1))))
 
 
-def test_vectors_of_known_stains_are_found():
-    found = stain_vectors(stained())
-    assert found is not None
-    assert degrees(found.haematoxylin, HAEMATOXYLIN) < 1.5
-    assert degrees(found.eosin, EOSIN) < 1.5
+def test_vectors_of_known_stains_are_estimated():
+    vectors = stain_vectors(stained())
+    assert vectors is not None
+    assert degrees(vectors.haematoxylin, HAEMATOXYLIN) < 1.5
+    assert degrees(vectors.eosin, EOSIN) < 1.5
 
 
-def test_angle_is_the_one_by_which_a_stain_was_turned():
+def test_angle_of_a_rotated_stain():
     turned = unit(EOSIN) + 0.1 * unit(HAEMATOXYLIN)
     angles = stain_angles(stain_vectors(stained(eosin=turned)), stain_vectors(stained()))
     assert angles is not None
@@ -51,7 +51,7 @@ def test_angle_of_known_vectors():
     assert angles.eosin == pytest.approx(45)
 
 
-def test_image_keeps_its_own_stains():
+def test_angles_of_an_image_to_itself_are_zero():
     angles = stain_angles(stain_vectors(stained()), stain_vectors(stained()))
     assert angles is not None
     assert angles.haematoxylin == angles.eosin == 0
@@ -67,6 +67,6 @@ def test_image_keeps_its_own_stains():
     ],
     ids=["glass", "one colour", "one stain", "nine pixels"],
 )
-def test_too_little_to_tell_is_none(image):
+def test_no_vectors_with_too_little_tissue(image):
     assert stain_vectors(image) is None
     assert stain_angles(stain_vectors(image), stain_vectors(stained())) is None

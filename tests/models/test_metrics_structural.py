@@ -1,4 +1,4 @@
-"""MS-SSIM and QILV, against their formulas written out naively, and in the order of damage."""
+"""MS-SSIM and QILV against direct implementations of their formulas, and for increasing damage."""
 
 import math
 
@@ -38,14 +38,14 @@ def windows(values: np.ndarray) -> np.ndarray:
 
 
 def moments(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Weighted means, variances and covariance of each window, by their definitions."""
+    """Weighted means, variances and covariance of each window by definition."""
     wx, wy = windows(x), windows(y)
     mean_x, mean_y = ((WINDOW * w).sum(axis=(2, 3)) for w in (wx, wy))
     dx, dy = wx - mean_x[..., None, None], wy - mean_y[..., None, None]
     return mean_x, mean_y, *((WINDOW * one).sum(axis=(2, 3)) for one in (dx * dx, dy * dy, dx * dy))
 
 
-def test_identical_images_are_perfect():
+def test_measures_of_identical_images():
     assert ms_ssim(scene(), scene()) == pytest.approx(1)
     assert qilv(scene(), scene()) == pytest.approx(1)
 
@@ -53,7 +53,7 @@ def test_identical_images_are_perfect():
 @pytest.mark.parametrize(
     ("side", "scales"), [(10, 0), (11, 1), (21, 1), (22, 2), (44, 3), (88, 4), (175, 4), (176, 5), (4000, 5)]
 )
-def test_scales_are_as_many_as_hold_a_window(side, scales):
+def test_number_of_scales_follows_the_size(side, scales):
     assert scales_that_fit(side, 5000) == scales_that_fit(5000, side) == scales
 
 
@@ -62,7 +62,7 @@ def test_one_scale_is_ssim():
     assert ms_ssim(image, truth) == pytest.approx(ssim_y(image, truth))
 
 
-def test_two_scales_are_the_papers_product():
+def test_two_scales_follow_the_papers_formula():
     image, truth = noisy(scene(27), 20), scene(27)
     x, y = luma(image), luma(truth)
     mean_x, mean_y, var_x, var_y, cov = moments(x, y)
@@ -74,7 +74,7 @@ def test_two_scales_are_the_papers_product():
     assert ms_ssim(image, truth) == pytest.approx(fine ** (0.0448 / 0.3304) * coarse.mean() ** (0.2856 / 0.3304))
 
 
-def test_qilv_is_the_papers_formula():
+def test_qilv_follows_the_papers_formula():
     image, truth = blurred(scene(40), 1), scene(40)
     _, _, v, w, _ = moments(luma(image), luma(truth))
     spread_v, spread_w = v.std(), w.std()
@@ -93,16 +93,16 @@ def test_ms_ssim_falls_with_noise():
     assert 1 > ms_ssim(noisy(scene(), 8), scene()) > ms_ssim(noisy(scene(), 30), scene()) > 0
 
 
-def test_flat_images_are_compared_without_a_division_by_zero():
+def test_flat_images_do_not_divide_by_zero():
     flat = np.full((30, 30, 3), 90, np.uint8)
     assert qilv(flat, flat) == ms_ssim(flat, flat) == pytest.approx(1)
     assert qilv(flat, noise(1, 30, 30)) < 0.01
 
 
-def test_opposite_structure_scores_nothing():
+def test_opposite_structure_scores_zero():
     assert ms_ssim(255 - scene(), scene()) == 0
 
 
-def test_image_without_a_window_has_neither():
+def test_measures_of_an_image_smaller_than_the_window_are_undefined():
     assert math.isnan(ms_ssim(noise(1, 10, 60), noise(2, 10, 60)))
     assert math.isnan(qilv(noise(1, 10, 60), noise(2, 10, 60)))

@@ -1,4 +1,4 @@
-"""Every network keeps one contract by standing in the table; each family has its public keys, sizes and conventions."""
+"""Contract of all networks of the table, and public keys, sizes and conventions of each architecture."""
 
 import re
 from itertools import product
@@ -17,7 +17,7 @@ from slidelift.models.networks.table import NETWORKS
 from slidelift.models.zoo.weights import load_weights, save_weights
 
 ONE_PLANE = [name for name in NETWORKS if name not in ("edsr", "rcan")]
-"""EDSR and RCAN subtract the mean of three colours."""
+"""EDSR and RCAN subtract an RGB mean, so they have no luma version."""
 
 
 def both(*layers: str) -> set[str]:
@@ -87,35 +87,35 @@ def smooth(count: int, side: int, rng: torch.Generator) -> Tensor:
 
 
 def loaded(path, network, name):
-    """The network after a way through a file of bare tensors."""
+    """Save a network's tensors to a file and load it."""
     scale = None if "scale" in NETWORKS[name].hyperparameters(network.state_dict()) else network.scale
     return load_weights(path, scale=scale)
 
 
 class TestContract:
-    def test_every_scale_gives_its_size(self, name, tiny_network):
+    def test_output_size_follows_the_scale(self, name, tiny_network):
         for scale in NETWORKS[name].scales:
             network = tiny_network(name, shift=None, scale=scale)
             with torch.inference_mode():
                 assert network(image(8, 12)).shape == (2, 3, 8 * scale, 12 * scale), scale
 
-    def test_hyperparameters_are_read_off_the_weights_of_every_scale(self, name, tiny_network):
+    def test_hyperparameters_are_inferred_from_weights_of_every_scale(self, name, tiny_network):
         spec = NETWORKS[name]
         for scale in spec.scales:
             state = tiny_network(name, shift=None, scale=scale).state_dict()
-            found = {"scale": scale} | spec.hyperparameters(spec.canonical(state))
-            assert found["scale"] == scale
-            again = spec.build(**found).state_dict()
+            parameters = {"scale": scale} | spec.hyperparameters(spec.canonical(state))
+            assert parameters["scale"] == scale
+            again = spec.build(**parameters).state_dict()
             assert {key: value.shape for key, value in again.items()} == {k: v.shape for k, v in state.items()}
 
-    def test_weights_are_recognised_by_their_own_family_alone(self, name, tiny_network):
+    def test_weights_are_recognised_only_by_their_architecture(self, name, tiny_network):
         state = tiny_network(name, shift=None).state_dict()
         assert [spec.name for spec in NETWORKS.values() if spec.recognise(state)] == [name]
 
-    def test_keys_are_those_of_the_public_files(self, name, tiny_network):
+    def test_keys_are_those_of_public_files(self, name, tiny_network):
         assert tiny_network(name, shift=None).state_dict().keys() == PUBLIC_KEYS[name]
 
-    def test_saved_and_loaded_weights_give_the_same_output_to_the_bit(self, name, tiny_network, tmp_path):
+    def test_saved_and_loaded_weights_give_the_same_output(self, name, tiny_network, tmp_path):
         network, spec = tiny_network(name), NETWORKS[name]
         state = network.state_dict()
         hyperparameters = {"scale": 4} | spec.hyperparameters(state)
@@ -133,13 +133,13 @@ class TestContract:
             changed = load_weights(tmp_path / "a.safetensors").network(image()) - network(image())
         assert changed.abs().mean() * 255 < 1
 
-    def test_a_checkpoint_of_averaged_weights_loads(self, name, tiny_network, tmp_path):
+    def test_checkpoint_of_ema_weights_loads(self, name, tiny_network, tmp_path):
         network = tiny_network(name)
         torch.save({"params_ema": network.state_dict()}, tmp_path / "a.pth")
         with torch.inference_mode():
             assert torch.equal(loaded(tmp_path / "a.pth", network, name).network(image()), network(image()))
 
-    def test_it_trains_from_its_first_weights(self, name, tiny_network):
+    def test_network_trains_from_its_initialisation(self, name, tiny_network):
         network = tiny_network(name, noise=0.0, shift=None, scale=2).train()
         blocks = torch.rand(4, 3, 10, 10, generator=torch.Generator().manual_seed(2))
         high = nn.functional.interpolate(blocks, scale_factor=4)[:, :, 1:33, 1:33]
@@ -154,7 +154,7 @@ class TestContract:
             losses.append(loss.item())
         assert losses[-1] < 0.9 * losses[0]
 
-    def test_full_size_has_the_papers_number_of_parameters(self, name):
+    def test_full_size_network_has_the_papers_number_of_parameters(self, name):
         for (family, hyperparameters), parameters in FULL_SIZE.items():
             if family == name:
                 network = NETWORKS[name].build(**dict(hyperparameters))
@@ -162,7 +162,7 @@ class TestContract:
 
 
 def make_positive(network: nn.Module) -> nn.Module:
-    """Weights that cancel nowhere and die nowhere, so that a gradient is zero only where nothing is connected."""
+    """Set weights that never cancel or vanish, so that a gradient is zero only without a connection."""
     with torch.no_grad():
         for layer in network.modules():
             if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
@@ -182,7 +182,7 @@ class TestHalo:
 
     @pytest.mark.parametrize(("name", "depth"), CASES, ids=str)
     @pytest.mark.parametrize("scale", [2, 3, 4])
-    def test_it_is_the_whole_receptive_radius_and_no_more(self, tiny_network, name, depth, scale):
+    def test_halo_is_exactly_the_receptive_radius(self, tiny_network, name, depth, scale):
         network = make_positive(tiny_network(name, noise=0.0, shift=None, scale=scale, **depth))
         spec = NETWORKS[name]
         halo = spec.geometry({"scale": scale} | spec.hyperparameters(network.state_dict())).halo
@@ -203,10 +203,10 @@ class TestHalo:
             ("srvgg-compact", {"convolutions": 32, "scale": 4}, 34),
         ],
     )
-    def test_full_size_networks_have_the_radius_worked_out_by_hand(self, name, hyperparameters, halo):
+    def test_full_size_networks_have_the_expected_halo(self, name, hyperparameters, halo):
         assert NETWORKS[name].geometry(hyperparameters).halo == halo
 
-    def test_networks_that_pool_globally_do_not_call_themselves_exact(self, tiny_network):
+    def test_networks_with_global_pooling_are_not_exact(self, tiny_network):
         network = tiny_network("rcan", shift=None)
         x = image(64, 64, 1)
         with torch.inference_mode():
@@ -225,7 +225,7 @@ class TestOnePlane:
         assert torch.equal(out[:, 0], out[:, 2])
 
     @pytest.mark.parametrize("name", ONE_PLANE)
-    def test_one_plane_is_read_off_the_weights(self, tiny_network, tmp_path, name):
+    def test_number_of_channels_is_inferred_from_the_weights(self, tiny_network, tmp_path, name):
         network = tiny_network(name, channels=1)
         torch.save(network.state_dict(), tmp_path / "luma.pth")
         weights = loaded(tmp_path / "luma.pth", network, name)
@@ -233,19 +233,19 @@ class TestOnePlane:
         with torch.inference_mode():
             assert torch.equal(weights.network(image()), network(image()))
 
-    def test_luma_is_bt601s_as_scikit_image_has_it(self):
+    def test_luma_equals_scikit_images(self):
         pixels = image(20, 20, 1)
         luma, _ = to_luma_and_chroma(pixels)
         expected = rgb2ycbcr(pixels[0].permute(1, 2, 0).numpy())[..., 0]
         assert np.abs(luma[0, 0].numpy() * 255 - expected).max() < 0.01
 
-    def test_colours_come_back(self):
+    def test_colour_conversion_is_inverted(self):
         assert (to_rgb(*to_luma_and_chroma(image())) - image()).abs().max() < 1e-6
 
 
 class TestBicubic:
     @pytest.mark.parametrize("scale", [1, 2, 3, 4])
-    def test_it_is_pillows_away_from_the_border(self, scale):
+    def test_bicubic_equals_pillows_away_from_the_border(self, scale):
         pixels = image(20, 24, 1)
         ours = enlarge_bicubic(pixels, scale)[0, 0].numpy()
         pillows = Image.fromarray(pixels[0, 0].numpy()).resize((24 * scale, 20 * scale), Image.Resampling.BICUBIC)
@@ -254,7 +254,7 @@ class TestBicubic:
 
     @pytest.mark.parametrize("scale", [2, 3, 4])
     @pytest.mark.parametrize("left", [1, 5, 8])
-    def test_a_tile_of_it_has_the_bits_of_the_whole(self, scale, left):
+    def test_bicubic_of_a_tile_equals_that_of_the_whole(self, scale, left):
         pixels = image(40, 61, 1)
         whole = enlarge_bicubic(pixels, scale)[..., (left + 2) * scale : (left + 19) * scale]
         tile = enlarge_bicubic(pixels[..., left : left + 21], scale)[..., 2 * scale : -2 * scale]
@@ -332,23 +332,23 @@ class TestDialects:
         with torch.inference_mode():
             assert torch.equal(weights.network(image()), network(image()))
 
-    def test_a_layer_number_without_end_is_refused_at_once(self, tmp_path):
+    def test_huge_layer_number_is_refused(self, tmp_path):
         torch.save({f"model.{10**15}.weight": torch.zeros(3, 8, 3, 3)}, tmp_path / "far.pth")
         assert not any(spec.recognise(torch.load(tmp_path / "far.pth")) for spec in NETWORKS.values())
 
 
 class TestEDSR:
-    def test_residuals_are_damped_where_there_are_256_features(self):
+    def test_networks_with_256_features_have_residual_scaling(self):
         assert [block.damping for block in EDSR(features=256, blocks=2).body[:2]] == [0.1, 0.1]
         assert EDSR(features=64, blocks=1).body[0].damping == 1
 
-    def test_the_mean_is_no_parameter(self):
+    def test_mean_shift_is_no_parameter(self):
         assert not any("mean" in key for key, _ in EDSR(8, 1).named_parameters())
 
 
 class TestFSRCNN:
     @pytest.mark.parametrize("scale", [2, 3, 4])
-    def test_the_tail_is_torchs_deconvolution(self, tiny_network, scale):
+    def test_tail_equals_torchs_transposed_convolution(self, tiny_network, scale):
         network = tiny_network("fsrcnn", noise=0.1, shift=None, scale=scale)
         x = torch.rand(1, 56, 7, 9, generator=torch.Generator().manual_seed(1))
         with torch.inference_mode():
@@ -356,7 +356,7 @@ class TestFSRCNN:
 
 
 class TestAutoencoder:
-    def test_the_encoding_has_a_quarter_of_each_side(self):
+    def test_code_has_a_quarter_of_each_side(self):
         autoencoder = Autoencoder(features=8)
         x = image(32, 48)
         assert autoencoder.encoder(x).shape == (2, 16, 8, 12)
@@ -369,7 +369,7 @@ class TestAutoencoder:
                  for half in (autoencoder.encoder, autoencoder.decoder)]  # fmt: skip
         assert names[0] == names[1][::-1]
 
-    def test_it_learns_to_repeat_patches(self):
+    def test_autoencoder_learns_to_reconstruct_patches(self):
         with torch.random.fork_rng():
             torch.manual_seed(0)
             autoencoder = Autoencoder(features=8)

@@ -1,4 +1,4 @@
-"""A source for measuring is what Pillow writes and reads back, and nothing else."""
+"""Source model against Pillow."""
 
 import io
 
@@ -11,7 +11,7 @@ from slidelift.models.metrics.source import SAMPLINGS, SourceModel
 
 @pytest.fixture(scope="module")
 def image() -> np.ndarray:
-    """Waves in three colours with a little grain, 160 x 192 px."""
+    """Coloured waves with slight noise, 160 x 192 px."""
     y, x = np.mgrid[:160, :192]
     waves = np.stack([90 * np.sin(x / 11), 80 * np.cos(y / 9), 70 * np.sin((x + y) / 13)], axis=2)
     grain = np.random.default_rng(0).normal(0, 5, waves.shape)
@@ -29,33 +29,33 @@ def decoded(picture: Image.Image, **options: object) -> np.ndarray:
     return np.asarray(Image.open(stream))
 
 
-def test_the_convention_is_pillows_bicubic_and_not_compressed(image):
+def test_convention_is_pillows_bicubic_without_compression(image):
     assert np.array_equal(SourceModel()(image, 4), np.asarray(bicubic(image, 4)))
 
 
 @pytest.mark.parametrize("sampling", ["4:2:0", "4:2:2", "4:4:4"])
 @pytest.mark.parametrize("quality", [30, 92])
-def test_a_compressed_source_is_what_pillow_decodes(image, sampling, quality):
-    found = SourceModel(quality=quality, sampling=sampling)(image, 4)
-    assert np.array_equal(found, decoded(bicubic(image, 4), quality=quality, subsampling=sampling))
+def test_compressed_source_equals_pillows_result(image, sampling, quality):
+    compressed = SourceModel(quality=quality, sampling=sampling)(image, 4)
+    assert np.array_equal(compressed, decoded(bicubic(image, 4), quality=quality, subsampling=sampling))
 
 
-def test_chroma_is_halved_by_default(image):
+def test_default_chroma_sampling_is_420(image):
     assert np.array_equal(SourceModel(quality=60)(image, 4), SourceModel(quality=60, sampling="4:2:0")(image, 4))
 
 
 def test_rgb_is_stored_without_a_colour_transform(image):
-    """Aperio's way: a grey step in one channel then touches no other."""
+    """As in Aperio files: a step in one channel does not affect the others."""
     red = image.copy()
     red[..., 1:] = 128
-    found = SourceModel(quality=10, sampling="RGB").compress(red)
-    assert np.array_equal(found[..., 1:], red[..., 1:])
-    assert not np.array_equal(found[..., 0], red[..., 0])
+    compressed = SourceModel(quality=10, sampling="RGB").compress(red)
+    assert np.array_equal(compressed[..., 1:], red[..., 1:])
+    assert not np.array_equal(compressed[..., 0], red[..., 0])
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
-def test_a_files_own_tables_give_what_its_quality_gives(image, sampling):
-    """As a slide's source is compressed by the tables that stand in the slide."""
+def test_tables_of_a_file_equal_its_quality(image, sampling):
+    """As a slide's source is compressed by the slide's own tables."""
     whole = SourceModel(quality=45, sampling=sampling)
     stream = io.BytesIO()
     kept = {"keep_rgb": True} if sampling == "RGB" else {"subsampling": sampling}
@@ -67,7 +67,7 @@ def test_a_files_own_tables_give_what_its_quality_gives(image, sampling):
     assert own.label == "own tables"
 
 
-def test_noise_has_the_deviation_asked_for_and_is_the_same_each_time(image):
+def test_noise_has_the_requested_deviation_and_is_deterministic(image):
     grey = np.full((400, 400, 3), 128, np.uint8)
     noisy = SourceModel(noise=3)(grey, 4)
     # rounding adds the variance of a uniform error, 1/12
@@ -76,7 +76,7 @@ def test_noise_has_the_deviation_asked_for_and_is_the_same_each_time(image):
 
 
 def test_defocus_spreads_an_edge_by_source_pixels():
-    """The width of a blurred edge: a Gaussian's integral rises from 16 to 84 % within two sigma."""
+    """A Gaussian's integral rises from 16 to 84 % within two sigma."""
     edge = np.zeros((64, 512, 3), np.uint8)
     edge[:, 256:] = 255
     profile = SourceModel(defocus=3)(edge, 4)[8, :, 0].astype(float) / 255

@@ -1,4 +1,4 @@
-"""Every exact model, tiled or not, gives the same bytes: one contract that each inherits."""
+"""Tiled and untiled results of exact models are identical."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,7 +20,7 @@ def cores(side: int, core: int) -> Iterator[tuple[int, int]]:
 
 
 def upscale_in_tiles(upscaler: PatchUpscaler, image: np.ndarray, core: int) -> np.ndarray:
-    """Cut cores with their halo out of the mirrored image, enlarge each alone, keep the cores."""
+    """Enlarge each tile with its halo of the mirrored image, and join the cores."""
     halo, scale = upscaler.halo, upscaler.scale
     padded = np.pad(image, ((halo, halo), (halo, halo), (0, 0)), mode="symmetric")
     height, width, _ = image.shape
@@ -35,7 +35,7 @@ def upscale_in_tiles(upscaler: PatchUpscaler, image: np.ndarray, core: int) -> n
 
 
 class ExactUpscalerContract:
-    """What every model that calls itself exact keeps to; inherit it and give the `upscaler` fixture."""
+    """Contract of exact models; subclasses provide the `upscaler` fixture."""
 
     @pytest.fixture
     def upscaler(self) -> PatchUpscaler:
@@ -48,7 +48,7 @@ class ExactUpscalerContract:
         tiled = upscale_in_tiles(upscaler, image, core)
         assert int(np.abs(whole.astype(int) - tiled).max()) == 0
 
-    def test_batching_does_not_change_a_bit(self, upscaler, patches):
+    def test_output_does_not_depend_on_batching(self, upscaler, patches):
         together = upscaler(patches)
         alone = np.concatenate([upscaler(patch[None]) for patch in patches])
         assert np.array_equal(together, alone)
@@ -59,7 +59,7 @@ class ExactUpscalerContract:
         assert out.shape == (count, upscaler.scale * height, upscaler.scale * width, 3)
         assert out.dtype == np.uint8
 
-    def test_same_patches_give_the_same_bytes_and_stay_as_they_were(self, upscaler, patches):
+    def test_output_is_deterministic_and_input_is_not_modified(self, upscaler, patches):
         before = patches.copy()
         assert np.array_equal(upscaler(patches), upscaler(patches))
         assert np.array_equal(patches, before)
@@ -101,7 +101,7 @@ class TestCompactAtOtherDepthsAndScales(ExactUpscalerContract):
 
 
 class TestRRDBNetReadWithItsWholeReceptiveRadius(ExactUpscalerContract):
-    """Its only reason to be inexact is that 349 pixels are too many to read around each tile."""
+    """RRDBNet is inexact only because a halo of 349 pixels is too large."""
 
     @pytest.fixture
     def upscaler(self, tiny_network) -> PatchUpscaler:
@@ -112,8 +112,8 @@ class TestRRDBNetReadWithItsWholeReceptiveRadius(ExactUpscalerContract):
 
 
 @pytest.mark.parametrize("side", [12, 82, 83, 90])
-def test_small_patches_take_the_same_kernel_as_large_ones(tiny_network, side):
-    """Torch has two for a single CPU patch, chosen by its size, and they differ in the last bit."""
+def test_small_patches_use_the_kernel_of_large_ones(tiny_network, side):
+    """torch chooses between two kernels by the size of a single CPU patch; they differ in the last bit."""
     network, geometry = (
         tiny_network("srvgg-compact", noise=0.05, shift=None),
         Geometry(scale=4, halo=5, exact=False, fade=1),
@@ -124,7 +124,7 @@ def test_small_patches_take_the_same_kernel_as_large_ones(tiny_network, side):
     assert np.array_equal(upscaler(large[:, :side, :side])[:, inner, inner], upscaler(large)[:, inner, inner])
 
 
-def test_what_is_left_out_in_the_halo_changes_no_bit_of_what_is_kept(tiny_network):
+def test_skipping_the_halo_does_not_change_the_rest(tiny_network):
     given = np.random.default_rng(0).integers(0, 256, (1, 140, 150, 3), np.uint8)
     geometry = NETWORKS["srvgg-compact"].geometry({"convolutions": 6, "scale": 4})
     results, halo = [], geometry.halo * 4

@@ -303,15 +303,15 @@ def test_orthogonalised_matrices_have_singular_values_near_one() -> None:
 
 def test_muon_solves_least_squares() -> None:
     rng = torch.Generator().manual_seed(2)
-    wanted, inputs = torch.randn(8, 8, generator=rng), torch.randn(64, 8, generator=rng)
+    expected, inputs = torch.randn(8, 8, generator=rng), torch.randn(64, 8, generator=rng)
     weight = torch.zeros(8, 8, requires_grad=True)
     optimiser = Muon([weight], 0.5)
     for step in range(200):
         optimiser.param_groups[0]["lr"] = 0.5 * (1 - step / 200)
         optimiser.zero_grad()
-        (inputs @ (weight - wanted).T).square().mean().backward()
+        (inputs @ (weight - expected).T).square().mean().backward()
         optimiser.step()
-    assert (weight - wanted).abs().max() < 0.05
+    assert (weight - expected).abs().max() < 0.05
 
 
 def test_muon_updates_a_stack_of_matrices_as_single_ones() -> None:

@@ -1,4 +1,4 @@
-"""What a network upscaler does with devices, precision, memory and numbers."""
+"""Network upscaler: devices, precision, memory and non-finite output."""
 
 from dataclasses import replace
 
@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 
 
 class Repeat(nn.Module):
-    """Repeats pixels; what a subclass does with the batch first is its misbehaviour."""
+    """Repeats pixels; subclasses simulate errors."""
 
     def misbehave(self, x):
         return x
@@ -48,11 +48,11 @@ def repeated(patches):
 
 
 class TestOutput:
-    def test_every_level_survives_the_way_to_float_and_back(self):
+    def test_all_grey_levels_are_preserved(self):
         levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=3)
         assert np.array_equal(upscaler(Repeat())(levels), repeated(levels))
 
-    def test_halves_are_rounded_to_even_and_what_is_outside_is_clipped(self):
+    def test_output_is_rounded_half_to_even_and_clipped(self):
         class Constant(Repeat):
             def misbehave(self, x):
                 values = torch.tensor([0.5, 1.5, 2.5, -7.0, 254.5, 300.0]).div(255)
@@ -61,7 +61,7 @@ class TestOutput:
         out = upscaler(Constant())(np.zeros((1, 1, 6, 3), np.uint8))
         assert out[0, 0, ::2, 0].tolist() == [0, 2, 2, 0, 254, 255]
 
-    def test_inexact_networks_answer_in_unrounded_float32(self, patches):
+    def test_inexact_networks_return_unrounded_float32(self, patches):
         class Shift(Repeat):
             def misbehave(self, x):
                 return x + 0.25 / 255
@@ -71,7 +71,7 @@ class TestOutput:
         assert np.abs(out - np.minimum(repeated(patches) + 0.25, 255)).max() < 1e-3
 
     @pytest.mark.parametrize(("height", "width"), [(8, 12), (5, 7), (1, 1), (2, 9)])
-    def test_any_size_meets_the_size_multiple_by_mirroring(self, height, width):
+    def test_patches_are_mirrored_to_the_size_multiple(self, height, width):
         sizes = []
 
         class Watch(Repeat):
@@ -88,7 +88,7 @@ class TestOutput:
         assert upscaler(Repeat())(np.zeros((0, 4, 5, 3), np.uint8)).shape == (0, 8, 10, 3)
 
     @pytest.mark.parametrize("batch", [1, 2, 3, 8])
-    def test_cpu_batches_change_no_bit(self, tiny_network, patches, batch):
+    def test_cpu_output_does_not_depend_on_batching(self, tiny_network, patches, batch):
         network = tiny_network("srvgg-compact", noise=0.05, shift=None)
         geometry = Geometry(scale=4, halo=5, exact=True, fade=0)
         alone = np.concatenate([upscaler(network, geometry)(patch[None]) for patch in patches])
@@ -98,13 +98,13 @@ class TestOutput:
 class TestMemory:
     @pytest.fixture
     def patches(self):
-        """Above the size at which a single patch is computed as two copies."""
+        """Larger than patches that are computed as two copies."""
         return np.random.default_rng(3).integers(0, 256, (3, 132, 132, 3), np.uint8)
 
     @pytest.mark.parametrize(
         "error", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("DefaultCPUAllocator: not enough memory")]
     )
-    def test_batch_is_halved_until_it_fits_and_that_is_recorded(self, patches, error):
+    def test_batch_is_halved_until_it_fits_with_an_incident(self, patches, error):
         class Narrow(Repeat):
             def misbehave(self, x):
                 if len(x) > 1:
@@ -127,7 +127,7 @@ class TestMemory:
         with pytest.raises(OutOfMemoryError, match="one patch does not fit"):
             upscaler(Full(), batch=2)(patches)
 
-    def test_other_errors_are_not_taken_for_a_lack_of_memory(self, patches):
+    def test_other_errors_are_not_treated_as_out_of_memory(self, patches):
         class Broken(Repeat):
             def misbehave(self, x):
                 raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
@@ -135,7 +135,7 @@ class TestMemory:
         with pytest.raises(RuntimeError, match="mat1 and mat2"):
             upscaler(Broken(), batch=2)(patches)
 
-    def test_cpu_allocators_own_words_are_understood(self):
+    def test_out_of_memory_of_the_cpu_allocator_is_recognised(self):
         with pytest.raises(RuntimeError) as caught:
             torch.empty(2**55, dtype=torch.uint8)
         assert is_out_of_memory(caught.value)
@@ -143,7 +143,7 @@ class TestMemory:
 
 class TestNonFinite:
     @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-    def test_overflow_in_16_bits_is_computed_again_in_fp32_and_recorded(self, patches, precision):
+    def test_overflow_in_16_bits_is_computed_again_in_fp32(self, patches, precision):
         class Overflowing(Repeat):
             def misbehave(self, x):
                 return x * float("inf") if torch.is_autocast_enabled("cpu") else x
@@ -155,7 +155,7 @@ class TestNonFinite:
 
     @pytest.mark.parametrize("precision", ["fp32", "bf16"])
     @pytest.mark.parametrize("batch", [1, 2, 3])
-    def test_patch_that_stays_non_finite_is_named_by_its_index(self, patches, precision, batch):
+    def test_error_has_the_index_of_a_non_finite_patch(self, patches, precision, batch):
         class HatesOnePatch(Repeat):
             def misbehave(self, x):
                 return torch.where(x.amax((1, 2, 3), keepdim=True) == 0, torch.nan, x)
@@ -165,7 +165,7 @@ class TestNonFinite:
             upscaler(HatesOnePatch(), precision=precision, batch=batch)(patches)
         assert caught.value.index == 2
 
-    def test_infinite_weight_is_caught(self, tiny_network, patches):
+    def test_infinite_weight_raises(self, tiny_network, patches):
         network = tiny_network("srvgg-compact")
         network.body[2].weight.data[0, 0, 1, 1] = float("inf")
         with pytest.raises(NonFiniteOutputError):
@@ -176,17 +176,17 @@ class TestPrecision:
     @pytest.mark.parametrize(
         ("avx512", "amx", "expected"), [(False, False, "fp32"), (True, False, "bf16"), (False, True, "bf16")]
     )
-    def test_auto_takes_bf16_only_where_the_cpu_computes_in_it(self, monkeypatch, avx512, amx, expected):
+    def test_auto_is_bf16_only_on_cpus_with_bf16_arithmetic(self, monkeypatch, avx512, amx, expected):
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
         assert choose_precision("auto", CPU, {"bf16": 0.0}) == expected
 
     @pytest.mark.parametrize(("loss", "expected"), [({"bf16": 0.02}, "bf16"), ({"bf16": 0.021}, "fp32"), ({}, "fp32")])
-    def test_auto_takes_bf16_on_a_cpu_only_where_it_was_measured_to_cost_nothing(self, monkeypatch, loss, expected):
+    def test_auto_is_bf16_only_with_a_small_measured_loss(self, monkeypatch, loss, expected):
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
         assert choose_precision("auto", CPU, loss) == expected
 
-    def test_cuda_takes_fp16_unless_it_was_measured_to_cost_and_a_stored_plans_choice_wins(self):
+    def test_auto_is_fp16_on_cuda_unless_its_measured_loss_is_large(self):
         cuda = torch.device("cuda")
         assert choose_precision("auto", cuda) == "fp16"
         assert choose_precision("auto", cuda, {"fp16": 0.03}) == "fp32"
@@ -195,7 +195,7 @@ class TestPrecision:
         with pytest.raises(ValueError, match="int8"):
             choose_precision("int8", CPU)
 
-    def test_skip_path_of_the_compact_network_stays_float32_in_bf16(self, tiny_network):
+    def test_skip_connection_of_the_compact_network_stays_float32_in_bf16(self, tiny_network):
         levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=3)
         network = tiny_network("srvgg-compact")
         for parameter in network.parameters():
@@ -213,16 +213,16 @@ class TestPrecision:
         assert bf16.dtype == np.float32
         assert np.abs(fp32 - bf16).mean() < 0.5
 
-    def test_what_carries_the_image_through_rrdbnet_stays_float32_in_bf16(self):
-        seen = {}
+    def test_only_the_body_of_rrdbnet_runs_in_bf16(self):
+        dtypes = {}
         network = RRDBNet(features=8, growth=4, blocks=1)
         for name, layer in network.named_modules():
-            layer.register_forward_hook(lambda layer, inputs, output, name=name: seen.update({name: output.dtype}))
+            layer.register_forward_hook(lambda layer, inputs, output, name=name: dtypes.update({name: output.dtype}))
         upscaler(network, Geometry(4, 32, exact=False, fade=16), "bf16")(np.zeros((1, 8, 8, 3), np.uint8))
         for name in ("conv_first", "conv_up1", "conv_up2", "conv_hr", "conv_last"):
-            assert seen[name] == torch.float32, name
+            assert dtypes[name] == torch.float32, name
         for name in ("body.0.rdb1.conv1", "body.0.rdb3.conv5", "conv_body"):
-            assert seen[name] == torch.bfloat16, name
+            assert dtypes[name] == torch.bfloat16, name
 
 
 class TestDoor:
@@ -231,17 +231,17 @@ class TestDoor:
         save_file(tiny_network("srvgg-compact").state_dict(), tmp_path / "mine.safetensors")
         return str(tmp_path / "mine.safetensors")
 
-    def test_file_of_weights_becomes_an_upscaler(self, file, patches):
+    def test_file_of_weights_loads_as_an_upscaler(self, file, patches):
         model = load_upscaler(file, device="cpu")
         assert (model.scale, model.halo, model.exact, model.batch, model.device) == (4, 5, True, 1, "cpu")
         assert model(patches).shape == (3, 84, 104, 3)
 
-    def test_interpolation_takes_its_default_scale_or_the_one_asked_for(self):
+    def test_interpolation_uses_its_default_or_the_requested_scale(self):
         assert load_upscaler("bicubic").scale == 4
         assert load_upscaler("lanczos", scale=2).scale == 2
         assert load_upscaler("nearest").fingerprint == "nearest-pillow"
 
-    def test_unknown_name_scale_and_device_have_their_own_errors(self, file, monkeypatch):
+    def test_unknown_name_scale_and_device_raise(self, file, monkeypatch):
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
         with pytest.raises(UnknownModelError, match="compact-x4"):
             load_upscaler("sharpest")
@@ -253,7 +253,7 @@ class TestDoor:
             with pytest.raises(DeviceError, match="use auto, cpu, cuda"):
                 choose_device(device)
 
-    def test_weights_are_checked_before_the_network_is_used(self, tmp_path):
+    def test_untrained_weights_are_refused(self, tmp_path):
         save_file(RRDBNet(features=8, growth=4, blocks=1).state_dict(), tmp_path / "untrained.safetensors")
         with pytest.raises(WeightsError, match=r"untrained\.safetensors: changes a patch of grey"):
             load_upscaler(str(tmp_path / "untrained.safetensors"))

@@ -1,4 +1,4 @@
-"""Public checkpoints load by their own key names; anything else is refused with a reason, and never executed."""
+"""Loading of weights: public checkpoints, wrappers, errors, self-test and metadata."""
 
 import hashlib
 import json
@@ -26,14 +26,14 @@ from slidelift.models.zoo.weights import load_weights, save_weights
 
 
 def realesrgan_x4plus_keys() -> set[str]:
-    """As they stand in the public file, 702 of them."""
+    """The 702 keys of the public file."""
     layers = ["conv_first", "conv_body", "conv_up1", "conv_up2", "conv_hr", "conv_last"]
     layers += [f"body.{n}.rdb{d}.conv{c}" for n in range(23) for d in (1, 2, 3) for c in (1, 2, 3, 4, 5)]
     return {f"{layer}.{part}" for layer in layers for part in ("weight", "bias")}
 
 
 def as_old_esrgan(key: str, blocks: int) -> str:
-    """ESRGAN's first release, whose layers are numbered."""
+    """Keys of ESRGAN's first release, with numbered layers."""
     ends = {
         "conv_first": "model.0", "conv_body": f"model.1.sub.{blocks}", "conv_up1": "model.3",
         "conv_up2": "model.6", "conv_hr": "model.8", "conv_last": "model.10",
@@ -45,7 +45,7 @@ def as_old_esrgan(key: str, blocks: int) -> str:
 
 
 def as_bsrgan(key: str, blocks: int) -> str:
-    """BSRGAN, RealSR and ESRGAN's second release."""
+    """Keys of BSRGAN, RealSR and ESRGAN's second release."""
     ends = {"conv_body": "trunk_conv", "conv_up1": "upconv1", "conv_up2": "upconv2", "conv_hr": "HRconv"}
     layer, _, part = key.rpartition(".")
     layer = ends.get(layer, layer)
@@ -53,7 +53,7 @@ def as_bsrgan(key: str, blocks: int) -> str:
 
 
 def assert_loads_as(path, network):
-    """The file's upscaler computes what the network computes."""
+    """Assert that the file's upscaler gives the network's output."""
     upscaler = load_upscaler(str(path), device="cpu", precision="fp32")
     halo = upscaler.halo if upscaler.exact else 0
     image = np.random.default_rng(1).integers(60, 200, (1, 2 * halo + 12, 2 * halo + 16, 3), np.uint8)
@@ -73,7 +73,7 @@ def has_scale(name: str) -> bool:
 
 
 class TestPublicCheckpoints:
-    def test_full_size_rrdbnet_has_the_public_files_keys(self):
+    def test_full_size_rrdbnet_has_the_keys_of_public_files(self):
         state = RRDBNet().state_dict()
         assert state.keys() == realesrgan_x4plus_keys()
         assert state["body.22.rdb3.conv5.weight"].shape == (64, 192, 3, 3)
@@ -137,7 +137,7 @@ def prefixed(prefix: str, state: dict) -> dict:
 
 
 class TestWrappers:
-    """What trainers put around a network's tensors is taken off, and nothing else is."""
+    """Wrappers and prefixes of training code are removed, and nothing else."""
 
     @pytest.fixture
     def network(self, tiny_network):
@@ -149,29 +149,29 @@ class TestWrappers:
 
     @pytest.fixture
     def other(self, tiny_network):
-        """Of the same network, with other weights."""
+        """State dict of the same network with other weights."""
         return tiny_network("rrdbnet", noise=0.03).state_dict()
 
     @pytest.fixture
     def assert_is_found(self, tmp_path, network):
-        """The file's content holds the network, and every weight is in its place."""
+        """Assert that the network loads from the file's content with all its weights."""
 
         def check(content):
             torch.save(content, tmp_path / "wrapped.pth")
-            found = load_weights(tmp_path / "wrapped.pth", self_test=False).network.state_dict()
+            loaded = load_weights(tmp_path / "wrapped.pth", self_test=False).network.state_dict()
             expected = network.state_dict()
-            assert found.keys() == expected.keys()
-            assert all(torch.equal(found[key], expected[key]) for key in expected)
+            assert loaded.keys() == expected.keys()
+            assert all(torch.equal(loaded[key], expected[key]) for key in expected)
 
         return check
 
     @pytest.mark.parametrize("wrapper", WRAPPERS)
     @pytest.mark.parametrize("prefix", PREFIXES)
-    def test_a_wrapper_and_a_prefix_are_taken_off(self, assert_is_found, state, wrapper, prefix):
+    def test_wrapper_and_prefix_are_removed(self, assert_is_found, state, wrapper, prefix):
         assert_is_found({wrapper: prefixed(prefix, state)})
 
     @pytest.mark.parametrize("prefix", PREFIXES)
-    def test_a_prefix_alone_is_taken_off(self, assert_is_found, state, prefix):
+    def test_prefix_without_wrapper_is_removed(self, assert_is_found, state, prefix):
         assert_is_found(prefixed(prefix, state))
 
     @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ class TestWrappers:
         ],
     )  # fmt: skip
     @pytest.mark.parametrize("prefix", ["", "module."])
-    def test_wrappers_in_wrappers_are_taken_off(self, assert_is_found, state, wrappers, prefix):
+    def test_nested_wrappers_are_removed(self, assert_is_found, state, wrappers, prefix):
         content = prefixed(prefix, state)
         for wrapper in reversed(wrappers):
             content = {wrapper: content}
@@ -191,14 +191,14 @@ class TestWrappers:
     @pytest.mark.parametrize("prefix", ["", "model.", "module.", "generator.", "netG.", "module.generator."])
     @pytest.mark.parametrize("wrapper", [None, "params_ema", "model", "state_dict"])
     @pytest.mark.parametrize("dialect", [as_old_esrgan, as_bsrgan])
-    def test_older_dialects_keep_the_names_that_look_like_prefixes(
+    def test_keys_of_older_dialects_that_look_like_prefixes_are_kept(
         self, assert_is_found, state, dialect, wrapper, prefix
     ):
         old = prefixed(prefix, {dialect(key, 1): value for key, value in state.items()})
         assert any(key.startswith(prefix + "model.0.") for key in old) == (dialect is as_old_esrgan)
         assert_is_found(old if wrapper is None else {wrapper: old})
 
-    def test_a_wrapped_network_computes_what_it_did(self, tmp_path, network, state):
+    def test_wrapped_network_gives_the_same_output(self, tmp_path, network, state):
         torch.save({"state_dict": {"params_ema": prefixed("module.generator.", state)}}, tmp_path / "wrapped.pth")
         assert_loads_as(tmp_path / "wrapped.pth", network)
 
@@ -210,21 +210,21 @@ class TestWrappers:
         ("averaged", "last"),
         [("params_ema", "params"), ("params-ema", "params"), ("ema", "model"), ("generator_ema", "generator")],
     )
-    def test_averaged_weights_are_preferred(self, assert_is_found, state, other, averaged, last):
+    def test_ema_weights_are_preferred(self, assert_is_found, state, other, averaged, last):
         assert_is_found({last: other, averaged: state})
         assert_is_found({averaged: state, last: other})
         assert_is_found({"state_dict": {last: other, averaged: state}, "epoch": 3})
         assert_is_found(prefixed(f"{last}.", other) | prefixed(f"{averaged}.", state))
 
     @pytest.mark.parametrize("nothing", [{}, None, 0.999])
-    def test_an_average_that_was_not_kept_is_passed_over(self, assert_is_found, state, nothing):
+    def test_empty_ema_is_ignored(self, assert_is_found, state, nothing):
         assert_is_found({"params_ema": nothing, "params": state})
 
     def test_one_dict_in_two_places_loads(self, assert_is_found, state):
         assert_is_found({"params_ema": state, "params": state})
 
     @pytest.mark.parametrize("wrapper", ["params_ema", "model", "generator"])
-    def test_a_whole_training_checkpoint_loads(self, assert_is_found, network, state, wrapper):
+    def test_training_checkpoint_loads(self, assert_is_found, network, state, wrapper):
         discriminator = torch.nn.Conv2d(3, 4, 3)
         optimiser = torch.optim.Adam(network.parameters())
         sum(parameter.sum() for parameter in network.parameters()).backward()
@@ -243,7 +243,7 @@ class TestWrappers:
             }
         )
 
-    def test_other_networks_beside_it_are_left_out(self, assert_is_found, state):
+    def test_other_networks_in_the_file_are_ignored(self, assert_is_found, state):
         discriminator = torch.nn.Conv2d(3, 4, 3).state_dict()
         together = (
             prefixed("discriminator.", discriminator) | prefixed("generator.", state) | {"step_counter": torch.ones(1)}
@@ -251,20 +251,20 @@ class TestWrappers:
         assert_is_found(together)
         assert_is_found({"state_dict": together, "meta": {"iter": 400000}})
 
-    def test_a_network_with_a_missing_tensor_is_refused_in_its_wrapper(self, tmp_path, state):
+    def test_wrapped_network_with_a_missing_tensor_is_refused(self, tmp_path, state):
         del state["body.0.rdb2.conv3.bias"]
         torch.save({"params_ema": prefixed("module.", state)}, tmp_path / "short.pth")
         with pytest.raises(WeightsError, match="looks like rrdbnet, but does not fit it"):
             load_weights(tmp_path / "short.pth")
 
-    def test_an_unknown_network_is_named_by_its_own_keys(self, tmp_path):
+    def test_error_for_an_unknown_network_lists_its_keys(self, tmp_path):
         torch.save(
             {"step": torch.ones(1), "model": {"encoder.weight": torch.ones(2), "b": torch.ones(2)}}, tmp_path / "a.pt"
         )
         with pytest.raises(WeightsError, match=r"its keys: encoder\.weight, b"):
             load_weights(tmp_path / "a.pt")
 
-    def test_a_dict_that_holds_itself_is_refused_at_once(self, tmp_path):
+    def test_dict_that_contains_itself_is_refused(self, tmp_path):
         content = {"key": torch.ones(1)}
         for wrapper in WRAPPERS:
             content[wrapper] = content
@@ -284,16 +284,16 @@ class TestFingerprint:
         save_file(dict(reversed(state.items())), tmp_path / "c.safetensors")
         return sorted(tmp_path.iterdir())
 
-    def test_same_weights_agree_in_every_format_and_dialect(self, files):
+    def test_fingerprint_is_the_same_in_every_format_and_dialect(self, files):
         assert len({load_weights(path).fingerprint for path in files}) == 1
 
-    def test_other_weights_differ(self, tmp_path, tiny_network, files):
+    def test_fingerprint_of_other_weights_differs(self, tmp_path, tiny_network, files):
         state = tiny_network("rrdbnet").state_dict()
         state["conv_last.bias"][0] += 1e-6
         save_file(state, tmp_path / "other.safetensors")
         assert load_weights(tmp_path / "other.safetensors").fingerprint != load_weights(files[0]).fingerprint
 
-    def test_file_name_does_not_reach_the_models_name(self, files):
+    def test_file_name_is_not_part_of_the_models_name(self, files):
         fingerprint = load_weights(files[0]).fingerprint
         card, upscaler = OpenedModel(str(files[0])).card, load_upscaler(str(files[0]))
         assert card.name == upscaler.name == f"rrdbnet-x4-{fingerprint[:8]}"
@@ -323,7 +323,7 @@ class TestRefusal:
 
     @given(content=st.binary(max_size=300))
     @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-    def test_rubbish_is_refused_by_name(self, tmp_path, content):
+    def test_invalid_content_is_refused_with_the_file_name(self, tmp_path, content):
         for name in ("rubbish.pth", "rubbish.safetensors"):
             (tmp_path / name).write_bytes(content)
             with pytest.raises(WeightsError, match=name):
@@ -338,7 +338,7 @@ class TestRefusal:
         with pytest.raises(WeightsError, match=f"cut{suffix}"):
             load_weights(cut)
 
-    def test_absent_file_is_named(self, tmp_path):
+    def test_error_names_a_missing_file(self, tmp_path):
         with pytest.raises(WeightsError, match=r"nothing\.pth: no such file"):
             load_upscaler(str(tmp_path / "nothing.pth"))
 
@@ -347,18 +347,18 @@ class TestRefusal:
         with pytest.raises(WeightsError, match="nothing but tensors"):
             load_weights(tmp_path / "module.pth")
 
-    def test_other_networks_are_refused_with_the_known_ones_named(self, tmp_path):
+    def test_error_for_other_networks_lists_the_supported_ones(self, tmp_path):
         save_file({"encoder.weight": torch.zeros(3, 3)}, tmp_path / "other.safetensors")
         with pytest.raises(WeightsError, match=r"srvgg-compact, rrdbnet, srcnn.*encoder\.weight"):
             load_weights(tmp_path / "other.safetensors")
 
-    def test_content_that_is_no_state_dict_is_refused(self, tmp_path):
+    def test_content_without_a_state_dict_is_refused(self, tmp_path):
         torch.save([torch.zeros(3)], tmp_path / "list.pth")
         with pytest.raises(WeightsError, match="state_dict"):
             load_weights(tmp_path / "list.pth")
 
     @pytest.mark.parametrize("change", ["missing", "surplus", "shape"])
-    def test_ill_fitting_state_is_refused(self, tmp_path, tiny_network, change):
+    def test_state_dict_with_wrong_shapes_is_refused(self, tmp_path, tiny_network, change):
         state = tiny_network("rrdbnet").state_dict()
         if change == "missing":
             del state["body.0.rdb2.conv3.bias"]
@@ -375,13 +375,13 @@ class TestRefusal:
         with pytest.raises(WeightsError, match="larger than"):
             load_weights(tmp_path / "large.pth")
 
-    def test_file_above_the_limit_is_refused_unread(self, tmp_path, monkeypatch):
+    def test_file_above_the_size_limit_is_refused(self, tmp_path, monkeypatch):
         monkeypatch.setattr(slidelift.models.zoo.weights, "MAX_BYTES", 10)
         (tmp_path / "large.pth").write_bytes(b"x" * 11)
         with pytest.raises(WeightsError, match="more than the 10"):
             load_weights(tmp_path / "large.pth")
 
-    def test_file_that_is_not_its_cards_is_refused(self, tmp_path, tiny_network):
+    def test_file_with_another_hash_than_its_card_is_refused(self, tmp_path, tiny_network):
         path = tmp_path / "compact.safetensors"
         save_file(tiny_network("srvgg-compact").state_dict(), path)
         load_weights(path, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
@@ -404,7 +404,7 @@ class TestRefusal:
             load_weights(tmp_path / "shifted.safetensors", scale=None if has_scale(name) else 4)
 
     @pytest.mark.parametrize("name", NETWORKS)
-    def test_network_that_shifts_colours_a_little_loads_with_a_warning(self, tmp_path, tiny_network, name):
+    def test_small_colour_shift_gives_a_warning(self, tmp_path, tiny_network, name):
         channels = {"channels": 3} if name == "vdsr" else {}
         save_file(tiny_network(name, shift=3, **channels).state_dict(), tmp_path / "shifted.safetensors")
         weights = load_weights(tmp_path / "shifted.safetensors", scale=None if has_scale(name) else 4)
@@ -423,11 +423,11 @@ class TestRefusal:
 
 
 class TestColourShift:
-    """Refused from 16 levels of 255 on, used with a warning from 2 on."""
+    """Weights are refused from 16 levels of 255 on, and used with a warning from 2 on."""
 
     @pytest.fixture
     def moving(self, tmp_path):
-        """The path of weights that add so many levels to one channel, and nothing else."""
+        """Write weights that add this many levels to one channel and change nothing else."""
 
         def write(levels, channel=0):
             network = SRVGGNetCompact(features=2, convolutions=0)
@@ -442,28 +442,28 @@ class TestColourShift:
 
     @pytest.mark.parametrize("channel", [0, 1, 2])
     @pytest.mark.parametrize("levels", [0, 0.07, 1.99, -1.99])
-    def test_below_two_levels_nothing_is_said(self, moving, levels, channel):
+    def test_no_warning_below_two_levels(self, moving, levels, channel):
         weights = load_weights(moving(levels, channel))
         assert weights.colour_shift == abs(levels)
         assert weights.card().warnings == ()
 
     @pytest.mark.parametrize("channel", [0, 1, 2])
     @pytest.mark.parametrize("levels", [2, -2, 2.01, 4.21, 15.99, -15.99])
-    def test_from_two_levels_on_a_warning_says_how_many(self, moving, levels, channel):
+    def test_warning_from_two_levels_on(self, moving, levels, channel):
         weights = load_weights(moving(levels, channel))
         assert weights.colour_shift == abs(levels)
         (warning,) = weights.card().warnings
         assert warning.startswith(
-            f"{weights.name} changes colours: in its self-test a plain patch came out {abs(levels):g} of 255"
+            f"{weights.name} changes colours: in its self-test a plain colour shifted by {abs(levels):g} of 255"
         )
 
     @pytest.mark.parametrize("channel", [0, 1, 2])
     @pytest.mark.parametrize("levels", [16, -16, 16.01, 132])
-    def test_from_sixteen_levels_on_weights_are_refused(self, moving, levels, channel):
+    def test_weights_are_refused_from_sixteen_levels_on(self, moving, levels, channel):
         with pytest.raises(UntrainedWeightsError, match=rf"a patch of grey by {abs(levels):.2f} of 255 levels, 16 or"):
             load_weights(moving(levels, channel))
 
-    def test_the_colour_that_is_changed_most_counts(self, tmp_path):
+    def test_largest_colour_shift_counts(self, tmp_path):
         network = SRVGGNetCompact(features=2, convolutions=0)
         with torch.no_grad():
             for parameter in network.parameters():
@@ -473,12 +473,12 @@ class TestColourShift:
         save_file(network.state_dict(), tmp_path / "redder.safetensors")
         assert load_weights(tmp_path / "redder.safetensors").colour_shift == pytest.approx(0.05 * 226)
 
-    def test_without_the_self_test_there_is_no_figure(self, moving):
+    def test_no_colour_shift_without_the_self_test(self, moving):
         weights = load_weights(moving(132), self_test=False)
         assert weights.colour_shift is None
         assert weights.card().warnings == ()
 
-    def test_an_imported_models_card_keeps_the_figure(self, moving, tmp_path, monkeypatch):
+    def test_imported_models_card_keeps_the_colour_shift(self, moving, tmp_path, monkeypatch):
         monkeypatch.setenv("SLIDELIFT_MODELS_DIR", str(tmp_path / "models"))
         model_catalog.cache_clear()
         try:
@@ -489,7 +489,7 @@ class TestColourShift:
             assert (
                 find("tinted")
                 .warnings[0]
-                .startswith("tinted changes colours: in its self-test a plain patch came out 3 of 255 levels off")
+                .startswith("tinted changes colours: in its self-test a plain colour shifted by 3 of 255 levels")
             )
             for wrong in ("much", -1, 256, True):
                 card = json.loads((tmp_path / "models" / "true.json").read_text("utf-8"))
@@ -514,32 +514,32 @@ class TestScaleThatWeightsDoNotTell:
         torch.save(network.state_dict(), tmp_path / "public.pth")
         return tmp_path / "public.pth"
 
-    def test_it_must_be_said(self, path):
+    def test_missing_scale_is_an_error(self, path):
         with pytest.raises(WeightsError, match=r"do not tell their scale.*models import public\.pth --scale N"):
             load_upscaler(str(path))
 
-    def test_it_is_taken_from_the_caller(self, path):
+    def test_callers_scale_is_used(self, path):
         assert load_weights(path, scale=3).geometry.scale == 3
 
-    def test_another_than_the_papers_is_refused(self, path):
+    def test_unsupported_scale_is_refused(self, path):
         with pytest.raises(WeightsError, match="enlarges by 2, 3, 4, not by 7"):
             load_weights(path, scale=7)
 
-    def test_it_is_taken_from_the_files_facts(self, tmp_path, network):
+    def test_scale_in_the_metadata_is_used(self, tmp_path, network):
         spec = next(spec for spec in NETWORKS.values() if spec.recognise(network.state_dict()))
         state = network.state_dict()
         path = tmp_path / "own.safetensors"
         save_weights(path, spec, spec.hyperparameters(state) | {"scale": 3}, state, {}, half=False)
         assert_loads_as(path, network)
 
-    def test_weights_that_tell_theirs_are_believed_before_the_caller(self, tmp_path, tiny_network):
+    def test_scale_of_the_weights_has_precedence(self, tmp_path, tiny_network):
         torch.save(tiny_network("espcn").state_dict(), tmp_path / "espcn.pth")
         with pytest.raises(WeightsError, match="enlarges by 4, not by 2"):
             load_weights(tmp_path / "espcn.pth", scale=2)
 
 
 class TestFacts:
-    def test_they_come_back_as_they_were_written(self, tmp_path, tiny_network):
+    def test_metadata_are_read_as_written(self, tmp_path, tiny_network):
         facts = {"licence": "CC-BY-4.0", "trained_on": "twelve slides", "source_mpp": "0.8,2.2", "recipe": "test"}
         spec, state = NETWORKS["espcn"], tiny_network("espcn").state_dict()
         save_weights(tmp_path / "a.safetensors", spec, spec.hyperparameters(state), state, facts)
@@ -550,7 +550,7 @@ class TestFacts:
         card = weights.card()
         assert (card.licence, card.trained_on, card.source_mpp) == ("CC-BY-4.0", "twelve slides", (0.8, 2.2))
 
-    def test_a_strangers_metadata_are_cut_and_cleaned(self, tmp_path, tiny_network):
+    def test_untrusted_metadata_are_truncated_and_cleaned(self, tmp_path, tiny_network):
         metadata = {"notes": "a\x1b[31m" + "b" * 10**6, "evil": "x", "source_mpp": "nan,-1", "licence": "x\ny"}
         save_file(tiny_network("espcn").state_dict(), tmp_path / "a.safetensors", metadata)
         weights = load_weights(tmp_path / "a.safetensors")
@@ -560,13 +560,13 @@ class TestFacts:
         assert len(weights.facts["notes"]) == 2**14
         assert weights.card().source_mpp is None
 
-    def test_a_fact_that_no_reader_knows_is_not_written(self, tmp_path, tiny_network):
+    def test_unknown_metadata_key_is_refused(self, tmp_path, tiny_network):
         spec, state = NETWORKS["espcn"], tiny_network("espcn").state_dict()
         with pytest.raises(ValueError, match="colour"):
             save_weights(tmp_path / "a.safetensors", spec, spec.hyperparameters(state), state, {"colour": "red"})
         assert list(tmp_path.iterdir()) == []
 
-    def test_vectors_stay_whole_where_kernels_are_halved(self, tmp_path, tiny_network):
+    def test_only_kernels_are_stored_in_float16(self, tmp_path, tiny_network):
         spec, state = NETWORKS["srresnet"], tiny_network("srresnet").state_dict()
         save_weights(tmp_path / "a.safetensors", spec, spec.hyperparameters(state), state, {})
         stored = load_file(tmp_path / "a.safetensors")
