@@ -50,7 +50,7 @@ def joined(tmp_path: Path, output_format: OutputFormat, segment: Segment) -> Pat
         annotations=(),
         icc_profile=None,
     )
-    output_format.join(target, levels(segment), facts, QUALITY, lambda: None)
+    output_format.write(target, levels(segment), facts, QUALITY, lambda: None)
     return target
 
 
@@ -69,7 +69,7 @@ def test_what_was_joined_reads_back(joined: Path, output_format: OutputFormat, s
 def test_one_altered_byte_of_any_tile_is_noticed(joined: Path, output_format: OutputFormat, segment: Segment) -> None:
     for entries in levels(segment):
         for entry in entries:
-            for _, data in output_format.parts(entry, QUALITY):
+            for _, data in output_format.stored_parts(entry, QUALITY):
                 (file,) = (one for one in files(joined) if data in one.read_bytes())
                 whole = file.read_bytes()
                 place = whole.index(data) + len(data) // 2
