@@ -86,7 +86,7 @@ def test_a_pixel_is_the_mean_of_those_it_stands_for(width: int, height: int, dow
 def test_a_large_view_in_pieces_is_the_view_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (410, 500, 3), dtype=np.uint8)
     whole = read_downsampled(InMemory(pixels), 16, Region(0, 0, 32, 26))
-    monkeypatch.setattr(downsampling, "_PIECE_PIXELS", 64**2)
+    monkeypatch.setattr(downsampling, "_BLOCK_PIXELS", 64**2)
     assert (read_downsampled(InMemory(pixels), 16, Region(0, 0, 32, 26)) == whole).all()
 
 

@@ -63,9 +63,9 @@ def test_offsets_are_whole_pixels() -> None:
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, 0, -1.0, True, "0.5", 10**400])
 def test_no_slide_holds_a_number_that_is_none(number) -> None:
     for wrong in ({"mpp": (number, 0.5)}, {"mpp": (0.5, number)}, {"objective": number}):
-        with pytest.raises(ValueError, match="slide's values"):
+        with pytest.raises(ValueError, match="invalid slide metadata"):
             replace(_INFO, **wrong)
-    with pytest.raises(ValueError, match="no level"):
+    with pytest.raises(ValueError, match="invalid level"):
         Level(Size(100, 80), number)
     told = {**_INFO.as_dict(), "mpp": [number, 0.5], "objective": number}
     read = SlideInfo.from_dict(told, "slide")
@@ -83,5 +83,5 @@ def test_what_goes_into_a_results_metadata_is_checked_before_the_work(number: fl
 def test_no_slide_is_without_levels_or_pixels() -> None:
     with pytest.raises(ValueError, match="0 levels"):
         replace(_INFO, levels=())
-    with pytest.raises(ValueError, match="no level"):
+    with pytest.raises(ValueError, match="invalid level"):
         Level(Size(0, 80), 1.0)
