@@ -72,6 +72,19 @@ def write(
     check_cancelled
         Called after each flushed file; may raise to stop.
     """
+    _create_arrays(target, metadata)
+    for level, entries in enumerate(levels):
+        for entry in entries:
+            for channel, data in stored_parts(entry, _quality):
+                chunk = _chunk(target, level, channel, entry.row, entry.column)
+                chunk.parent.mkdir(parents=True, exist_ok=True)
+                chunk.write_bytes(data)
+    _write_ome_group(target / "OME", metadata)  # last, because it marks the folder as a finished result
+    sync_tree(target, check_cancelled)
+    sync_folder(target.parent)
+
+
+def _create_arrays(target: Path, metadata: ImageMetadata) -> None:
     import zarr  # takes a third of a second, which a TIFF does not need
 
     group = zarr.create_group(str(target), zarr_format=2, attributes=_attributes(metadata))
@@ -85,19 +98,15 @@ def write(
             fill_value=FILL,
             chunk_key_encoding={"name": "v2", "separator": "/"},
         )
-    for level, entries in enumerate(levels):
-        for entry in entries:
-            for channel, data in stored_parts(entry, _quality):
-                chunk = _chunk(target, level, channel, entry.row, entry.column)
-                chunk.parent.mkdir(parents=True, exist_ok=True)
-                chunk.write_bytes(data)
-    folder = target / "OME"
+
+
+def _write_ome_group(folder: Path, metadata: ImageMetadata) -> None:
+    import zarr
+
     zarr.create_group(str(folder), zarr_format=2)
     (folder / "METADATA.ome.xml").write_text(planar_xml(metadata), encoding="utf-8")
     if metadata.icc_profile is not None:
         (folder / "profile.icc").write_bytes(metadata.icc_profile)
-    sync_tree(target, check_cancelled)
-    sync_folder(target.parent)
 
 
 def _chunk(target: Path, level: int, channel: int, row: int, column: int) -> Path:
