@@ -1,4 +1,4 @@
-"""Slides whose every pixel has a formula, the real ones, and real processes."""
+"""Fixtures: synthetic slides whose pixels are given by a formula, real slides, and a PostgreSQL server."""
 
 import os
 import shutil
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def formula(region: Region, level: int = 0) -> Pixels:
-    """The synthetic slide's pixels: no two neighbouring 256-px tiles, and no two levels, are alike."""
+    """Pixels of the synthetic slide; neighbouring 256-px tiles differ, and so do levels."""
     y, x = np.mgrid[region.y : region.bottom, region.x : region.right]
     noise = (x * 2654435761 + y * 40503 + level * 97) >> 7
     return np.stack([(x // 2 + y // 3 + level) % 256, (x ^ y) % 256, noise % 256], axis=2).astype(np.uint8)
@@ -30,7 +30,7 @@ def formula(region: Region, level: int = 0) -> Pixels:
 
 @dataclass
 class FormulaReader:
-    """A slide in no file; `broken` regions of level 0 can't be read, of `broken_levels` nothing can."""
+    """Reader of the synthetic slide; `broken` regions of level 0 and all `broken_levels` can't be read."""
 
     size: Size
     downsamples: tuple[int, ...] = (1,)
@@ -45,7 +45,7 @@ class FormulaReader:
 
     def read_region(self, level: int, region: Region) -> Pixels:
         size = self.info.levels[level].size
-        assert Region(0, 0, size.width, size.height).contains(region), "readers are never asked for what is outside"
+        assert Region(0, 0, size.width, size.height).contains(region), "the region lies outside of the level"
         assert not region.is_empty
         self.reads.append((level, region))
         hit = level == 0 and any(not region.intersect(bad).is_empty for bad in self.broken)
@@ -69,10 +69,10 @@ def formula_reader() -> type[FormulaReader]:
 
 @pytest.fixture(scope="session")
 def data() -> Path:
-    """The folder of real slides; tests that need it skip without it, unless SLIDELIFT_REQUIRE_DATA is set."""
+    """Folder of real slides; without it tests are skipped, or fail if SLIDELIFT_REQUIRE_DATA is set."""
     folder = Path(os.environ.get("SLIDELIFT_DATA", ROOT.parent / "shared" / "data"))
     if not folder.is_dir():
-        reason = f"{folder}: the real slides are not there (SLIDELIFT_DATA names their folder)"
+        reason = f"{folder}: no folder with real slides (set SLIDELIFT_DATA to its path)"
         if os.environ.get("SLIDELIFT_REQUIRE_DATA"):
             pytest.fail(reason)
         pytest.skip(reason)
@@ -86,7 +86,7 @@ def cmu(data: Path) -> Path:
 
 @pytest.fixture
 def write_png(tmp_path: Path) -> Callable[..., Path]:
-    """Write the formula (or given pixels) as a picture."""
+    """Function that writes the formula's pixels, or given ones, as an image."""
 
     def write(width: int, height: int, name: str = "slide.png", pixels: Pixels | None = None) -> Path:
         path = tmp_path / name
@@ -98,7 +98,7 @@ def write_png(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def write_pyramid() -> Callable[..., Path]:
-    """Write pixels as a tiled, pyramidal, lossless TIFF with a pixel size, which OpenSlide reads."""
+    """Function that writes pixels as a tiled, pyramidal, lossless TIFF with a pixel size, for OpenSlide."""
 
     def write(path: Path, pixels: Pixels, levels: int = 3, mpp: float = 0.5) -> Path:
         with tifffile.TiffWriter(path, bigtiff=True) as tiff:
@@ -122,7 +122,7 @@ def write_pyramid() -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A PostgreSQL server of the distribution's package, on a socket of its own; its address."""
+    """URL of a PostgreSQL server, started from the distribution's package on its own socket."""
     server = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True)), None)
     if server is None:
         reason = "PostgreSQL is not installed (apt install postgresql)"

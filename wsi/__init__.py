@@ -1,1 +1,1 @@
-"""Whole-slide images: read them, find the tissue, plan tiles, blend them, write pyramids."""
+"""Whole-slide images: readers, tissue detection, tile plans, blending, pyramids and writers."""

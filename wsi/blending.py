@@ -1,8 +1,9 @@
-"""Upscaled patches -> finished blocks of the result: crops exact ones, cross-fades the others.
+"""Combination of upscaled patches to finished blocks of the result, by cropping or cross-fading.
 
-A tile of an inexact network reaches `fade` source pixels over the tiles above and left of it. There the older
-tile's weight falls linearly to 0 as the newer one's rises to 1, first along x, then along y, so that the weights
-of all tiles over a pixel sum to one. Each pixel is rounded to 8 bits once, at the end.
+The halo of an exact network covers its receptive field, so its patches are cropped to the core. A patch of an inexact
+network overlaps the tiles above and left of it by `fade` source pixels. There the weight of the earlier tile falls
+linearly to 0 and that of the later one rises to 1, first along x, then along y, so that the weights at each pixel sum
+to one. Each pixel is rounded to 8 bits once, at the end.
 """
 
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ Upscaled = Pixels | Values
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Finished pixels, uint8 (height, width, 3), at (x, y) of the output."""
+    """Finished pixels, uint8 (H, W, 3), at (x, y) of the output."""
 
     x: int
     y: int
@@ -29,18 +30,18 @@ class Block:
 
 
 class CropBlender:
-    """For exact networks: what lies over the core is kept, the rest was context. Holds nothing."""
+    """Blender for exact networks: crops each patch to its core, and keeps no state."""
 
     def __init__(self, plan: TilePlan) -> None:
         self._plan = plan
 
     @property
     def extra_rows(self) -> int:
-        """Tile rows needed below the stripe."""
+        """Number of tile rows that are needed below the stripe."""
         return 0
 
     def add(self, tile: Tile, upscaled: Upscaled) -> Iterator[Block]:
-        """Give one tile's upscaled patch; tiles may come in any order."""
+        """Crop the upscaled patch of a tile, (H, W, 3); tiles may come in any order."""
         plan, scale = self._plan, self._plan.scale
         start = plan.halo * scale
         output = tile.core.moved(-plan.source.x, -plan.source.y).scaled(scale)
@@ -49,9 +50,9 @@ class CropBlender:
 
 
 class FadeBlender:
-    """For inexact networks. Tiles come row by row, left to right.
+    """Blender for inexact networks; tiles must come row by row, from left to right.
 
-    Memory: float32, one strip of ``fade * scale`` rows over the width, and one of as many columns over a tile.
+    Memory, as float32: ``fade * scale`` rows over the output's width, and as many columns over a tile's height.
     """
 
     def __init__(self, plan: TilePlan, stripe: Stripe) -> None:
@@ -64,11 +65,11 @@ class FadeBlender:
 
     @property
     def extra_rows(self) -> int:
-        """Tile rows needed below the stripe: one, for the last fade strip, unless the slide ends there."""
+        """Number of tile rows that are needed below the stripe: one for the last overlap, none at the slide's end."""
         return 1 if self._stripe.first_row + self._stripe.rows < self._plan.rows else 0
 
     def add(self, tile: Tile, upscaled: Upscaled) -> Iterator[Block]:
-        """Give one tile's upscaled patch, 0 to 255; yields what no later tile will change."""
+        """Blend the upscaled patch of a tile, (H, W, 3), 0 to 255; yields the pixels that no later tile changes."""
         plan, fade = self._plan, self._width
         core = tile.core.moved(-plan.source.x, -plan.source.y).scaled(plan.scale)
         start = plan.halo * plan.scale
@@ -92,7 +93,7 @@ class FadeBlender:
             yield Block(inside.x, inside.y, np.clip(np.rint(kept), 0, 255).astype(np.uint8))
 
     def _fade_left(self, tile: Tile, band: Values) -> Values:
-        """Cross-fade with the tile to the left; keep back the columns that the next tile will change."""
+        """Cross-fade with the tile to the left; hold back the columns that overlap the next tile."""
         fade = self._width
         if tile.column == 0:
             band = band[:, fade:]
@@ -110,5 +111,5 @@ Blender = CropBlender | FadeBlender
 
 
 def blender_for(plan: TilePlan, stripe: Stripe) -> Blender:
-    """The blender that the plan's fade asks for."""
+    """Return the blender for the plan: `FadeBlender` if it has a fade, else `CropBlender`."""
     return FadeBlender(plan, stripe) if plan.fade else CropBlender(plan)

@@ -1,4 +1,4 @@
-"""Integer pixel arithmetic: sizes and regions, (x, y) and (width, height), frozen."""
+"""Sizes and regions in whole pixels, as (x, y) and (width, height)."""
 
 from dataclasses import dataclass
 
@@ -11,13 +11,13 @@ class Size:
     height: int
 
     def halved(self, times: int = 1) -> "Size":
-        """Floor division by 2 ** times, as pyramid levels shrink."""
+        """Floor division by 2 ** times, as for the levels of a pyramid."""
         return Size(self.width >> times, self.height >> times)
 
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A rectangle of pixels; may reach outside its image until clipped."""
+    """Rectangle of pixels, which may reach outside of its image."""
 
     x: int
     y: int
@@ -36,7 +36,7 @@ class Region:
 
     @property
     def size(self) -> Size:
-        """Its extent."""
+        """Width and height."""
         return Size(self.width, self.height)
 
     def as_box(self) -> tuple[int, int, int, int]:
@@ -45,22 +45,22 @@ class Region:
 
     @property
     def is_empty(self) -> bool:
-        """Whether no pixel is inside."""
+        """Whether the region has no pixels."""
         return self.width <= 0 or self.height <= 0
 
     def intersect(self, other: "Region") -> "Region":
-        """The common part; empty (width or height 0) where there is none."""
+        """Intersection of two regions; its width or height is 0 if they don't overlap."""
         x, y = max(self.x, other.x), max(self.y, other.y)
         return Region(x, y, max(0, min(self.right, other.right) - x), max(0, min(self.bottom, other.bottom) - y))
 
     def contains(self, other: "Region") -> bool:
-        """Whether `other` lies inside."""
+        """Whether `other` lies inside of this region."""
         return self.intersect(other) == other
 
     def moved(self, dx: int, dy: int) -> "Region":
-        """Shifted by whole pixels."""
+        """The region shifted by (dx, dy)."""
         return Region(self.x + dx, self.y + dy, self.width, self.height)
 
     def scaled(self, factor: int) -> "Region":
-        """Every coordinate multiplied."""
+        """The region with every coordinate multiplied."""
         return Region(self.x * factor, self.y * factor, self.width * factor, self.height * factor)

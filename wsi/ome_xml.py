@@ -1,7 +1,7 @@
-"""OME-XML 2016-06: pixel size, objective, channels, provenance.
+"""OME-XML 2016-06 of a result: pixel size, objective, channels, provenance.
 
-Physical sizes carry no unit, which by the schema means µm, and no character entity may occur: Bio-Formats rejects
-`&#181;m` and then shows a plain TIFF without its pyramid.
+Physical sizes are written without a unit, which means µm in the schema, because no character entity may occur:
+Bio-Formats rejects `&#181;m` and then shows a plain TIFF without its pyramid.
 """
 
 from dataclasses import dataclass
@@ -17,23 +17,23 @@ _PROVENANCE = "slidelift/provenance"
 
 @dataclass(frozen=True, slots=True)
 class ImageMetadata:
-    """What the metadata of a result says.
+    """Metadata of a result.
 
     Attributes
     ----------
     sizes
-        Of all levels, finest first.
+        Sizes of all levels, finest first.
     mpp
-        µm per pixel of the finest, along x and y.
+        µm per pixel of the finest level, along x and y.
     objective
-        Magnification to show, None where the scan's is unknown.
+        Magnification of the result; None if that of the scan is unknown.
     annotations
         Provenance, as names and values.
 
     Raises
     ------
     ValueError
-        A number is not one that OME-XML can hold: told here, before the work, and not by what reads the result.
+        OME-XML can't hold one of the numbers; checked here, so that it is found before the pixels are computed.
     """
 
     uuid: str
@@ -52,17 +52,17 @@ class ImageMetadata:
             raise ValueError(f"OME-XML can't hold {len(self.sizes)} levels, {self.mpp} µm, objective {self.objective}")
 
 
-def interleaved_xml(facts: ImageMetadata) -> str:
-    """For OME-TIFF: one RGB channel of three interleaved samples, pixels in IFD 0."""
-    root, pixels = _document(facts, interleaved=True)
+def interleaved_xml(metadata: ImageMetadata) -> str:
+    """OME-XML of an OME-TIFF: one channel of three interleaved RGB samples, with the pixels in IFD 0."""
+    root, pixels = _document(metadata, interleaved=True)
     ElementTree.SubElement(pixels, "Channel", {"ID": "Channel:0:0", "SamplesPerPixel": "3"})
     ElementTree.SubElement(pixels, "TiffData", {"IFD": "0", "PlaneCount": "1"})
     return _serialise(root)
 
 
-def planar_xml(facts: ImageMetadata) -> str:
-    """For OME-Zarr's ``OME/METADATA.ome.xml``: three channels, named and coloured so that QuPath sees RGB."""
-    root, pixels = _document(facts, interleaved=False)
+def planar_xml(metadata: ImageMetadata) -> str:
+    """``OME/METADATA.ome.xml`` of an OME-Zarr: three channels with the names and colours that QuPath takes for RGB."""
+    root, pixels = _document(metadata, interleaved=False)
     for index, (name, colour) in enumerate((("Red", -16776961), ("Green", 16711935), ("Blue", 65535))):
         ElementTree.SubElement(
             pixels,
@@ -73,56 +73,61 @@ def planar_xml(facts: ImageMetadata) -> str:
     return _serialise(root)
 
 
-def _document(facts: ImageMetadata, *, interleaved: bool) -> tuple[ElementTree.Element, ElementTree.Element]:
+def _document(metadata: ImageMetadata, *, interleaved: bool) -> tuple[ElementTree.Element, ElementTree.Element]:
+    """The root element, and its Pixels element without channels; the schema fixes the order of elements."""
     root = ElementTree.Element(
         "OME",
         {
             "xmlns": _NAMESPACE,
             "xmlns:xsi": "http://www.w3.org/2001/XMLSchema-instance",
             "xsi:schemaLocation": _SCHEMA,
-            "UUID": f"urn:uuid:{facts.uuid}",
-            "Creator": facts.software,
+            "UUID": f"urn:uuid:{metadata.uuid}",
+            "Creator": metadata.software,
         },
     )
-    if facts.objective is not None:
+    if metadata.objective is not None:
         instrument = ElementTree.SubElement(root, "Instrument", {"ID": "Instrument:0"})
         ElementTree.SubElement(
-            instrument, "Objective", {"ID": "Objective:0:0", "NominalMagnification": f"{facts.objective:g}"}
+            instrument, "Objective", {"ID": "Objective:0:0", "NominalMagnification": f"{metadata.objective:g}"}
         )
-    image = ElementTree.SubElement(root, "Image", {"ID": "Image:0", "Name": facts.name})
-    ElementTree.SubElement(image, "Description").text = facts.description
-    if facts.objective is not None:
+    image = ElementTree.SubElement(root, "Image", {"ID": "Image:0", "Name": metadata.name})
+    ElementTree.SubElement(image, "Description").text = metadata.description
+    if metadata.objective is not None:
         ElementTree.SubElement(image, "InstrumentRef", {"ID": "Instrument:0"})
         ElementTree.SubElement(image, "ObjectiveSettings", {"ID": "Objective:0:0"})
-    pixels = ElementTree.SubElement(
-        image,
-        "Pixels",
-        {
-            "ID": "Pixels:0",
-            "DimensionOrder": "XYCZT",
-            "Type": "uint8",
-            "SignificantBits": "8",
-            "SizeX": str(facts.sizes[0].width),
-            "SizeY": str(facts.sizes[0].height),
-            "SizeC": "3",
-            "SizeZ": "1",
-            "SizeT": "1",
-            "PhysicalSizeX": f"{facts.mpp[0]:.10g}",
-            "PhysicalSizeY": f"{facts.mpp[1]:.10g}",
-            **({"Interleaved": "true"} if interleaved else {}),
-        },
-    )
+    pixels = ElementTree.SubElement(image, "Pixels", _pixels_attributes(metadata, interleaved=interleaved))
     ElementTree.SubElement(image, "AnnotationRef", {"ID": "Annotation:0"})
+    _add_annotations(root, metadata)
+    return root, pixels
+
+
+def _pixels_attributes(metadata: ImageMetadata, *, interleaved: bool) -> dict[str, str]:
+    return {
+        "ID": "Pixels:0",
+        "DimensionOrder": "XYCZT",
+        "Type": "uint8",
+        "SignificantBits": "8",
+        "SizeX": str(metadata.sizes[0].width),
+        "SizeY": str(metadata.sizes[0].height),
+        "SizeC": "3",
+        "SizeZ": "1",
+        "SizeT": "1",
+        "PhysicalSizeX": f"{metadata.mpp[0]:.10g}",
+        "PhysicalSizeY": f"{metadata.mpp[1]:.10g}",
+        **({"Interleaved": "true"} if interleaved else {}),
+    }
+
+
+def _add_annotations(root: ElementTree.Element, metadata: ImageMetadata) -> None:
     annotations = ElementTree.SubElement(root, "StructuredAnnotations")
     annotation = ElementTree.SubElement(annotations, "MapAnnotation", {"ID": "Annotation:0", "Namespace": _PROVENANCE})
     value = ElementTree.SubElement(annotation, "Value")
-    for key, text in facts.annotations:
+    for key, text in metadata.annotations:
         ElementTree.SubElement(value, "M", {"K": key}).text = text
-    return root, pixels
 
 
 def _serialise(root: ElementTree.Element) -> str:
     text = '<?xml version="1.0" encoding="UTF-8"?>' + ElementTree.tostring(root, encoding="unicode")
     if "&#" in text:
-        raise ValueError("the OME-XML holds a character entity, with which QuPath would not see the pyramid")
+        raise ValueError("the OME-XML holds a character entity, with which QuPath does not find the pyramid")
     return text

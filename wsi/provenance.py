@@ -1,4 +1,4 @@
-"""What made this image: source, model, plan, software; by content, never by name, place or time."""
+"""Provenance of a result: source, model, plan and software, without file names, paths or times."""
 
 import hashlib
 import json
@@ -22,20 +22,22 @@ def software() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """The image is a function of these; two runs that agree in them write the same bytes.
+    """Everything that the bytes of a result depend on; runs with equal values write equal bytes.
+
+    `identity` includes the names of the attributes.
 
     Attributes
     ----------
     source_sha256
         Content hash of the slide.
     source_mpp, source_objective
-        Of the slide's level 0: µm per pixel along x and y, magnification of the scan.
+        µm per pixel of the slide's level 0 along x and y, and magnification of the scan.
     model, model_sha256
-        Its catalog name (or architecture), and the hash of its weights.
+        Catalog name or architecture of the model, and hash of its weights.
     precision
-        Of the network's body.
+        Precision of the network's body.
     output_format
-        Format and quality, since the bytes depend on them.
+        Format and quality.
     """
 
     source_sha256: str
@@ -50,7 +52,7 @@ class Provenance:
 
     @property
     def identity(self) -> str:
-        """SHA-256 over everything."""
+        """SHA-256 of all attributes and the software's version, in hex."""
         values = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "plan"}
         mask = [row.replace(MaskCell.OUTSIDE, MaskCell.GLASS) for row in self.plan.mask]  # both are resampled alike
         plan = {**self.plan.as_dict(), "mask": mask}
@@ -59,17 +61,17 @@ class Provenance:
 
     @property
     def uuid(self) -> str:
-        """The image's identifier, derived from its content."""
+        """UUID of the result, derived from `identity`."""
         return str(uuid.uuid5(uuid.NAMESPACE_OID, self.identity))
 
     def computed_objective(self, downsample: float) -> float | None:
-        """Magnification that viewers zoom by: the scan's at the source level times the scale."""
+        """Magnification of the result: that of the scan at the source level times the scale; None if unknown."""
         if self.source_objective is None:
             return None
         return round(self.source_objective / downsample * self.plan.scale, 3) or None  # OME-XML allows no 0
 
     def as_pairs(self, downsample: float) -> list[tuple[str, str]]:
-        """Names and values for the image's own annotation."""
+        """Names and values for the annotation in the result's metadata."""
         computed, source = self.computed_objective(downsample), self.plan.source
         pairs = [
             ("statement", NOT_FOR_DIAGNOSIS),

@@ -1,7 +1,7 @@
-"""Halve, halve again: finished blocks of the result -> whole tiles of every level, in one pass.
+"""Construction of the tiles of all levels from finished blocks of level 0, in one pass.
 
-Level k is floor(size / 2**k); each of its pixels is the mean of 2x2 of the level below, rounded half up; the last
-odd row or column is dropped in halving. Tiles over the edge are padded by repeating it, after halving.
+Level k has floor(size / 2**k) pixels. Each pixel is the mean of 2x2 pixels of the finer level, rounded half up; an odd
+last row or column is dropped. Tiles that reach over the edge are padded by repeating it, after halving.
 """
 
 from collections import deque
@@ -20,12 +20,12 @@ TILE = 512
 
 Emit = Callable[[int, int, int, Pixels], None]
 
-# Tiles that are being halved at a time: bounds memory to 50 MB.
-_HALVING = 64
+# Bounds the memory for tiles that wait to be halved to 50 MB.
+_MAX_PENDING = 64
 
 
 def level_sizes(output: Size) -> tuple[Size, ...]:
-    """Sizes of all levels: halved until both sides fit one tile, or one side can't be halved."""
+    """Sizes of all levels, finest first: halved until both sides fit a tile, or one side can't be halved."""
     sizes = [output]
     while max(sizes[-1].width, sizes[-1].height) > TILE and min(sizes[-1].width, sizes[-1].height) > 1:
         sizes.append(sizes[-1].halved())
@@ -33,7 +33,7 @@ def level_sizes(output: Size) -> tuple[Size, ...]:
 
 
 def levels_in_stripe(stripe_height: int, levels: int) -> int:
-    """How many levels, from the finest, a full stripe completes by itself: those whose tile rows it fills."""
+    """Number of levels, from the finest, of which a full stripe fills whole tile rows."""
     count = 0
     while count < levels and (stripe_height >> count) % TILE == 0 and stripe_height % (1 << count) == 0:
         count += 1
@@ -41,7 +41,7 @@ def levels_in_stripe(stripe_height: int, levels: int) -> int:
 
 
 def halve(pixels: Pixels) -> Pixels:
-    """2x2 mean, rounded half up, of (h, w, 3); an odd last row or column is dropped."""
+    """Mean of 2x2 pixels, rounded half up, of an array (H, W, 3); an odd last row or column is dropped."""
     height, width = pixels.shape[0] // 2 * 2, pixels.shape[1] // 2 * 2
     if height == 0 or width == 0:
         return np.empty((height // 2, width // 2, 3), np.uint8)
@@ -49,28 +49,28 @@ def halve(pixels: Pixels) -> Pixels:
 
 
 @dataclass(slots=True)
-class _Partial:
+class _PartialTile:
     pixels: Pixels
-    missing: int
+    missing_pixels: int
 
 
 @dataclass(slots=True)
 class PyramidBuilder:
-    """Gathers blocks into tiles and cascades them; blocks may come in any order and of any size.
+    """Collects blocks into tiles and builds the coarser levels; blocks may have any size and come in any order.
 
-    Memory: the tiles that are begun and not whole. For blocks in row order these are, at a width of w output pixels,
-    at most ``512 * w * 3`` bytes for level 0 and half of the level before for each coarser one.
+    Memory: the incomplete tiles. For blocks in row order and a width of w output pixels these take at most
+    ``512 * w * 3`` bytes for level 0, and half of the finer level for each coarser one.
 
     Parameters
     ----------
     sizes
-        Sizes of the levels `first` to `first + len(sizes) - 1` of this stripe (or of the whole result).
+        Sizes of the levels `first` to `first + len(sizes) - 1` of this stripe or of the whole result.
     emit
-        Called as ``emit(level, row, column, tile)`` with uint8 (512, 512, 3), rows counted from this stripe's top.
+        Called as ``emit(level, row, column, tile)`` with uint8 (512, 512, 3); rows count from the top of the stripe.
     keep_remainder
-        Keep what the last level's tiles halve to: the raw rows of the first level that is not built.
+        Keep the pixels of the first level that is not built in `remainder`, uint8 (H, W, 3).
     pool
-        Where tiles are halved; without, in the caller's thread. Changes no pixel.
+        Threads that halve tiles; None for the caller's thread. Does not change the pixels.
     """
 
     sizes: tuple[Size, ...]
@@ -79,8 +79,8 @@ class PyramidBuilder:
     keep_remainder: bool = False
     pool: Executor | None = None
     remainder: Pixels | None = None
-    _halving: deque[tuple[int, int, int, Future[Pixels]]] = field(default_factory=deque)
-    _partial: dict[tuple[int, int, int], _Partial] = field(default_factory=dict)
+    _pending: deque[tuple[int, int, int, Future[Pixels]]] = field(default_factory=deque)
+    _partial: dict[tuple[int, int, int], _PartialTile] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.keep_remainder:
@@ -88,19 +88,19 @@ class PyramidBuilder:
             self.remainder = np.zeros((size.height, size.width, 3), np.uint8)
 
     def add(self, x: int, y: int, pixels: Pixels) -> None:
-        """Give finished pixels at (x, y) of the finest level; each pixel once."""
+        """Add finished pixels, uint8 (H, W, 3), at (x, y) of the finest level; each pixel must be added once."""
         self._add(0, x, y, pixels)
-        self._settle(_HALVING)
+        self._wait_for_pending(_MAX_PENDING)
 
     def finish(self) -> None:
-        """Check that every tile became whole.
+        """Emit all tiles that are pending.
 
         Raises
         ------
         RuntimeError
-            Pixels are missing: the plan was not covered.
+            Pixels are missing.
         """
-        self._settle(0)
+        self._wait_for_pending(0)
         if self._partial:
             raise RuntimeError(f"{len(self._partial)} output tiles are incomplete, the first at {min(self._partial)}")
 
@@ -114,42 +114,42 @@ class PyramidBuilder:
             return
         for row in range(block.y // TILE, -(-block.bottom // TILE)):
             for column in range(block.x // TILE, -(-block.right // TILE)):
-                cell = self._cell(index, row, column)
-                part = cell.intersect(block)
-                piece = pixels[part.y - y : part.bottom - y, part.x - x : part.right - x]
-                whole = piece if part == cell else self._gather(index, row, column, cell, part, piece)
-                if whole is not None:
-                    self._complete(index, row, column, whole)
+                tile = self._tile_region(index, row, column)
+                part = tile.intersect(block)
+                source = pixels[part.y - y : part.bottom - y, part.x - x : part.right - x]
+                complete = source if part == tile else self._fill((index, row, column), tile, part, source)
+                if complete is not None:
+                    self._complete(index, row, column, complete)
 
-    def _cell(self, index: int, row: int, column: int) -> Region:
+    def _tile_region(self, index: int, row: int, column: int) -> Region:
         size = self.sizes[index]
         return Region(column * TILE, row * TILE, TILE, TILE).intersect(Region(0, 0, size.width, size.height))
 
-    def _gather(self, index: int, row: int, column: int, cell: Region, part: Region, piece: Pixels) -> Pixels | None:
-        key = (index, row, column)
+    def _fill(self, key: tuple[int, int, int], tile: Region, part: Region, source: Pixels) -> Pixels | None:
+        """Copy `source` into an incomplete tile; return the tile's pixels once it is complete."""
         partial = self._partial.get(key)
         if partial is None:
-            partial = _Partial(np.empty((cell.height, cell.width, 3), np.uint8), cell.width * cell.height)
+            partial = _PartialTile(np.empty((tile.height, tile.width, 3), np.uint8), tile.width * tile.height)
             self._partial[key] = partial
-        local = part.moved(-cell.x, -cell.y)
-        partial.pixels[local.y : local.bottom, local.x : local.right] = piece
-        partial.missing -= part.width * part.height
-        if partial.missing < 0:
+        local = part.moved(-tile.x, -tile.y)
+        partial.pixels[local.y : local.bottom, local.x : local.right] = source
+        partial.missing_pixels -= part.width * part.height
+        if partial.missing_pixels < 0:
             raise RuntimeError(f"output tile {key} was written twice")
-        return self._partial.pop(key).pixels if partial.missing == 0 else None
+        return self._partial.pop(key).pixels if partial.missing_pixels == 0 else None
 
-    def _complete(self, index: int, row: int, column: int, whole: Pixels) -> None:
-        self.emit(self.first + index, row, column, _padded(whole))
+    def _complete(self, index: int, row: int, column: int, tile: Pixels) -> None:
+        self.emit(self.first + index, row, column, _padded(tile))
         x, y = column * TILE // 2, row * TILE // 2
         if self.pool is None:
-            self._add(index + 1, x, y, halve(whole))
+            self._add(index + 1, x, y, halve(tile))
         else:
-            self._halving.append((index + 1, x, y, self.pool.submit(halve, whole)))
+            self._pending.append((index + 1, x, y, self.pool.submit(halve, tile)))
 
-    def _settle(self, remaining: int) -> None:
-        """Wait until no more than `remaining` tiles are being halved."""
-        while len(self._halving) > remaining:
-            index, x, y, halved = self._halving.popleft()
+    def _wait_for_pending(self, remaining: int) -> None:
+        """Wait until at most `remaining` tiles are being halved."""
+        while len(self._pending) > remaining:
+            index, x, y, halved = self._pending.popleft()
             self._add(index, x, y, halved.result())
 
 

@@ -1,6 +1,6 @@
-r"""One SHA-256 for a result, whether it is a file (OME-TIFF) or a folder (OME-Zarr).
+r"""SHA-256 of a result, which is a file (OME-TIFF) or a folder (OME-Zarr).
 
-A folder's is that of its listing, which standard tools make too:
+The hash of a folder is that of its listing, which standard tools can make too:
 ``find . -type f -printf '%P\0' | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum``.
 """
 
@@ -13,19 +13,19 @@ _CHUNK_BYTES = 2**20
 
 
 class FolderHash:
-    """The hash of a folder whose files are given one after another, in any order."""
+    """Hash of a folder whose files are added one after another, in any order."""
 
     def __init__(self) -> None:
         self._lines: list[tuple[bytes, str]] = []
 
     @contextmanager
     def file(self, name: str) -> Iterator[Callable[[bytes], None]]:
-        """Take one file's bytes, through the function that this lends.
+        """Add a file; yields a function that takes the file's bytes.
 
         Parameters
         ----------
         name
-            The path below the folder, with slashes.
+            Path of the file relative to the folder, with slashes.
         """
         sha256 = hashlib.sha256()
         yield sha256.update
@@ -39,28 +39,28 @@ class FolderHash:
         return listing.hexdigest()
 
 
-def result_hash(path: Path, between: Callable[[], None] = lambda: None) -> str:
+def result_hash(path: Path, check_cancelled: Callable[[], None] = lambda: None) -> str:
     """SHA-256 of a file's bytes, or of a folder's listing, in hex.
 
     Parameters
     ----------
-    between
-        Called before each MiB is taken in; may raise to stop.
+    check_cancelled
+        Called before each MiB is hashed; may raise to stop.
     """
     if path.is_file():
         sha256 = hashlib.sha256()
-        _feed(path, sha256.update, between)
+        _feed(path, sha256.update, check_cancelled)
         return sha256.hexdigest()
-    found = FolderHash()
-    for one in path.rglob("*"):
-        if one.is_file():
-            with found.file(one.relative_to(path).as_posix()) as update:
-                _feed(one, update, between)
-    return found.hexdigest()
+    folder_hash = FolderHash()
+    for file in path.rglob("*"):
+        if file.is_file():
+            with folder_hash.file(file.relative_to(path).as_posix()) as update:
+                _feed(file, update, check_cancelled)
+    return folder_hash.hexdigest()
 
 
-def _feed(path: Path, update: Callable[[bytes], None], between: Callable[[], None]) -> None:
+def _feed(path: Path, update: Callable[[bytes], None], check_cancelled: Callable[[], None]) -> None:
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK_BYTES):
-            between()
+            check_cancelled()
             update(chunk)

@@ -1,4 +1,4 @@
-"""What a slide is: its levels, its µm per pixel, and the protocol that every reader keeps."""
+"""Metadata of a slide, and the protocol of slide readers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ Pixels = NDArray[np.uint8]
 # The finest objectives resolve about 0.1 µm per pixel; a whole slide at 20 µm per pixel is a thumbnail.
 PLAUSIBLE_MPP = (0.05, 20.0)
 
-# What OpenSlide and tiffslide call the formats that they know.
+# Vendor names of OpenSlide and tiffslide.
 _VENDORS = frozenset(
     {"aperio", "dicom", "generic-tiff", "hamamatsu", "huron", "leica", "mirax", "ome", "philips", "sakura", "synthetic"}
     | {"tiff", "trestle", "ventana", "zeiss"}
@@ -26,18 +26,18 @@ _VENDORS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """One resolution of a slide; `downsample` is level 0's pixels per pixel of this one, at least 1."""
+    """One level of a slide; `downsample` is the number of level-0 pixels per pixel along one side, at least 1."""
 
     size: Size
     downsample: float
 
     def __post_init__(self) -> None:
         if not (self.size.width > 0 and self.size.height > 0 and is_positive(self.downsample)):
-            raise ValueError(f"no level of a slide: {self.size}, downsample {self.downsample}")
+            raise ValueError(f"invalid level of a slide: {self.size}, downsample {self.downsample}")
 
 
 class Codec(StrEnum):
-    """How a slide's pixels are stored."""
+    """Codec of a slide's pixels."""
 
     JPEG = "jpeg"
     JPEG_2000 = "jpeg-2000"
@@ -52,12 +52,12 @@ class Compression:
     Attributes
     ----------
     quality
-        The nearest libjpeg quality, 1 to 100; None where the codec is not JPEG.
+        The nearest libjpeg quality, 1 to 100; None if the codec is not JPEG.
     sampling
-        "4:4:4", "4:2:2" or "4:2:0"; "RGB" where the channels are stored without a colour transform, as in many Aperio
-        files; None where the codec is not JPEG or the sampling another.
+        Chroma subsampling "4:4:4", "4:2:2" or "4:2:0"; "RGB" if the channels are stored without a colour transform, as
+        in many Aperio files; None if the codec is not JPEG, or for other subsampling.
     quantization_tables
-        JPEG's quantisation tables, luma first, 64 steps each in the order of rows.
+        JPEG quantisation tables, luma first, 64 values each, row by row.
     """
 
     codec: Codec
@@ -66,35 +66,35 @@ class Compression:
     quantization_tables: tuple[tuple[int, ...], ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, without the tables."""
+        """Values for JSON, without the tables."""
         return {"codec": str(self.codec), "quality": self.quality, "sampling": self.sampling}
 
 
 @dataclass(frozen=True, slots=True)
 class SlideInfo:
-    """What a slide says of itself.
+    """Metadata of a slide.
 
-    Its numbers are finite and above zero; a value in the file that is not understood is None (`wsi.metadata_values`).
+    Numbers are finite and above zero; a value that is not understood is None (see `wsi.metadata_values`).
 
     Attributes
     ----------
     mpp
-        µm per pixel of level 0 along x and y; None where the file does not say.
+        µm per pixel of level 0 along x and y; None if unknown.
     objective
-        Magnification of the scan, None where unknown.
+        Magnification of the scan; None if unknown.
     bounds
-        The scanned part of level 0 where the format frames it in emptiness (MRXS), else None.
+        The scanned part of level 0, for formats with an empty margin (MRXS); else None.
     icc_profile
-        The colour profile's bytes, to be carried over.
+        ICC colour profile.
     warnings
-        What was converted or could mislead, one sentence each.
+        Conversions and unclear metadata, one sentence each.
     compression
-        Of level 0; None where the reader can't tell.
+        Compression of level 0; None if unknown.
 
     Raises
     ------
     ValueError
-        A number is NaN, infinite, zero or negative, or there is no level: a reader's fault.
+        A number is NaN, infinite, zero or negative, or there is no level: an error in the reader.
     """
 
     name: str
@@ -111,64 +111,70 @@ class SlideInfo:
     def __post_init__(self) -> None:
         numbers = (*(self.mpp or ()), *(() if self.objective is None else (self.objective,)))
         if not self.levels or not all(is_positive(number) for number in numbers):
-            raise ValueError(f"no slide's values: {len(self.levels)} levels, {self.mpp} µm, objective {self.objective}")
+            raise ValueError(
+                f"invalid slide metadata: {len(self.levels)} levels, {self.mpp} µm, objective {self.objective}"
+            )
 
     @property
     def size(self) -> Size:
-        """Of level 0."""
+        """Size of level 0."""
         return self.levels[0].size
 
-    def resolve_mpp(self, given: float | None) -> tuple[float, float]:
-        """µm per pixel of level 0: what the user gave, else what the slide says if that can be true.
+    def resolve_mpp(self, override: float | None) -> tuple[float, float]:
+        """µm per pixel of level 0 along x and y: the user's value if given, else the slide's.
 
         Raises
         ------
-        PixelSizeMissingError, PixelSizeImplausibleError
-            The slide says nothing, or something outside 0.05 to 20 µm, and `given` is None.
+        PixelSizeMissingError
+            `override` is None and the slide has no pixel size.
+        PixelSizeImplausibleError
+            `override` is None and the slide's pixel size is outside of 0.05 to 20 µm.
         """
-        if given is not None:
-            return given, given
+        if override is not None:
+            return override, override
         if self.mpp is None:
             raise PixelSizeMissingError(
-                f"{self.name}: the file does not say its µm per pixel; pass it as mpp (--mpp on the command line): "
+                f"{self.name}: the file does not state its µm per pixel; pass it as mpp (--mpp on the command line): "
                 "about 0.25 for a 40x scan, 0.5 for 20x, 1.0 for 10x"
             )
         low, high = PLAUSIBLE_MPP
         if not all(low <= value <= high for value in self.mpp):
             raise PixelSizeImplausibleError(
-                f"{self.name}: the file says {self.mpp[0]:.6g} x {self.mpp[1]:.6g} µm per pixel, which no slide "
-                "scanner has; pass the true value, or this one to confirm it, as mpp (--mpp on the command line)"
+                f"{self.name}: the file states {self.mpp[0]:.6g} x {self.mpp[1]:.6g} µm per pixel, which is "
+                "implausible for a slide scanner; pass the right value as mpp, or this one to confirm it (--mpp on the "
+                "command line)"
             )
         return self.mpp
 
     @classmethod
-    def from_dict(cls, told: Mapping[str, Any], name: str) -> Self:
-        """The inverse of `as_dict`, but for the colour profile and the quantisation tables, which it does not hold.
+    def from_dict(cls, values: Mapping[str, Any], name: str) -> Self:
+        """Inverse of `as_dict`, without the colour profile and the quantisation tables.
 
-        A pixel size or objective that is no number above zero, as rows of earlier versions may hold, is unknown.
+        A pixel size or objective that is not a number above zero, as in records of earlier versions, becomes None.
 
         Parameters
         ----------
         name
-            What messages call the slide.
+            Name of the slide for messages.
         """
-        compression = told.get("compression")
+        mpp, objective, compression = values["mpp"], values["objective"], values.get("compression")
+        sizes = [Size(level["width"], level["height"]) for level in values["levels"]]
         return cls(
             name=name,
-            reader=str(told.get("reader", "")),
-            levels=tuple(Level(Size(level["width"], level["height"]), level["downsample"]) for level in told["levels"]),
-            mpp=(told["mpp"][0], told["mpp"][1]) if told["mpp"] and all(map(is_positive, told["mpp"])) else None,
-            objective=told["objective"] if is_positive(told["objective"]) else None,
-            vendor=told["vendor"],
-            bounds=Region(*told["bounds"]) if told.get("bounds") else None,
-            warnings=tuple(told["warnings"]),
+            reader=str(values.get("reader", "")),
+            levels=tuple(Level(size, level["downsample"]) for size, level in zip(sizes, values["levels"], strict=True)),
+            mpp=(mpp[0], mpp[1]) if mpp and all(map(is_positive, mpp)) else None,
+            objective=objective if is_positive(objective) else None,
+            vendor=values["vendor"],
+            bounds=Region(*values["bounds"]) if values.get("bounds") else None,
+            warnings=tuple(values["warnings"]),
             compression=Compression(Codec(compression["codec"]), compression["quality"], compression["sampling"])
             if compression
             else None,
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; the profile is told by its size."""
+        """Values for JSON, with the size of the colour profile in its place."""
         return {
             "width": self.size.width,
             "height": self.size.height,
@@ -187,43 +193,43 @@ class SlideInfo:
         }
 
 
-def known_vendor(said: str | None) -> str | None:
-    """One of a few known words for what a file says of its vendor, else "other": a file may say anything."""
-    if said is None:
+def known_vendor(vendor: str | None) -> str | None:
+    """Normalise a file's vendor name to a known one, else "other", since the file may hold any text."""
+    if vendor is None:
         return None
-    return word if (word := said.lower()) in _VENDORS else "other"
+    return name if (name := vendor.lower()) in _VENDORS else "other"
 
 
 class SlideReader(Protocol):
-    """An open slide; `read` may be called from any thread."""
+    """An open slide; `read_region` may be called from any thread."""
 
     @property
     def info(self) -> SlideInfo:
-        """What the slide says of itself."""
+        """Metadata of the slide."""
         ...
 
     def read_region(self, level: int, region: Region) -> Pixels:
-        """Decode a region.
+        """Decode a region of a level.
 
         Parameters
         ----------
         level
             Index into `info.levels`.
         region
-            In pixels of that level, inside it.
+            In pixels of that level; must lie inside it.
 
         Returns
         -------
         Pixels
-            uint8 (region.height, region.width, 3), RGB.
+            RGB, uint8 (region.height, region.width, 3).
 
         Raises
         ------
         TileReadError
-            Any of it can't be decoded. Other regions stay readable.
+            The region can't be decoded; other regions stay readable.
         """
         ...
 
     def close(self) -> None:
-        """Give file handles back."""
+        """Close the file handles."""
         ...

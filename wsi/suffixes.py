@@ -1,4 +1,4 @@
-"""The suffixes that name output formats; apart from the writers, so that asking costs no import of theirs."""
+"""Suffixes of the output formats, in a module that imports no writer and so loads quickly."""
 
 OME_TIFF = (".ome.tiff", ".ome.tif")
 OME_ZARR = (".ome.zarr",)
@@ -6,10 +6,10 @@ SUFFIXES = (*OME_TIFF, *OME_ZARR)
 
 
 def suffix_of(name: str) -> str:
-    """The suffix that names an output's format, in small letters; none where it names no format."""
+    """Return the suffix of an output format, in lower case; "" if the name has none."""
     return next((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), "")
 
 
 def without_suffix(name: str) -> str:
-    """An output's name without the suffix that names its format."""
+    """Return the name without the suffix of its output format."""
     return name[: len(name) - len(suffix_of(name))]

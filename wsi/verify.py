@@ -1,8 +1,8 @@
-"""Reopen what was written, with other libraries, and compare: the gate before "done".
+"""Verification of a finished result with other libraries.
 
-OME-TIFF is read back by tifffile and OpenSlide, OME-Zarr by zarr; the OME-XML is validated against its schema by
-lxml. Sample regions of each level are compared with the level below, and of the finest with the source, so
-that no tile lies in another's place.
+tifffile and OpenSlide read OME-TIFF, zarr reads OME-Zarr, and lxml validates the OME-XML against its schema. Sample
+regions of each level are compared with the finer level, and those of the finest level with the source, to detect tiles
+at a wrong place.
 """
 
 import struct
@@ -32,58 +32,61 @@ from slidelift.wsi.writers import ome_tiff
 if TYPE_CHECKING:
     import zarr
 
-# What tifffile raises of a damaged file.
-_UNREADABLE = (tifffile.TiffFileError, ValueError, TypeError, KeyError, IndexError, struct.error, AttributeError)
+# Exceptions of tifffile for damaged files.
+_TIFF_ERRORS = (tifffile.TiffFileError, ValueError, TypeError, KeyError, IndexError, struct.error, AttributeError)
 ReadResult = Callable[[int, Region], Pixels]
+"""Reads a region of a level, uint8 (H, W, 3)."""
 
 _SAMPLES = 8
 _SAMPLE_SIDE = 128
 _BLOCK = 16
-# Grey levels between the 16-px block means of a level and of the halved one below it: at most 0.4 on tissue at quality
-# 90, more where JPEG clips colour noise; another place of the same slide differs by 45 (median).
+# Mean difference in grey levels of 16-px block means between a level and the halved finer level: at most 0.4 on tissue
+# at quality 90, more where JPEG clips colour noise. Another place of the same slide differs by 45 (median).
 _LEVEL_TOLERANCE = 12.0
-# Mean colour of a 64-px source region against the result's: networks shift it by 1 or 2, another tile by far more.
+# Difference of the mean colour of a 64-px source region: networks shift it by 1 or 2, a wrong tile by far more.
 _COLOUR_TOLERANCE = 16.0
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What the result was made from; `skip` are source regions that hold substitutes for unreadable pixels."""
+    """Source of a result; `skip` are source regions with unreadable pixels."""
 
     reader: SlideReader
     plan: TilePlan
     skip: tuple[Region, ...] = ()
 
 
-def verify(path: Path, output_format: str, facts: ImageMetadata, quality: int, source: Source, seed: int) -> None:
-    """Raise unless the file at `path` reads back as what `facts` and `source` say.
+def verify(path: Path, output_format: str, metadata: ImageMetadata, quality: int, source: Source, seed: int) -> None:
+    """Raise if the file at `path` does not match `metadata` and `source`.
 
     Parameters
     ----------
     seed
-        Chooses the sampled regions.
+        Seed for the choice of sample regions.
 
     Raises
     ------
     VerificationError
-        Names the file and what differs.
+        The message names the file and the difference.
     """
     try:
         if output_format == ome_tiff.NAME:
-            _check_tiff_tables(path, facts)
+            _check_tiff_tables(path, metadata)
             with openslide.OpenSlide(path) as slide:
-                _check_openslide(path, slide, facts)
+                _check_openslide(path, slide, metadata)
         else:
-            _check_zarr(path, _open_group(path), facts)
+            _check_zarr(path, _open_group(path), metadata)
             quality = 100
         with result_reader(path, output_format) as read:
-            _check_pixels(path, read, facts.sizes, quality, source, seed)
+            _check_pixels(path, read, metadata.sizes, quality, source, seed)
     except (openslide.OpenSlideError, tifffile.TiffFileError, KeyError, ValueError, OSError) as error:
-        raise VerificationError(f"{path.name}: the written file can't be read back ({error})") from error
+        raise VerificationError(
+            f"{path.name}: the written file can't be read back ({error}); check the disk, then try again"
+        ) from error
 
 
 def is_result(path: Path, output_format: str) -> bool:
-    """Whether a file (or folder) is a finished result of this program, by what its metadata says."""
+    """Whether the metadata of a file or folder name this program as its creator."""
     try:
         if output_format == ome_tiff.NAME:
             with tifffile.TiffFile(path) as tiff:
@@ -91,14 +94,14 @@ def is_result(path: Path, output_format: str) -> bool:
         else:
             xml = (path / "OME" / "METADATA.ome.xml").read_text("utf-8")
         root = etree.fromstring(xml.encode(), etree.XMLParser(resolve_entities=False))
-    except (etree.XMLSyntaxError, OSError, *_UNREADABLE):
+    except (etree.XMLSyntaxError, OSError, *_TIFF_ERRORS):
         return False
     return str(root.get("Creator")).startswith("slidelift ")
 
 
 @contextmanager
 def result_reader(path: Path, output_format: str) -> Iterator[ReadResult]:
-    """What reads a finished result: a level, and a region in its pixels."""
+    """Open a finished result; yields a function that reads a region of a level."""
     if output_format == ome_tiff.NAME:
         with openslide.OpenSlide(path) as slide:
             yield _openslide_reader(slide)
@@ -107,63 +110,62 @@ def result_reader(path: Path, output_format: str) -> Iterator[ReadResult]:
 
 
 def _open_group(path: Path) -> "zarr.Group":
-    import zarr  # a third of a second, for which a TIFF need not wait
+    import zarr  # takes a third of a second, which a TIFF does not need
 
     return zarr.open_group(str(path), mode="r", zarr_format=2)
 
 
-def _require(holds: bool, path: Path, message: str) -> None:
-    if not holds:
+def _require(condition: bool, path: Path, message: str) -> None:
+    if not condition:
         raise VerificationError(f"{path.name}: {message}")
 
 
-def _check_xml(path: Path, xml: str, facts: ImageMetadata) -> None:
-    _require("&#" not in xml, path, "its OME-XML holds a character entity, with which QuPath loses the pyramid")
+def _check_xml(path: Path, xml: str, metadata: ImageMetadata) -> None:
+    _require("&#" not in xml, path, "its OME-XML holds a character entity, with which QuPath does not find the pyramid")
     try:
         root, schema = etree.fromstring(xml.encode()), _ome_schema()
     except etree.XMLSyntaxError as error:
-        raise VerificationError(f"{path.name}: its OME-XML is none ({error})") from error
-    _require(schema.validate(root), path, f"its OME-XML breaks the schema: {schema.error_log.last_error}")
-    told = root.find("{*}Image/{*}Pixels")
-    _require(told is not None, path, "its OME-XML tells of no image")
-    size, mpp = ([float(told.get(f"{name}{axis}", "nan")) for axis in "XY"] for name in ("Size", "PhysicalSize"))
-    _require(tuple(size) == _shape(facts.sizes[0]), path, "its OME-XML gives another size")
-    close = np.allclose(mpp, facts.mpp, rtol=1e-6)
-    _require(bool(close), path, "its OME-XML gives another pixel size")
+        raise VerificationError(f"{path.name}: its OME-XML is not well-formed ({error})") from error
+    _require(schema.validate(root), path, f"its OME-XML violates the schema: {schema.error_log.last_error}")
+    pixels = root.find("{*}Image/{*}Pixels")
+    _require(pixels is not None, path, "its OME-XML describes no image")
+    size, mpp = ([float(pixels.get(f"{name}{axis}", "nan")) for axis in "XY"] for name in ("Size", "PhysicalSize"))
+    _require(tuple(size) == _shape(metadata.sizes[0]), path, "its OME-XML has the wrong image size")
+    _require(bool(np.allclose(mpp, metadata.mpp, rtol=1e-6)), path, "its OME-XML has the wrong pixel size")
 
 
 @cache
 def _ome_schema() -> etree.XMLSchema:
-    """The schema out of ome-types, whose hundreds of classes take most of a second to import and are not needed."""
+    """The schema file of ome-types; the package is not imported, because that takes most of a second."""
     return etree.XMLSchema(file=str(distribution("ome-types").locate_file("ome_types/ome-2016-06.xsd")))
 
 
-def _check_tiff_tables(path: Path, facts: ImageMetadata) -> None:
+def _check_tiff_tables(path: Path, metadata: ImageMetadata) -> None:
     with tifffile.TiffFile(path) as tiff:
-        _require(tiff.is_ome, path, "tifffile does not see an OME-TIFF")
-        _check_xml(path, tiff.ome_metadata, facts)
+        _require(tiff.is_ome, path, "tifffile does not recognise it as an OME-TIFF")
+        _check_xml(path, tiff.ome_metadata, metadata)
         levels = tiff.series[0].levels
         found = [(level.shape[1], level.shape[0]) for level in levels]
-        _require(found == [_shape(size) for size in facts.sizes], path, f"tifffile sees the levels {found}")
+        _require(found == [_shape(size) for size in metadata.sizes], path, f"tifffile finds the levels {found}")
         for level in levels:
             page = level.pages[0]
-            _require(page.tile == (TILE, TILE), path, f"tiles of {page.tile}")
-            _require(0 not in page.databytecounts, path, "a tile has no bytes")
+            _require(page.tile == (TILE, TILE), path, f"its tiles have the size {page.tile}")
+            _require(0 not in page.databytecounts, path, "a tile is empty")
 
 
-def _check_openslide(path: Path, slide: openslide.OpenSlide, facts: ImageMetadata) -> None:
+def _check_openslide(path: Path, slide: openslide.OpenSlide, metadata: ImageMetadata) -> None:
     found = list(slide.level_dimensions)
-    _require(found == [_shape(size) for size in facts.sizes], path, f"OpenSlide sees the levels {found}")
+    _require(found == [_shape(size) for size in metadata.sizes], path, f"OpenSlide finds the levels {found}")
     mpp = [float(slide.properties[name]) for name in (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y)]
-    _require(bool(np.allclose(mpp, facts.mpp, rtol=1e-3)), path, f"OpenSlide sees {mpp} µm per pixel")
+    _require(bool(np.allclose(mpp, metadata.mpp, rtol=1e-3)), path, f"OpenSlide finds {mpp} µm per pixel")
 
 
-def _check_zarr(path: Path, group: "zarr.Group", facts: ImageMetadata) -> None:
-    for level, size in enumerate(facts.sizes):
-        _require(group[str(level)].shape == (3, size.height, size.width), path, f"array {level} has another shape")
+def _check_zarr(path: Path, group: "zarr.Group", metadata: ImageMetadata) -> None:
+    for level, size in enumerate(metadata.sizes):
+        _require(group[str(level)].shape == (3, size.height, size.width), path, f"array {level} has the wrong shape")
     datasets = group.attrs["multiscales"][0]["datasets"]
-    _require(len(datasets) == len(facts.sizes), path, "its multiscales list other levels")
-    _check_xml(path, (path / "OME" / "METADATA.ome.xml").read_text("utf-8"), facts)
+    _require(len(datasets) == len(metadata.sizes), path, "its multiscales metadata have the wrong number of levels")
+    _check_xml(path, (path / "OME" / "METADATA.ome.xml").read_text("utf-8"), metadata)
 
 
 def _check_pixels(path: Path, read: ReadResult, sizes: Sequence[Size], quality: int, source: Source, seed: int) -> None:
@@ -177,7 +179,7 @@ def _check_pixels(path: Path, read: ReadResult, sizes: Sequence[Size], quality: 
         _require(
             difference <= _LEVEL_TOLERANCE + (100 - quality) / 4,
             path,
-            f"level {level} at ({x}, {y}) differs from the level below by {difference:.1f} grey levels",
+            f"level {level} at ({x}, {y}) differs from the finer level by {difference:.1f} grey levels",
         )
     for _ in range(_SAMPLES):
         _check_against_source(path, read, quality, source, rng)
@@ -195,7 +197,7 @@ def _check_against_source(path: Path, read: ReadResult, quality: int, source: So
     except TileReadError:
         return
     found = read(0, Region(x, y, side.width, side.height).scaled(plan.scale)).mean(axis=(0, 1))
-    # of a strip of a few pixels much of the colour comes from beside it
+    # In a narrow region much of the colour comes from the pixels beside it.
     tolerance = _COLOUR_TOLERANCE + (100 - quality) / 4 + 256 / min(side.width, side.height) ** 2
     difference = float(np.abs(expected - found).max())
     _require(
@@ -207,7 +209,7 @@ def _check_against_source(path: Path, read: ReadResult, quality: int, source: So
 
 
 def _block_means(pixels: Pixels) -> NDArray[np.float64]:
-    """Means over whole 16-px blocks, (rows, columns, 3); over everything where there is no whole block."""
+    """Means over whole 16-px blocks, (rows, columns, 3), or over all pixels if there is no whole block."""
     rows, columns = pixels.shape[0] // _BLOCK, pixels.shape[1] // _BLOCK
     if rows == 0 or columns == 0:
         return np.asarray(pixels.mean(axis=(0, 1), keepdims=True))

@@ -284,7 +284,7 @@ def _finish(
         )
 
     workspace.clear_result()
-    job.format.join(workspace.result, levels(Stage.JOINING), facts, quality, lambda: between(Stage.JOINING))
+    job.format.write(workspace.result, levels(Stage.JOINING), facts, quality, lambda: between(Stage.JOINING))
     made.clock.advance(Tally(bytes_written=_tile_bytes([*made.segments, *([top_levels] if top_levels else [])])), 0.0)
     on_progress(made.clock.snapshot(Stage.VERIFYING))
     read_back(workspace.result, job.format, levels(Stage.VERIFYING), quality)

@@ -1,4 +1,4 @@
-"""Blocks cover the stripe once, weights sum to one, no line is left where tiles meet."""
+"""Blocks cover the stripe once, blending weights sum to one, and overlaps are cross-faded."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def plan_for(width: int, height: int, fade: int, scale: int = 2, rows_per_stripe
 
 
 def assemble(plan, upscale):
-    """Blend every stripe by itself, as workers would, counting how often each pixel is written."""
+    """Blend each stripe separately, as workers do, and count how often each pixel is written."""
     image = np.zeros((plan.output.height, plan.output.width, 3), np.uint8)
     count = np.zeros(image.shape[:2], int)
     for stripe in plan.stripes():
@@ -46,10 +46,10 @@ def assemble(plan, upscale):
 
 @settings(deadline=None, max_examples=60)
 @given(st.integers(1, 150), st.integers(1, 200), st.sampled_from([0, 1, 5, 16]), st.sampled_from([1, 2, 3]))
-def test_every_output_pixel_is_finished_once_and_in_its_place(width, height, fade, scale) -> None:
+def test_every_output_pixel_is_emitted_once_at_its_position(width, height, fade, scale) -> None:
     plan = plan_for(width, height, fade, scale)
 
-    def upscale(tile):  # a patch that tells its own coordinates
+    def upscale(tile):  # a patch whose pixels are its coordinates
         y, x = np.mgrid[0 : plan.patch * scale, 0 : plan.patch * scale]
         y, x = y + (tile.patch.y - 9) * scale, x + (tile.patch.x - 5) * scale
         values = np.stack([x % 251, y % 241, (x + y) % 239], axis=2)
@@ -70,7 +70,7 @@ def test_weights_sum_to_one(value: int, fade: int) -> None:
     assert (image == value).all()
 
 
-def test_disagreeing_neighbours_change_into_one_another_gradually() -> None:
+def test_different_neighbours_are_cross_faded() -> None:
     plan = plan_for(64, 64, 16, scale=2)
 
     def upscale(tile):
@@ -84,7 +84,7 @@ def test_disagreeing_neighbours_change_into_one_another_gradually() -> None:
 
 
 @pytest.mark.parametrize("rows_per_stripe", [1, 2, 8])
-def test_stripes_of_any_height_give_the_same_picture(rows_per_stripe: int) -> None:
+def test_result_is_independent_of_the_stripe_height(rows_per_stripe: int) -> None:
     rng = np.random.default_rng(0)
     reference = plan_for(100, 150, 8)
     patches = {

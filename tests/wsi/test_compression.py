@@ -1,4 +1,4 @@
-"""A slide's compression is read from its own tables, and is what its writer was told."""
+"""Tests of reading codec, JPEG quality and subsampling of a slide."""
 
 import io
 
@@ -19,7 +19,7 @@ def pixels() -> np.ndarray:
 
 @pytest.mark.parametrize("quality", [1, 10, 30, 49, 50, 70, 80, 92, 100])
 @pytest.mark.parametrize("sampling", ["4:4:4", "4:2:2", "4:2:0"])
-def test_a_jpeg_tells_the_quality_and_sampling_it_was_saved_with(tmp_path, pixels, quality, sampling):
+def test_quality_and_sampling_of_a_jpeg(tmp_path, pixels, quality, sampling):
     path = tmp_path / "a.jpg"
     Image.fromarray(pixels).save(path, quality=quality, subsampling=sampling)
     found = read_compression(path)
@@ -30,7 +30,7 @@ def test_a_jpeg_tells_the_quality_and_sampling_it_was_saved_with(tmp_path, pixel
 
 
 @pytest.mark.parametrize("quality", range(1, 101))
-def test_each_luma_table_is_nearest_to_its_own_quality(pixels, quality):
+def test_nearest_quality_of_each_libjpeg_table(pixels, quality):
     stream = io.BytesIO()
     Image.fromarray(pixels[:16, :16]).save(stream, "JPEG", quality=quality)
     with Image.open(stream) as image:
@@ -54,7 +54,7 @@ def test_each_luma_table_is_nearest_to_its_own_quality(pixels, quality):
         ({"photometric": "rgb"}, (Codec.LOSSLESS, None, None)),
     ],
 )
-def test_a_tiff_tells_the_codec_of_its_largest_picture(tmp_path, pixels, options, expected):
+def test_codec_of_the_largest_page_of_a_tiff(tmp_path, pixels, options, expected):
     path = tmp_path / "a.tiff"
     with tifffile.TiffWriter(path) as tiff:
         tiff.write(pixels[:64, :64], photometric="rgb", compression="lzw")  # a thumbnail first, as Leica's
@@ -73,7 +73,7 @@ def test_a_tiff_tells_the_codec_of_its_largest_picture(tmp_path, pixels, options
         ("prostate-with-ink.jpeg", 75, "4:2:0"),
     ],
 )
-def test_real_slides_tell_theirs(data, name, quality, sampling):
+def test_compression_of_real_slides(data, name, quality, sampling):
     reader = open_slide(data / "slides" / name)
     try:
         found = reader.info.compression
@@ -84,12 +84,12 @@ def test_real_slides_tell_theirs(data, name, quality, sampling):
     assert reader.info.as_dict()["compression"] == {"codec": "jpeg", "quality": quality, "sampling": sampling}
 
 
-def test_a_picture_without_loss_says_so(tmp_path, pixels):
+def test_lossless_images(tmp_path, pixels):
     Image.fromarray(pixels).save(tmp_path / "a.png")
     assert read_compression(tmp_path / "a.png") == Compression(Codec.LOSSLESS)
 
 
-def test_damaged_files_tell_nothing_and_raise_nothing(data):
+def test_damaged_files_have_unknown_compression(data):
     for path in sorted((data / "damaged").rglob("*")):
         if path.is_file():
             found = read_compression(path)

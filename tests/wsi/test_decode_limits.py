@@ -1,4 +1,4 @@
-"""What a file declares is looked at before it is decoded: no level, tile, strip or picture takes more than it may."""
+"""Tests of the limits on tile, strip and image sizes that are checked before decoding."""
 
 import importlib.util
 import io
@@ -26,7 +26,7 @@ NOISE = np.random.default_rng(0).integers(0, 255, (256, 256, 3), np.uint8)
 
 
 def write_levels(path: Path, coarse: dict[str, Any], *, ome: bool = False) -> Path:
-    """A sound level of 1,024 px; a second one whose only piece is not looked into."""
+    """Write a valid level of 1,024 px and a coarser level whose only tile is not decoded."""
     options = {"photometric": "rgb", "compression": "deflate", "metadata": {} if ome else None}
     with tifffile.TiffWriter(path, bigtiff=True, ome=ome) as tiff:
         tiff.write(np.full((1024, 1024, 3), 200, np.uint8), tile=(256, 256), subifds=1 if ome else 0, **options)
@@ -42,7 +42,7 @@ def write_levels(path: Path, coarse: dict[str, Any], *, ome: bool = False) -> Pa
         ("b.ome.tif", True, {"shape": (512, 512, 3), "tile": (16, 4_000_000)}, "level 1 .* 4000000x16 px"),
     ],
 )
-def test_level_in_too_large_tiles_is_refused_when_opened(
+def test_level_with_too_large_tiles_is_refused(
     tmp_path: Path, name: str, ome: bool, coarse: dict[str, Any], said: str
 ) -> None:
     path = write_levels(tmp_path / name, coarse, ome=ome)
@@ -51,7 +51,7 @@ def test_level_in_too_large_tiles_is_refused_when_opened(
 
 
 @pytest.mark.parametrize(("height", "rows"), [(20_000, 20_000), (20_000, 7_000)])
-def test_picture_in_too_large_strips_is_refused_when_opened(tmp_path: Path, height: int, rows: int) -> None:
+def test_image_with_too_large_strips_is_refused(tmp_path: Path, height: int, rows: int) -> None:
     strips = iter([b"x"] * -(-height // rows))
     options = {"photometric": "rgb", "compression": "deflate", "metadata": None, "rowsperstrip": rows}
     tifffile.imwrite(tmp_path / "a.tif", strips, shape=(height, 20_000, 3), dtype=np.uint8, **options)
@@ -74,9 +74,9 @@ def test_limit_leaves_room_for_the_largest_tiles_of_scanners() -> None:
 
 
 def jpeg(side: int) -> bytes:
-    made = io.BytesIO()
-    Image.fromarray(NOISE).save(made, "JPEG", subsampling=0)
-    data = bytearray(made.getvalue())
+    stream = io.BytesIO()
+    Image.fromarray(NOISE).save(stream, "JPEG", subsampling=0)
+    data = bytearray(stream.getvalue())
     struct.pack_into(">HH", data, data.index(b"\xff\xc0") + 5, side, side)
     return bytes(data)
 
@@ -102,7 +102,7 @@ def jpeg_xl(side: int) -> bytes:
     ("compression", "encode", "side"),
     [("jpeg", jpeg, 60_000), (34712, jpeg_2000, 60_000), (50001, webp, 16_000), (50002, jpeg_xl, 7_000)],
 )
-def test_tile_whose_own_header_declares_more_fails_and_the_others_stay_readable(
+def test_tile_with_too_large_declared_size_fails_and_others_stay_readable(
     tmp_path: Path, compression: str | int, encode: Callable[[int], bytes], side: int
 ) -> None:
     tiles = [encode(256), encode(side)]
@@ -127,15 +127,15 @@ def encodings(pixels: np.ndarray) -> Iterator[bytes]:
         ("JPEG2000", {}),
         ("JPEG2000", {"no_jp2": True}),
     ]:
-        made = io.BytesIO()
-        image.save(made, kind, **options)
-        yield made.getvalue()
+        stream = io.BytesIO()
+        image.save(stream, kind, **options)
+        yield stream.getvalue()
     yield bytes(imagecodecs.jpegxl_encode(pixels, effort=1))
     yield bytes(imagecodecs.jpegls_encode(np.zeros(pixels.shape[:2], np.uint8)))
 
 
 @pytest.mark.parametrize("shape", [(177, 301), (256, 256), (64, 48), (3, 2000), (300, 400)])
-def test_declared_size_is_the_encoders(shape: tuple[int, int]) -> None:
+def test_declared_size_equals_the_encoded_size(shape: tuple[int, int]) -> None:
     pixels = np.random.default_rng(1).integers(0, 255, (*shape, 3), np.uint8)
     for data in encodings(pixels):
         assert declared_size(data) == Size(shape[1], shape[0])
@@ -145,7 +145,7 @@ def test_declared_size_is_the_encoders(shape: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("side", [13_000, 10_001])
-def test_picture_is_refused_by_its_header(tmp_path: Path, side: int) -> None:
+def test_too_large_image_is_refused_by_its_header(tmp_path: Path, side: int) -> None:
     (tmp_path / "a.jpg").write_bytes(jpeg(side) + bytes(2**20))
     with pytest.raises(UnsupportedPixelsError, match=r"more than 100 megapixels.* as a tiled"):
         open_slide(tmp_path / "a.jpg")
@@ -158,22 +158,22 @@ def test_picture_is_refused_by_its_header(tmp_path: Path, side: int) -> None:
             open_slide(tmp_path / name)
 
 
-def test_jpeg_of_too_few_bytes_for_its_pixels_is_cut_short(tmp_path: Path) -> None:
-    """The decoder would fill in what is missing with grey, which nobody has scanned."""
+def test_jpeg_with_too_few_bytes_for_its_size_is_refused(tmp_path: Path) -> None:
+    """The decoder would fill the missing part with grey."""
     (tmp_path / "a.jpg").write_bytes(jpeg(9_000)[:700] + b"\xff\xd9")
     with pytest.raises(SlideUnreadableError, match=r"a\.jpg: .* too small for 9000x9000 px"):
         open_slide(tmp_path / "a.jpg")
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"optimize": True}, {"subsampling": 0}])
-def test_plainest_jpeg_has_bytes_enough(tmp_path: Path, options: dict[str, Any]) -> None:
+def test_smallest_possible_jpeg_is_read(tmp_path: Path, options: dict[str, Any]) -> None:
     Image.new("RGB", (4000, 3000), "white").save(tmp_path / "a.jpg", quality=1, **options)
     with closing(open_slide(tmp_path / "a.jpg")) as reader:
         assert reader.info.size == Size(4000, 3000)
     assert flat_image.MAX_PIXELS == 100_000_000
 
 
-def test_mrxs_made_of_too_large_pictures_is_refused(tmp_path: Path) -> None:
+def test_mrxs_with_too_large_camera_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "s").mkdir()
     (tmp_path / "s.mrxs").write_bytes(b"x")
     said = "[HIERARCHICAL]\nINDEXFILE = I.dat\n[L0]\nDIGITIZER_WIDTH = 256\nDIGITIZER_HEIGHT = 256\n"
@@ -182,7 +182,7 @@ def test_mrxs_made_of_too_large_pictures_is_refused(tmp_path: Path) -> None:
         open_slide(tmp_path / "s.mrxs")
 
 
-def test_dicom_of_too_large_frames_is_refused(tmp_path: Path) -> None:
+def test_dicom_with_too_large_frames_is_refused(tmp_path: Path) -> None:
     place = Path(__file__).parents[1] / "service" / "dicom_for_tests.py"
     spec = importlib.util.spec_from_file_location("dicom_for_tests", place)
     assert spec is not None
@@ -191,8 +191,8 @@ def test_dicom_of_too_large_frames_is_refused(tmp_path: Path) -> None:
     spec.loader.exec_module(dicom)
     data = dicom.instance(Image.fromarray(NOISE[:64, :64]), "1.2.840.99", 1, 0.5)
     for tag in (0x10, 0x11):
-        sound, vast = (struct.pack("<HH2sHH", 0x28, tag, b"US", 2, side) for side in (64, 46_000))
-        data = data.replace(sound, vast)
+        valid, huge = (struct.pack("<HH2sHH", 0x28, tag, b"US", 2, side) for side in (64, 46_000))
+        data = data.replace(valid, huge)
     (tmp_path / "a.dcm").write_bytes(data)
     with pytest.raises(UnsupportedPixelsError, match=r"a\.dcm: level 0 .* 46000x46000 px"):
         open_slide(tmp_path / "a.dcm")

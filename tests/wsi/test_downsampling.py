@@ -1,4 +1,4 @@
-"""What a viewer's tile shows: the layout is Deep Zoom's, and each pixel is the mean of those it stands for."""
+"""Tests of the Deep Zoom layout and of downsampled regions."""
 
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
@@ -46,9 +46,9 @@ def test_every_pixel_of_every_level_is_in_exactly_one_tile(size: Size) -> None:
 
 
 @given(sizes)
-def test_levels_and_tiles_are_those_of_openslides_deep_zoom(size: Size) -> None:
+def test_layout_equals_openslide_deep_zoom_generator(size: Size) -> None:
     class Slide:
-        """As much of a slide as the generator looks at."""
+        """The attributes of a slide that the generator uses."""
 
         level_dimensions = ((size.width, size.height),)
         dimensions = (size.width, size.height)
@@ -58,39 +58,39 @@ def test_levels_and_tiles_are_those_of_openslides_deep_zoom(size: Size) -> None:
         def get_best_level_for_downsample(self, downsample: float) -> int:
             return 0
 
-    theirs = DeepZoomGenerator(Slide(), TILE_SIZE, 0)  # type: ignore[arg-type]
-    ours = DeepZoom(size)
-    assert theirs.level_count == ours.max_level + 1
-    assert theirs.level_dimensions == tuple(
-        (one.width, one.height) for one in map(ours.level_size, range(ours.max_level + 1))
+    generator = DeepZoomGenerator(Slide(), TILE_SIZE, 0)  # type: ignore[arg-type]
+    layout = DeepZoom(size)
+    assert generator.level_count == layout.max_level + 1
+    assert generator.level_dimensions == tuple(
+        (one.width, one.height) for one in map(layout.level_size, range(layout.max_level + 1))
     )
     ns = {"dz": "http://schemas.microsoft.com/deepzoom/2008"}
-    described, expected = ET.fromstring(ours.descriptor("jpeg")), ET.fromstring(theirs.get_dzi("jpeg"))
+    described, expected = ET.fromstring(layout.descriptor("jpeg")), ET.fromstring(generator.get_dzi("jpeg"))
     assert described.attrib == expected.attrib
     assert described.find("dz:Size", ns).attrib == expected.find("dz:Size", ns).attrib  # type: ignore[union-attr]
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.sampled_from([1, 2, 4, 8]), st.data())
-def test_a_pixel_is_the_mean_of_those_it_stands_for(width: int, height: int, downsample: int, data: Any) -> None:
+def test_pixels_are_block_means(width: int, height: int, downsample: int, data: Any) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     rows, columns = -(-height // downsample), -(-width // downsample)
     x, y = data.draw(st.integers(0, columns - 1)), data.draw(st.integers(0, rows - 1))
     region = Region(x, y, data.draw(st.integers(1, columns - x)), data.draw(st.integers(1, rows - y)))
     padded = np.pad(pixels, ((0, rows * downsample - height), (0, columns * downsample - width), (0, 0)), mode="edge")
     expected = downscale_local_mean(padded.astype(float), (downsample, downsample, 1))
-    found = read_downsampled(InMemory(pixels), downsample, region)
+    found = read_downsampled(ArrayReader(pixels), downsample, region)
     assert found.shape == (region.height, region.width, 3)
     assert np.abs(found - expected[region.y : region.bottom, region.x : region.right]).max() <= 0.5 + 1e-9
 
 
-def test_a_large_view_in_pieces_is_the_view_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_region_is_independent_of_the_block_size(monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (410, 500, 3), dtype=np.uint8)
-    whole = read_downsampled(InMemory(pixels), 16, Region(0, 0, 32, 26))
-    monkeypatch.setattr(downsampling, "_PIECE_PIXELS", 64**2)
-    assert (read_downsampled(InMemory(pixels), 16, Region(0, 0, 32, 26)) == whole).all()
+    whole = read_downsampled(ArrayReader(pixels), 16, Region(0, 0, 32, 26))
+    monkeypatch.setattr(downsampling, "_BLOCK_PIXELS", 64**2)
+    assert (read_downsampled(ArrayReader(pixels), 16, Region(0, 0, 32, 26)) == whole).all()
 
 
-def test_the_coarsest_level_that_is_fine_enough_is_read(formula_reader: type) -> None:
+def test_coarsest_level_that_is_fine_enough_is_read(formula_reader: type) -> None:
     reader = formula_reader(Size(4096, 4096), downsamples=(1, 4, 16))
     read_downsampled(reader, 8, Region(10, 20, 100, 100))
     assert {level for level, _ in reader.reads} == {1}
@@ -100,7 +100,7 @@ def test_the_coarsest_level_that_is_fine_enough_is_read(formula_reader: type) ->
 
 
 @pytest.mark.parametrize(
-    ("full", "small", "told", "step"),
+    ("full", "small", "downsample", "step"),
     [
         (Size(46000, 32914), Size(11500, 8228), 4.000121, 4.0),
         (Size(1101, 1101), Size(275, 276), 3.996, 4.0),
@@ -108,30 +108,28 @@ def test_the_coarsest_level_that_is_fine_enough_is_read(formula_reader: type) ->
         (Size(1000, 1000), Size(1000, 1000), 1.0, 1.0),
     ],
 )
-def test_the_step_of_a_level_is_whole_where_only_rounding_hides_it(
-    full: Size, small: Size, told: float, step: float
-) -> None:
-    assert exact_downsample(Level(small, told), (Level(full, 1.0), Level(small, told))) == step
+def test_exact_downsample_removes_rounding_of_sizes(full: Size, small: Size, downsample: float, step: float) -> None:
+    assert exact_downsample(Level(small, downsample), (Level(full, 1.0), Level(small, downsample))) == step
 
 
-def test_a_level_between_the_powers_of_two_lies_in_register(write_png: Callable[..., Path]) -> None:
-    """A ramp stays where it is, seen through a level of 2.5 pixels."""
+def test_level_between_powers_of_two_is_aligned(write_png: Callable[..., Path]) -> None:
+    """A ramp is not shifted by a level with a downsample of 2.5."""
     ramp = np.repeat(np.linspace(0, 250, 1000, dtype=np.float64)[None, :, None], 1000, axis=0).repeat(3, axis=2)
     coarse = downscale_local_mean(ramp.repeat(2, axis=0).repeat(2, axis=1), (5, 5, 1))
-    reader = InMemory(ramp.astype(np.uint8), coarse.astype(np.uint8))
+    reader = ArrayReader(ramp.astype(np.uint8), coarse.astype(np.uint8))
     found = read_downsampled(reader, 4, Region(100, 100, 120, 120)).astype(float)
     expected = downscale_local_mean(ramp, (4, 4, 1))[100:220, 100:220]
-    assert np.abs(found - expected).max() <= 2  # a pixel further on the ramp has one grey level more
+    assert np.abs(found - expected).max() <= 2  # the ramp rises by one grey level per pixel
 
 
-def test_a_damaged_region_is_an_error_and_no_picture(formula_reader: type) -> None:
+def test_damaged_region_is_an_error(formula_reader: type) -> None:
     reader = formula_reader(Size(2048, 2048), broken=(Region(1000, 1000, 10, 10),))
     with pytest.raises(TileReadError):
         read_downsampled(reader, 4, Region(0, 0, 512, 512))
     assert read_downsampled(reader, 1, Region(0, 0, 512, 512)).shape == (512, 512, 3)
 
 
-def test_a_view_that_would_decode_a_whole_slide_is_refused(formula_reader: type) -> None:
+def test_region_that_needs_too_many_pixels_is_refused(formula_reader: type) -> None:
     reader = formula_reader(Size(100_000, 80_000))
     assert MAX_READ_PIXELS < 512 * 512 * 64**2
     with pytest.raises(TooCoarseError, match="no coarser"):
@@ -139,26 +137,26 @@ def test_a_view_that_would_decode_a_whole_slide_is_refused(formula_reader: type)
     assert reader.reads == []
 
 
-def test_a_real_slide_is_shown_as_openslide_shows_it(cmu: Path) -> None:
+def test_real_slide_equals_openslide_deep_zoom(cmu: Path) -> None:
     with openslide.OpenSlide(cmu) as slide:
-        theirs = DeepZoomGenerator(slide, TILE_SIZE, 0)
+        generator = DeepZoomGenerator(slide, TILE_SIZE, 0)
         reader = open_slide(cmu)
         zoom = DeepZoom(reader.info.size)
         for level, column, row in [(12, 2, 3), (12, 4, 5), (11, 1, 1), (9, 0, 0)]:
             region = zoom.tile(level, column, row)
             assert region is not None
             found = read_downsampled(reader, zoom.downsample(level), region)
-            expected = np.asarray(theirs.get_tile(level, (column, row)).convert("RGB"))
+            expected = np.asarray(generator.get_tile(level, (column, row)).convert("RGB"))
             assert found.shape == expected.shape
             if level == zoom.max_level:
                 assert (found == expected).all()
             blocks = [downscale_local_mean(one.astype(float), (16, 16, 1))[:-1, :-1] for one in (found, expected)]
-            assert np.abs(blocks[0] - blocks[1]).mean() < 1  # it reduces by another filter, in the same place
+            assert np.abs(blocks[0] - blocks[1]).mean() < 1  # OpenSlide uses another filter
         reader.close()
 
 
-class InMemory:
-    """A slide of these levels."""
+class ArrayReader:
+    """Reader of levels in memory."""
 
     def __init__(self, *levels: np.ndarray) -> None:
         self._levels = levels

@@ -1,4 +1,4 @@
-"""Pictures of every depth and kind that PNG, JPEG and BMP have: the right pixels and a word, or a refusal in words."""
+"""PNG, JPEG and BMP images of all bit depths and colour types are read or refused with a message."""
 
 import struct
 import zlib
@@ -16,7 +16,7 @@ _WHOLE = Region(0, 0, 64, 48)
 
 
 def write_png(path: Path, rows: np.ndarray, bits: int, kind: int, *between: tuple[bytes, bytes]) -> Path:
-    """`rows` holds each row's bytes as they are stored."""
+    """Encode a PNG; `rows` holds the stored bytes of each row."""
 
     def chunk(name: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
@@ -34,7 +34,7 @@ def pixels(formula_pixels) -> np.ndarray:
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
-def test_grey_of_few_bits_reaches_from_black_to_white(tmp_path, pixels, open_slide, bits: int) -> None:
+def test_low_bit_depth_grey_is_scaled_to_8_bits(tmp_path, pixels, open_slide, bits: int) -> None:
     values = pixels[..., 1] >> (8 - bits)
     flags = ((values[..., None] >> np.arange(bits - 1, -1, -1)) & 1).reshape(48, -1).astype(np.uint8)
     path = write_png(tmp_path / "slide.png", np.packbits(flags, axis=1), bits, 0)
@@ -43,17 +43,17 @@ def test_grey_of_few_bits_reaches_from_black_to_white(tmp_path, pixels, open_sli
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
-def test_palettes_of_any_depth_are_looked_up(tmp_path, pixels, open_slide, bits: int) -> None:
+def test_palette_of_any_bit_depth(tmp_path, pixels, open_slide, bits: int) -> None:
     values = pixels[..., 1] >> (8 - bits)
     colours = np.random.default_rng(bits).integers(0, 256, (2**bits, 3), dtype=np.uint8)
-    picture = Image.fromarray(values).convert("P")
-    picture.putdata(values.flatten().tolist())
-    picture.putpalette(colours.tobytes())
-    picture.save(tmp_path / "slide.png", bits=bits)
+    image = Image.fromarray(values).convert("P")
+    image.putdata(values.flatten().tolist())
+    image.putpalette(colours.tobytes())
+    image.save(tmp_path / "slide.png", bits=bits)
     assert (open_slide(tmp_path / "slide.png").read_region(0, _WHOLE) == colours[values]).all()
 
 
-def test_a_key_colour_is_transparent_and_told(tmp_path, pixels, open_slide) -> None:
+def test_transparent_key_colour_is_white_with_a_warning(tmp_path, pixels, open_slide) -> None:
     key = tuple(int(value) for value in pixels[0, 0])
     keyed = write_png(tmp_path / "slide.png", pixels.reshape(48, -1), 8, 2, (b"tRNS", struct.pack(">3H", *key)))
     reader = open_slide(keyed)
@@ -63,21 +63,21 @@ def test_a_key_colour_is_transparent_and_told(tmp_path, pixels, open_slide) -> N
 
 
 @pytest.mark.parametrize("kind", [0, 4])
-def test_deep_grey_is_refused_or_told(tmp_path, pixels, open_slide, kind: int) -> None:
+def test_16_bit_grey_is_refused_or_converted_with_a_warning(tmp_path, pixels, open_slide, kind: int) -> None:
     deep = pixels[..., 1].astype(">u2") * 257
     stored = deep if kind == 0 else np.stack([deep, np.full_like(deep, 65535)], axis=2)
     path = write_png(tmp_path / "slide.png", stored.astype(">u2").reshape(48, -1), 16, kind)
     try:
         reader = open_slide(path)
     except UnsupportedPixelsError as refusal:
-        assert "8-bit" in str(refusal)  # noqa: PT017 - either is right
+        assert "8-bit" in str(refusal)  # noqa: PT017 - both outcomes are valid
         return
     assert (reader.read_region(0, _WHOLE) == pixels[..., 1:2]).all()
     assert any("16-bit" in warning for warning in reader.info.warnings)
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "L", "RGB"])
-def test_a_jpeg_of_other_colours_is_right_or_refused(tmp_path, open_slide, mode: str) -> None:
+def test_jpeg_colour_spaces(tmp_path, open_slide, mode: str) -> None:
     plain = Image.new("RGB", (64, 48), (200, 120, 180))
     plain.convert(mode).save(tmp_path / "slide.jpg", quality=100)
     if mode == "CMYK":
@@ -88,7 +88,7 @@ def test_a_jpeg_of_other_colours_is_right_or_refused(tmp_path, open_slide, mode:
     assert np.abs(open_slide(tmp_path / "slide.jpg").read_region(0, _WHOLE) - truth).max() <= 3
 
 
-def test_further_frames_are_told(tmp_path, pixels, open_slide) -> None:
+def test_warning_about_further_frames(tmp_path, pixels, open_slide) -> None:
     frames = [Image.fromarray(pixels), Image.fromarray(255 - pixels)]
     frames[0].save(tmp_path / "slide.png", save_all=True, append_images=frames[1:])
     reader = open_slide(tmp_path / "slide.png")
@@ -96,7 +96,7 @@ def test_further_frames_are_told(tmp_path, pixels, open_slide) -> None:
     assert any("1 more" in warning for warning in reader.info.warnings)
 
 
-def test_a_picture_that_is_cut_short_is_refused(tmp_path, pixels, open_slide) -> None:
+def test_truncated_image_is_refused(tmp_path, pixels, open_slide) -> None:
     for kind in ("png", "jpg", "bmp"):
         path = tmp_path / f"slide.{kind}"
         Image.fromarray(pixels).save(path)
@@ -106,7 +106,7 @@ def test_a_picture_that_is_cut_short_is_refused(tmp_path, pixels, open_slide) ->
             open_slide(path)
 
 
-def test_a_jpeg_of_12_bits_is_not_called_damaged(tmp_path, open_slide) -> None:
+def test_message_for_a_12_bit_jpeg(tmp_path, open_slide) -> None:
     pixels = np.full((64, 64, 3), 2000, np.uint16)
     (tmp_path / "deep.jpg").write_bytes(imagecodecs.jpeg8_encode(pixels, bitspersample=12))
     with pytest.raises(SlideUnreadableError, match=r"deep\.jpg: its header .* a JPEG of 12 bits"):

@@ -1,4 +1,4 @@
-"""A profile without its words: the same colours, always the same bytes, nothing of where it came from."""
+"""Sanitised ICC profiles keep the colour transform and drop all texts."""
 
 import io
 import random
@@ -18,7 +18,7 @@ def curve(values: list[int]) -> bytes:
 
 
 def profile(tags: dict[bytes, bytes], *, major: int = 2, kind: bytes = b"scnr", pcs: bytes = b"Lab ") -> bytes:
-    """A profile with free text wherever there is room for it."""
+    """Profile with free text wherever the format has room for it."""
     tags = {
         **tags,
         b"desc": b"desc\0\0\0\0" + struct.pack(">I", 11) + SECRET.encode() + b"\0" * 79,
@@ -53,24 +53,24 @@ def mft2() -> bytes:
 def mab() -> bytes:
     rng = np.random.default_rng(1)
     curves = curve([]) + curve([0x0180]) + b"\0\0" + curve([0, 30000, 65535]) + b"\0\0"
-    places = [32]
-    parts = curves + SECRET.encode() + b"\0\0"  # between the elements, where nobody looks
-    places.append(0)
-    places.append(0)
-    places.append(32 + len(parts))
+    offsets = [32]
+    parts = curves + SECRET.encode() + b"\0\0"  # between the elements
+    offsets.append(0)
+    offsets.append(0)
+    offsets.append(32 + len(parts))
     clut = bytes((4, 4, 4)) + SECRET.encode() + b"\0\0\0" + bytes((2, 0, 0, 0))
     clut += rng.integers(0, 65535, (64, 3)).astype(">u2").tobytes()
     parts += clut
-    places.append(32 + len(parts))
+    offsets.append(32 + len(parts))
     parts += curves
-    return b"mAB \0\0\0\0" + bytes((3, 3, 0, 0)) + struct.pack(">5I", *places) + parts
+    return b"mAB \0\0\0\0" + bytes((3, 3, 0, 0)) + struct.pack(">5I", *offsets) + parts
 
 
 def matrix_tags() -> dict[bytes, bytes]:
     def xyz(x: float, y: float, z: float) -> bytes:
         return b"XYZ \0\0\0\0" + struct.pack(">3i", *(round(v * 65536) for v in (x, y, z)))
 
-    gamma = curve([0x0233]) + SECRET.encode()  # after the end of what the type says
+    gamma = curve([0x0233]) + SECRET.encode()  # after the end of the curve
     return {
         b"wtpt": xyz(0.9505, 1, 1.0891),
         b"rXYZ": xyz(0.4361, 0.2225, 0.0139),
@@ -98,14 +98,14 @@ def colours(bytes_of_profile: bytes, intent: int) -> np.ndarray:
 
 @pytest.mark.parametrize("name", PROFILES)
 @pytest.mark.parametrize("intent", [0, 1, 3])
-def test_every_colour_is_mapped_as_before(name, intent) -> None:
+def test_colour_transform_is_unchanged(name, intent) -> None:
     neutral = sanitise_profile(PROFILES[name])
     assert neutral is not None
     assert (colours(neutral, intent) == colours(PROFILES[name], intent)).all()
 
 
 @pytest.mark.parametrize("name", PROFILES)
-def test_no_word_date_or_device_goes_over_and_bytes_are_always_the_same(name) -> None:
+def test_texts_dates_and_devices_are_dropped_and_bytes_are_reproducible(name) -> None:
     neutral = sanitise_profile(PROFILES[name])
     assert neutral is not None
     for word in ("Meier", "Meie", "1957", "Scan", "lcms", "MEIE"):
@@ -118,20 +118,20 @@ def test_no_word_date_or_device_goes_over_and_bytes_are_always_the_same(name) ->
     assert opened.copyright == "Not stated"
 
 
-def test_a_damaged_profile_is_not_carried_over_and_never_raises() -> None:
+def test_damaged_profile_gives_none() -> None:
     rng = random.Random(0)
     for whole in PROFILES.values():
         assert sanitise_profile(whole[: len(whole) // 2]) is None
         for _ in range(400):
-            spoilt = bytearray(whole)
+            damaged = bytearray(whole)
             for _ in range(rng.randint(1, 6)):
-                spoilt[rng.randrange(min(len(spoilt), 700))] = rng.randrange(256)
-            sanitise_profile(bytes(spoilt))
+                damaged[rng.randrange(min(len(damaged), 700))] = rng.randrange(256)
+            sanitise_profile(bytes(damaged))
     assert sanitise_profile(b"") is None
     assert sanitise_profile(b"Meier" * 100) is None
 
 
-def test_profiles_of_other_spaces_are_not_carried_over() -> None:
+def test_profiles_of_other_colour_spaces_give_none() -> None:
     grey = bytearray(PROFILES["a matrix and curves"])
     grey[16:20] = b"GRAY"
     assert sanitise_profile(bytes(grey)) is None

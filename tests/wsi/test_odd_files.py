@@ -1,4 +1,4 @@
-"""Other people's files that went wrong once: the right pixels and words of each."""
+"""Regression tests with unusual files of other programs."""
 
 import json
 from pathlib import Path
@@ -16,16 +16,16 @@ from slidelift.wsi.slide import Pixels, SlideInfo
 
 
 @pytest.fixture
-def odd(data) -> Path:
+def odd_files(data) -> Path:
     return data / "odd"
 
 
 @pytest.fixture
-def seen(odd, open_slide):
-    """Opens one of the files by the beginning of its name; its info and all pixels."""
+def read_file(odd_files, open_slide):
+    """Opens a file by the prefix of its name; returns its metadata and all pixels."""
 
     def see(name: str) -> tuple[SlideInfo, Pixels]:
-        (path,) = odd.glob(f"{name}-*")
+        (path,) = odd_files.glob(f"{name}-*")
         reader = open_slide(path)
         return reader.info, reader.read_region(0, Region(0, 0, reader.info.size.width, reader.info.size.height))
 
@@ -38,30 +38,30 @@ def truth(folder: Path, name: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("name", "tolerance", "word"),
+    ("name", "tolerance", "message"),
     [("b01", 2, ""), ("b11", 0, "Orientation 6"), ("b15", 0, ""), ("e01", 8, "Orientation 6")],
 )
-def test_the_pixels_are_the_right_ones(odd, seen, name: str, tolerance: int, word: str) -> None:
-    info, pixels = seen(name)
-    assert np.abs(pixels - truth(odd, name)).max() <= tolerance
-    assert word in " ".join(info.warnings)
+def test_pixels_of_unusual_files(odd_files, read_file, name: str, tolerance: int, message: str) -> None:
+    info, pixels = read_file(name)
+    assert np.abs(pixels - truth(odd_files, name)).max() <= tolerance
+    assert message in " ".join(info.warnings)
 
 
-def test_a_tiled_slide_is_turned_as_a_whole(odd, seen) -> None:
-    info, pixels = seen("a25")
-    assert (pixels == truth(odd, "b15")).all()  # the same picture
+def test_tiled_slide_is_rotated_as_a_whole(odd_files, read_file) -> None:
+    info, pixels = read_file("a25")
+    assert (pixels == truth(odd_files, "b15")).all()  # the same image
     assert any("Orientation 3" in warning for warning in info.warnings)
 
 
-@pytest.mark.parametrize(("name", "word"), [("a10", "5 x 8-bit"), ("a15", "16-bit"), ("b20", "subsampled")])
-def test_other_samples_are_refused_in_words(seen, name: str, word: str) -> None:
-    with pytest.raises(UnsupportedPixelsError, match=word) as refusal:
-        seen(name)
+@pytest.mark.parametrize(("name", "message"), [("a10", "5 x 8-bit"), ("a15", "16-bit"), ("b20", "subsampled")])
+def test_unsupported_samples_are_refused_with_a_message(read_file, name: str, message: str) -> None:
+    with pytest.raises(UnsupportedPixelsError, match=message) as refusal:
+        read_file(name)
     assert "damaged" not in str(refusal.value)
 
 
 @pytest.mark.parametrize(
-    ("name", "mpp", "objective", "word"),
+    ("name", "mpp", "objective", "message"),
     [
         ("c01", None, None, "PhysicalSizeX is not a number"),
         ("c04", (0.5, 0.5), None, "decimal comma"),
@@ -71,31 +71,31 @@ def test_other_samples_are_refused_in_words(seen, name: str, word: str) -> None:
         ("c19", (0.5, 0.5), None, "NominalMagnification is not a number"),
     ],
 )
-def test_the_words_are_numbers_or_unknown(seen, name: str, mpp, objective: float | None, word: str) -> None:
-    info, _ = seen(name)
+def test_metadata_of_unusual_files(read_file, name: str, mpp, objective: float | None, message: str) -> None:
+    info, _ = read_file(name)
     assert (info.size, info.mpp, info.objective) == (Size(300, 260), mpp, objective)
-    assert word in " ".join(info.warnings)
-    assert bool(info.warnings) == bool(word)
+    assert message in " ".join(info.warnings)
+    assert bool(info.warnings) == bool(message)
 
 
-def test_a_damaged_profile_is_a_warning_and_is_not_carried(seen) -> None:
-    info, _ = seen("d10")
+def test_damaged_profile_is_dropped_with_a_warning(read_file) -> None:
+    info, _ = read_file("d10")
     assert info.icc_profile is None
     assert any("colour profile" in warning for warning in info.warnings)
 
 
-def test_every_file_is_probed_or_refused_with_a_code(odd) -> None:
-    for path in sorted(odd.iterdir()):
+def test_probe_succeeds_or_fails_with_a_slide_error_code(odd_files) -> None:
+    for path in sorted(odd_files.iterdir()):
         if path.suffix in (".md", ".geojson") or path.name.startswith("truth"):
             continue
         try:
             json.dumps(probe(path), allow_nan=False)
         except WsiError as error:
-            assert describe(error).code.startswith("slide.")  # noqa: PT017 - either is right
+            assert describe(error).code.startswith("slide.")  # noqa: PT017 - both outcomes are valid
 
 
 @pytest.mark.parametrize("name", ["c01", "c04", "c13", "c19", "d10"])
-def test_info_tells_it_as_json(odd, capsys, name: str) -> None:
-    (path,) = odd.glob(f"{name}-*")
+def test_info_command_prints_valid_json(odd_files, capsys, name: str) -> None:
+    (path,) = odd_files.glob(f"{name}-*")
     main(["info", "--json", str(path)])
-    json.loads(capsys.readouterr().out, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    json.loads(capsys.readouterr().out, parse_constant=lambda message: pytest.fail(f"{message} is no JSON"))

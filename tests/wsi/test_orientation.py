@@ -1,4 +1,4 @@
-"""A picture that is stored turned is shown upright, with a warning, in every reader; never tile by tile."""
+"""Every reader turns rotated or mirrored images upright as a whole, with a warning."""
 
 import io
 from pathlib import Path
@@ -11,14 +11,14 @@ from PIL import ExifTags, Image, ImageOps
 from slidelift.wsi.errors import UnsupportedPixelsError
 from slidelift.wsi.geometry import Region, Size
 
-TURNS = range(1, 9)
+ORIENTATIONS = range(1, 9)
 _ORIENTATION = 274
 _APERIO = "Aperio Image Library v11.2.1 \r\n320x192 [0,0 320x192] (64x64) JPEG/RGB Q=70|AppMag = 20|MPP = 0.5000|"
 _REGIONS = [(0, 0, 1, 1), (50, 40, 77, 63), (3, 100, 150, 20)]
 
 
 def stored(upright: np.ndarray, orientation: int) -> np.ndarray:
-    """The pixels as a file with this tag stores them: what Pillow turns upright is `upright`."""
+    """The pixels as a file with this tag stores them; Pillow turns them back to `upright`."""
     back = {6: 8, 8: 6}.get(orientation, orientation)  # the other six are their own inverses
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = back
@@ -87,22 +87,22 @@ WRITERS = [write_strips, write_tiles, write_planes, write_levels, write_aperio, 
 
 
 @pytest.fixture(scope="module")
-def seen(formula_pixels) -> np.ndarray:
+def image(formula_pixels) -> np.ndarray:
     return formula_pixels(Region(0, 0, 320, 192))
 
 
 @pytest.mark.parametrize("write", WRITERS)
-@pytest.mark.parametrize("orientation", TURNS)
-def test_a_turned_tiff_is_shown_upright(tmp_path, seen, open_slide, write, orientation: int) -> None:
-    pixels = stored(seen, orientation)
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_tiff_is_turned_upright(tmp_path, image, open_slide, write, orientation: int) -> None:
+    pixels = stored(image, orientation)
     reader = open_slide(write(tmp_path / "slide.tif", pixels, orientation))
     assert reader.info.size == Size(320, 192)
     for region in (Region(0, 0, 320, 192), *(Region(*one) for one in _REGIONS)):
         found = reader.read_region(0, region)
-        assert (found == seen[region.y : region.bottom, region.x : region.right]).all()
+        assert (found == image[region.y : region.bottom, region.x : region.right]).all()
         assert found.flags.c_contiguous
-    told = any(f"Orientation {orientation}" in warning for warning in reader.info.warnings)
-    assert told == (orientation != 1)
+    has_warning = any(f"Orientation {orientation}" in warning for warning in reader.info.warnings)
+    assert has_warning == (orientation != 1)
     if write in (write_strips, write_tiles, write_ome):
         lying = orientation >= 5
         along = (2.0, 1.0) if write is not write_ome else (0.5, 0.25)
@@ -110,9 +110,9 @@ def test_a_turned_tiff_is_shown_upright(tmp_path, seen, open_slide, write, orien
 
 
 @pytest.mark.parametrize("write", [write_levels, write_aperio, write_ome])
-@pytest.mark.parametrize("orientation", TURNS)
-def test_coarser_levels_are_turned_with_the_finest(tmp_path, seen, open_slide, write, orientation: int) -> None:
-    pixels = stored(seen, orientation)
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_all_levels_are_turned_upright(tmp_path, image, open_slide, write, orientation: int) -> None:
+    pixels = stored(image, orientation)
     reader = open_slide(write(tmp_path / "slide.tif", pixels, orientation))
     assert len(reader.info.levels) == (2 if write is write_ome else 3)
     for level in range(1, len(reader.info.levels)):
@@ -123,50 +123,50 @@ def test_coarser_levels_are_turned_with_the_finest(tmp_path, seen, open_slide, w
         assert (reader.read_region(level, Region(7, 5, 30, 20)) == turned[5:25, 7:37]).all()
 
 
-def test_levels_that_are_not_turned_alike_are_refused(tmp_path, seen, open_slide) -> None:
+def test_levels_of_different_orientations_are_refused(tmp_path, image, open_slide) -> None:
     path = tmp_path / "slide.tif"
     with tifffile.TiffWriter(path) as tiff:
         options = {"photometric": "rgb", "tile": (64, 64), "metadata": None}
-        tiff.write(seen, extratags=tag(3), **options)
-        tiff.write(np.ascontiguousarray(seen[::2, ::2]), subfiletype=1, **options)
+        tiff.write(image, extratags=tag(3), **options)
+        tiff.write(np.ascontiguousarray(image[::2, ::2]), subfiletype=1, **options)
     with pytest.raises(UnsupportedPixelsError, match="different orientations"):
         open_slide(path)
 
 
 @pytest.mark.parametrize("vendor", ["trestle", "ventana", "philips"])
-@pytest.mark.parametrize("orientation", TURNS[1:])
-def test_other_scanners_slides_are_never_turned_tile_by_tile(tmp_path, seen, open_slide, vendor, orientation) -> None:
-    words = {
+@pytest.mark.parametrize("orientation", ORIENTATIONS[1:])
+def test_vendor_slides_are_not_turned_tile_by_tile(tmp_path, image, open_slide, vendor, orientation) -> None:
+    vendor_tags = {
         "trestle": {"software": "MedScan 1", "description": "Objective Power=20;OverlapsXY=0 0"},
         "ventana": {"description": "level=0 mag=40 quality=90"},
         "philips": {"software": "Philips DP v1.0", "description": "<?xml version='1.0'?><DataObject/>"},
     }[vendor]
-    path = write_levels(tmp_path / "slide.tif", stored(seen, orientation), orientation, **words)
+    path = write_levels(tmp_path / "slide.tif", stored(image, orientation), orientation, **vendor_tags)
     try:
-        assert (open_slide(path).read_region(0, Region(0, 0, 320, 192)) == seen).all()
+        assert (open_slide(path).read_region(0, Region(0, 0, 320, 192)) == image).all()
     except UnsupportedPixelsError as refusal:
-        assert "Orientation" in str(refusal)  # noqa: PT017 - either is right
+        assert "Orientation" in str(refusal)  # noqa: PT017 - both outcomes are valid
 
 
 @pytest.mark.parametrize("value", [0, 9, 257, 65535])
 @pytest.mark.parametrize("write", [write_strips, write_tiles, write_aperio])
-def test_a_turn_without_a_meaning_is_no_turn_and_told(tmp_path, seen, open_slide, write, value: int) -> None:
-    reader = open_slide(write(tmp_path / "slide.tif", seen, value))
-    assert (reader.read_region(0, Region(0, 0, 320, 192)) == seen).all()
+def test_invalid_orientation_is_ignored_with_a_warning(tmp_path, image, open_slide, write, value: int) -> None:
+    reader = open_slide(write(tmp_path / "slide.tif", image, value))
+    assert (reader.read_region(0, Region(0, 0, 320, 192)) == image).all()
     assert any("Orientation" in warning for warning in reader.info.warnings)
 
 
 @pytest.mark.parametrize("kind", ["png", "jpg"])
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA"])
-@pytest.mark.parametrize("orientation", TURNS)
-def test_a_turned_picture_is_shown_upright(tmp_path, seen, open_slide, kind, mode: str, orientation: int) -> None:
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_flat_image_is_turned_upright(tmp_path, image, open_slide, kind, mode: str, orientation: int) -> None:
     mode = "RGB" if kind == "jpg" and mode == "RGBA" else mode
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
-    upright = np.asarray(Image.fromarray(seen).convert(mode).convert("RGB"))
+    upright = np.asarray(Image.fromarray(image).convert(mode).convert("RGB"))
     path = tmp_path / f"slide.{kind}"
-    picture = Image.fromarray(stored(seen, orientation)).convert(mode)
-    picture.save(path, exif=exif, **({"quality": 100, "subsampling": 0} if kind == "jpg" else {}))
+    pil_image = Image.fromarray(stored(image, orientation)).convert(mode)
+    pil_image.save(path, exif=exif, **({"quality": 100, "subsampling": 0} if kind == "jpg" else {}))
     reader = open_slide(path)
     assert reader.info.size == Size(320, 192)
     found = reader.read_region(0, Region(50, 40, 77, 63)).astype(int)
@@ -178,17 +178,17 @@ def test_a_turned_picture_is_shown_upright(tmp_path, seen, open_slide, kind, mod
     "exif", [b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0", b"Exif\0\0nonsense", b"MM\0*\0\0\0\x08\xff\xff"]
 )
 @pytest.mark.parametrize("kind", ["png", "jpg"])
-def test_damaged_exif_turns_nothing(tmp_path, seen, open_slide, kind: str, exif: bytes) -> None:
+def test_damaged_exif_is_ignored(tmp_path, image, open_slide, kind: str, exif: bytes) -> None:
     path = tmp_path / f"slide.{kind}"
-    Image.fromarray(seen).save(path, exif=exif)
+    Image.fromarray(image).save(path, exif=exif)
     assert open_slide(path).info.size == Size(320, 192)
 
 
 @pytest.mark.parametrize("value", [0, 9, 65535])
-def test_exif_with_a_turn_without_a_meaning_turns_nothing(tmp_path, seen, open_slide, value) -> None:
+def test_invalid_exif_orientation_is_ignored_with_a_warning(tmp_path, image, open_slide, value) -> None:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = value
-    Image.fromarray(seen).save(tmp_path / "slide.png", exif=exif)
+    Image.fromarray(image).save(tmp_path / "slide.png", exif=exif)
     reader = open_slide(tmp_path / "slide.png")
-    assert (reader.read_region(0, Region(0, 0, 320, 192)) == seen).all()
+    assert (reader.read_region(0, Region(0, 0, 320, 192)) == image).all()
     assert any("Orientation has an invalid value" in warning for warning in reader.info.warnings)

@@ -1,4 +1,4 @@
-"""Samples as they are: the right pixels, or a refusal in words that does not call a sound file damaged."""
+"""TIFFs of all sample layouts are read correctly, or refused with a message that does not call them damaged."""
 
 from pathlib import Path
 
@@ -22,13 +22,13 @@ _VENDORS = {
     },
 }
 _PHILIPS = {"software": "Philips DP v1.0"}
-"""OpenSlide wants more of a Philips file that it opens, but is never asked where the samples are others."""
-_PARTS = {"strips": {"rowsperstrip": 32}, "tiles": {"tile": (64, 64)}}
+"""Not enough for OpenSlide to open the file, but unsupported samples are refused before."""
+_CHUNKS = {"strips": {"rowsperstrip": 32}, "tiles": {"tile": (64, 64)}}
 _HEIGHT, _WIDTH = 128, 192
 
 
 def _colours() -> np.ndarray:
-    """Every pixel by a formula; noise in the third channel."""
+    """Image computed by a formula, with noise in the third channel."""
     y, x = np.mgrid[:_HEIGHT, :_WIDTH]
     noise = (x * 2654435761 + y * 40503) >> 7
     return np.stack([(x // 2 + y // 3) % 256, (x ^ y) % 256, noise % 256], axis=2).astype(np.uint8)
@@ -45,7 +45,7 @@ def _over_white(colours: np.ndarray, alpha: np.ndarray, *, premultiplied: bool) 
 
 
 def _ycbcr(colours: np.ndarray) -> np.ndarray:
-    """BT.601 over the full range."""
+    """Convert to YCbCr by BT.601, full range."""
     red, green, blue = np.moveaxis(colours.astype(float), -1, 0)
     luma = 0.299 * red + 0.587 * green + 0.114 * blue
     return (
@@ -53,7 +53,7 @@ def _ycbcr(colours: np.ndarray) -> np.ndarray:
     )
 
 
-def _thrice(grey: np.ndarray) -> np.ndarray:
+def _grey_to_rgb(grey: np.ndarray) -> np.ndarray:
     return np.repeat(grey[..., None], 3, axis=2)
 
 
@@ -71,8 +71,8 @@ READ: dict[str, tuple[np.ndarray, dict, np.ndarray, int]] = {
     "big-endian": (_RGB, {"photometric": "rgb", "byteorder": ">"}, _RGB, 0),
     "bigtiff": (_RGB, {"photometric": "rgb", "bigtiff": True}, _RGB, 0),
     "predictor": (_RGB, {"photometric": "rgb", "compression": "lzw", "predictor": True}, _RGB, 0),
-    "grey": (_GREY, {"photometric": "minisblack"}, _thrice(_GREY), 0),
-    "white is zero": (_GREY, {"photometric": "miniswhite"}, _thrice(255 - _GREY), 0),
+    "grey": (_GREY, {"photometric": "minisblack"}, _grey_to_rgb(_GREY), 0),
+    "white is zero": (_GREY, {"photometric": "miniswhite"}, _grey_to_rgb(255 - _GREY), 0),
     "palette": (_GREY, {"photometric": "palette", "colormap": _PALETTE * 257}, _PALETTE.T[_GREY], 0),
     "palette of left-shifted colours": (
         _GREY, {"photometric": "palette", "colormap": _PALETTE * 256}, _PALETTE.T[_GREY], 0,
@@ -91,7 +91,7 @@ READ: dict[str, tuple[np.ndarray, dict, np.ndarray, int]] = {
     "grey with alpha": (
         np.dstack([_GREY, _ALPHA]),
         {"photometric": "minisblack", "planarconfig": "contig", "extrasamples": ["unassalpha"]},
-        _over_white(_thrice(_GREY), _ALPHA, premultiplied=False), 0,
+        _over_white(_grey_to_rgb(_GREY), _ALPHA, premultiplied=False), 0,
     ),
     "planes": (np.moveaxis(_RGB, -1, 0), _PLANES, _RGB, 0),
     "deflated planes": (np.moveaxis(_RGB, -1, 0), {**_PLANES, "compression": "deflate"}, _RGB, 0),
@@ -106,10 +106,10 @@ READ: dict[str, tuple[np.ndarray, dict, np.ndarray, int]] = {
     "jpeg 4:2:2": (_SOFT, {**_JPEG, "compressionargs": _YCC, "subsampling": (2, 1)}, _SOFT, 6),
     "jpeg 4:2:0": (_SOFT, {**_JPEG, "compressionargs": _YCC, "subsampling": (2, 2)}, _SOFT, 6),
     "jpeg of rgb": (_SOFT, {**_JPEG, "compressionargs": {"level": 95}}, _SOFT, 6),
-    "grey jpeg": (_SOFT[..., 1], {"photometric": "minisblack", "compression": "jpeg"}, _thrice(_SOFT[..., 1]), 6),
+    "grey jpeg": (_SOFT[..., 1], {"photometric": "minisblack", "compression": "jpeg"}, _grey_to_rgb(_SOFT[..., 1]), 6),
 }  # fmt: skip
 MAY_BE_REFUSED = ("trestle", "ventana")
-"""What OpenSlide knows as something else than pages of pixels; no other library reads those."""
+"""Vendors whose levels are not plain pages, so that only OpenSlide can read them."""
 
 REFUSED: dict[str, tuple[np.ndarray, dict]] = {
     "1 bit": (_GREY > 127, {"photometric": "minisblack"}),
@@ -141,30 +141,30 @@ REFUSED: dict[str, tuple[np.ndarray, dict]] = {
 }
 
 
-def write(path: Path, pixels: np.ndarray, vendor: str, parts: str, options: dict) -> Path:
-    together = {"metadata": None, **{**_VENDORS, "philips": _PHILIPS}[vendor], **_PARTS[parts], **options}
-    container = {name: together.pop(name) for name in ("ome", "bigtiff", "byteorder") if name in together}
+def write(path: Path, pixels: np.ndarray, vendor: str, chunks: str, options: dict) -> Path:
+    all_options = {"metadata": None, **{**_VENDORS, "philips": _PHILIPS}[vendor], **_CHUNKS[chunks], **options}
+    container = {name: all_options.pop(name) for name in ("ome", "bigtiff", "byteorder") if name in all_options}
     with tifffile.TiffWriter(path, **container) as tiff:
-        tiff.write(pixels, **together)
+        tiff.write(pixels, **all_options)
     return path
 
 
-@pytest.mark.parametrize("parts", _PARTS)
+@pytest.mark.parametrize("chunks", _CHUNKS)
 @pytest.mark.parametrize("vendor", _VENDORS)
 @pytest.mark.parametrize("kind", READ)
-def test_the_right_pixels_or_a_refusal_in_words(tmp_path, open_slide, kind: str, vendor: str, parts: str) -> None:
+def test_pixels_are_right_or_refused_with_a_message(tmp_path, open_slide, kind: str, vendor: str, chunks: str) -> None:
     pixels, options, truth, tolerance = READ[kind]
-    path = write(tmp_path / "slide.tif", pixels, vendor, parts, options)
+    path = write(tmp_path / "slide.tif", pixels, vendor, chunks, options)
     try:
         reader = open_slide(path)
     except UnsupportedPixelsError:
         assert vendor in MAY_BE_REFUSED
-        assert parts == "tiles"
+        assert chunks == "tiles"
         return
     for region in (Region(0, 0, _WIDTH, _HEIGHT), Region(50, 40, 77, 63), Region(191, 127, 1, 1)):
         found = reader.read_region(0, region).astype(int)
-        wanted = truth[region.y : region.bottom, region.x : region.right]
-        assert np.abs(found - wanted).max() <= tolerance
+        expected = truth[region.y : region.bottom, region.x : region.right]
+        assert np.abs(found - expected).max() <= tolerance
     assert bool(reader.info.warnings) == ("alpha" in kind or "fourth" in kind)
 
 
@@ -176,25 +176,27 @@ def test_uncompressed_tiles_of_any_size_are_read(tmp_path, open_slide, tile, pix
     found = open_slide(write(tmp_path / "slide.tif", pixels, vendor, "tiles", options)).read_region(
         0, Region(0, 0, _WIDTH, _HEIGHT)
     )
-    assert (found == (pixels if pixels.ndim == 3 else _thrice(pixels))).all()
+    assert (found == (pixels if pixels.ndim == 3 else _grey_to_rgb(pixels))).all()
 
 
 @pytest.mark.parametrize("head", [b"\xff\x4f\xff\x51", b"\xff\xd8\xff\xc0\xff\xff\x08\xff\xff\xff\xff", b"\xff\x0a"])
-@pytest.mark.parametrize("parts", _PARTS)
-def test_pixels_that_look_like_the_head_of_a_stream_are_pixels(tmp_path, open_slide, parts: str, head: bytes) -> None:
+@pytest.mark.parametrize("chunks", _CHUNKS)
+def test_uncompressed_pixels_that_look_like_a_stream_header(tmp_path, open_slide, chunks: str, head: bytes) -> None:
     truth = _RGB.copy()
     truth.reshape(-1)[: 4 * len(head)] = np.frombuffer(head * 4, np.uint8)
     options = {"photometric": "rgb", "ome": True}
-    found = open_slide(write(tmp_path / "slide.ome.tif", truth, "ome", parts, options))
+    found = open_slide(write(tmp_path / "slide.ome.tif", truth, "ome", chunks, options))
     assert (found.read_region(0, Region(0, 0, _WIDTH, _HEIGHT)) == truth).all()
 
 
-@pytest.mark.parametrize("parts", _PARTS)
+@pytest.mark.parametrize("chunks", _CHUNKS)
 @pytest.mark.parametrize("vendor", [*_VENDORS, "philips"])
 @pytest.mark.parametrize("kind", REFUSED)
-def test_other_samples_are_refused_in_words(tmp_path, open_slide, kind: str, vendor: str, parts: str) -> None:
+def test_unsupported_samples_are_refused_with_a_message(
+    tmp_path, open_slide, kind: str, vendor: str, chunks: str
+) -> None:
     pixels, options = REFUSED[kind]
-    path = write(tmp_path / "slide.tif", pixels, vendor, parts, options)
+    path = write(tmp_path / "slide.tif", pixels, vendor, chunks, options)
     with pytest.raises(UnsupportedPixelsError, match=r"slide\.tif: \d x \d+-bit samples") as refusal:
         open_slide(path)
     assert not any(word in str(refusal.value) for word in ("damaged", "copy", "cut short"))
@@ -202,18 +204,18 @@ def test_other_samples_are_refused_in_words(tmp_path, open_slide, kind: str, ven
 
 @pytest.mark.parametrize("kind", ["ycbcr", "deflated ycbcr"])
 @pytest.mark.parametrize("vendor", _VENDORS)
-@pytest.mark.parametrize("parts", _PARTS)
+@pytest.mark.parametrize("chunks", _CHUNKS)
 def test_subsampled_chroma_that_is_not_jpeg_is_refused(
-    tmp_path, open_slide, kind: str, vendor: str, parts: str
+    tmp_path, open_slide, kind: str, vendor: str, chunks: str
 ) -> None:
-    path = write(tmp_path / "slide.tif", READ[kind][0], vendor, parts, READ[kind][1])
+    path = write(tmp_path / "slide.tif", READ[kind][0], vendor, chunks, READ[kind][1])
     with tifffile.TiffFile(path, mode="r+") as tiff:
         tiff.pages.first.tags["YCbCrSubSampling"].overwrite((2, 2))
     with pytest.raises(UnsupportedPixelsError, match="subsampled"):
         open_slide(path)
 
 
-def test_ycbcr_of_a_video_range_takes_its_references(tmp_path, open_slide) -> None:
+def test_ycbcr_with_video_range_references(tmp_path, open_slide) -> None:
     span = np.array([219, 224, 224]) / 255
     stored = (
         (_ycbcr(_RGB) * span + np.array([16, 128 - 128 * 224 / 255, 128 - 128 * 224 / 255])).round().astype(np.uint8)
@@ -227,7 +229,7 @@ def test_ycbcr_of_a_video_range_takes_its_references(tmp_path, open_slide) -> No
 
 
 @pytest.mark.parametrize("references", [(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0), (9, 1, 9, 1, 1, 1, 0, 1, 1, 0, 255, 1)])
-def test_ycbcr_of_an_impossible_range_is_refused(tmp_path, open_slide, references: tuple[int, ...]) -> None:
+def test_ycbcr_with_impossible_references_is_refused(tmp_path, open_slide, references: tuple[int, ...]) -> None:
     options = {"photometric": "ycbcr", "extratags": [(532, "2I", 6, references, True)]}
     path = write(tmp_path / "slide.tif", _ycbcr(_RGB), "plain", "strips", options)
     with pytest.raises(UnsupportedPixelsError):
@@ -235,7 +237,7 @@ def test_ycbcr_of_an_impossible_range_is_refused(tmp_path, open_slide, reference
 
 
 @pytest.mark.parametrize("vendor", ["plain", "aperio"])
-def test_a_coarser_level_of_other_samples_is_no_level(tmp_path, open_slide, vendor: str) -> None:
+def test_coarser_level_of_unsupported_samples_is_ignored(tmp_path, open_slide, vendor: str) -> None:
     path = tmp_path / "slide.tif"
     with tifffile.TiffWriter(path) as tiff:
         options = {"photometric": "rgb", "tile": (64, 64), "metadata": None, **_VENDORS[vendor]}
@@ -247,34 +249,34 @@ def test_a_coarser_level_of_other_samples_is_no_level(tmp_path, open_slide, vend
 
 
 @pytest.mark.parametrize("vendor", ["plain", "trestle", "ventana", "ome"])
-@pytest.mark.parametrize("parts", _PARTS)
-def test_jpeg_2000_in_ycbcr_is_read_only_where_its_colours_are_known(tmp_path, open_slide, vendor, parts: str) -> None:
+@pytest.mark.parametrize("chunks", _CHUNKS)
+def test_jpeg_2000_in_ycbcr_is_read_for_aperio_only(tmp_path, open_slide, vendor, chunks: str) -> None:
     options = {"photometric": "rgb", "compression": 33003, "compressionargs": {"mct": False}}
     with pytest.raises(UnsupportedPixelsError, match="JP2000"):
-        open_slide(write(tmp_path / "slide.tif", _ycbcr(_RGB), vendor, parts, options))
+        open_slide(write(tmp_path / "slide.tif", _ycbcr(_RGB), vendor, chunks, options))
     path = write(tmp_path / "slide.svs", _ycbcr(_RGB), "aperio", "tiles", options)
     found = open_slide(path).read_region(0, Region(0, 0, _WIDTH, _HEIGHT)).astype(int)
     assert np.abs(found - _RGB).max() <= 2
 
 
-@pytest.mark.parametrize("parts", _PARTS)
-def test_further_planes_of_a_plain_tiff_are_told(tmp_path, open_slide, parts: str) -> None:
+@pytest.mark.parametrize("chunks", _CHUNKS)
+def test_warning_about_further_planes_of_a_plain_tiff(tmp_path, open_slide, chunks: str) -> None:
     planes = [_RGB, _SOFT, _RGB[::-1]]
     path = tmp_path / "slide.tif"
     with tifffile.TiffWriter(path) as tiff:
         for plane in planes:
-            tiff.write(np.ascontiguousarray(plane), photometric="rgb", metadata=None, **_PARTS[parts])
+            tiff.write(np.ascontiguousarray(plane), photometric="rgb", metadata=None, **_CHUNKS[chunks])
     reader = open_slide(path)
     assert (reader.read_region(0, Region(0, 0, _WIDTH, _HEIGHT)) == _RGB).all()
     assert any("2 further planes" in warning for warning in reader.info.warnings)
 
 
-@pytest.mark.parametrize("parts", _PARTS)
-def test_the_largest_picture_of_a_plain_tiff_is_the_slide(tmp_path, open_slide, parts: str) -> None:
+@pytest.mark.parametrize("chunks", _CHUNKS)
+def test_largest_page_of_a_plain_tiff_is_the_slide(tmp_path, open_slide, chunks: str) -> None:
     path = tmp_path / "slide.tif"
     with tifffile.TiffWriter(path) as tiff:
         for pixels in (_SOFT[:64, :64], _RGB):
-            tiff.write(np.ascontiguousarray(pixels), photometric="rgb", metadata=None, **_PARTS[parts])
+            tiff.write(np.ascontiguousarray(pixels), photometric="rgb", metadata=None, **_CHUNKS[chunks])
     reader = open_slide(path)
     assert (reader.read_region(0, Region(0, 0, _WIDTH, _HEIGHT)) == _RGB).all()
     assert any("64 x 64 px" in warning for warning in reader.info.warnings)

@@ -1,4 +1,4 @@
-"""Every level's tiles are the floor-halved mean of the level below, whatever order blocks come in."""
+"""Tests of the pyramid: 2x2 means with floor sizes, independent of the order of blocks."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -46,7 +46,7 @@ def test_halving_is_the_mean_of_four_rounded_half_up(size: tuple[int, int]) -> N
 
 @settings(deadline=None, max_examples=15)
 @given(st.integers(1, 1400), st.integers(1, 1400), st.sampled_from([200, 512, 700]), st.randoms(), st.booleans())
-def test_blocks_in_any_order_give_the_plain_cascade(width, height, step, random, in_threads) -> None:
+def test_tiles_are_independent_of_the_order_of_blocks(width, height, step, random, in_threads) -> None:
     image = picture(width, height)
     order = [
         (x, y, min(step, width - x), min(step, height - y))
@@ -69,28 +69,28 @@ def test_edge_tiles_repeat_their_last_row_and_column() -> None:
     assert (tile[100:, :88] == image[-1:, 512:]).all()
 
 
-def test_levels_end_when_both_sides_fit_a_tile() -> None:
+def test_coarsest_level_fits_a_tile() -> None:
     assert level_sizes(Size(8880, 11868))[-1] == Size(277, 370)
     assert level_sizes(Size(512, 512)) == (Size(512, 512),)
     assert level_sizes(Size(5000, 1)) == (Size(5000, 1),)
 
 
 @pytest.mark.parametrize(("scale", "expected"), [(4, 5), (2, 4), (3, 3), (1, 3)])
-def test_a_full_stripe_completes_the_levels_whose_rows_it_fills(scale: int, expected: int) -> None:
+def test_levels_in_stripe(scale: int, expected: int) -> None:
     assert levels_in_stripe(8 * 256 * scale, 9) == expected
 
 
-def test_the_rest_is_the_first_level_that_is_not_built() -> None:
+def test_remainder_is_the_first_level_that_is_not_built() -> None:
     image = picture(1030, 700)
-    _, rest = build(image, [(0, 0, 1030, 700)], sizes=(Size(1030, 700), Size(515, 350)), keep_remainder=True)
-    assert (rest == halve(halve(image))).all()
+    _, remainder = build(image, [(0, 0, 1030, 700)], sizes=(Size(1030, 700), Size(515, 350)), keep_remainder=True)
+    assert (remainder == halve(halve(image))).all()
 
 
-def test_a_missing_block_is_an_error() -> None:
+def test_missing_block_is_an_error() -> None:
     with pytest.raises(RuntimeError, match="incomplete"):
         build(picture(600, 600), [(0, 0, 600, 300)])
 
 
-def test_a_block_given_twice_is_an_error() -> None:
+def test_duplicate_block_is_an_error() -> None:
     with pytest.raises(RuntimeError, match="twice"):
         build(picture(600, 600), [(0, 0, 500, 500), (0, 0, 500, 500)])

@@ -1,4 +1,4 @@
-"""Every tile of a joined result is read back: one altered, missing or misplaced byte is noticed."""
+"""Reading a result back detects altered or missing bytes of any tile."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +26,7 @@ def output_format(request: pytest.FixtureRequest) -> OutputFormat:
 
 @pytest.fixture
 def segment(tmp_path: Path, output_format: OutputFormat) -> Segment:
-    """Two tiles of noise, and one that is blank."""
+    """Segment with two tiles of noise and a blank one."""
     encode, draw = output_format.encoder(QUALITY), np.random.default_rng(0)
     with SegmentWriter(tmp_path / "s.segment") as writer:
         for column in range(2):
@@ -37,9 +37,9 @@ def segment(tmp_path: Path, output_format: OutputFormat) -> Segment:
 
 
 @pytest.fixture
-def joined(tmp_path: Path, output_format: OutputFormat, segment: Segment) -> Path:
-    target = tmp_path / f"joined{output_format.suffixes[0]}"
-    facts = ImageMetadata(
+def result(tmp_path: Path, output_format: OutputFormat, segment: Segment) -> Path:
+    target = tmp_path / f"result{output_format.suffixes[0]}"
+    metadata = ImageMetadata(
         uuid="urn:uuid:12345678-1234-4234-8234-123456789012",
         name="n",
         software="s",
@@ -50,7 +50,7 @@ def joined(tmp_path: Path, output_format: OutputFormat, segment: Segment) -> Pat
         annotations=(),
         icc_profile=None,
     )
-    output_format.join(target, levels(segment), facts, QUALITY, lambda: None)
+    output_format.write(target, levels(segment), metadata, QUALITY, lambda: None)
     return target
 
 
@@ -62,33 +62,33 @@ def files(path: Path) -> list[Path]:
     return [path] if path.is_file() else sorted(one for one in path.rglob("*") if one.is_file() and one.name.isdigit())
 
 
-def test_what_was_joined_reads_back(joined: Path, output_format: OutputFormat, segment: Segment) -> None:
-    read_back(joined, output_format, levels(segment), QUALITY)
+def test_written_result_is_accepted(result: Path, output_format: OutputFormat, segment: Segment) -> None:
+    read_back(result, output_format, levels(segment), QUALITY)
 
 
-def test_one_altered_byte_of_any_tile_is_noticed(joined: Path, output_format: OutputFormat, segment: Segment) -> None:
+def test_one_altered_byte_of_any_tile_is_detected(result: Path, output_format: OutputFormat, segment: Segment) -> None:
     for entries in levels(segment):
         for entry in entries:
-            for _, data in output_format.parts(entry, QUALITY):
-                (file,) = (one for one in files(joined) if data in one.read_bytes())
-                whole = file.read_bytes()
-                place = whole.index(data) + len(data) // 2
-                file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+            for _, data in output_format.stored_parts(entry, QUALITY):
+                (file,) = (one for one in files(result) if data in one.read_bytes())
+                data_before = file.read_bytes()
+                offset = data_before.index(data) + len(data) // 2
+                file.write_bytes(data_before[:offset] + bytes([data_before[offset] ^ 1]) + data_before[offset + 1 :])
                 with pytest.raises(VerificationError, match=rf"level {entry.level}, tile \(0, {entry.column}\)"):
-                    read_back(joined, output_format, levels(segment), QUALITY)
-                file.write_bytes(whole)
-    read_back(joined, output_format, levels(segment), QUALITY)
+                    read_back(result, output_format, levels(segment), QUALITY)
+                file.write_bytes(data_before)
+    read_back(result, output_format, levels(segment), QUALITY)
 
 
-def test_a_result_cut_short_is_noticed(joined: Path, output_format: OutputFormat, segment: Segment) -> None:
-    if joined.is_dir():
-        for chunk in files(joined):
+def test_missing_tile_data_are_detected(result: Path, output_format: OutputFormat, segment: Segment) -> None:
+    if result.is_dir():
+        for chunk in files(result):
             chunk.write_bytes(b"")
     else:
-        whole = joined.read_bytes()
+        data_before = result.read_bytes()
         first = next(next(levels(segment))).payload
         assert isinstance(first, bytes)
-        place = whole.index(first)
-        joined.write_bytes(whole[:place] + bytes(len(first)) + whole[place + len(first) :])
+        offset = data_before.index(first)
+        result.write_bytes(data_before[:offset] + bytes(len(first)) + data_before[offset + len(first) :])
     with pytest.raises(VerificationError, match="level 0, tile"):
-        read_back(joined, output_format, levels(segment), QUALITY)
+        read_back(result, output_format, levels(segment), QUALITY)

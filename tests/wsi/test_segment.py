@@ -1,4 +1,4 @@
-"""A segment that has its name is whole; one altered byte is noticed."""
+"""Tests of segment files: order, damage, concurrent writing."""
 
 import threading
 
@@ -9,17 +9,17 @@ from slidelift.wsi.errors import VerificationError
 from slidelift.wsi.writers.segment import Blank, Segment, SegmentWriter, detect_blank
 
 
-def write(path, rest=None):
+def write(path, remainder=None):
     with SegmentWriter(path) as writer:
         writer.put(1, 0, 0, (b"coarse",))
         writer.put(0, 1, 0, Blank((255, 254, 253)))
         writer.put(0, 0, 1, (b"r", b"gg", b"bbb"))
         writer.put(0, 0, 0, (b"first",))
-        writer.finish(rest, {"tissue": 3})
+        writer.finish(remainder, {"tissue": 3})
     return Segment(path)
 
 
-def test_tiles_come_back_in_file_order_whatever_order_they_came_in(tmp_path) -> None:
+def test_entries_are_sorted(tmp_path) -> None:
     segment = write(tmp_path / "a.segment")
     found = [(entry.row, entry.column, entry.part, entry.payload) for entry in segment.entries(0)]
     assert found == [
@@ -32,29 +32,29 @@ def test_tiles_come_back_in_file_order_whatever_order_they_came_in(tmp_path) -> 
     assert [entry.payload for entry in segment.entries(1)] == [b"coarse"]
 
 
-def test_rest_and_report_come_back(tmp_path) -> None:
-    rest = np.arange(2 * 5 * 3, dtype=np.uint8).reshape(2, 5, 3)
-    segment = write(tmp_path / "a.segment", rest)
-    assert (segment.remainder() == rest).all()
+def test_remainder_and_report(tmp_path) -> None:
+    remainder = np.arange(2 * 5 * 3, dtype=np.uint8).reshape(2, 5, 3)
+    segment = write(tmp_path / "a.segment", remainder)
+    assert (segment.remainder() == remainder).all()
     assert segment.report == {"tissue": 3}
 
 
 @pytest.mark.parametrize("cut", [1, 40, 100])
-def test_a_segment_cut_short_is_refused(tmp_path, cut: int) -> None:
+def test_truncated_segment_is_refused(tmp_path, cut: int) -> None:
     path = write(tmp_path / "a.segment").path
     path.write_bytes(path.read_bytes()[:-cut])
     with pytest.raises(VerificationError):
         Segment(path)
 
 
-def test_an_altered_tile_is_noticed_when_it_is_read(tmp_path) -> None:
+def test_altered_tile_is_detected(tmp_path) -> None:
     path = write(tmp_path / "a.segment").path
     path.write_bytes(path.read_bytes().replace(b"coarse", b"coarsE"))
     with pytest.raises(VerificationError, match="altered"):
         list(Segment(path).entries(1))
 
 
-def test_nothing_is_left_of_a_segment_that_was_not_finished(tmp_path) -> None:
+def test_unfinished_segment_is_deleted(tmp_path) -> None:
     def fail_halfway() -> None:
         with SegmentWriter(tmp_path / "a.segment") as writer:
             writer.put(0, 0, 0, (b"x",))
@@ -65,7 +65,7 @@ def test_nothing_is_left_of_a_segment_that_was_not_finished(tmp_path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_threads_may_write_at_once(tmp_path) -> None:
+def test_concurrent_puts(tmp_path) -> None:
     with SegmentWriter(tmp_path / "a.segment") as writer:
         threads = [
             threading.Thread(target=lambda r=row: [writer.put(0, r, c, (bytes([r]) * (c + 1),)) for c in range(50)])
@@ -80,7 +80,7 @@ def test_threads_may_write_at_once(tmp_path) -> None:
         assert entry.payload == bytes([entry.row]) * (entry.column + 1)
 
 
-def test_only_a_tile_of_one_colour_is_blank() -> None:
+def test_detect_blank() -> None:
     tile = np.full((512, 512, 3), (240, 241, 242), np.uint8)
     assert detect_blank(tile) == Blank((240, 241, 242))
     tile[300, 200, 1] += 1

@@ -1,4 +1,4 @@
-"""Patches are the slide's own pixels, mirrored at its edge, and bad ones are told."""
+"""Tests of reading patches: mirroring at the edge, and unreadable tiles."""
 
 import numpy as np
 import pytest
@@ -48,13 +48,13 @@ def test_patches_equal_the_mirrored_slide(formula_reader, formula_pixels, width,
             assert (pixels == padded[y : y + plan.patch, x : x + plan.patch]).all()
 
 
-def test_a_regions_surroundings_are_real_context_not_mirrors(formula_reader, formula_pixels) -> None:
+def test_context_of_a_region_is_read_from_the_slide(formula_reader, formula_pixels) -> None:
     plan = plan_for(Region(300, 300, 256, 256))
     (batch,) = read_all(formula_reader(Size(1000, 1000)), plan)
     assert (batch.pixels[0] == formula_pixels(Region(282, 282, 292, 292))).all()
 
 
-def test_threads_and_window_change_nothing(formula_reader) -> None:
+def test_pixels_are_independent_of_threads_and_window(formula_reader) -> None:
     plan = plan_for(Region(0, 0, 9000, 600))
     one = read_all(formula_reader(Size(9000, 600)), plan, threads=1, window=1)
     many = read_all(formula_reader(Size(9000, 600)), plan, threads=8, window=3)
@@ -62,7 +62,7 @@ def test_threads_and_window_change_nothing(formula_reader) -> None:
     assert all((a.pixels == b.pixels).all() for a, b in zip(one, many, strict=True))
 
 
-def test_reading_ahead_is_bounded(formula_reader) -> None:
+def test_read_ahead_is_bounded(formula_reader) -> None:
     reader = formula_reader(Size(256 * 16 * 20, 100))
     plan = plan_for(Region(0, 0, reader.size.width, 100))
     tiler = Tiler(reader, plan, mark_bad=False, window=2)
@@ -73,19 +73,19 @@ def test_reading_ahead_is_bounded(formula_reader) -> None:
         tiler.close()
 
 
-def test_the_mask_rejects_without_looking(formula_reader) -> None:
+def test_tiles_outside_the_mask_are_not_tissue(formula_reader) -> None:
     plan = plan_for(Region(0, 0, 512, 256), mask=("01",))
     (batch,) = read_all(formula_reader(Size(512, 256)), plan)
     assert batch.tissue.tolist() == [False, True]
 
 
-def test_the_first_unreadable_tile_fails_the_stripe_by_default(formula_reader) -> None:
+def test_unreadable_tile_raises_by_default(formula_reader) -> None:
     reader = formula_reader(Size(1000, 600), broken=(Region(600, 300, 20, 20),))
     with pytest.raises(TileReadError, match="level 0"):
         read_all(reader, plan_for(Region(0, 0, 1000, 600)))
 
 
-def test_only_what_is_unreadable_is_replaced_and_it_is_told(formula_reader, formula_pixels) -> None:
+def test_only_unreadable_pixels_are_replaced_and_reported(formula_reader, formula_pixels) -> None:
     broken = Region(600, 330, 20, 20)
     reader = formula_reader(Size(1000, 600), broken=(broken,))
     plan = plan_for(Region(0, 0, 1000, 600))
@@ -104,7 +104,7 @@ def test_only_what_is_unreadable_is_replaced_and_it_is_told(formula_reader, form
     assert not batches[1].tissue[2]
 
 
-def test_a_tile_whose_context_alone_is_unreadable_keeps_its_own_pixels(formula_reader, formula_pixels) -> None:
+def test_tile_with_unreadable_context_keeps_its_own_pixels(formula_reader, formula_pixels) -> None:
     reader = formula_reader(Size(1000, 600), broken=(Region(515, 10, 5, 5),))
     batches = read_all(reader, plan_for(Region(0, 0, 1000, 600)), mark_bad=True)
     told = {(bad.row, bad.column): bad.remedy for batch in batches for bad in batch.bad}
@@ -113,7 +113,7 @@ def test_a_tile_whose_context_alone_is_unreadable_keeps_its_own_pixels(formula_r
     assert batches[0].tissue[1]
 
 
-def test_a_fading_tile_never_mirrors_over_its_neighbours(formula_reader, formula_pixels) -> None:
+def test_mirrored_context_does_not_reach_into_the_fade(formula_reader, formula_pixels) -> None:
     reader = formula_reader(Size(1000, 1000), broken=(Region(515, 520, 8, 8),))
     plan = plan_for(Region(0, 0, 1000, 1000), fade=32)
     for batch in read_all(reader, plan, mark_bad=True):
@@ -125,14 +125,14 @@ def test_a_fading_tile_never_mirrors_over_its_neighbours(formula_reader, formula
             assert (~same).sum() <= 128 * 128
 
 
-def test_a_coarser_level_stands_in_before_white_does(formula_reader) -> None:
+def test_coarser_level_is_used_before_white(formula_reader) -> None:
     reader = formula_reader(Size(2000, 1200), (1, 4), broken=(Region(600, 330, 20, 20),))
     batches = read_all(reader, plan_for(Region(0, 0, 2000, 1200)), mark_bad=True)
     (bad,) = [bad for batch in batches for bad in batch.bad]
     assert bad.remedy is Remedy.COARSER_LEVEL
 
 
-def test_a_slide_of_which_nothing_is_readable_is_all_told(formula_reader) -> None:
+def test_all_tiles_of_an_unreadable_slide_are_reported(formula_reader) -> None:
     reader = formula_reader(Size(600, 300), broken_levels=(0,))
     batches = read_all(reader, plan_for(Region(0, 0, 600, 300)), mark_bad=True)
     assert sum(len(batch.bad) for batch in batches) == 6

@@ -1,1 +1,1 @@
-"""Encoded tiles -> files that QuPath opens; `table.py` lists the formats."""
+"""Writers of pyramidal results; `formats` lists the output formats."""

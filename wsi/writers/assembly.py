@@ -1,7 +1,7 @@
-"""Segments of all stripes -> the levels of the whole, in file order.
+"""Assembly of the levels of a result from the segments of its stripes.
 
-Stripes bring the tiles of the levels they complete by themselves; the coarser ones (the top_levels) are made here from
-the raw rows that each stripe kept of its first incomplete level.
+Segments hold the tiles of the levels that a stripe completes by itself. The coarser levels (`top_levels`) are built
+here, from the rows that each segment keeps of its first incomplete level.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,9 +21,9 @@ def build_top_levels(
     first: int,
     encode: Callable[[Pixels], Sequence[bytes]],
 ) -> Segment:
-    """Encode the levels from `first` on into a segment of their own.
+    """Build and encode the levels from `first` on, into a segment of their own.
 
-    Memory: one stripe's raw rows, and the tiles of the top_levels that are begun.
+    Memory: the rows that one segment keeps, and the unfinished tiles of these levels.
     """
     with SegmentWriter(path) as writer:
 
@@ -33,10 +33,10 @@ def build_top_levels(
         builder = PyramidBuilder(sizes[first:], emit, first)
         y = 0
         for segment in segments:
-            remainder = segment.remainder()
-            if remainder is not None:
-                builder.add(0, y, remainder)
-                y += remainder.shape[0]
+            rows = segment.remainder()
+            if rows is not None:
+                builder.add(0, y, rows)
+                y += rows.shape[0]
         builder.finish()
         writer.finish(None, {})
     return Segment(path)
@@ -48,32 +48,41 @@ def assemble_levels(
     stripe_height: int,
     sizes: Sequence[Size],
     in_stripes: int,
-    check: Callable[[], None],
+    check_cancelled: Callable[[], None],
 ) -> Iterator[Iterator[Entry]]:
-    """For each level, its entries in the order of rows and columns, rows counted from the top of the result.
+    """Yield the entries of each level, finest first, in the order of rows and columns of the whole result.
 
     Parameters
     ----------
-    check
+    stripe_height
+        In pixels of level 0 of the result.
+    in_stripes
+        Number of levels that stripes complete by themselves.
+    check_cancelled
         Called before each segment is read; may raise to stop.
 
     Raises
     ------
     VerificationError
-        After a level of which a tile is missing.
+        A tile is missing; raised at the end of its level.
     """
     for level, size in enumerate(sizes):
-        parts = segments if level < in_stripes else [] if top_levels is None else [top_levels]
-        yield _counted(parts, level, size, (stripe_height >> level) // TILE if level < in_stripes else 0, check)
+        if level < in_stripes:
+            yield _level_entries(segments, level, size, (stripe_height >> level) // TILE, check_cancelled)
+        else:
+            yield _level_entries([] if top_levels is None else [top_levels], level, size, 0, check_cancelled)
 
 
-def _counted(parts: Sequence[Segment], level: int, size: Size, rows: int, check: Callable[[], None]) -> Iterator[Entry]:
-    found = 0
-    for number, segment in enumerate(parts):
-        check()
+def _level_entries(
+    segments: Sequence[Segment], level: int, size: Size, rows_per_segment: int, check_cancelled: Callable[[], None]
+) -> Iterator[Entry]:
+    count = 0
+    for number, segment in enumerate(segments):
+        check_cancelled()
         for entry in segment.entries(level):
-            found += entry.part == 0
-            yield Entry(entry.level, entry.row + number * rows, entry.column, entry.part, entry.payload)
+            count += entry.part == 0
+            row = entry.row + number * rows_per_segment
+            yield Entry(entry.level, row, entry.column, entry.part, entry.payload)
     expected = -(-size.width // TILE) * -(-size.height // TILE)
-    if found != expected:
-        raise VerificationError(f"level {level} has {found} of its {expected} tiles")
+    if count != expected:
+        raise VerificationError(f"level {level} of the result has {count} tiles instead of {expected}; try again")

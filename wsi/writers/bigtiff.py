@@ -1,7 +1,7 @@
-"""A small BigTIFF writer: tiles in any order, tables last, header patched at close.
+"""BigTIFF writer that takes tiles in any order, and writes the IFDs last.
 
-Until `close` the header points nowhere, so that an unfinished file can't be taken for a result. Every level is in
-the SubIFDs of the first one, where QuPath looks, and also chained in the main list, where OpenSlide does.
+Until `close` the header points to no IFD, so that an unfinished file can't be mistaken for a result. The coarser levels
+are both SubIFDs of the first level, where QuPath looks for them, and in the main chain of IFDs, where OpenSlide does.
 
 Source: the BigTIFF design (Aware Systems), TIFF 6.0, and Adobe's TIFF Technical Note 1 (SubIFDs).
 """
@@ -14,36 +14,38 @@ from pathlib import Path
 
 from slidelift.wsi.geometry import Size
 
-_BYTE, _ASCII, _SHORT, _LONG, _RATIONAL, _UNDEFINED, _LONG8, _IFD8 = 1, 2, 3, 4, 5, 7, 16, 18
+_ASCII, _SHORT, _LONG, _RATIONAL, _UNDEFINED, _LONG8, _IFD8 = 2, 3, 4, 5, 7, 16, 18
+Tags = dict[int, tuple[int, bytes | tuple[int, ...]]]
+"""Type and values by tag number; values of type RATIONAL are numerators and denominators in turn."""
 _FORMATS = {_SHORT: "H", _LONG: "I", _LONG8: "Q", _IFD8: "Q"}
 
 
 @dataclass(slots=True)
 class TiffLevel:
-    """One level's tile table; every cell must be filled before the file is closed."""
+    """Offsets and byte counts of one level's tiles; 0 until a tile is written."""
 
     size: Size
     tile: int
     offsets: list[int] = field(init=False)
-    sizes: list[int] = field(init=False)
+    byte_counts: list[int] = field(init=False)
 
     def __post_init__(self) -> None:
         self.offsets = [0] * (self.columns * -(-self.size.height // self.tile))
-        self.sizes = [0] * len(self.offsets)
+        self.byte_counts = [0] * len(self.offsets)
 
     @property
     def columns(self) -> int:
-        """Tiles in a row."""
+        """Number of tiles in a row."""
         return -(-self.size.width // self.tile)
 
 
 class BigTiffWriter:
-    """Writes one pyramidal BigTIFF of 8-bit YCbCr JPEG tiles (4:2:0).
+    """Writer of one pyramidal BigTIFF with 8-bit YCbCr JPEG tiles (4:2:0).
 
     Parameters
     ----------
     sizes
-        Of the levels, finest first.
+        Sizes of the levels, finest first.
     """
 
     def __init__(self, path: Path, sizes: tuple[Size, ...], tile: int) -> None:
@@ -54,41 +56,41 @@ class BigTiffWriter:
         self._end = 16
 
     def put(self, level: int, row: int, column: int, data: bytes, *, shared: bool = False) -> None:
-        """Write one tile; equal `shared` tiles are written once and pointed at by all."""
-        place = self._shared.get(data) if shared else None
-        if place is None:
-            place = self._append(data), len(data)
+        """Write one tile; tiles with `shared` and equal data are stored once."""
+        stored = self._shared.get(data) if shared else None
+        if stored is None:
+            stored = self._append(data), len(data)
             if shared:
-                self._shared[data] = place
+                self._shared[data] = stored
         table = self.levels[level]
         index = row * table.columns + column
-        if table.sizes[index]:
+        if table.byte_counts[index]:
             raise RuntimeError(f"level {level}, tile ({row}, {column}) was written twice")
-        table.offsets[index], table.sizes[index] = place
+        table.offsets[index], table.byte_counts[index] = stored
 
     def close(
         self, description: str, software: str, pixels_per_cm: tuple[float, float] | None, icc_profile: bytes | None
     ) -> None:
-        """Write the tables, patch the header, flush to disk.
+        """Write the IFDs, patch the header and flush the file to disk.
 
         Raises
         ------
         RuntimeError
             A tile is missing.
         """
-        empty = sum(level.sizes.count(0) for level in self.levels)
-        if empty:
-            raise RuntimeError(f"{empty} tiles were never written")
-        following = 0
+        missing = sum(level.byte_counts.count(0) for level in self.levels)
+        if missing:
+            raise RuntimeError(f"{missing} tiles were not written")
+        next_ifd = 0
         sub_ifds: list[int] = []
         for number in range(len(self.levels) - 1, 0, -1):
-            following = self._ifd(self._tags(number, software, pixels_per_cm, icc_profile), following)
-            sub_ifds.insert(0, following)
+            next_ifd = self._write_ifd(self._tags(number, software, pixels_per_cm, icc_profile), next_ifd)
+            sub_ifds.insert(0, next_ifd)
         tags = self._tags(0, software, pixels_per_cm, icc_profile)
         tags[270] = (_ASCII, description.encode() + b"\0")
         if sub_ifds:
             tags[330] = (_IFD8, tuple(sub_ifds))
-        first = self._ifd(tags, following)
+        first = self._write_ifd(tags, next_ifd)
         self._file.seek(8)
         self._file.write(struct.pack("<Q", first))
         self._file.flush()
@@ -96,7 +98,7 @@ class BigTiffWriter:
         self._file.close()
 
     def abandon(self) -> None:
-        """Close without tables; the file stays unreadable."""
+        """Close the file without IFDs, so that it stays unreadable; does nothing after `close`."""
         self._file.close()
 
     def _append(self, data: bytes) -> int:
@@ -110,9 +112,9 @@ class BigTiffWriter:
 
     def _tags(
         self, number: int, software: str, pixels_per_cm: tuple[float, float] | None, icc_profile: bytes | None
-    ) -> dict[int, tuple[int, bytes | tuple[int, ...]]]:
+    ) -> Tags:
         level, full = self.levels[number], self.levels[0].size
-        tags: dict[int, tuple[int, bytes | tuple[int, ...]]] = {
+        tags: Tags = {
             254: (_LONG, (1 if number else 0,)),
             256: (_LONG, (level.size.width,)),
             257: (_LONG, (level.size.height,)),
@@ -125,7 +127,7 @@ class BigTiffWriter:
             322: (_LONG, (level.tile,)),
             323: (_LONG, (level.tile,)),
             324: (_LONG8, tuple(level.offsets)),
-            325: (_LONG8, tuple(level.sizes)),
+            325: (_LONG8, tuple(level.byte_counts)),
             530: (_SHORT, (2, 2)),  # never (1, 1): Bio-Formats would convert the colours twice
         }
         if pixels_per_cm is not None:
@@ -136,22 +138,23 @@ class BigTiffWriter:
             tags[34675] = (_UNDEFINED, icc_profile)
         return tags
 
-    def _ifd(self, tags: dict[int, tuple[int, bytes | tuple[int, ...]]], following: int) -> int:
+    def _write_ifd(self, tags: Tags, next_ifd: int) -> int:
+        """Append an IFD and return its offset."""
         entries = []
-        for tag, (kind, values) in sorted(tags.items()):
+        for tag, (tag_type, values) in sorted(tags.items()):
             if isinstance(values, bytes):
                 packed, count = values, len(values)
-            elif kind == _RATIONAL:
+            elif tag_type == _RATIONAL:
                 packed, count = struct.pack(f"<{len(values)}I", *values), len(values) // 2
             else:
-                packed, count = struct.pack(f"<{len(values)}{_FORMATS[kind]}", *values), len(values)
+                packed, count = struct.pack(f"<{len(values)}{_FORMATS[tag_type]}", *values), len(values)
             field_bytes = packed.ljust(8, b"\0") if len(packed) <= 8 else struct.pack("<Q", self._append(packed))
-            entries.append(struct.pack("<HHQ", tag, kind, count) + field_bytes)
-        return self._append(struct.pack("<Q", len(entries)) + b"".join(entries) + struct.pack("<Q", following))
+            entries.append(struct.pack("<HHQ", tag, tag_type, count) + field_bytes)
+        return self._append(struct.pack("<Q", len(entries)) + b"".join(entries) + struct.pack("<Q", next_ifd))
 
 
 def _rational(value: float) -> tuple[int, int]:
-    """Numerator and denominator in 32 bits."""
+    """Approximate a number by a numerator and a denominator of 32 bits each."""
     denominator = 1_000_000
     while denominator > 1 and round(value * denominator) >= 1 << 32:
         denominator //= 10

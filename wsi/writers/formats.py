@@ -1,4 +1,4 @@
-"""The one table of output formats."""
+"""Table of output formats."""
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -14,30 +14,30 @@ from slidelift.wsi.writers.segment import Entry
 
 @dataclass(frozen=True, slots=True)
 class OutputFormat:
-    """How one format encodes a tile and joins tiles to a file.
+    """Functions that encode tiles and write files of one format.
 
     Attributes
     ----------
     encoder
-        ``encoder(quality)`` is a function from uint8 (512, 512, 3) to the tile's encoded parts.
+        ``encoder(quality)`` returns a function from a tile, uint8 (512, 512, 3), to its encoded parts.
     decode
-        Its inverse.
-    join
-        ``join(target, levels, facts, quality, between)`` writes the file and flushes it to disk; it calls ``between``
-        again and again while it flushes many files, which may raise to stop.
-    parts
-        ``parts(entry, quality)`` is what `join` stores of an entry: numbers of parts with their bytes.
-    stored
-        ``stored(path)`` lends a function of level, row, column and part that reads those bytes back.
+        Inverse of the encoder.
+    write
+        ``write(target, levels, metadata, quality, check_cancelled)`` writes the file and flushes it to disk. A format
+        of many files calls ``check_cancelled`` after each flushed file; it may raise to stop.
+    stored_parts
+        ``stored_parts(entry, quality)`` returns what `write` stores of an entry, as (part number, bytes) pairs.
+    open_stored
+        ``open_stored(path)`` is a context manager whose function reads stored bytes by level, row, column and part.
     """
 
     name: str
     suffixes: tuple[str, ...]
     encoder: Callable[[int], Callable[[Pixels], Sequence[bytes]]]
     decode: Callable[[Sequence[bytes]], Pixels]
-    join: Callable[[Path, Iterable[Iterable[Entry]], ImageMetadata, int, Callable[[], None]], None]
-    parts: Callable[[Entry, int], list[tuple[int, bytes]]]
-    stored: Callable[[Path], AbstractContextManager[Callable[[int, int, int, int], bytes]]]
+    write: Callable[[Path, Iterable[Iterable[Entry]], ImageMetadata, int, Callable[[], None]], None]
+    stored_parts: Callable[[Entry, int], list[tuple[int, bytes]]]
+    open_stored: Callable[[Path], AbstractContextManager[Callable[[int, int, int, int], bytes]]]
 
 
 FORMATS = (
@@ -46,37 +46,37 @@ FORMATS = (
         ome_tiff.SUFFIXES,
         ome_tiff.encoder,
         ome_tiff.decode,
-        ome_tiff.join,
-        ome_tiff.parts,
-        ome_tiff.stored,
+        ome_tiff.write,
+        ome_tiff.stored_parts,
+        ome_tiff.open_stored,
     ),
     OutputFormat(
         ome_zarr.NAME,
         ome_zarr.SUFFIXES,
         ome_zarr.encoder,
         ome_zarr.decode,
-        ome_zarr.join,
-        ome_zarr.parts,
-        ome_zarr.stored,
+        ome_zarr.write,
+        ome_zarr.stored_parts,
+        ome_zarr.open_stored,
     ),
 )
 
 
 def get_format(name: str) -> OutputFormat:
-    """The format of that name; KeyError if there is none."""
-    return {known.name: known for known in FORMATS}[name]
+    """Return the format with this name; raises KeyError for an unknown name."""
+    return {output_format.name: output_format for output_format in FORMATS}[name]
 
 
 def format_for(output: Path) -> OutputFormat:
-    """The format that an output's suffix names.
+    """Return the format that the suffix of an output path names.
 
     Raises
     ------
     OutputFormatError
-        None does; the message lists those that exist.
+        No format has this suffix; the message lists the suffixes.
     """
-    for known in FORMATS:
-        if output.name.lower().endswith(known.suffixes):
-            return known
-    offered = ", ".join(suffix for known in FORMATS for suffix in known.suffixes)
-    raise OutputFormatError(f"{output.name}: the output's name must end in one of {offered}")
+    for output_format in FORMATS:
+        if output.name.lower().endswith(output_format.suffixes):
+            return output_format
+    suffixes = ", ".join(suffix for output_format in FORMATS for suffix in output_format.suffixes)
+    raise OutputFormatError(f"{output.name}: the output's name must end in one of {suffixes}")

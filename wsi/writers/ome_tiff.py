@@ -1,4 +1,4 @@
-"""Stripes -> pyramidal OME-TIFF: JPEG 4:2:0 in 512-px tiles, as QuPath and OpenSlide read it best."""
+"""Writer of pyramidal OME-TIFF: JPEG 4:2:0 in 512-px tiles, which QuPath and OpenSlide read best."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,7 +22,7 @@ SUFFIXES = OME_TIFF
 
 
 def encoder(quality: int) -> Callable[[Pixels], Sequence[bytes]]:
-    """A function from one tile, uint8 (512, 512, 3), to its JPEG bytes."""
+    """Return a function from a tile, uint8 (512, 512, 3), to its one part, a JPEG stream."""
 
     def encode(tile: Pixels) -> Sequence[bytes]:
         data = imagecodecs.jpeg8_encode(
@@ -34,34 +34,38 @@ def encoder(quality: int) -> Callable[[Pixels], Sequence[bytes]]:
 
 
 def decode(parts: Sequence[bytes]) -> Pixels:
-    """The tile, uint8 (512, 512, 3), of its JPEG bytes."""
+    """Decode a tile to uint8 (512, 512, 3)."""
     return np.asarray(imagecodecs.jpeg8_decode(parts[0]))
 
 
-def join(
-    target: Path, levels: Iterable[Iterable[Entry]], facts: ImageMetadata, quality: int, _between: Callable[[], None]
+def write(
+    target: Path,
+    levels: Iterable[Iterable[Entry]],
+    metadata: ImageMetadata,
+    quality: int,
+    _check_cancelled: Callable[[], None],
 ) -> None:
-    """Write the finished file; bytes lie in the order (level, row, column).
+    """Write the file, with the tiles in the order (level, row, column).
 
     Parameters
     ----------
     levels
-        For each level, finest first, its tiles in the order of rows and columns.
+        Tiles of each level, finest first, in the order of rows and columns.
     """
-    writer = BigTiffWriter(target, facts.sizes, TILE)
+    writer = BigTiffWriter(target, metadata.sizes, TILE)
     try:
         for level, entries in enumerate(levels):
             for entry in entries:
-                for _, data in parts(entry, quality):
+                for _, data in stored_parts(entry, quality):
                     writer.put(level, entry.row, entry.column, data, shared=isinstance(entry.payload, Blank))
-        density = (1e4 / facts.mpp[0], 1e4 / facts.mpp[1])
-        writer.close(interleaved_xml(facts), facts.software, density, facts.icc_profile)
+        pixels_per_cm = (1e4 / metadata.mpp[0], 1e4 / metadata.mpp[1])
+        writer.close(interleaved_xml(metadata), metadata.software, pixels_per_cm, metadata.icc_profile)
     finally:
         writer.abandon()
 
 
-def parts(entry: Entry, quality: int) -> list[tuple[int, bytes]]:
-    """What is stored of a tile: one JPEG."""
+def stored_parts(entry: Entry, quality: int) -> list[tuple[int, bytes]]:
+    """Return what `write` stores of an entry: part 0, a JPEG stream."""
     if isinstance(entry.payload, Blank):
         return [(0, _encoded_blank(entry.payload.colour, quality))]
     return [(0, entry.payload)]
@@ -73,16 +77,16 @@ def _encoded_blank(colour: tuple[int, int, int], quality: int) -> bytes:
 
 
 @contextmanager
-def stored(path: Path) -> Iterator[Callable[[int, int, int, int], bytes]]:
-    """What reads a tile of the finished file as it is stored, by level, row, column and part."""
+def open_stored(path: Path) -> Iterator[Callable[[int, int, int, int], bytes]]:
+    """Open a finished file; yields a function that reads stored bytes by level, row, column and part."""
     with tifffile.TiffFile(path) as tiff, path.open("rb") as file:
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # ask the disk
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # read from the disk, not from the page cache
         pages = [level.pages[0] for level in tiff.series[0].levels]
-        places = [(page.dataoffsets, page.databytecounts, -(-page.imagewidth // TILE)) for page in pages]
+        tables = [(page.dataoffsets, page.databytecounts, -(-page.imagewidth // TILE)) for page in pages]
 
         def read(level: int, row: int, column: int, _part: int) -> bytes:
-            offsets, sizes, columns = places[level]
+            offsets, byte_counts, columns = tables[level]
             file.seek(offsets[row * columns + column])
-            return file.read(sizes[row * columns + column])
+            return file.read(byte_counts[row * columns + column])
 
         yield read

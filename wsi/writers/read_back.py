@@ -1,4 +1,4 @@
-"""Compare every stored tile of a joined result with the segment that it came from."""
+"""Comparison of every stored tile of a result with the segment that it was copied from."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,30 +9,30 @@ from slidelift.wsi.writers.segment import Entry
 
 
 def read_back(path: Path, output_format: OutputFormat, levels: Iterable[Iterable[Entry]], quality: int) -> None:
-    """Raise unless each tile of the file at `path` has the bytes that it was joined from.
+    """Raise if a tile of the file at `path` differs from its entry.
 
     Parameters
     ----------
     levels
-        As `output_format.join` was given them.
+        The levels that were passed to `output_format.write`.
 
     Raises
     ------
     VerificationError
-        Names the level and the tile.
+        The message names the level and the tile.
     """
-    with output_format.stored(path) as stored:
+    with output_format.open_stored(path) as read:
         for level, entries in enumerate(levels):
             for entry in entries:
-                for part, data in output_format.parts(entry, quality):
+                for part, data in output_format.stored_parts(entry, quality):
                     try:
-                        same = stored(level, entry.row, entry.column, part) == data
+                        is_equal = read(level, entry.row, entry.column, part) == data
                     except OSError as error:
-                        raise _differs(path, level, entry, str(error)) from error
-                    if not same:
-                        raise _differs(path, level, entry, "it is not what was written")
+                        raise _read_back_error(path, level, entry, str(error)) from error
+                    if not is_equal:
+                        raise _read_back_error(path, level, entry, "it differs from what was written")
 
 
-def _differs(path: Path, level: int, entry: Entry, reason: str) -> VerificationError:
-    place = f"level {level}, tile ({entry.row}, {entry.column})"
-    return VerificationError(f"{path.name}: {place} can't be read back ({reason}); check the disk, then try again")
+def _read_back_error(path: Path, level: int, entry: Entry, reason: str) -> VerificationError:
+    tile = f"level {level}, tile ({entry.row}, {entry.column})"
+    return VerificationError(f"{path.name}: {tile} can't be read back ({reason}); check the disk, then try again")

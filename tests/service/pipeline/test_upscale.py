@@ -595,11 +595,11 @@ def test_ome_types_reads_the_metadata_of_both_formats(tmp_path, write_png) -> No
 @pytest.mark.parametrize(
     ("written", "instead", "says"),
     [
-        ('SizeX="1200"', 'SizeX="1201"', "another size"),
-        ('PhysicalSizeY="0.25"', 'PhysicalSizeY="0.2501"', "another pixel size"),
-        ('PhysicalSizeY="0.25"', "", "another pixel size"),
-        ('DimensionOrder="XYCZT"', 'DimensionOrder="XYC"', "breaks the schema"),
-        ("</Image>", "", "is none"),
+        ('SizeX="1200"', 'SizeX="1201"', "wrong image size"),
+        ('PhysicalSizeY="0.25"', 'PhysicalSizeY="0.2501"', "wrong pixel size"),
+        ('PhysicalSizeY="0.25"', "", "wrong pixel size"),
+        ('DimensionOrder="XYCZT"', 'DimensionOrder="XYC"', "violates the schema"),
+        ("</Image>", "", "not well-formed"),
         ("nearest", "n&#101;arest", "character entity"),
     ],
 )
