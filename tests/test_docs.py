@@ -133,11 +133,11 @@ def test_every_member_of_every_json_object_is_documented(openapi: dict[str, Any]
 
 
 @pytest.mark.parametrize(
-    ("values", "heading"),
+    ("words", "heading"),
     [(JobState, "JobOut"), (Stage, "JobOut"), (ResultFormat, "JobIn"), (BadTilePolicy, "JobIn")],
 )
-def test_every_enumeration_value_of_the_api_is_documented(values: Any, heading: str) -> None:
-    assert {str(value) for value in values} <= in_backticks(section(heading))
+def test_every_enumeration_value_of_the_api_is_documented(words: Any, heading: str) -> None:
+    assert {str(word) for word in words} <= in_backticks(section(heading))
 
 
 @pytest.mark.parametrize("page", NAMES_PATHS)
