@@ -276,13 +276,13 @@ def test_the_api_image_can_show_slides_and_results(
         upscale(UpscaleRequest(slide, output, model="nearest", region=(0, 0, 300, 200)))
     code = (
         "import asyncio, sys; from slidelift.service.processes.viewer_pool import DecoderPool, ImageSource\n"
-        "async def view():\n"
+        "async def look():\n"
         "    decoders, source = DecoderPool(), ImageSource(*sys.argv[1:])\n"
         "    size = await decoders.size(source)\n"
         "    tile = await decoders.tile(source, 8, 0, 0, 'jpeg', None)\n"
         "    decoders.close()\n"
         "    print(*size, tile[:2] == bytes([0xff, 0xd8]))\n"
-        "asyncio.run(view())"
+        "asyncio.run(look())"
     )
     sources = [("slide", slide, ""), ("result", tiff, "ome-tiff"), ("result", zarr, "ome-zarr")]
     shown = {str(path.name): run(python, code, api_image, kind, path, name) for kind, path, name in sources}
