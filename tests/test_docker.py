@@ -1,4 +1,4 @@
-"""The images are made as `make` installs, from files that are there, and open no more than they must."""
+"""The Docker images install as `make` does, copy existing files and open no unnecessary ports."""
 
 import json
 import os
@@ -26,7 +26,7 @@ DOCKER = ROOT / "docker"
 TARGETS = ("api", "worker-cpu", "worker-gpu")
 COMPOSE_FILES = ("compose.yaml", "compose.gpu.yaml")
 
-# Anything that is not of the api image can't be imported; inherited by the processes that this one starts.
+# Makes packages that are not in the api image unimportable, in child processes too.
 ONLY_THE_API_IMAGE = """
 import os, sys
 
@@ -53,19 +53,19 @@ class Stage:
 @cache
 def stages() -> dict[str, Stage]:
     text = re.sub(r"^\s*#.*\n", "", (DOCKER / "Dockerfile").read_text("utf-8"), flags=re.MULTILINE)
-    found: dict[str, Stage] = {}
+    parsed: dict[str, Stage] = {}
     for line in re.sub(r"\\\n\s*", "", text).splitlines():
         word, _, rest = line.partition(" ")
         if word == "FROM":
             base, _, name = rest.partition(" AS ")
-            found[name] = Stage(name, base)
-        elif found and word:
-            found[name].steps.append((word, rest.strip()))
-    return found
+            parsed[name] = Stage(name, base)
+        elif parsed and word:
+            parsed[name].steps.append((word, rest.strip()))
+    return parsed
 
 
 def lineage(target: str) -> Iterator[Stage]:
-    """The stage and those that it is built upon, the nearest first."""
+    """Yield a stage and its base stages, nearest first."""
     while target in stages():
         yield stages()[target]
         target = stages()[target].base
@@ -90,17 +90,19 @@ def project_requirements() -> set[str]:
     return required_names("\n".join(project["dependencies"] + project["optional-dependencies"]["postgres"]))
 
 
-def with_all_they_need(names: set[str]) -> set[str]:
-    """Distributions that pip installs for those names."""
-    found: set[str] = set()
+def with_dependencies(names: set[str]) -> set[str]:
+    """Return the distributions that pip installs for these names."""
+    installed: set[str] = set()
     waiting = set(names)
     while waiting:
         name = waiting.pop()
-        found.add(name)
+        installed.add(name)
         needed = (Requirement(line) for line in requires(name) or ())
-        wanted = {canonicalize_name(one.name) for one in needed if not one.marker or one.marker.evaluate({"extra": ""})}
-        waiting |= wanted - found
-    return found
+        dependencies = {
+            canonicalize_name(one.name) for one in needed if not one.marker or one.marker.evaluate({"extra": ""})
+        }
+        waiting |= dependencies - installed
+    return installed
 
 
 def compose(name: str) -> dict[str, Any]:
@@ -108,13 +110,13 @@ def compose(name: str) -> dict[str, Any]:
     return read
 
 
-def test_all_targets_are_there() -> None:
+def test_all_targets_exist() -> None:
     assert set(TARGETS) <= set(stages())
 
 
-def test_whatever_is_copied_exists_and_reaches_the_build() -> None:
-    reached = set((ROOT / ".dockerignore").read_text("utf-8").splitlines())
-    assert "*" in reached
+def test_copied_files_exist_and_are_not_ignored() -> None:
+    ignore_rules = set((ROOT / ".dockerignore").read_text("utf-8").splitlines())
+    assert "*" in ignore_rules
     for stage in stages().values():
         for copied in stage.of("COPY"):
             if copied.startswith("--from="):
@@ -122,10 +124,10 @@ def test_whatever_is_copied_exists_and_reaches_the_build() -> None:
                 continue
             for source in copied.split()[:-1]:
                 assert (ROOT / source).exists(), source
-                assert f"!{source}" in reached, source
+                assert f"!{source}" in ignore_rules, source
 
 
-def test_every_install_is_that_of_make() -> None:
+def test_every_install_uses_the_options_of_make() -> None:
     makefile = (ROOT / "Makefile").read_text("utf-8")
     [installs] = set(re.findall(r"\$\(BIN\)/(pip install .*?) --editable", makefile))
     assert "--constraint constraints.txt" in installs
@@ -135,15 +137,15 @@ def test_every_install_is_that_of_make() -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_constraints_are_there_before_the_first_install(target: str) -> None:
+def test_constraints_are_copied_before_the_first_install(target: str) -> None:
     steps = [step for stage in reversed(list(lineage(f"{target}-build"))) for step in stage.steps]
     copied = next(i for i, (word, rest) in enumerate(steps) if word == "COPY" and "constraints.txt" in rest)
     assert copied < next(i for i, (_, rest) in enumerate(steps) if "pip install" in rest)
 
 
-def test_the_api_image_has_no_torch_and_nothing_that_the_project_does_not_name() -> None:
+def test_the_api_image_has_no_torch_and_only_requirements_of_the_project() -> None:
     assert api_requirements() < project_requirements()
-    assert "torch" not in with_all_they_need(api_requirements())
+    assert "torch" not in with_dependencies(api_requirements())
     assert "--no-deps ." in stages()["api-build"].of("RUN")[-1]
 
 
@@ -160,7 +162,7 @@ def test_no_image_runs_as_root(target: str) -> None:
     assert any("/data" in stage.of("VOLUME") for stage in lineage(target))
 
 
-def test_the_api_image_says_how_it_is() -> None:
+def test_the_api_image_has_a_health_check() -> None:
     api = stages()["api"]
     assert api.of("EXPOSE") == ["8000"]
     [health] = api.of("HEALTHCHECK")
@@ -172,14 +174,14 @@ def test_the_api_image_says_how_it_is() -> None:
     assert json.loads(command) == ["slidelift", "serve", "--no-worker"]
 
 
-def test_no_image_floats() -> None:
+def test_every_base_image_has_a_version() -> None:
     texts = [path.read_text("utf-8") for path in DOCKER.iterdir()]
     assert not any("latest" in text for text in texts)
     for stage in stages().values():
         assert stage.base in stages() or re.fullmatch(r"[\w./-]+:.+", stage.base), stage.base
 
 
-def test_only_the_inside_of_the_container_listens_everywhere() -> None:
+def test_ports_are_published_on_loopback_only() -> None:
     assert "SLIDELIFT_HOST=0.0.0.0" in " ".join(stages()["api"].of("ENV"))
     ports = [
         port for name in COMPOSE_FILES for one in compose(name)["services"].values() for port in one.get("ports", ())
@@ -188,7 +190,7 @@ def test_only_the_inside_of_the_container_listens_everywhere() -> None:
     assert all(port.startswith("127.0.0.1:") for port in ports)
 
 
-def test_compose_runs_what_make_serve_runs() -> None:
+def test_compose_runs_api_and_worker() -> None:
     services = compose("compose.yaml")["services"]
     assert {service["build"]["target"] for service in services.values()} == {"api", "worker-cpu"}
     assert {tuple(service["volumes"]) for service in services.values()} == {("data:/data",)}
@@ -207,7 +209,7 @@ def test_compose_builds_targets_of_this_version(name: str) -> None:
             )
 
 
-def test_the_cluster_of_compose_is_the_workers_image_and_listens_on_loopback_alone() -> None:
+def test_the_compose_cluster_uses_the_worker_image_and_loopback() -> None:
     worker = compose("compose.yaml")["services"]["worker"]
     services = compose("compose.dask.yaml")["services"]
     address = services["worker"]["environment"]["SLIDELIFT_SCHEDULER"]
@@ -223,12 +225,12 @@ def test_the_cluster_of_compose_is_the_workers_image_and_listens_on_loopback_alo
 
 @pytest.fixture
 def api_image(tmp_path: Path) -> dict[str, str]:
-    """An environment in which Python finds only what the api image holds, in child processes too."""
-    held = with_all_they_need(api_requirements())
+    """An environment in which Python finds only the packages of the api image, in child processes too."""
+    installed = with_dependencies(api_requirements())
     absent = {
         module
         for module, distributions in packages_distributions().items()
-        if not held & {canonicalize_name(name) for name in distributions}
+        if not installed & {canonicalize_name(name) for name in distributions}
     } - {"slidelift"}
     assert {"torch", "dask", "skimage"} <= absent
     (tmp_path / "sitecustomize.py").write_text(ONLY_THE_API_IMAGE)
@@ -243,7 +245,7 @@ def run(python: str, code: str, environment: dict[str, str], *arguments: object)
     return done.stdout.strip()
 
 
-def test_what_the_api_image_holds_serves(python: str, api_image: dict[str, str], tmp_path: Path) -> None:
+def test_the_api_image_can_create_the_app(python: str, api_image: dict[str, str], tmp_path: Path) -> None:
     code = (
         "import sys; from slidelift.service.app import create_app; from slidelift.service.settings import Settings;"
         "print(len(create_app(Settings(data_dir=sys.argv[1])).openapi()['paths']))"
@@ -251,9 +253,7 @@ def test_what_the_api_image_holds_serves(python: str, api_image: dict[str, str],
     assert int(run(python, code, api_image, tmp_path / "data")) > 5
 
 
-def test_what_the_api_image_holds_probes_every_kind_of_slide(
-    python: str, api_image: dict[str, str], data: Path
-) -> None:
+def test_the_api_image_can_probe_every_kind_of_slide(python: str, api_image: dict[str, str], data: Path) -> None:
     slides = data / "slides"
     readers = {
         "cmu-1-small-region.svs": "openslide",
@@ -267,7 +267,7 @@ def test_what_the_api_image_holds_probes_every_kind_of_slide(
     assert {name: run(python, code, api_image, slides / name) for name in readers} == readers
 
 
-def test_what_the_api_image_holds_shows_slides_and_results(
+def test_the_api_image_can_show_slides_and_results(
     python: str, api_image: dict[str, str], data: Path, tmp_path: Path
 ) -> None:
     slide, zarr = data / "slides" / "OS-1-detail.ome.tif", tmp_path / "zarr.ome.zarr"

@@ -1,4 +1,4 @@
-"""The documents are true: the reference leaves nothing out, and what they name is there."""
+"""The reference is complete, and the documents name only existing files and links."""
 
 import argparse
 import re
@@ -16,7 +16,7 @@ from slidelift.service.jobs.job import JobState, ResultFormat
 from slidelift.service.pipeline.options import BadTilePolicy
 from slidelift.service.pipeline.progress import Stage
 from slidelift.service.settings import Settings
-from slidelift.service.tools import model_table as sheet
+from slidelift.service.tools import model_table
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = (ROOT / "docs" / "reference.md").read_text("utf-8")
@@ -26,14 +26,14 @@ A_PATH = re.compile(r"[\w.-]+(?:/[\w.-]+)*/|[\w./-]+\.(?:py|toml|md|txt|yaml)")
 
 
 def section(heading: str) -> str:
-    """What stands under a heading, up to the next one of its rank."""
-    found = re.search(rf"^(#+) `?{re.escape(heading)}`?\n(.*?)(?=^#{{1,3}} |\Z)", REFERENCE, re.MULTILINE | re.DOTALL)
-    assert found, f"docs/reference.md has no section {heading}"
-    return found[2]
+    """Return the text under a heading, up to the next heading."""
+    match = re.search(rf"^(#+) `?{re.escape(heading)}`?\n(.*?)(?=^#{{1,3}} |\Z)", REFERENCE, re.MULTILINE | re.DOTALL)
+    assert match, f"docs/reference.md has no section {heading}"
+    return match[2]
 
 
 def rows(heading: str) -> list[list[str]]:
-    """Cells of the table of a section, without its head."""
+    """Return the cells of a section's table without its header."""
     table = [line for line in section(heading).splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip("|"))] for line in table[2:]]
 
@@ -43,13 +43,13 @@ def in_backticks(text: str) -> set[str]:
 
 
 def commands(parser: argparse.ArgumentParser | None = None, prefix: str = "") -> dict[str, argparse.ArgumentParser]:
-    """Every command by its words, those below others too."""
-    found = {}
+    """Return all commands and subcommands by their names."""
+    parsers = {}
     for action in (parser or cli._parser())._actions:
         if isinstance(action, argparse._SubParsersAction):
             for word, below in action.choices.items():
-                found |= {prefix + word: below, **commands(below, f"{prefix}{word} ")}
-    return found
+                parsers |= {prefix + word: below, **commands(below, f"{prefix}{word} ")}
+    return parsers
 
 
 @pytest.fixture(scope="module")
@@ -62,29 +62,29 @@ def openapi(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]
 @pytest.mark.parametrize("command", commands())
 def test_every_flag_of_a_command_is_documented_with_its_default(command: str) -> None:
     actions = commands()[command]._actions
-    below = argparse._SubParsersAction  # has a section of its own for each of its words
-    shown = [action for action in actions if action.help != argparse.SUPPRESS and not isinstance(action, below)]
-    wanted = {(action.option_strings or [action.metavar])[-1] for action in shown if action.dest != "help"}
-    told = {name: cells for cells in rows(f"slidelift {command}") for name in in_backticks(cells[0])}
-    assert set(told) == wanted
+    subcommands = argparse._SubParsersAction  # documented in their own sections
+    shown = [action for action in actions if action.help != argparse.SUPPRESS and not isinstance(action, subcommands)]
+    expected = {(action.option_strings or [action.metavar])[-1] for action in shown if action.dest != "help"}
+    documented = {name: cells for cells in rows(f"slidelift {command}") for name in in_backticks(cells[0])}
+    assert set(documented) == expected
     for action in shown:
         for value in action.choices or ():
-            assert value in in_backticks(" ".join(told[action.option_strings[-1]]))
+            assert value in in_backticks(" ".join(documented[action.option_strings[-1]]))
         if action.option_strings and action.default not in (None, False, argparse.SUPPRESS):
-            assert f"`{action.default}`" in told[action.option_strings[-1]][1]
+            assert f"`{action.default}`" in documented[action.option_strings[-1]][1]
 
 
-def test_the_table_of_systems_is_what_recipes_and_cards_say() -> None:
-    """After a change: python -m slidelift.service.tools.model_table."""
-    assert sheet.render() in (ROOT / "docs" / "models.md").read_text("utf-8")
+def test_the_table_of_systems_matches_recipes_and_cards() -> None:
+    """To update the table: python -m slidelift.service.tools.model_table."""
+    assert model_table.render() in (ROOT / "docs" / "models.md").read_text("utf-8")
 
 
-def test_the_tables_of_gains_are_what_the_cards_say() -> None:
-    """After a measurement: python -m slidelift.service.tools.model_table."""
+def test_the_tables_of_gains_match_the_cards() -> None:
+    """To update the tables: python -m slidelift.service.tools.model_table."""
     shipped = [card for card in catalog().values() if not card.imported and card.gains]
-    assert sheet.gains_table(shipped) in (ROOT / "docs" / "models.md").read_text("utf-8")
+    assert model_table.gains_table(shipped) in (ROOT / "docs" / "models.md").read_text("utf-8")
     recommended = [card for card in shipped if card.effort]
-    assert sheet.gains_table(recommended) in (ROOT / "README.md").read_text("utf-8")
+    assert model_table.gains_table(recommended) in (ROOT / "README.md").read_text("utf-8")
 
 
 def test_every_exit_code_is_documented() -> None:
@@ -93,30 +93,30 @@ def test_every_exit_code_is_documented() -> None:
 
 
 def test_every_setting_is_documented_with_its_default_and_reason() -> None:
-    told = {cells[0]: cells[1:] for cells in rows("Settings")}
+    documented = {cells[0]: cells[1:] for cells in rows("Settings")}
     fields = Settings.model_fields
-    assert list(told) == [f"`SLIDELIFT_{name.upper()}`" for name in fields]
+    assert list(documented) == [f"`SLIDELIFT_{name.upper()}`" for name in fields]
     for name, field in fields.items():
-        default, reason = told[f"`SLIDELIFT_{name.upper()}`"]
+        default, reason = documented[f"`SLIDELIFT_{name.upper()}`"]
         assert default == f"`{field.default}`"
         assert reason
 
 
 def test_every_problem_code_is_documented_with_its_status() -> None:
-    told = {cells[0]: (int(cells[1]), cells[2]) for cells in rows("Problem codes")}
-    assert told == {f"`{name}`": (code.status, code.title) for name, code in CODES.items()}
+    documented = {cells[0]: (int(cells[1]), cells[2]) for cells in rows("Problem codes")}
+    assert documented == {f"`{name}`": (code.status, code.title) for name, code in CODES.items()}
 
 
 def test_every_address_is_documented_with_its_success(openapi: dict[str, Any]) -> None:
-    told = {(cells[0], cells[1].strip("`")): cells[2] for cells in rows("REST")}
+    documented = {(cells[0], cells[1].strip("`")): cells[2] for cells in rows("REST")}
     served = {
         (method.upper(), path): [status for status in operation["responses"] if status.isdigit()]
         for path, operations in openapi["paths"].items()
         for method, operation in operations.items()
     }
-    assert set(told) == set(served)
+    assert set(documented) == set(served)
     for address, statuses in served.items():
-        assert set(statuses) <= set(re.findall(r"\b\d{3}\b", told[address])), address
+        assert set(statuses) <= set(re.findall(r"\b\d{3}\b", documented[address])), address
 
 
 def test_every_query_parameter_is_documented(openapi: dict[str, Any]) -> None:
@@ -136,7 +136,7 @@ def test_every_member_of_every_json_object_is_documented(openapi: dict[str, Any]
     ("words", "heading"),
     [(JobState, "Job"), (Stage, "Job"), (ResultFormat, "JobRequest"), (BadTilePolicy, "JobRequest")],
 )
-def test_every_word_of_the_wire_is_documented(words: Any, heading: str) -> None:
+def test_every_enumeration_value_of_the_api_is_documented(words: Any, heading: str) -> None:
     assert {str(word) for word in words} <= in_backticks(section(heading))
 
 
@@ -148,7 +148,7 @@ def test_every_path_that_is_named_exists(page: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_link_within_the_documents_leads_somewhere(page: Path) -> None:
+def test_every_link_within_the_documents_has_a_target(page: Path) -> None:
     text = page.read_text("utf-8")
     headings = {re.sub(r"[^\w -]", "", line.lstrip("# ")).lower().replace(" ", "-") for line in text.splitlines()}
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
@@ -158,7 +158,7 @@ def test_every_link_within_the_documents_leads_somewhere(page: Path) -> None:
             assert (page.parent / target.partition("#")[0]).exists(), target
 
 
-def test_the_one_release_is_the_one_that_the_package_says() -> None:
+def test_the_changelog_names_the_version_of_the_package() -> None:
     version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text("utf-8"), re.MULTILINE)
     assert version
     assert version[1] in (ROOT / "CHANGELOG.md").read_text("utf-8")

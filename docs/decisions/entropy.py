@@ -1,8 +1,8 @@
-"""Reproduce the numbers of entropy.md: entropy of tissue and of glass, and what thresholds keep.
+"""Compute the tables of entropy.md: entropy of tissue and glass, and the patches kept by thresholds.
 
     python docs/decisions/entropy.py DATA_FOLDER
 
-DATA_FOLDER holds `train` and `eval` (images of tissue at about 0.25 µm per pixel) and `slides`.
+DATA_FOLDER contains `train` and `eval` (images of tissue at about 0.25 µm per pixel) and `slides`.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from slidelift.wsi.slide import Pixels
 from slidelift.wsi.tissue import DEFAULT_ENTROPY, ENTROPY_BLOCK, grey_levels, is_tissue, shannon_entropy
 
 PATCH = 256
-SHRINK = 4
+REDUCTION = 4
 PUBLISHED_ENTROPY = 7.0
 TISSUE = (
     ("tnbc (train)", "train", "tnbc-*"),
@@ -36,28 +36,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Entropy of tissue and glass.")
     parser.add_argument("data", type=Path, metavar="DATA_FOLDER")
     data = parser.parse_args().data
-    say("tissue        patches   min    1%    5%  median   kept at 3   above 7")
-    everything = [patch for name, folder, names in TISSUE for patch in _told(name, data / folder, names)]
-    _tell_tissue("all", everything)
-    say("\nglass                    patches  median   max  kept at 3   blocks  median   max  above 3")
+    print_line("tissue        patches   min    1%    5%  median   kept at 3   above 7")
+    everything = [patch for name, folder, names in TISSUE for patch in _print_set(name, data / folder, names)]
+    _print_tissue("all", everything)
+    print_line("\nglass                    patches  median   max  kept at 3   blocks  median   max  above 3")
     for name in GLASS:
-        _tell_glass(name, data / "slides" / name)
+        _print_glass(name, data / "slides" / name)
 
 
-def say(line: str) -> None:
-    """One line of a table."""
+def print_line(line: str) -> None:
+    """Print a line of a table."""
     print(line)  # noqa: T201
 
 
 def tissue_patches(image: Path) -> list[Pixels]:
-    """Patches of an image shrunk to about 1 µm per pixel; one that is smaller than a patch is one patch."""
-    picture = Image.open(image).convert("RGB")
-    small = picture.resize((picture.width // SHRINK, picture.height // SHRINK), Image.Resampling.BICUBIC)
+    """Return the patches of an image reduced to about 1 µm per pixel; a smaller image is one patch."""
+    full = Image.open(image).convert("RGB")
+    small = full.resize((full.width // REDUCTION, full.height // REDUCTION), Image.Resampling.BICUBIC)
     return list(_squares(np.asarray(small), PATCH))
 
 
 def glass_patches(pixels: Pixels, side: int) -> list[Pixels]:
-    """Squares whose every pixel is bright and nearly colourless; entropy has no say in it."""
+    """Return the squares in which each pixel is bright and nearly colourless; entropy is not used."""
     return [square for square in _squares(pixels, side) if _is_glass(square)]
 
 
@@ -73,21 +73,23 @@ def _squares(pixels: Pixels, side: int) -> Iterator[Pixels]:
             yield pixels[y : y + side, x : x + side]
 
 
-def _told(name: str, folder: Path, names: str) -> list[Pixels]:
+def _print_set(name: str, folder: Path, names: str) -> list[Pixels]:
     patches = [patch for image in sorted(folder.glob(names)) for patch in tissue_patches(image)]
-    _tell_tissue(name, patches)
+    _print_tissue(name, patches)
     return patches
 
 
-def _tell_tissue(name: str, patches: list[Pixels]) -> None:
+def _print_tissue(name: str, patches: list[Pixels]) -> None:
     bits = np.array([shannon_entropy(grey_levels(patch)) for patch in patches])
     kept = np.mean([is_tissue(patch, DEFAULT_ENTROPY) for patch in patches])
     low, first, fifth, middle = np.percentile(bits, (0, 1, 5, 50))
     published = (bits > PUBLISHED_ENTROPY).mean()
-    say(f"{name:13} {len(bits):7} {low:5.2f} {first:5.2f} {fifth:5.2f} {middle:7.2f} {kept:10.0%} {published:10.0%}")
+    print_line(
+        f"{name:13} {len(bits):7} {low:5.2f} {first:5.2f} {fifth:5.2f} {middle:7.2f} {kept:10.0%} {published:10.0%}"
+    )
 
 
-def _tell_glass(name: str, path: Path) -> None:
+def _print_glass(name: str, path: Path) -> None:
     reader = open_slide(path)
     size = reader.info.size
     pixels = reader.read_region(0, Region(0, 0, size.width, size.height))
@@ -97,7 +99,7 @@ def _tell_glass(name: str, path: Path) -> None:
     bits = np.array([shannon_entropy(grey_levels(block)) for block in blocks])
     of_patches = np.array([shannon_entropy(grey_levels(patch)) for patch in patches])
     whole = f"{np.median(of_patches):7.2f} {of_patches.max():5.2f} {np.mean(kept):10.0%}" if kept else " " * 24
-    say(
+    print_line(
         f"{name:24} {len(patches):7} {whole} {len(blocks):8} {np.median(bits):7.2f} {bits.max():5.2f} "
         f"{(bits > DEFAULT_ENTROPY).mean():8.1%}"
     )

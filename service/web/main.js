@@ -45,7 +45,7 @@ function viewer(kind) {
   return (...parts) => {
     const { view } = parts.pop();
     const root = el("section", { class: "viewer", "aria-label": "Viewer" });
-    fill(main, el("h1", { class: "unseen", tabindex: "-1" }, document.title), root);
+    fill(main, el("h1", { class: "visually-hidden", tabindex: "-1" }, document.title), root);
     activeViewer = openViewer(root, { kind, ids: parts, view });
     return root;
   };

@@ -70,9 +70,9 @@ def test_the_client_sessions_download_results(service, data, write_pyramid, tmp_
 def test_the_python_example_returns_a_report(slide, tmp_path, monkeypatch) -> None:
     (example,) = [block for block in blocks("python") if "slidelift.upscale(" in block]
     monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {}
+    names: dict[str, Any] = {}
     exec(example, names)
-    assert names["report"]["output"]["width"] == 1440
+    assert names["report"].output.width == 1440
     assert (tmp_path / "slide-4x.ome.tiff").exists()
 
 

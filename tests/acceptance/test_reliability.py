@@ -1,6 +1,6 @@
-"""What the service survives: kills at random, many clients at once, a disk that is full. Figures: docs/reliability.md.
+"""Random kills, many clients at once, a full disk. Figures: docs/reliability.md.
 
-`make test` runs each for a short while; `make soak` long, and appends to `reliability-log.jsonl` in RELIABILITY_LOG.
+`make test` runs each test briefly; `make soak` runs them long and logs to `reliability-log.jsonl` in RELIABILITY_LOG.
 """
 
 import errno
@@ -27,8 +27,8 @@ import pytest
 from slidelift.service.storage.zip_folder import archive
 
 MODELS = ("bicubic", "compact-x4-fast")
-BESIDE = ("result.report.html", "result.tissue.geojson")
-REGIONS = ([700, 700, 400, 2260], [300, 1200, 600, 600])  # of two stripes, and of one
+COMPANION_FILES = ("result.report.html", "result.tissue.geojson")
+REGIONS = ([700, 700, 400, 2260], [300, 1200, 600, 600])  # two stripes; one stripe
 
 
 def sha256(path: Path) -> str:
@@ -36,29 +36,29 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def note(**told: Any) -> None:
-    """A line of the log that docs/reliability.md is made of."""
+def log_figures(**figures: Any) -> None:
+    """Append a line to the log from which docs/reliability.md is written."""
     if folder := os.environ.get("RELIABILITY_LOG"):
         with (Path(folder) / "reliability-log.jsonl").open("a") as log:
-            log.write(json.dumps(told) + "\n")
+            log.write(json.dumps(figures) + "\n")
 
 
 def family(process: psutil.Process) -> list[psutil.Process]:
-    """A process and all that it has started."""
+    """Return a process and all its descendants."""
     try:
         return [process, *process.children(recursive=True)]
     except psutil.NoSuchProcess:
         return []
 
 
-class Patient:
-    """A client that outlives any kill of the service: asks again until it has an answer that is one."""
+class RetryingClient:
+    """A client that repeats a request until the service responds."""
 
     def __init__(self, address: str) -> None:
         self.client = httpx.Client(base_url=address, timeout=30)
         self.server_errors: list[str] = []
 
-    def __enter__(self) -> "Patient":
+    def __enter__(self) -> "RetryingClient":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -75,10 +75,10 @@ class Patient:
                     return answer
             except httpx.TransportError:
                 pass
-            assert time.monotonic() < deadline, f"no answer to {method} {url}"
+            assert time.monotonic() < deadline, f"no response to {method} {url}"
             time.sleep(0.1)
 
-    def ended(self, job_id: str, timeout: float = 300) -> dict[str, Any]:
+    def wait_for_end(self, job_id: str, timeout: float = 300) -> dict[str, Any]:
         deadline = time.monotonic() + timeout
         while True:
             job = self("GET", f"/v1/jobs/{job_id}", headers={"Prefer": "wait=2"}).json()
@@ -87,38 +87,39 @@ class Patient:
             assert time.monotonic() < deadline, f"the job did not end: {job}"
 
 
-def ask(call: Patient, slide: str, model: str, region: list[int], key: str) -> str:
-    wanted = {"slide": slide, "model": model, "region": region}
-    answer = call("POST", "/v1/jobs", json=wanted, headers={"Idempotency-Key": key})
+def submit(call: RetryingClient, slide: str, model: str, region: list[int], key: str) -> str:
+    request = {"slide": slide, "model": model, "region": region}
+    answer = call("POST", "/v1/jobs", json=request, headers={"Idempotency-Key": key})
     assert answer.status_code in (200, 202), answer.text
     return str(answer.json()["id"])
 
 
-def truths(call: Patient, slide: str) -> dict[tuple[str, int], str]:
-    """What each request gives if nobody disturbs it."""
+def expected_hashes(call: RetryingClient, slide: str) -> dict[tuple[str, int], str]:
+    """Return the SHA-256 of each request's undisturbed result."""
     jobs = {
-        (model, place): ask(call, slide, model, region, f"truth-{model}-{place}")
+        (model, place): submit(call, slide, model, region, f"undisturbed-{model}-{place}")
         for model in MODELS
         for place, region in enumerate(REGIONS)
     }
-    return {asked: call.ended(job)["result"]["sha256"] for asked, job in jobs.items()}
+    return {request: call.wait_for_end(job)["result"]["sha256"] for request, job in jobs.items()}
 
 
 @pytest.mark.parametrize("kills", [5, pytest.param(100, marks=[pytest.mark.soak, pytest.mark.timeout(3600)])])
-def test_kills_at_random_lose_no_upload_change_no_byte_and_leave_no_process(
-    start_service: Callable[..., Any], patient: Callable[[str], Patient], cmu: Path, kills: int
+def test_random_kills_lose_no_upload_change_no_byte_and_leave_no_process(
+    start_service: Callable[..., Any], retrying_client: Callable[[str], RetryingClient], cmu: Path, kills: int
 ) -> None:
     draw = random.Random(20261121 + kills)
     service = start_service()
-    call = patient(service.address)
+    call = retrying_client(service.address)
     bytes_of_slide = cmu.read_bytes()
     slide = call("PUT", "/v1/slides/cmu.svs", content=bytes_of_slide).json()["id"]
-    truth = truths(call, slide)
-    accepted, asked, killed, every = [slide], {}, Counter[str](), set(family(psutil.Process(service.process.pid)))
-    retried, waited, stop = 0, [], threading.Event()
+    expected = expected_hashes(call, slide)
+    accepted, jobs, killed = [slide], {}, Counter[str]()
+    processes = set(family(psutil.Process(service.process.pid)))
+    retried, restarts, stop = 0, [], threading.Event()
 
     def upload_on() -> None:
-        """Upload all the while; what was answered 201 must be there at the end."""
+        """Upload continuously; every upload answered with 201 must exist at the end."""
         with httpx.Client(base_url=service.address, timeout=30) as client:
             while not stop.wait(0.3):
                 try:
@@ -132,92 +133,92 @@ def test_kills_at_random_lose_no_upload_change_no_byte_and_leave_no_process(
     uploader.start()
     try:
         for number in range(kills):
-            while len([one for one in asked.values() if one is not None]) < number + 3:
+            while len([one for one in jobs.values() if one is not None]) < number + 3:
                 model, place = draw.choice(MODELS), draw.randrange(len(REGIONS))
-                key = f"{kills}-{len(asked)}"
-                asked[key] = (model, place, ask(call, slide, model, REGIONS[place], key))
+                key = f"{kills}-{len(jobs)}"
+                jobs[key] = (model, place, submit(call, slide, model, REGIONS[place], key))
             time.sleep(draw.uniform(0.2, 2.5))
-            every |= set(family(psutil.Process(service.process.pid)))
+            processes |= set(family(psutil.Process(service.process.pid)))
             victim = draw.choice(("api", "worker", "decoder"))
-            word = {"worker": "worker", "decoder": "slidelift.service.processes.child"}.get(victim)
-            found = service.descendants(word) if word else [psutil.Process(service.process.pid)]
-            if not found:
-                victim, found = "api", [psutil.Process(service.process.pid)]
+            command = {"worker": "worker", "decoder": "slidelift.service.processes.child"}.get(victim)
+            candidates = service.descendants(command) if command else [psutil.Process(service.process.pid)]
+            if not candidates:
+                victim, candidates = "api", [psutil.Process(service.process.pid)]
             before = time.monotonic()
-            draw.choice(found).kill()
+            draw.choice(candidates).kill()
             killed[victim] += 1
             if victim == "api":
                 service.process.wait()
                 service = start_service(service.folder, port=service.port)
-            waited.append(time.monotonic() - before)
+            restarts.append(time.monotonic() - before)
     finally:
         stop.set()
         uploader.join()
-    for model, place, job_id in asked.values():
-        job = call.ended(job_id)
+    for model, place, job_id in jobs.values():
+        job = call.wait_for_end(job_id)
         while job["state"] == "failed" and job["error"]["code"] in ("job.crashed-repeatedly", "slide.crashes-decoder"):
-            retried += 1  # killed three times within one stripe: the service gives up, the user does not
+            retried += 1  # killed three times within one stripe
             call("POST", f"/v1/jobs/{job_id}/retry")
-            job = call.ended(job_id)
+            job = call.wait_for_end(job_id)
         assert job["state"] == "succeeded", job
-        assert job["result"]["sha256"] == truth[model, place]
+        assert job["result"]["sha256"] == expected[model, place]
         with call.client.stream("GET", job["result"]["href"]) as answer:
-            whole = hashlib.sha256()
+            digest = hashlib.sha256()
             for chunk in answer.iter_bytes():
-                whole.update(chunk)
-        assert whole.hexdigest() == truth[model, place]
+                digest.update(chunk)
+        assert digest.hexdigest() == expected[model, place]
     kept = {one["id"] for one in call("GET", "/v1/slides?limit=1000").json()["slides"]}
     assert set(accepted) <= kept
     for one in kept:
         assert sha256(service.folder / "slides" / one / "slide.svs") == hashlib.sha256(bytes_of_slide).hexdigest()
     assert call.server_errors == []
-    every |= set(family(psutil.Process(service.process.pid)))
+    processes |= set(family(psutil.Process(service.process.pid)))
     service.stop()
-    _, alive = psutil.wait_procs(list(every), timeout=30)
+    _, alive = psutil.wait_procs(list(processes), timeout=30)
     assert alive == [], "a process outlived the service"
     left = [path for path in (service.folder / "jobs").rglob("*") if path.name.startswith(".slidelift-")]
     assert left == []
-    note(
+    log_figures(
         test="kills",
         kills=dict(killed),
-        jobs=len(asked),
+        jobs=len(jobs),
         uploads_accepted=len(accepted),
         retried=retried,
-        longest_restart_seconds=round(max(waited), 1),
+        longest_restart_seconds=round(max(restarts), 1),
     )
 
 
 @pytest.mark.parametrize("seconds", [10, pytest.param(300, marks=[pytest.mark.soak, pytest.mark.timeout(1200)])])
 def test_many_clients_at_once_lose_nothing(
-    start_service: Callable[..., Any], patient: Callable[[str], Patient], data: Path, seconds: float
+    start_service: Callable[..., Any], retrying_client: Callable[[str], RetryingClient], data: Path, seconds: float
 ) -> None:
     service = start_service()
     source = (data / "slides" / "cmu-0-small.tiff").read_bytes()
-    end, call = time.monotonic() + seconds, patient(service.address)
+    end, call = time.monotonic() + seconds, retrying_client(service.address)
     tally: Counter[str] = Counter()
     uploads, jobs = {}, []
     peak = 0
 
-    def upload_and_ask(number: int) -> None:
-        mine = patient(service.address)
+    def upload_and_submit(number: int) -> None:
+        client = retrying_client(service.address)
         while time.monotonic() < end:
             name = f"{number}-{tally['uploads']}.tiff"
-            answer = mine("PUT", f"/v1/slides/{name}", content=source)
+            answer = client("PUT", f"/v1/slides/{name}", content=source)
             assert answer.status_code == 201, answer.text
             uploads[answer.json()["id"]] = name
             tally["uploads"] += 1
             if len(jobs) < seconds:
-                jobs.append(ask(mine, answer.json()["id"], "nearest", [0, 0, 500, 400], name))
-        assert mine.server_errors == []
+                jobs.append(submit(client, answer.json()["id"], "nearest", [0, 0, 500, 400], name))
+        assert client.server_errors == []
 
     def poll(_number: int) -> None:
-        mine, draw = patient(service.address), random.Random(_number)
+        client, draw = retrying_client(service.address), random.Random(_number)
         while time.monotonic() < end:
-            listed = mine("GET", "/v1/jobs?limit=5").json()["jobs"]
+            listed = client("GET", "/v1/jobs?limit=5").json()["jobs"]
             for job in listed:
-                mine("GET", f"/v1/jobs/{job['id']}", headers={"Prefer": f"wait={draw.choice((0, 0, 1))}"})
+                client("GET", f"/v1/jobs/{job['id']}", headers={"Prefer": f"wait={draw.choice((0, 0, 1))}"})
                 tally["polls"] += 1
-        assert mine.server_errors == []
+        assert client.server_errors == []
 
     def watch() -> None:
         nonlocal peak
@@ -228,13 +229,13 @@ def test_many_clients_at_once_lose_nothing(
 
     with ThreadPoolExecutor(11) as pool:
         working = [
-            *(pool.submit(upload_and_ask, number) for number in range(3)),
+            *(pool.submit(upload_and_submit, number) for number in range(3)),
             *(pool.submit(poll, number) for number in range(7)),
             pool.submit(watch),
         ]
         for one in working:
             one.result()
-    hashes = {call.ended(job)["result"]["sha256"] for job in jobs}
+    hashes = {call.wait_for_end(job)["result"]["sha256"] for job in jobs}
     assert len(hashes) == 1, "the same request over the same bytes gave another result"
     kept: dict[str, str] = {}
     page = "/v1/slides?limit=100"
@@ -246,14 +247,14 @@ def test_many_clients_at_once_lose_nothing(
     assert kept == uploads
     assert len(jobs) == len(set(jobs)) > 0
     assert peak < 200 * 2**20
-    note(test="soak", seconds=seconds, jobs=len(jobs), api_peak_mib=round(peak / 2**20), **tally)
+    log_figures(test="soak", seconds=seconds, jobs=len(jobs), api_peak_mib=round(peak / 2**20), **tally)
 
 
 @pytest.fixture
-def patient() -> Iterator[Callable[[str], Patient]]:
-    """Make patient clients of an address."""
+def retrying_client() -> Iterator[Callable[[str], RetryingClient]]:
+    """Factory of retrying clients."""
     with ExitStack() as stack:
-        yield lambda address: stack.enter_context(Patient(address))
+        yield lambda address: stack.enter_context(RetryingClient(address))
 
 
 @pytest.fixture
@@ -271,15 +272,15 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(folder: Path, leave_bytes: int) -> Path:
-    """Leave so much room."""
+    """Fill the disk except for `leave_bytes`."""
     ballast = folder / "ballast"
     with ballast.open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, max(1, shutil.disk_usage(folder).free - leave_bytes))
     return ballast
 
 
-def scraps(data_dir: Path) -> list[str]:
-    """What nobody will ever finish."""
+def temporary_files(data_dir: Path) -> list[str]:
+    """Return the unfinished files in a data folder."""
     return [
         str(path.relative_to(data_dir))
         for path in data_dir.rglob("*")
@@ -287,19 +288,19 @@ def scraps(data_dir: Path) -> list[str]:
     ]
 
 
-def test_an_upload_that_fills_the_disk_is_507_and_leaves_nothing(
-    start_service: Callable[..., Any], patient: Callable[[str], Patient], small_disk: Path, cmu: Path
+def test_an_upload_that_fills_the_disk_is_507_and_leaves_no_files(
+    start_service: Callable[..., Any], retrying_client: Callable[[str], RetryingClient], small_disk: Path, cmu: Path
 ) -> None:
     service = start_service(small_disk / "data", "--no-worker", disk_reserve_bytes=2**20)
-    ballast = fill(small_disk, 2 * 2**20)  # not enough for 1.9 MB and the reserve
+    ballast = fill(small_disk, 2 * 2**20)  # too little for 1.9 MB and the reserve
     content = cmu.read_bytes()
-    call = patient(service.address)
+    call = retrying_client(service.address)
 
-    def pieces() -> Iterator[bytes]:
+    def chunks() -> Iterator[bytes]:
         for start in range(0, len(content), 65536):
             yield content[start : start + 65536]
 
-    for body in (content, pieces()):  # announced, and not
+    for body in (content, chunks()):  # with and without Content-Length
         refused = call("PUT", "/v1/slides/a.svs", content=body)
         assert (refused.status_code, refused.json()["code"]) == (507, "storage.full")
         assert [path for path in (service.folder / "slides").iterdir() if path.name != ".lock"] == []
@@ -311,9 +312,9 @@ IN_TWO_STRIPES = ("--model", "bicubic", "--region", "0,0,900,2300")
 
 
 @pytest.fixture(scope="module")
-def truth(slidelift: Callable[..., Any], cmu: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a command makes with room enough."""
-    made = tmp_path_factory.mktemp("truth") / "truth.ome.tiff"
+def expected(slidelift: Callable[..., Any], cmu: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The result of a command with enough disk space."""
+    made = tmp_path_factory.mktemp("expected") / "expected.ome.tiff"
     assert slidelift("upscale", cmu, made, *IN_TWO_STRIPES).code == 0
     return made
 
@@ -322,42 +323,42 @@ def truth(slidelift: Callable[..., Any], cmu: Path, tmp_path_factory: pytest.Tem
     ("phase", "room"),
     [("planning", 0.0), ("upscaling", 0.5), ("joining", 1.5)],
 )
-def test_a_command_out_of_room_says_so_at_each_phase_and_goes_on_when_there_is_some(
-    slidelift: Callable[..., Any], small_disk: Path, cmu: Path, truth: Path, phase: str, room: float
+def test_a_command_on_a_full_disk_fails_in_each_phase_and_continues_with_room(
+    slidelift: Callable[..., Any], small_disk: Path, cmu: Path, expected: Path, phase: str, room: float
 ) -> None:
-    """`room` is what there is for finished stripes and the joined file, in times of the result's bytes."""
-    ballast = fill(small_disk, int(room * truth.stat().st_size))
+    """`room` is the free space for stripes and the joined file, relative to the size of the result."""
+    ballast = fill(small_disk, int(room * expected.stat().st_size))
     result = small_disk / "result.ome.tiff"
     failed = slidelift("upscale", cmu, result, *IN_TWO_STRIPES)
     assert failed.code == 1, failed.err
     assert "disk is full" in failed.err
     assert not result.exists()
-    assert scraps(small_disk) == []
+    assert temporary_files(small_disk) == []
     kept = sorted(path.name for path in small_disk.rglob("*.segment"))
-    wanted = {"planning": [], "upscaling": [], "joining": ["stripe-00000.segment", "stripe-00001.segment"]}
-    assert [name for name in kept if name.startswith("stripe")] == wanted[phase]
+    segments = {"planning": [], "upscaling": [], "joining": ["stripe-00000.segment", "stripe-00001.segment"]}
+    assert [name for name in kept if name.startswith("stripe")] == segments[phase]
     ballast.unlink()
     done = slidelift("upscale", cmu, result, *IN_TWO_STRIPES)
     assert done.code == 0, done.err
     assert ("continuing" in done.err) == (phase == "joining")
-    assert sha256(result) == sha256(truth)
-    assert {path.name for path in small_disk.iterdir()} <= {result.name, "result.report.json", *BESIDE}
+    assert sha256(result) == sha256(expected)
+    assert {path.name for path in small_disk.iterdir()} <= {result.name, "result.report.json", *COMPANION_FILES}
 
 
 @pytest.mark.parametrize(("room", "stages"), [(0.3, {"planning", "upscaling"}), (1.2, {"joining", "verifying"})])
-def test_a_job_out_of_room_fails_cleanly_and_is_retried_when_there_is_some(
+def test_a_job_on_a_full_disk_fails_cleanly_and_is_retried_with_room(
     start_service: Callable[..., Any],
-    patient: Callable[[str], Patient],
+    retrying_client: Callable[[str], RetryingClient],
     small_disk: Path,
     cmu: Path,
     room: float,
     stages: set[str],
 ) -> None:
-    """`room` is what is left above the reserve when the worker begins, in times of the result's bytes."""
-    reserve = 8 * 2**20  # SQLite's log grows to 4 MiB before it is used again
+    """`room` is the free space above the reserve when the worker starts, relative to the size of the result."""
+    reserve = 8 * 2**20  # SQLite's log grows to 4 MiB before it is reused
     settings = {"disk_reserve_bytes": reserve, "heartbeat_seconds": 0.05}
     service = start_service(small_disk / "data", "--no-worker", **settings)
-    call = patient(service.address)
+    call = retrying_client(service.address)
     slide = call("PUT", "/v1/slides/a.svs", content=cmu.read_bytes()).json()["id"]
 
     def job() -> str:
@@ -371,7 +372,7 @@ def test_a_job_out_of_room_fails_cleanly_and_is_retried_when_there_is_some(
         with (small_disk.parent / "worker.log").open("a") as log:
             worker = subprocess.Popen(command, env=environment, stderr=log)
         try:
-            return call.ended(job_id, 90)
+            return call.wait_for_end(job_id, 90)
         finally:
             children = family(psutil.Process(worker.pid))
             worker.terminate()
@@ -387,30 +388,30 @@ def test_a_job_out_of_room_fails_cleanly_and_is_retried_when_there_is_some(
     failed = work(again)
     assert (failed["state"], (failed["error"] or {}).get("code")) == ("failed", "storage.full"), failed
     assert failed["stage"] in stages
-    assert scraps(service.folder) == []
+    assert temporary_files(service.folder) == []
     ballast.unlink()
     assert call("POST", f"/v1/jobs/{again}/retry").status_code == 202
     done = work(again)
     assert done["state"] == "succeeded", done
     assert done["result"]["sha256"] == undisturbed["result"]["sha256"]
-    assert scraps(service.folder) == []
+    assert temporary_files(service.folder) == []
 
 
 @pytest.mark.soak
-def test_two_gibibytes_go_up_through_a_small_process(start_service: Callable[..., Any], tmp_path: Path) -> None:
+def test_an_upload_of_two_gibibytes_needs_little_memory(start_service: Callable[..., Any], tmp_path: Path) -> None:
     service = start_service(None, "--no-worker")
     big = tmp_path / "big.svs"
     with big.open("wb") as file:
         file.truncate(2 * 2**30)
     answer = json.loads(service.curl("-T", str(big), "{service}/v1/slides/big.svs"))
-    assert answer["code"] == "slide.unreadable"  # zeros are no slide, but all of them were taken
+    assert answer["code"] == "slide.unreadable"  # all zeros were received, but they are no slide
     status = Path(f"/proc/{service.process.pid}/status").read_text()
     peak_kib = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
-    note(test="2 GiB", api_peak_mib=round(peak_kib / 1024))
+    log_figures(test="2 GiB", api_peak_mib=round(peak_kib / 1024))
     assert peak_kib < 150 * 1024
 
 
-def test_a_zip_for_which_there_is_no_room_leaves_nothing_and_its_folder(small_disk: Path) -> None:
+def test_a_zip_without_room_leaves_only_its_folder(small_disk: Path) -> None:
     folder = small_disk / "result.ome.zarr"
     (folder / "0").mkdir(parents=True)
     (folder / "0" / "chunk").write_bytes(os.urandom(4 * 2**20))

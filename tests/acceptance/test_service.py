@@ -1,4 +1,4 @@
-"""The user's journey over HTTP with curl, and what survives a kill."""
+"""Complete runs over HTTP with curl, and recovery after kills."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ def download(service, job, target: Path) -> Path:
     return target
 
 
-def test_a_slide_goes_up_and_comes_back_as_a_pyramid_that_qupath_opens(service, cmu, tmp_path, qupath_view) -> None:
+def test_an_uploaded_slide_becomes_a_pyramid_that_qupath_opens(service, cmu, tmp_path, qupath_view) -> None:
     slide = service.upload(cmu)
     assert slide["sha256"] == hashlib.sha256(cmu.read_bytes()).hexdigest()
     job = service.follow(service.submit(slide=slide["id"], model="bicubic")["id"])
@@ -35,18 +35,18 @@ def test_a_slide_goes_up_and_comes_back_as_a_pyramid_that_qupath_opens(service, 
     levels = [[8880, 11868], [4440, 5934], [2220, 2967], [1110, 1483], [555, 741], [277, 370]]
     sizes = [tuple(level) for level in levels]
 
-    seen = qupath_view(result)
-    assert (seen["format"], seen["series"], seen["rgb"], seen["tile"]) == ("OME-TIFF", 0, True, [512, 512])
-    assert (seen["levels"], seen["mpp"], seen["magnification"]) == (levels, 0.12475, 80.0)
+    view = qupath_view(result)
+    assert (view["format"], view["series"], view["rgb"], view["tile"]) == ("OME-TIFF", 0, True, [512, 512])
+    assert (view["levels"], view["mpp"], view["magnification"]) == (levels, 0.12475, 80.0)
 
     with tifffile.TiffFile(result) as tiff:
         pages = tiff.series[0].levels
         assert [(level.shape[1], level.shape[0]) for level in pages] == sizes
-        for level, points in zip(pages, seen["pixels_first_middle_last"], strict=True):
+        for level, points in zip(pages, view["pixels_first_middle_last"], strict=True):
             height, width = level.shape[:2]
             pixels = level.asarray()
             for (x, y), value in zip([(0, 0), (width // 2, height // 2), (width - 4, height - 4)], points, strict=True):
-                assert np.abs(pixels[y, x].astype(int) - value).max() <= 2  # two JPEG decoders' chroma
+                assert np.abs(pixels[y, x].astype(int) - value).max() <= 2  # JPEG decoders differ in chroma
         xml = tiff.ome_metadata
     assert "computed as scan magnification times scale" in xml
     assert ">20<" in xml
@@ -64,7 +64,7 @@ def test_a_slide_goes_up_and_comes_back_as_a_pyramid_that_qupath_opens(service, 
     assert np.abs(shown.astype(int) - truth).mean() < 5
 
 
-def test_a_zarr_comes_as_one_zip_that_zarr_and_ome_zarr_open(service, cmu, tmp_path) -> None:
+def test_an_ome_zarr_is_one_zip_that_zarr_and_ome_zarr_open(service, cmu, tmp_path) -> None:
     slide = service.upload(cmu)
     job = service.submit(slide=slide["id"], model="bicubic", format="ome-zarr", region=REGION)
     job = service.follow(job["id"])
@@ -84,7 +84,7 @@ def test_a_zarr_comes_as_one_zip_that_zarr_and_ome_zarr_open(service, cmu, tmp_p
     assert nodes[0].metadata["channel_names"] == ["Red", "Green", "Blue"]
 
 
-def test_the_command_line_writes_the_bytes_that_the_service_does(service, slidelift, cmu, tmp_path) -> None:
+def test_command_line_and_service_write_the_same_bytes(service, slidelift, cmu, tmp_path) -> None:
     job = service.submit(slide=service.upload(cmu)["id"], model="bicubic", region=REGION)
     job = service.follow(job["id"])
     output = tmp_path / "again.ome.tiff"
@@ -92,7 +92,7 @@ def test_the_command_line_writes_the_bytes_that_the_service_does(service, slidel
     assert hashlib.sha256(output.read_bytes()).hexdigest() == job["result"]["sha256"]
 
 
-def test_results_are_served_in_ranges_and_headers_alone(service, cmu) -> None:
+def test_results_support_ranges_and_head(service, cmu) -> None:
     job = service.submit(slide=service.upload(cmu)["id"], model="nearest", region=[0, 0, 300, 300])
     job = service.follow(job["id"])
     address = f"{{service}}{job['result']['href']}"
@@ -103,23 +103,23 @@ def test_results_are_served_in_ranges_and_headers_alone(service, cmu) -> None:
     assert part == "II206"
 
 
-def kill_when(service, job, word: str, tiles: int) -> None:
+def kill_when(service, job, process: str, tiles: int) -> None:
     service.follow(job["id"], lambda job: job["progress"]["tiles_done"] >= tiles)
-    (victim,) = service.descendants(word)
+    (victim,) = service.descendants(process)
     children = victim.children(recursive=True)
     victim.kill()
     psutil.wait_procs(children, timeout=10)
     assert not any(child.is_running() for child in children), "a decoder outlived its worker"
 
 
-def test_kill_9_of_the_worker_costs_at_most_a_stripe_and_not_a_byte(start_service, cmu, tmp_path) -> None:
+def test_kill_9_of_the_worker_costs_at_most_one_stripe_and_changes_no_byte(start_service, cmu, tmp_path) -> None:
     service = start_service()
     slide = service.upload(cmu)
-    asked = {"slide": slide["id"], "model": "compact-x4-fast", "region": [700, 700, 500, 2260]}
-    undisturbed = service.follow(service.submit(**asked)["id"])
+    request = {"slide": slide["id"], "model": "compact-x4-fast", "region": [700, 700, 500, 2260]}
+    undisturbed = service.follow(service.submit(**request)["id"])
     assert undisturbed["state"] == "succeeded", undisturbed
-    job = service.submit(**asked)
-    kill_when(service, job, "worker", 17)  # eight rows of two are one stripe
+    job = service.submit(**request)
+    kill_when(service, job, "worker", 17)  # a stripe has eight rows of two tiles
     job = service.follow(job["id"])
     assert job["state"] == "succeeded", job
     assert job["attempt"] == 2
@@ -127,7 +127,7 @@ def test_kill_9_of_the_worker_costs_at_most_a_stripe_and_not_a_byte(start_servic
     assert job["result"]["sha256"] == undisturbed["result"]["sha256"]
 
 
-def test_kill_9_of_the_decoding_child_is_a_retry_not_a_failure(start_service, cmu) -> None:
+def test_kill_9_of_the_decoding_child_causes_a_retry(start_service, cmu) -> None:
     service = start_service()
     job = service.submit(slide=service.upload(cmu)["id"], model="bicubic")
     kill_when(service, job, "slidelift.service.processes.child", 10)
@@ -136,7 +136,7 @@ def test_kill_9_of_the_decoding_child_is_a_retry_not_a_failure(start_service, cm
     assert job["attempt"] == 2
 
 
-def test_a_cancelled_job_stops_within_seconds_and_leaves_nothing(service, cmu) -> None:
+def test_a_cancelled_job_stops_within_seconds_and_leaves_no_files(service, cmu) -> None:
     job = service.submit(slide=service.upload(cmu)["id"], model="compact-x4")
     service.follow(job["id"], lambda job: job["progress"]["tiles_done"] > 0)
     service.curl("-X", "DELETE", f"{{service}}/v1/jobs/{job['id']}")
@@ -145,7 +145,7 @@ def test_a_cancelled_job_stops_within_seconds_and_leaves_nothing(service, cmu) -
     assert [path for path in (service.folder / "jobs" / job["id"]).rglob("*") if path.is_file()] == []
 
 
-def test_stopping_the_service_hands_the_job_back_and_starting_it_goes_on(start_service, cmu) -> None:
+def test_a_job_continues_after_a_restart_of_the_service(start_service, cmu) -> None:
     service = start_service()
     job = service.submit(slide=service.upload(cmu)["id"], model="bicubic")
     service.follow(job["id"], lambda job: job["progress"]["tiles_done"] > 5)
@@ -154,7 +154,7 @@ def test_stopping_the_service_hands_the_job_back_and_starting_it_goes_on(start_s
     assert again.follow(job["id"])["state"] == "succeeded"
 
 
-def test_a_service_that_is_told_to_stop_ends_in_order_and_its_worker_before_it(start_service, cmu) -> None:
+def test_a_terminated_service_exits_with_0_and_leaves_no_process(start_service, cmu) -> None:
     service = start_service()
     job = service.submit(slide=service.upload(cmu)["id"], model="compact-x4")
     service.follow(job["id"], lambda job: job["state"] == "running")
@@ -176,7 +176,7 @@ def test_kill_9_of_the_api_leaves_no_process_behind(start_service, cmu) -> None:
     assert alive == []
 
 
-def test_missing_and_impossible_pixel_sizes_are_422_with_what_to_pass(service, data) -> None:
+def test_missing_and_implausible_pixel_sizes_are_422_and_name_the_option(service, data) -> None:
     for name, code in (
         ("prostate-with-ink.jpeg", "slide.mpp-missing"),
         ("cmu-1-wrong-mpp.tiff", "slide.mpp-implausible"),
@@ -185,12 +185,12 @@ def test_missing_and_impossible_pixel_sizes_are_422_with_what_to_pass(service, d
         refused = service.submit(slide=slide["id"], model="bicubic", region=[0, 0, 256, 256])
         assert (refused["status"], refused["code"]) == (422, code)
         assert "mpp" in refused["detail"]
-        taken = service.submit(slide=slide["id"], model="bicubic", region=[0, 0, 256, 256], mpp=0.5)
-        job = service.follow(taken["id"])
+        accepted = service.submit(slide=slide["id"], model="bicubic", region=[0, 0, 256, 256], mpp=0.5)
+        job = service.follow(accepted["id"])
         assert job["state"] == "succeeded", job
 
 
-def test_damaged_slides_are_refused_at_the_door(service, data) -> None:
+def test_damaged_slides_are_refused_at_upload(service, data) -> None:
     before = json.loads(service.curl("{service}/v1/slides"))["slides"]
     for name in ("cmu-truncated-46pct.svs", "text.svs", "unreadable.svs", "unopenable.tiff"):
         refused = service.upload(data / "damaged" / name)
@@ -199,28 +199,28 @@ def test_damaged_slides_are_refused_at_the_door(service, data) -> None:
     assert json.loads(service.curl("{service}/v1/slides"))["slides"] == before
 
 
-def test_a_tile_that_cannot_be_decoded_follows_the_requests_policy(service, data) -> None:
+def test_an_undecodable_tile_is_handled_by_the_requests_policy(service, data) -> None:
     slide = service.upload(data / "damaged" / "cmu-bitflip-tiles.svs")
-    asked = {"slide": slide["id"], "model": "bicubic", "region": [768, 1024, 512, 512]}
-    failed = service.follow(service.submit(**asked)["id"])
+    request = {"slide": slide["id"], "model": "bicubic", "region": [768, 1024, 512, 512]}
+    failed = service.follow(service.submit(**request)["id"])
     assert (failed["state"], failed["error"]["code"]) == ("failed", "slide.tile-unreadable")
     assert "x " in failed["error"]["detail"]
-    marked = service.follow(service.submit(**asked, on_bad_tile="mark")["id"])
+    marked = service.follow(service.submit(**request, on_bad_tile="mark")["id"])
     assert marked["state"] == "succeeded", marked
     report = json.loads(service.curl(f"{{service}}/v1/jobs/{marked['id']}/report"))
     assert len(report["tiles"]["bad"]) == 4
     assert all(bad["cause"] and bad["remedy"] for bad in report["tiles"]["bad"])
 
 
-def test_several_apis_and_workers_share_one_postgres_and_no_job_runs_twice(start_service, cmu, postgres) -> None:
-    """Two machines in one: each serves and works; the jobs lie in PostgreSQL, the files in one folder."""
+def test_several_apis_and_workers_share_one_postgres_and_run_each_job_once(start_service, cmu, postgres) -> None:
+    """Two services with a worker each share the jobs in PostgreSQL and the files in one folder."""
     with psycopg.connect(postgres, autocommit=True) as db:
         db.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
     first = start_service(None, database_url=postgres)
     second = start_service(first.folder, database_url=postgres)
     slide = first.upload(cmu)
-    asked = [(service, [200 * n, 300, 700, 600]) for n in range(3) for service in (first, second)]
-    jobs = [service.submit(slide=slide["id"], model="bicubic", region=region)["id"] for service, region in asked]
+    requests = [(service, [200 * n, 300, 700, 600]) for n in range(3) for service in (first, second)]
+    jobs = [service.submit(slide=slide["id"], model="bicubic", region=region)["id"] for service, region in requests]
     ended = [other.follow(job) for other, job in zip((second, first) * 3, jobs, strict=True)]
     assert [job["state"] for job in ended] == ["succeeded"] * 6
     assert [job["attempt"] for job in ended] == [1] * 6
