@@ -55,11 +55,12 @@ def install(app: FastAPI) -> None:
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            components = generate()["components"]
-            components["securitySchemes"] = _SECURITY_SCHEMES
-            # The routes read this body themselves, so that FastAPI does not know its schema.
-            components["schemas"]["SlideSource"] = schemas.SlideSource.model_json_schema()
-            app.openapi_schema["security"] = _SECURITY
+            document = generate()
+            document["components"]["securitySchemes"] = _SECURITY_SCHEMES
+            # The route reads this body itself, so that FastAPI does not know its schema.
+            document["components"]["schemas"]["SlideSource"] = schemas.SlideSource.model_json_schema()
+            document["security"] = _SECURITY
+            app.openapi_schema = document
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]

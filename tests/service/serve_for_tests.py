@@ -67,7 +67,7 @@ settings = Settings(
 )
 if "work" in sys.argv:
     events.KEEP_ALIVE_SECONDS = 0.2  # a stream of all jobs ends with the caller's token, and with nothing else
-    Caller.is_still_known = lambda *_: False  # type: ignore[method-assign]
+    Caller.is_still_valid = lambda *_: False  # type: ignore[method-assign]
     settings.data_dir.mkdir(parents=True)
     threading.Thread(target=work, args=(settings,), daemon=True).start()
 serve(settings, probe=lambda *_: FACTS)

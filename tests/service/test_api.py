@@ -84,7 +84,7 @@ def test_a_process_whose_threads_all_wait_for_a_lock_is_live_and_tells_within_se
             unlocked.set()
             while "database" in (answer := await client.get("/health/ready")).json()["detail"]:
                 pass
-            assert "worker: none" in answer.json()["detail"]
+            assert "worker: no worker has ever run" in answer.json()["detail"]
         for one in waiting:
             pool.release_on_behalf_of(one)
 
@@ -162,16 +162,28 @@ def test_head_answers_wherever_get_does(call: Call, slide_id: str) -> None:
         assert (head.status_code, head.headers["content-length"]) == (200, get.headers["content-length"])
 
 
-def test_document_says_of_every_address_what_it_is_and_how_it_fails(call: Call) -> None:
+VERBS = ["append", "cancel", "create", "delete", "get", "list", "pause", "resume", "retry", "sign", "stream", "upload"]
+
+
+def test_every_operation_is_named_after_a_verb_and_documents_its_errors(call: Call) -> None:
     document = call("GET", "/openapi.json").json()
     operations = [one for path in document["paths"].values() for one in path.values()]
     assert len({one["operationId"] for one in operations}) == len(operations)
     for one in operations:
+        assert one["operationId"].partition("_")[0] in VERBS
         assert one["summary"]
         assert one["tags"]
-        assert "422" not in one["responses"], "FastAPI's own shape of errors is never sent"
-        assert list(one["responses"]["4XX"]["content"]) == ["application/problem+json"]
+        assert "422" not in one["responses"], "FastAPI's own error format is never sent"
+        for status in ("4XX", "5XX"):
+            problem = {"schema": {"$ref": "#/components/schemas/Problem"}}
+            assert one["responses"][status]["content"] == {"application/problem+json": problem}
     assert "HTTPValidationError" not in document["components"]["schemas"]
+
+
+def test_schemas_have_plain_names(call: Call) -> None:
+    names = set(call("GET", "/openapi.json").json()["components"]["schemas"])
+    assert {"Batch", "Job", "JobRequest", "Problem", "Slide", "SlideSource", "Upload"} <= names
+    assert [name for name in names if name.endswith(("In", "Out", "-Input", "-Output"))] == []
 
 
 def test_each_code_has_a_status_of_its_kind() -> None:

@@ -10,7 +10,7 @@ import pytest
 from fastapi import FastAPI
 
 from slidelift.service.api import events
-from slidelift.service.api.job_changes import News
+from slidelift.service.api.job_changes import JobEvent
 from slidelift.service.auth.tokens import Scope, Token, new_token
 from slidelift.service.errors import problem
 from slidelift.service.jobs.job import Job, JobOrder, JobState, Outcome
@@ -201,7 +201,7 @@ def test_who_comes_back_hears_what_was_missed_and_nothing_twice(
         for odd in (last + 100, "x", "-1", "9" * 5000):  # of another life, or none: as if for the first time
             async with Ear(app, last=odd) as ear:
                 assert told(await ear.heard(1)) == [("b", "queued")]
-        monkeypatch.setattr(events, "RESUMED_CHANGES", 0)
+        monkeypatch.setattr(events, "MAX_REPLAYED_CHANGES", 0)
         async with Ear(app, last=last) as ear:
             assert told(await ear.heard(1)) == [("b", "queued")]
 
@@ -232,8 +232,8 @@ def test_one_look_serves_all_and_nobody_looks_when_nobody_listens(
         assert len(looks) - looked <= 2 + (time.monotonic() - begun) / 0.25
         for ear in ears:
             await ear.__aexit__()
-        assert not watch._listeners
-        await asyncio.wait_for(watch._looking, 5)
+        assert not watch._subscriptions
+        await asyncio.wait_for(watch._poll_task, 5)
 
     run(test)
 
@@ -242,13 +242,13 @@ def test_one_look_serves_all_and_nobody_looks_when_nobody_listens(
 def written(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The ids of the jobs that were written as JSON."""
     seen: list[str] = []
-    write = events.shown_under
+    write = events.job_url
 
     def counted(prefix: str, job: Job) -> Any:
         seen.append(job.id)
         return write(prefix, job)
 
-    monkeypatch.setattr(events, "shown_under", counted)
+    monkeypatch.setattr(events, "job_url", counted)
     return seen
 
 
@@ -295,7 +295,7 @@ def test_changes_that_many_hear_are_written_once(
 
 
 def test_many_events_are_sent_in_slices_between_which_others_get_their_turn() -> None:
-    news = [News(number, Job("j", JobOrder("s", "bicubic"), 0.0), bytes(1500)) for number in range(1000)]
+    news = [JobEvent(number, Job("j", JobOrder("s", "bicubic"), 0.0), bytes(1500)) for number in range(1000)]
 
     async def test() -> None:
         turns = 0
@@ -308,7 +308,7 @@ def test_many_events_are_sent_in_slices_between_which_others_get_their_turn() ->
 
         others = asyncio.create_task(other())
         pieces, before = [], -1
-        async for piece in events._in_slices(news):
+        async for piece in events._in_chunks(news):
             assert turns > before
             before = turns
             pieces.append(piece)
@@ -348,7 +348,7 @@ def test_who_follows_one_job_asks_the_database_nothing_that_others_do_not(
 def test_many_changes_at_once_come_all_and_in_order(
     app: FastAPI, store: SqlStore, slide_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("slidelift.service.api.job_changes._CHANGES_AT_ONCE", 7)
+    monkeypatch.setattr("slidelift.service.api.job_changes._BATCH_SIZE", 7)
 
     async def test() -> None:
         async with Ear(app) as ear, Ear(app) as late:

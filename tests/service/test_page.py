@@ -151,6 +151,6 @@ def test_everything_of_the_page_goes_into_the_package() -> None:
     import tomllib
 
     given = tomllib.loads((WEB.parents[1] / "pyproject.toml").read_text("utf-8"))
-    patterns = given["tool"]["setuptools"]["package-data"]["service"]
+    patterns = given["tool"]["setuptools"]["package-data"]["slidelift.service"]
     packed = {path for pattern in patterns for path in WEB.parent.glob(pattern) if path.is_file()}
     assert {path for path in WEB.rglob("*") if path.is_file()} <= packed
