@@ -23,7 +23,14 @@ from slidelift.service.errors import EXIT_DONE, EXIT_FAILED, Cancelled, Problem,
 from slidelift.service.jobs.job import Job, JobState, Outcome, Result, ResultFormat
 from slidelift.service.jobs.open_store import open_store
 from slidelift.service.jobs.slide import Slide
-from slidelift.service.jobs.store import Beat, LeaseLostError, Store, StoreFullError, StoreUnavailableError, WorkerSign
+from slidelift.service.jobs.store import (
+    HeartbeatReply,
+    LeaseLostError,
+    Store,
+    StoreFullError,
+    StoreUnavailableError,
+    WorkerStatus,
+)
 from slidelift.service.logs import about_job, configure
 from slidelift.service.pipeline.progress import CancelToken, Progress
 from slidelift.service.pipeline.request import UpscaleRequest
@@ -120,7 +127,7 @@ class Worker:
         self._settings, self._store, self._storage = settings, store, storage
         self._runner_factory, self._stop = runner_factory, stop
         self._name = name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        self._sign = WorkerSign(name, 0)
+        self._sign = WorkerStatus(name, 0)
         self._runner: Pipeline | None = None
         self._attempt: _Attempt | None = None
         self._retired = threading.Event()
@@ -309,11 +316,11 @@ class Worker:
         while True:
             attempt = self._attempt
             try:
-                self._store.sign_of_life(self._sign)
+                self._store.record_worker(self._sign)
                 if attempt is not None:
                     beat = self._store.heartbeat(attempt.job.id, attempt.job.attempt)
-                    if beat is not Beat.GO_ON:
-                        attempt.finish_early(_End.CANCELLED if beat is Beat.CANCEL else _End.PAUSED)
+                    if beat is not HeartbeatReply.CONTINUE:
+                        attempt.finish_early(_End.CANCELLED if beat is HeartbeatReply.CANCEL else _End.PAUSED)
                 last_beat = time.monotonic()
             except LeaseLostError:
                 if attempt is not None and attempt is self._attempt:

@@ -41,7 +41,7 @@ def create_batch(
 ) -> schemas.Batch:
     """Queue the same job for each slide, all of them or none: one slide that can't be taken refuses the batch."""
     keyed = keyed_by(caller, key, request, wanted)
-    jobs = context.store.made_before(keyed) if keyed else None
+    jobs = context.store.jobs_of_key(keyed) if keyed else None
     if not jobs:
         batch = uuid.uuid4().hex
         jobs = queued(context, caller, [checked(context, caller, order, batch) for order in wanted.orders()], keyed)

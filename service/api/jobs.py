@@ -91,7 +91,7 @@ async def create_job(
 
     def create() -> Job:
         keyed = keyed_by(caller, key, request, wanted)
-        made = context.store.made_before(keyed) if keyed else None
+        made = context.store.jobs_of_key(keyed) if keyed else None
         (job,) = made or queued(context, caller, [checked(context, caller, wanted.order())], keyed)
         return job
 

@@ -1,5 +1,5 @@
-"""What stores raise, apart from what they need: the command line names it before it loads anything."""
+"""Base error of stores, in a module without dependencies because the command line imports it at startup."""
 
 
 class StoreError(Exception):
-    """What a store refuses."""
+    """Base of the errors that a store raises."""

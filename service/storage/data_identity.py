@@ -40,7 +40,7 @@ def _give_identity(storage: Storage, store: Store, identity: str) -> None:
 
 def _refuse_strangers(storage: Storage, store: Store, of_folder: str | None, of_database: str | None) -> None:
     in_folder = storage.stored_ids()
-    known = [one for one in in_folder if store.slide_is_known(one) or store.job_is_known(one)]
+    known = [one for one in in_folder if store.has_slide(one) or store.has_job(one)]
     if of_folder is not None and of_database is not None:
         reason = "the folder belongs to another database"
     elif in_folder and not known:

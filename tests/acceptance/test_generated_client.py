@@ -16,17 +16,18 @@ import numpy as np
 import pytest
 import tifffile
 
+BINARY_TYPES = [
+    "application/offset+octet-stream",
+    "application/xml",
+    "application/zip",
+    "image/jpeg",
+    "image/png",
+    "image/tiff",
+]
 CONFIGURATION = {
     "package_name_override": "generated_client",
     "post_hooks": [],
-    # The generator knows few media types and asks for the others to be named.
-    "content_type_overrides": dict.fromkeys(
-        (
-            *("application/offset+octet-stream", "application/xml", "application/zip"),
-            *("image/jpeg", "image/png", "image/tiff"),
-        ),
-        "application/octet-stream",
-    ),
+    "content_type_overrides": dict.fromkeys(BINARY_TYPES, "application/octet-stream"),
 }
 
 Generated = Callable[[str], ModuleType]

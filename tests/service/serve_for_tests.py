@@ -16,7 +16,7 @@ from slidelift.service.app import serve
 from slidelift.service.errors import problem
 from slidelift.service.jobs.job import ForbiddenMoveError, JobState, Outcome, Result
 from slidelift.service.jobs.open_store import open_store
-from slidelift.service.jobs.store import JobFilter, LeaseLostError, UnknownJobError, WorkerSign
+from slidelift.service.jobs.store import JobFilter, LeaseLostError, UnknownJobError, WorkerStatus
 from slidelift.service.pipeline.progress import Progress, Stage
 from slidelift.service.settings import Settings
 
@@ -34,7 +34,7 @@ FACTS = {
 def work(settings: Settings) -> None:
     store, draw = open_store(settings), random.Random(0)
     while True:
-        store.sign_of_life(WorkerSign("stand-in", 0, "cpu"))
+        store.record_worker(WorkerStatus("stand-in", 0, "cpu"))
         job = store.claim("stand-in")
         if job is None:
             time.sleep(0.2)

@@ -16,7 +16,7 @@ from fastapi import FastAPI
 
 from slidelift.service.api import readiness
 from slidelift.service.errors import CODES
-from slidelift.service.jobs.store import WorkerSign
+from slidelift.service.jobs.store import WorkerStatus
 from slidelift.service.settings import Settings
 
 Call = Callable[..., httpx.Response]
@@ -44,7 +44,7 @@ def test_service_is_ready_only_with_a_living_worker(
         "worker": False,
     }
     assert "slidelift worker" in answer.json()["detail"]
-    app.state.context.store.sign_of_life(WorkerSign("w", 0, "cpu"))
+    app.state.context.store.record_worker(WorkerStatus("w", 0, "cpu"))
     assert call("GET", "/health/ready").json()["status"] == "ready"
     assert "1 alive, on cpu" in call("GET", "/health/ready").json()["checks"]["worker"]["detail"]
     late = time.time() + settings.lease_seconds + 1
@@ -95,7 +95,7 @@ def test_full_disk_and_broken_database_are_named(app: FastAPI, call: Call, monke
     def broken(*_: Any) -> None:
         raise OSError("/secret/path is read-only")
 
-    app.state.context.store.sign_of_life(WorkerSign("w", 0, "cpu"))
+    app.state.context.store.record_worker(WorkerStatus("w", 0, "cpu"))
     monkeypatch.setattr("slidelift.service.storage.files.Storage.has_reserve", lambda _: False)
     monkeypatch.setattr("slidelift.service.jobs.sql_store.SqlStore.check", broken)
     answer = call("GET", "/health/ready")

@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from slidelift.service.errors import problem
 from slidelift.service.jobs.job import JobState, Outcome, Result
-from slidelift.service.jobs.store import WorkerSign
+from slidelift.service.jobs.store import WorkerStatus
 from slidelift.service.logs import JsonFormatter, about_job
 from slidelift.service.settings import Settings
 from slidelift.service.storage.retention import sweep
@@ -40,7 +40,7 @@ def test_metrics_tell_queue_speed_bytes_and_failures(app: FastAPI, call: Call, s
     failed = call("POST", "/v1/jobs", json={"slide": slide_id}).json()["id"]
     first = store.claim("w")
     store.settle(first.id, 1, Outcome(JobState.FAILED, problem("slide.unreadable", "no")))
-    store.sign_of_life(WorkerSign("w", 0, "cuda:0", 0.9, 12.5))
+    store.record_worker(WorkerStatus("w", 0, "cuda:0", 0.9, 12.5))
     found = samples(call)
     assert found["slidelift_jobs", (("state", "queued"),)] == 1
     assert found["slidelift_jobs", (("state", "failed"),)] == 1

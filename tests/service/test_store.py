@@ -24,7 +24,7 @@ from slidelift.service.jobs.slide import Slide, SlideFacts, SlideLevel
 from slidelift.service.jobs.sql_store import SqlStore
 from slidelift.service.jobs.sqlite import MIGRATIONS, Sqlite
 from slidelift.service.jobs.store import (
-    Beat,
+    HeartbeatReply,
     IdempotencyKey,
     JobFilter,
     KeyReusedError,
@@ -37,7 +37,7 @@ from slidelift.service.jobs.store import (
     UnknownJobError,
     UnknownSlideError,
     UnknownTokenError,
-    WorkerSign,
+    WorkerStatus,
 )
 from slidelift.service.pipeline.progress import Progress, Stage
 from slidelift.service.pipeline.request import BadTilePolicy, Roi
@@ -309,7 +309,7 @@ class StoreContract:
         store.resume("a")
         assert store.claim("w") is not None
         assert store.pause("a").pause_requested
-        assert store.heartbeat("a", 1) is Beat.PAUSE
+        assert store.heartbeat("a", 1) is HeartbeatReply.PAUSE
         assert store.settle("a", 1, Outcome(JobState.QUEUED)).state is JobState.PAUSED
 
     def test_ending_a_tokens_sessions_counts_its_generation_up_and_nobody_elses(self, store: Store) -> None:
@@ -409,7 +409,7 @@ class StoreContract:
         add(store, "j")
         store.claim("w1")
         clock.now += LEASE - 1
-        assert store.heartbeat("j", 1) is Beat.GO_ON
+        assert store.heartbeat("j", 1) is HeartbeatReply.CONTINUE
         clock.now += LEASE - 1
         assert store.claim("w2") is None
         clock.now += 1
@@ -457,7 +457,7 @@ class StoreContract:
         add(store, "j")
         store.claim("w")
         assert store.cancel("j").state is JobState.RUNNING
-        assert store.heartbeat("j", 1) is Beat.CANCEL
+        assert store.heartbeat("j", 1) is HeartbeatReply.CANCEL
 
     def test_dead_workers_cancelled_job_is_not_run_again(self, store: Store, clock: Clock) -> None:
         store.add_slide(slide())
@@ -505,12 +505,12 @@ class StoreContract:
 
     def test_workers_are_listed_by_their_last_sign_of_life(self, store: Store, clock: Clock) -> None:
         assert store.workers() == []
-        store.sign_of_life(WorkerSign("w1", 0, "cuda", 0.5))
+        store.record_worker(WorkerStatus("w1", 0, "cuda", 0.5))
         clock.now += 5
-        store.sign_of_life(WorkerSign("w2", 0))
+        store.record_worker(WorkerStatus("w2", 0))
         clock.now += 5
-        store.sign_of_life(WorkerSign("w1", 0, "cuda", 0.75))
-        assert store.workers() == [WorkerSign("w1", 1010.0, "cuda", 0.75), WorkerSign("w2", 1005.0)]
+        store.record_worker(WorkerStatus("w1", 0, "cuda", 0.75))
+        assert store.workers() == [WorkerStatus("w1", 1010.0, "cuda", 0.75), WorkerStatus("w2", 1005.0)]
 
     def test_no_job_is_claimed_twice_by_many_threads(self, store: Store) -> None:
         store.add_slide(slide())
@@ -530,8 +530,8 @@ class StoreContract:
         spoil(store, "slides", "b", '"mpp":[0.5,0.25]', '"mpp":[null,null]')
         spoil(store, "jobs", "j", '"model":"bicubic"', '"model":7')
         spoil(store, "tokens", token.id, '"created":1000.0', '"created":"long ago"')
-        assert (ids(store.slides(9)), store.slide("b"), store.slide_is_known("b")) == (["c", "a"], None, True)
-        assert (ids(store.jobs(9)), store.job("j"), store.job_is_known("j")) == (["k"], None, True)
+        assert (ids(store.slides(9)), store.slide("b"), store.has_slide("b")) == (["c", "a"], None, True)
+        assert (ids(store.jobs(9)), store.job("j"), store.has_job("j")) == (["k"], None, True)
         assert [change.job.id for change in (*store.changes(0, 9), *store.unfinished())] == ["k", "k"]
         assert [change.job.id for change in store.changes(0, 1)] == ["k"], "an unreadable page hides no later change"
         assert [one.id for one in store.idle_slides(9)] == ["c"]
@@ -542,7 +542,7 @@ class StoreContract:
         assert store.claim("w") is None
         assert store.owner_of_slide("b") == "x"
         store.remove_slide("b")
-        assert not store.slide_is_known("b")
+        assert not store.has_slide("b")
         store.settle("k", 1, DONE)
         store.remove_slide("a")  # an unreadable job does not hold it
         with pytest.raises(UnknownSlideError):
@@ -592,7 +592,7 @@ class StoreContract:
         store.pause("j")
         clock.now += LEASE + 20
         assert store.claim("w") is None
-        assert patient.heartbeat("j", 1) is Beat.PAUSE
+        assert patient.heartbeat("j", 1) is HeartbeatReply.PAUSE
 
     def test_a_job_of_a_clock_ahead_is_cancelled_without_a_worker(self, store: Store, clock: Clock) -> None:
         store.add_slide(slide())
