@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from slidelift.service.errors import Problem, ServiceError, phrase, title
 from slidelift.service.errors import problem as make_problem
-from slidelift.service.jobs.job import ForbiddenMoveError
+from slidelift.service.jobs.job import ForbiddenTransitionError
 from slidelift.service.jobs.store import (
     KeyReusedError,
     SlideInUseError,
@@ -41,7 +41,7 @@ _STORE_ERROR_CODES: dict[type[Exception], str] = {
     UnknownJobError: "job.unknown",
     SlideInUseError: "slide.in-use",
     UnknownTokenError: "token.unknown",
-    ForbiddenMoveError: "job.state",
+    ForbiddenTransitionError: "job.state",
     KeyReusedError: "request.idempotency-key",
     StoreFullError: "storage.full",
     StoreUnavailableError: "store.unavailable",

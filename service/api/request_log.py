@@ -42,26 +42,24 @@ class RequestLog:
         try:
             await self._app(scope, receive, send_counted)
         finally:
-            seconds = time.monotonic() - started
-            route = getattr(scope.get("route"), "path_format", _UNKNOWN)
-            # An invented method would create a time series of its own and put arbitrary text into the log.
-            method = scope["method"] if scope["method"] in _METHODS else "(other)"
-            self._counters.count_request(method, route, status, seconds)
-            # Only ids: the path of a PUT ends in the slide's name.
-            ids = {
-                name: value
-                for name, value in scope.get("path_params", {}).items()
-                if isinstance(value, str) and _ID.fullmatch(value)
-            }
-            caller = scope.get("slidelift.caller")
-            owner = {"token": caller.owner} if caller is not None and caller.owner else {}
-            fields = {"request": request_id, "method": method, "route": route, "status": status, **ids, **owner}
-            is_quiet = route.startswith("/health") or "_files/" in route  # a viewer requests hundreds of tiles
-            level = logging.DEBUG if is_quiet else logging.INFO
-            suffix = " ".join(f"{name}={value}" for name, value in (ids | owner).items())
-            log.log(
-                level,
-                "%s %s %d %.3f s %s%s",
-                *(method, route, status, seconds, request_id, f" {suffix}" if suffix else ""),
-                extra={**fields, "seconds": round(seconds, 4), "bytes_sent": sent},
-            )
+            self._record(scope, request_id, status, sent, time.monotonic() - started)
+
+    def _record(self, scope: Scope, request_id: str, status: int, sent: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path_format", _UNKNOWN)
+        # An invented method would create a time series of its own and put arbitrary text into the log.
+        method = scope["method"] if scope["method"] in _METHODS else "(other)"
+        self._counters.count_request(method, route, status, seconds)
+        # Only ids: the path of a PUT ends in the slide's name.
+        parameters = scope.get("path_params", {}).items()
+        ids = {name: value for name, value in parameters if isinstance(value, str) and _ID.fullmatch(value)}
+        caller = scope.get("slidelift.caller")
+        owner = {"token": caller.owner} if caller is not None and caller.owner else {}
+        fields = {"request": request_id, "method": method, "route": route, "status": status, **ids, **owner}
+        is_quiet = route.startswith("/health") or "_files/" in route  # a viewer requests hundreds of tiles
+        suffix = "".join(f" {name}={value}" for name, value in (ids | owner).items())
+        log.log(
+            logging.DEBUG if is_quiet else logging.INFO,
+            "%s %s %d %.3f s %s%s",
+            *(method, route, status, seconds, request_id, suffix),
+            extra={**fields, "seconds": round(seconds, 4), "bytes_sent": sent},
+        )

@@ -72,9 +72,7 @@ class Limits:
             owner = new[0].owner
             own = sum(job.owner == owner for job in unfinished)
             if own + len(new) > self.max_jobs:
-                detail = (
-                    f"{own} of your jobs are unfinished, the limit is {self.max_jobs}; try again when some have ended"
-                )
+                detail = f"{own} of your jobs are unfinished, the limit is {self.max_jobs}; try again later"
                 raise refusal("quota.jobs", detail)
             needed = sum(job.bytes_to_come for job in new)
             reserved = sum(job.bytes_to_come for job in unfinished)

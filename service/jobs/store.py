@@ -212,19 +212,19 @@ class Store(Protocol):
         """Return jobs that ended in that state before that time and still have files, oldest first."""
 
     def cancel(self, job_id: str) -> Job:
-        """Cancel as `Job.cancelled`; raises UnknownJobError, ForbiddenMoveError."""
+        """Cancel as `Job.cancelled`; raises UnknownJobError, ForbiddenTransitionError."""
 
     def pause(self, job_id: str) -> Job:
-        """Pause as `Job.paused`; raises UnknownJobError, ForbiddenMoveError."""
+        """Pause as `Job.paused`; raises UnknownJobError, ForbiddenTransitionError."""
 
     def resume(self, job_id: str) -> Job:
-        """Resume as `Job.resumed`; raises UnknownJobError, ForbiddenMoveError."""
+        """Resume as `Job.resumed`; raises UnknownJobError, ForbiddenTransitionError."""
 
     def retry(self, job_id: str, admit: Admit = ...) -> Job:
-        """Queue again as `Job.retried`; raises UnknownJobError, UnknownSlideError, ForbiddenMoveError."""
+        """Queue again as `Job.retried`; raises UnknownJobError, UnknownSlideError, ForbiddenTransitionError."""
 
     def delete_result(self, job_id: str) -> Job:
-        """Record the deletion as `Job.without_result`; raises UnknownJobError, ForbiddenMoveError."""
+        """Record the deletion as `Job.without_result`; raises UnknownJobError, ForbiddenTransitionError."""
 
     def claim(self, worker: str) -> Job | None:
         """Claim the oldest job that is queued or abandoned, with its region of interest.

@@ -2,7 +2,7 @@
 
 import logging
 
-from slidelift.service.jobs.job import ForbiddenMoveError, JobState
+from slidelift.service.jobs.job import ForbiddenTransitionError, JobState
 from slidelift.service.jobs.store import SlideInUseError, Store, UnknownSlideError
 from slidelift.service.settings import Settings
 from slidelift.service.storage.files import Storage
@@ -33,7 +33,7 @@ def _delete_files(store: Store, storage: Storage, state: JobState, before: float
         for job in jobs:
             try:
                 storage.tidy_job(store.delete_result(job.id))
-            except ForbiddenMoveError:  # somebody has just asked for it again
+            except ForbiddenTransitionError:  # somebody has just asked for it again
                 continue
             log.info("job %s: what it left is over its time and deleted", job.id)
 

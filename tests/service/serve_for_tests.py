@@ -14,7 +14,7 @@ from slidelift.service.api import events
 from slidelift.service.api.access import Caller
 from slidelift.service.app import serve
 from slidelift.service.errors import problem
-from slidelift.service.jobs.job import ForbiddenMoveError, JobState, Outcome, Result
+from slidelift.service.jobs.job import ForbiddenTransitionError, JobState, Outcome, Result
 from slidelift.service.jobs.open_store import open_store
 from slidelift.service.jobs.store import JobFilter, LeaseLostError, UnknownJobError, WorkerStatus
 from slidelift.service.pipeline.progress import Progress, Stage
@@ -39,7 +39,7 @@ def work(settings: Settings) -> None:
         if job is None:
             time.sleep(0.2)
             for paused in store.jobs(100, wanted=JobFilter(state=JobState.PAUSED)).entries:
-                with contextlib.suppress(ForbiddenMoveError, UnknownJobError):
+                with contextlib.suppress(ForbiddenTransitionError, UnknownJobError):
                     store.resume(paused.id)  # who follows a paused job would wait forever
             continue
         try:

@@ -18,7 +18,7 @@ import pytest
 from slidelift.service.auth.tokens import Scope, hash_of, new_token
 from slidelift.service.errors import problem
 from slidelift.service.jobs import postgres as postgres_module
-from slidelift.service.jobs.job import MAX_CRASHES, ForbiddenMoveError, Job, JobOrder, JobState, Outcome, Result
+from slidelift.service.jobs.job import MAX_CRASHES, ForbiddenTransitionError, Job, JobOrder, JobState, Outcome, Result
 from slidelift.service.jobs.postgres import Postgres
 from slidelift.service.jobs.slide import Slide, SlideFacts, SlideLevel
 from slidelift.service.jobs.sql_store import SqlStore
@@ -439,7 +439,7 @@ class StoreContract:
         assert (job.state, job.result, job.warnings) == (JobState.SUCCEEDED, DONE.result, ("pale",))
         with pytest.raises(LeaseLostError):
             store.settle("j", 1, Outcome(JobState.CANCELLED))
-        with pytest.raises(ForbiddenMoveError):
+        with pytest.raises(ForbiddenTransitionError):
             store.cancel("j")
 
     def test_progress_is_seen(self, store: Store) -> None:
@@ -488,7 +488,7 @@ class StoreContract:
     def test_deleted_result_is_noted_and_the_job_stays(self, store: Store, clock: Clock) -> None:
         store.add_slide(slide())
         add(store, "j")
-        with pytest.raises(ForbiddenMoveError):
+        with pytest.raises(ForbiddenTransitionError):
             store.delete_result("j")
         store.claim("w")
         store.settle("j", 1, DONE)
