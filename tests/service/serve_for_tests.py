@@ -1,6 +1,6 @@
-"""Runs the real API process with a stand-in for the probe, and if asked for the worker: DATA_DIR PORT [work].
+"""Runs the real API process with a stub probe and optionally a stub worker: DATA_DIR PORT [work].
 
-The worker takes each job through random moves to a random end, so that every state is there to be asked about.
+The worker takes each job through random transitions to a random end, so that jobs of every state exist.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ def work(settings: Settings) -> None:
             time.sleep(0.2)
             for paused in store.jobs(100, wanted=JobFilter(state=JobState.PAUSED)).entries:
                 with contextlib.suppress(ForbiddenTransitionError, UnknownJobError):
-                    store.resume(paused.id)  # who follows a paused job would wait forever
+                    store.resume(paused.id)  # the event stream of a paused job would never end
             continue
         try:
             store.advance(job.id, job.attempt, Progress(Stage.UPSCALING, 1, 2, 1.0, 1.0))
@@ -66,7 +66,7 @@ settings = Settings(
     data_dir=Path(sys.argv[1]), port=int(sys.argv[2]), max_upload_bytes=2**30, disk_reserve_bytes=0, lease_seconds=60
 )
 if "work" in sys.argv:
-    events.KEEP_ALIVE_SECONDS = 0.2  # a stream of all jobs ends with the caller's token, and with nothing else
+    events.KEEP_ALIVE_SECONDS = 0.2  # a stream of all jobs ends only when the token is no longer valid
     Caller.is_still_valid = lambda *_: False  # type: ignore[method-assign]
     settings.data_dir.mkdir(parents=True)
     threading.Thread(target=work, args=(settings,), daemon=True).start()
