@@ -86,7 +86,7 @@ class Caller:
         return in_time and token is not None and (not self.by_cookie or token.generation == self.token.generation)
 
 
-EVERYBODY = Caller()
+ANONYMOUS = Caller()
 
 
 async def _of_request(request: Request) -> Caller:  # async, so that it runs without a thread
@@ -159,9 +159,9 @@ class Access:
             return problem("access.cross-site", detail)
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         if not context.settings.asks_for_tokens or _is_public(path):
-            return EVERYBODY
+            return ANONYMOUS
         if scope["method"] == "OPTIONS" and "access-control-request-method" in connection.headers:
-            return EVERYBODY  # a preflight has no token
+            return ANONYMOUS  # a preflight has no token
         name, value = PAGE_HEADER
         if by_browser and not is_safe and COOKIE in connection.cookies and connection.headers.get(name) != value:
             return problem("access.cross-site", f"with a session cookie the request needs the header {name}: {value}")

@@ -5,7 +5,7 @@ from contextlib import suppress
 from fastapi import APIRouter, Request, Response
 
 from slidelift.service.api import schemas
-from slidelift.service.api.access import CHALLENGE, COOKIE, EVERYBODY, Caller, identify
+from slidelift.service.api.access import ANONYMOUS, CHALLENGE, COOKIE, Caller, identify
 from slidelift.service.api.context import InContext
 from slidelift.service.api.problems import error_responses, problem_response
 from slidelift.service.api.responses import ResponseDocs, get_and_head, url_path
@@ -33,7 +33,7 @@ def get_session(request: Request, response: Response, context: InContext) -> sch
     """Return whether the service requires a token, and who the caller is."""
     response.headers.update(_PRIVATE)
     needed = context.settings.asks_for_tokens
-    found = identify(request, context) if needed else EVERYBODY
+    found = identify(request, context) if needed else ANONYMOUS
     if isinstance(found, Problem):
         return schemas.Session(needed=needed, signed_in=False, name=None, scopes=[], expires=None)
     return schemas.Session(
@@ -72,7 +72,7 @@ def sign_out(request: Request, context: InContext) -> Response:
 
     The token remains valid; revoke it if it may have been disclosed.
     """
-    found = identify(request, context) if context.settings.asks_for_tokens else EVERYBODY
+    found = identify(request, context) if context.settings.asks_for_tokens else ANONYMOUS
     if isinstance(found, Caller) and found.token is not None and found.by_cookie:
         with suppress(UnknownTokenError):  # revoked meanwhile
             context.store.end_sessions(found.token.id)
