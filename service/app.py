@@ -1,4 +1,4 @@
-"""The API process: takes slides and orders, hands out results; decodes nothing and holds no model."""
+"""The API process: accepts slides and jobs, serves results. It decodes no slides and loads no models."""
 
 import asyncio
 import contextlib
@@ -57,43 +57,77 @@ from slidelift.service.uploads.slide_intake import Probe
 from slidelift.service.uploads.upload_service import UploadService
 
 SHUTDOWN_SECONDS = 10
-"""What requests under way get to end in; a download cut off can be continued, and so can an upload in pieces."""
+"""Time for running requests to finish at shutdown; interrupted downloads and tus uploads can be resumed."""
 
-_DESCRIPTORS = 65536
+_MAX_OPEN_FILES = 65536
 
 _DESCRIPTION = (
-    "Upload a slide, post a job, poll it or follow its events, download a pyramid. Errors are problems (RFC 9457) with "
-    "a stable `code`. The result is a computed image, not for primary diagnosis."
+    "Upload a slide, create a job, poll it or stream its events, download the result. Errors are problems (RFC 9457) "
+    "with a stable `code`. The result is a computed image and not for primary diagnosis."
 )
 _TAGS = [
-    {"name": "session", "description": "Signing in from a browser, which then keeps no token."},
-    {"name": "slides", "description": "What was uploaded, and what a look into it found."},
-    {"name": "uploads", "description": "Slides on their way in, in pieces that survive a broken line (tus 1.0.0)."},
-    {"name": "jobs", "description": "One upscale of one slide each."},
-    {"name": "batches", "description": "The same job over many slides."},
-    {"name": "view", "description": "Slides and results as tiles of Deep Zoom, and what became of each tile."},
-    {"name": "models", "description": "What can be asked for."},
-    {"name": "health", "description": "For those who keep the service running."},
+    {"name": "session", "description": "Browser sessions."},
+    {"name": "slides", "description": "Uploaded slides and their metadata."},
+    {"name": "uploads", "description": "Resumable uploads (tus 1.0.0) and uploads from a URI."},
+    {"name": "jobs", "description": "Upscaling jobs, one slide each."},
+    {"name": "batches", "description": "The same job for many slides."},
+    {"name": "view", "description": "Deep Zoom tiles of slides and results, and the outcome of each tile."},
+    {"name": "models", "description": "The available models."},
+    {"name": "health", "description": "Health checks and metrics."},
 ]
 
 log = logging.getLogger(__name__)
 
 
 def probe(slide: Path, name: str, between: Callable[[], None]) -> Mapping[str, Any]:
-    """Look into a slide in a process of its own; see `service.processes.runner.probe`."""
+    """Read a slide's metadata in a separate process; see `service.processes.runner.probe`."""
     from slidelift.service.processes.runner import probe as probe_in_subprocess
 
     return probe_in_subprocess(slide, name, between)
 
 
 def create_app(settings: Settings, probe: Probe = probe) -> FastAPI:
-    """Make the application of a data folder; opens (and if need be makes) the folder and its database.
+    """Create the application of a data folder; opens the folder and its database, and creates them if necessary.
 
     Parameters
     ----------
     probe
-        Tells a slide's facts, and refuses what is none; see `service.uploads.slide_intake.Probe`.
+        Reads a slide's metadata and raises if the file is not a slide; see `service.uploads.slide_intake.Probe`.
     """
+    context, clock = _open_context(settings, probe)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        sweeping = asyncio.create_task(_sweep_periodically(context, clock))
+        yield
+        sweeping.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await sweeping
+        context.decoders.close()
+        context.upload_service.close()
+        context.store.close()
+
+    app = FastAPI(
+        title="slidelift",
+        summary="Super-resolution for whole-slide histology images.",
+        description=_DESCRIPTION,
+        version=_version(),
+        docs_url=None,  # FastAPI's page loads scripts from a CDN, which a hospital's network may block
+        redoc_url=None,
+        redirect_slashes=False,  # redirects would go to any host name that the client sent
+        lifespan=lifespan,
+        openapi_tags=_TAGS,
+    )
+    app.state.context = context
+    _add_middleware(app, settings, context.counters)
+    for module in (session, deepzoom, slides, uploads, jobs, events, batches, catalog, health, metrics):
+        app.include_router(module.router)
+    docs.install(app)
+    page.install(app)
+    return app
+
+
+def _open_context(settings: Settings, probe: Probe) -> tuple[Context, RetentionClock]:
     storage = Storage(settings.data_dir, disk_reserve_bytes=settings.disk_reserve_bytes)
     store = open_store(settings)
     keep_private(settings)
@@ -103,35 +137,23 @@ def create_app(settings: Settings, probe: Probe = probe) -> FastAPI:
         store.close()
         raise
     clock = RetentionClock(store)
-    counted = Counters(store, storage)
-    upload_service = UploadService(settings, store, storage, probe, counted.count_slide, clock.now)
-    watch = JobChanges(store, events.writer(settings.root_path))
-    readiness = Readiness(settings, store, storage)
-    context = Context(settings, store, storage, upload_service, watch, counted, DecoderPool(), TileCache(), readiness)
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        sweeping = asyncio.create_task(_keep_sweeping(context, clock))
-        yield
-        sweeping.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await sweeping
-        context.decoders.close()
-        upload_service.close()
-        store.close()
-
-    app = FastAPI(
-        title="slidelift",
-        summary="Super-resolution for whole-slide histology images.",
-        description=_DESCRIPTION,
-        version=_version(),
-        docs_url=None,  # FastAPI's pages load scripts from a CDN, which a hospital's network may not have
-        redoc_url=None,
-        redirect_slashes=False,  # it would send clients to whatever host they named
-        lifespan=lifespan,
-        openapi_tags=_TAGS,
+    counters = Counters(store, storage)
+    context = Context(
+        settings=settings,
+        store=store,
+        storage=storage,
+        upload_service=UploadService(settings, store, storage, probe, counters.count_slide, clock.now),
+        job_changes=JobChanges(store, events.encoder(settings.root_path)),
+        counters=counters,
+        decoders=DecoderPool(),
+        tile_cache=TileCache(),
+        readiness=Readiness(settings, store, storage),
     )
-    app.state.context = context
+    return context, clock
+
+
+def _add_middleware(app: FastAPI, settings: Settings, counters: Counters) -> None:
+    """Add the middleware from the innermost to the outermost."""
     problems.install(app)
     app.add_middleware(Access)
     if settings.cors_origins:
@@ -143,65 +165,60 @@ def create_app(settings: Settings, probe: Probe = probe) -> FastAPI:
             expose_headers=["*"],
         )
     app.add_middleware(BodyTimeout)
-    app.add_middleware(RequestLog, metrics=counted)
+    app.add_middleware(RequestLog, counters=counters)
     if settings.root_path:
-        app.add_middleware(_UnderPrefix, prefix=settings.root_path)
-    for room in (session, deepzoom, slides, uploads, jobs, events, batches, catalog, health, metrics):
-        app.include_router(room.router)
-    docs.install(app)
-    page.install(app)
-    return app
+        app.add_middleware(_PathPrefix, prefix=settings.root_path)
 
 
-async def _keep_sweeping(context: Context, clock: RetentionClock) -> None:
-    """Now and every while, in a thread; whatever goes wrong is logged and tried again."""
+async def _sweep_periodically(context: Context, clock: RetentionClock) -> None:
+    """Delete what has expired, now and every `sweep_seconds`; errors are logged."""
     while True:
         try:
             await run_in_threadpool(delete_expired, context.settings, context.store, context.storage, clock)
             await run_in_threadpool(context.upload_service.delete_expired)
         except Exception:
-            log.exception("deleting expired files failed and is tried again in %g s", context.settings.sweep_seconds)
+            log.exception("deleting expired files failed; next attempt in %g s", context.settings.sweep_seconds)
         await asyncio.sleep(context.settings.sweep_seconds)
 
 
-class _UnderPrefix:
-    """ASGI middleware: puts the application under a path, whether or not the proxy in front has taken that away."""
+class _PathPrefix:
+    """ASGI middleware: serves the application under a path, whether or not the proxy removes that path."""
 
     def __init__(self, app: ASGIApp, prefix: str) -> None:
         self._app, self._prefix = app, prefix
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] == self._prefix:
-            # The page's addresses are relative: without the slash they would lead out of the prefix.
+            # The page's links are relative: without the slash they would leave the prefix.
             await RedirectResponse(f"{self._prefix}/", 308)(scope, receive, send)
             return
         if scope["type"] == "http":
-            inside = scope["path"].startswith(f"{self._prefix}/")
+            has_prefix = scope["path"].startswith(f"{self._prefix}/")
             scope = {
                 **scope,
                 "root_path": self._prefix,
-                "path": scope["path"] if inside else self._prefix + scope["path"],
+                "path": scope["path"] if has_prefix else self._prefix + scope["path"],
             }
         await self._app(scope, receive, send)
 
 
-def _take_all_descriptors() -> None:
-    """Each idle connection costs a file descriptor; the usual soft limit of 1024 is soon used up."""
+def _raise_open_file_limit() -> None:
+    """Raise the limit of open files: each idle connection uses one, and the usual soft limit is 1024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = min(hard, _DESCRIPTORS) if hard != resource.RLIM_INFINITY else _DESCRIPTORS
-    if soft < most:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    limit = min(hard, _MAX_OPEN_FILES) if hard != resource.RLIM_INFINITY else _MAX_OPEN_FILES
+    if soft < limit:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
 
 class _Server(uvicorn.Server):
-    """Lets go, at the first signal, of those who wait for news of a job: they would hold up the stop."""
+    """Releases requests that wait for job changes at the first signal; they would delay the shutdown."""
 
-    def __init__(self, config: uvicorn.Config, watch: JobChanges) -> None:
+    def __init__(self, config: uvicorn.Config, job_changes: JobChanges) -> None:
         super().__init__(config)
-        self._watch = watch
+        self._job_changes = job_changes
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self._watch.close()
+        self._job_changes.close()
         super().handle_exit(sig, frame)
 
 
@@ -211,19 +228,19 @@ def serve(settings: Settings, probe: Probe = probe) -> None:
     Raises
     ------
     ServiceError
-        access.unsafe: others than this machine could reach it, and there is no token yet; service.unsuited.
+        access.unsafe: other machines could reach it and no token exists; service.unsuited.
     """
     require_usable(settings)
     app = create_app(settings, probe)
     context: Context = app.state.context
     if settings.asks_for_tokens and not context.store.tokens():
         context.store.close()
-        reason = "SLIDELIFT_AUTH=on asks for tokens"
+        reason = "SLIDELIFT_AUTH=on requires tokens"
         if not settings.is_private:
             reason = f"{settings.host} can be reached from other machines"
         raise refusal(
             "access.unsafe",
-            f"{reason}, and nobody has a token: make one with `slidelift token create --name NAME` first",
+            f"{reason}, and no token exists: create one with `slidelift token create --name NAME` first",
         )
     config = uvicorn.Config(
         DrainBody(app),
@@ -234,9 +251,9 @@ def serve(settings: Settings, probe: Probe = probe) -> None:
         server_header=False,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
-    _take_all_descriptors()
+    _raise_open_file_limit()
     return_freed_memory()
-    for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises them once more when it has stopped: let us go on
+    for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises them again after it has stopped
         signal.signal(number, signal.SIG_IGN)
     server = _Server(config, context.job_changes)
     server.run()

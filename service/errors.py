@@ -4,8 +4,8 @@
     ServiceError            the exception that carries a Problem
     └── Cancelled           the work was cancelled
 
-Codes are stable: clients may branch on them. `CODES` gives each code its HTTP status and title. A Problem that comes
-from the slide or the model brings its own status; `service.pipeline.failures` makes a Problem of any exception.
+Codes are stable, so that clients can branch on them. `CODES` maps each code to its HTTP status and title.
+`service.pipeline.failures` converts exceptions to Problems.
 """
 
 from dataclasses import asdict, dataclass
@@ -19,7 +19,7 @@ EXIT_DONE, EXIT_FAILED, EXIT_USER, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One failure, said so that its reader can act.
+    """One failure, with what the user can do about it.
 
     Attributes
     ----------
@@ -28,9 +28,9 @@ class Problem:
     detail
         What happened, to which file or tile, and what to try.
     status
-        The HTTP status that the REST surface answers with (or would have).
+        The HTTP status of the response that reports it.
     by_user
-        True where the request or its slide must be changed by the user (exit code 2).
+        True if the user must change the request or the slide (exit code 2).
     """
 
     code: str
@@ -40,24 +40,24 @@ class Problem:
 
     @property
     def exit_code(self) -> int:
-        """The command line's exit code for this problem."""
+        """Exit code of the command line."""
         return EXIT_USER if self.by_user else EXIT_FAILED
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Convert to JSON values."""
         return asdict(self)
 
 
 class ServiceError(SlideliftError):
-    """A failure of the service that already knows its Problem."""
+    """Carries a Problem."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem.detail)
         self.problem = problem
 
 
-class Cancelled(ServiceError):  # noqa: N818 - a request fulfilled, not an error
-    """The work was stopped because somebody asked."""
+class Cancelled(ServiceError):  # noqa: N818 - not an error
+    """The work was cancelled on request."""
 
     def __init__(self) -> None:
         super().__init__(Problem("job.cancelled", "cancelled on request", 409))
@@ -65,128 +65,128 @@ class Cancelled(ServiceError):  # noqa: N818 - a request fulfilled, not an error
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """What every problem of one code has in common."""
+    """HTTP status and title of a problem code."""
 
     status: int
     title: str
 
 
 CODES = {
-    "request.invalid": Code(422, "The request does not have the expected form"),
-    "request.region": Code(422, "The region does not lie within the slide"),
-    "request.roi": Code(422, "The region of interest can't be used"),
-    "request.level": Code(422, "The slide has no such level"),
-    "request.range": Code(416, "The file does not have the range asked for"),
-    "request.plan": Code(422, "What is asked can't be cut from this slide"),
-    "request.little-to-gain": Code(422, "No model would make this slide better"),
-    "request.format": Code(422, "The output's name says no known format"),
-    "request.output": Code(422, "The output can't be written there"),
-    "request.in-progress": Code(409, "Another process is making this output"),
-    "route.unknown": Code(404, "There is nothing at this address"),
-    "method.not-allowed": Code(405, "This address does not know that method"),
-    "request.precondition": Code(412, "The thing is not what the request expects"),
-    "request.idempotency-key": Code(422, "The idempotency key came before with another request"),
+    "request.invalid": Code(422, "The request is not valid"),
+    "request.region": Code(422, "The region is not inside the slide"),
+    "request.roi": Code(422, "The region of interest is not valid"),
+    "request.level": Code(422, "The slide does not have this level"),
+    "request.range": Code(416, "The file does not have the requested range"),
+    "request.plan": Code(422, "The request does not fit this slide"),
+    "request.little-to-gain": Code(422, "No model would improve this slide enough"),
+    "request.format": Code(422, "The output's file name has no known format"),
+    "request.output": Code(422, "The output can't be written"),
+    "request.in-progress": Code(409, "Another process is writing this output"),
+    "route.unknown": Code(404, "Address not found"),
+    "method.not-allowed": Code(405, "Method not allowed for this address"),
+    "request.precondition": Code(412, "Precondition failed"),
+    "request.idempotency-key": Code(422, "The idempotency key was used with another request"),
     "request.too-large": Code(413, "The request is too large"),
     "request.timeout": Code(408, "The request did not arrive in time"),
-    "access.token-missing": Code(401, "An access token is needed"),
+    "access.token-missing": Code(401, "An access token is required"),
     "access.token-invalid": Code(401, "The access token is not valid"),
-    "access.scope": Code(403, "The access token does not allow that"),
-    "access.cross-site": Code(403, "A page of another site may not do that"),
-    "access.unsafe": Code(422, "The service would be open to a network"),
+    "access.scope": Code(403, "The access token does not allow this"),
+    "access.cross-site": Code(403, "Requests from other sites are not allowed"),
+    "access.unsafe": Code(422, "The service would be open to the network without tokens"),
     "quota.jobs": Code(429, "Too many unfinished jobs"),
-    "quota.bytes": Code(429, "Too many bytes of slides"),
+    "quota.bytes": Code(429, "The slides exceed the storage quota"),
     "quota.uploads": Code(429, "Too many unfinished uploads"),
     "queue.full": Code(429, "The queue is full"),
-    "token.unknown": Code(404, "There is no such token"),
+    "token.unknown": Code(404, "Token not found"),
     "database.url": Code(422, "The database can't be opened"),
     "data.identity": Code(422, "The data folder and the database do not belong together"),
-    "store.unavailable": Code(503, "The database does not answer"),
-    "slide.unknown": Code(404, "There is no such slide"),
+    "store.unavailable": Code(503, "The database does not respond"),
+    "slide.unknown": Code(404, "Slide not found"),
     "slide.unreadable": Code(422, "The file can't be read as a slide"),
-    "slide.not-checked": Code(503, "The slide could not be looked into right now"),
-    "slide.foreign-file": Code(422, "The slide leads to a file that is not its own"),
-    "slide.multi-file": Code(422, "This format spreads a slide over several files"),
-    "slide.mpp-missing": Code(422, "The slide does not say its pixel size"),
-    "slide.mpp-implausible": Code(422, "The slide says a pixel size that no scanner has"),
+    "slide.not-checked": Code(503, "The slide could not be checked"),
+    "slide.foreign-file": Code(422, "The slide refers to a file outside its folder"),
+    "slide.multi-file": Code(422, "The format needs several files"),
+    "slide.mpp-missing": Code(422, "The slide has no pixel size"),
+    "slide.mpp-implausible": Code(422, "The slide's pixel size is implausible"),
     "slide.unsupported-pixels": Code(422, "The slide's pixels are not 8-bit colour"),
     "slide.not-brightfield": Code(422, "The slide is not a brightfield scan"),
     "slide.tile-unreadable": Code(422, "A tile of the slide can't be decoded"),
     "slide.in-use": Code(409, "An unfinished job needs the slide"),
-    "slide.crashes-decoder": Code(422, "The slide crashes its decoder"),
-    "model.unknown": Code(422, "There is no such model"),
-    "model.weights": Code(422, "The file of weights can't be used"),
-    "model.scale": Code(422, "The model does not enlarge by that factor"),
-    "model.non-finite": Code(422, "The model answers no number for a tile"),
-    "cluster.address": Code(422, "The scheduler's address can't be used"),
-    "cluster.not-installed": Code(422, "What a cluster needs is not installed"),
-    "cluster.unreachable": Code(503, "The cluster does not answer"),
-    "cluster.workers": Code(500, "The cluster's workers can't do the work"),
-    "device.missing": Code(422, "There is no such device"),
-    "device.out-of-memory": Code(500, "Not even one tile fits into memory"),
-    "training.recipe": Code(422, "The recipe can't be followed"),
+    "slide.crashes-decoder": Code(422, "The slide crashes the decoder"),
+    "model.unknown": Code(422, "Model not found"),
+    "model.weights": Code(422, "The weights file can't be used"),
+    "model.scale": Code(422, "The model does not support this scale"),
+    "model.non-finite": Code(422, "The model returned invalid values for a tile"),
+    "cluster.address": Code(422, "The scheduler's address is not valid"),
+    "cluster.not-installed": Code(422, "The packages for clusters are not installed"),
+    "cluster.unreachable": Code(503, "The cluster does not respond"),
+    "cluster.workers": Code(500, "The cluster's workers can't run the job"),
+    "device.missing": Code(422, "Device not found"),
+    "device.out-of-memory": Code(500, "A single tile does not fit into memory"),
+    "training.recipe": Code(422, "The training recipe is not valid"),
     "images.unusable": Code(422, "The images can't be used"),
-    "training.failed": Code(500, "Training can't go on"),
-    "upload.name": Code(422, "The name can't be a file name"),
-    "upload.empty": Code(422, "The upload has no content"),
-    "upload.too-large": Code(413, "The upload is larger than this service takes"),
-    "upload.multipart": Code(415, "Uploads by PUT are the bare file"),
-    "upload.content-range": Code(400, "Uploads by PUT can't be continued"),
-    "upload.incomplete": Code(400, "The upload did not arrive whole"),
-    "upload.digest-invalid": Code(400, "The digest can't be understood"),
-    "upload.digest-mismatch": Code(400, "What arrived is not what was sent"),
-    "upload.form": Code(400, "The form can't be understood"),
-    "upload.header": Code(400, "A header of the upload can't be understood"),
-    "upload.media-type": Code(415, "This address takes bodies of another type"),
-    "upload.tus-version": Code(412, "This service speaks another version of tus"),
-    "upload.unknown": Code(404, "There is no such upload"),
-    "upload.expired": Code(410, "The upload was left alone for too long"),
-    "upload.offset": Code(409, "The piece does not begin where the upload ends"),
-    "upload.locked": Code(423, "The upload is being written by another request"),
-    "upload.checksum": Code(460, "The piece is not what was sent"),
-    "upload.bundle": Code(422, "The archive does not hold one slide"),
-    "upload.uri-not-allowed": Code(403, "The service may not fetch from there"),
+    "training.failed": Code(500, "Training failed"),
+    "upload.name": Code(422, "The name is not a valid file name"),
+    "upload.empty": Code(422, "The upload is empty"),
+    "upload.too-large": Code(413, "The upload is too large"),
+    "upload.multipart": Code(415, "PUT does not accept forms"),
+    "upload.content-range": Code(400, "PUT does not accept parts of a file"),
+    "upload.incomplete": Code(400, "The upload is incomplete"),
+    "upload.digest-invalid": Code(400, "The digest is not valid"),
+    "upload.digest-mismatch": Code(400, "The received bytes do not match the digest"),
+    "upload.form": Code(400, "The form is not valid"),
+    "upload.header": Code(400, "An upload header is not valid"),
+    "upload.media-type": Code(415, "Unsupported media type"),
+    "upload.tus-version": Code(412, "Unsupported tus version"),
+    "upload.unknown": Code(404, "Upload not found"),
+    "upload.expired": Code(410, "The upload has expired"),
+    "upload.offset": Code(409, "The offset does not match the received bytes"),
+    "upload.locked": Code(423, "Another request is writing the upload"),
+    "upload.checksum": Code(460, "The piece does not match its checksum"),
+    "upload.bundle": Code(422, "The archive does not contain exactly one slide"),
+    "upload.uri-not-allowed": Code(403, "The service may not fetch from this address"),
     "upload.source": Code(422, "The slide could not be fetched"),
-    "upload.interrupted": Code(503, "The service was stopped while it fetched the slide"),
+    "upload.interrupted": Code(503, "The service stopped while it fetched the slide"),
     "storage.full": Code(507, "The disk is full"),
     "storage.unusable": Code(500, "A file can't be read or written"),
-    "result.verification": Code(500, "The written file does not read back as it should"),
-    "job.unknown": Code(404, "There is no such job"),
+    "result.verification": Code(500, "The written file failed verification"),
+    "job.unknown": Code(404, "Job not found"),
     "job.cancelled": Code(409, "The job was cancelled"),
-    "job.state": Code(409, "The job's state does not allow that"),
-    "batch.unknown": Code(404, "There is no such batch"),
+    "job.state": Code(409, "The job's state does not allow this"),
+    "batch.unknown": Code(404, "Batch not found"),
     "job.not-finished": Code(409, "The job has not finished"),
-    "job.no-result": Code(409, "The job ended without a result"),
-    "job.crashed-repeatedly": Code(500, "The job's worker died again and again"),
+    "job.no-result": Code(409, "The job has no result"),
+    "job.crashed-repeatedly": Code(500, "The job's worker crashed repeatedly"),
     "result.deleted": Code(410, "The result was deleted"),
-    "view.tile": Code(404, "There is no such tile"),
-    "view.too-coarse": Code(422, "The slide has no level coarse enough for this view"),
-    "view.busy": Code(503, "Too many tiles are asked for"),
-    "runner.crashed": Code(500, "The process that decodes and computes died"),
-    "runner.stalled": Code(500, "The process that decodes and computes makes no progress"),
-    "service.unsuited": Code(422, "The service can't work here"),
-    "service.not-ready": Code(503, "The service can't take work right now"),
-    "internal": Code(500, "An error of the service itself"),
+    "view.tile": Code(404, "Tile not found"),
+    "view.too-coarse": Code(422, "The slide has no level that is coarse enough for this view"),
+    "view.busy": Code(503, "Too many tiles are requested"),
+    "runner.crashed": Code(500, "The process that runs the job crashed"),
+    "runner.stalled": Code(500, "The process that runs the job made no progress"),
+    "service.unsuited": Code(422, "The service can't run here"),
+    "service.not-ready": Code(503, "The service is not ready"),
+    "internal": Code(500, "Internal error"),
 }
 
 
 def problem(code: str, detail: str) -> Problem:
-    """Make the Problem of a code of the table; statuses below 500 are the user's to act on."""
+    """Make the Problem of a code in `CODES`; a status below 500 means that the user can act."""
     status = CODES[code].status
     return Problem(code, detail, status, by_user=status < HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
 def refusal(code: str, detail: str) -> ServiceError:
-    """Make the exception that carries that Problem."""
+    """Make the exception that carries the Problem of a code in `CODES`."""
     return ServiceError(problem(code, detail))
 
 
 def title(code: str, status: int) -> str:
-    """A code's title; for a code from elsewhere the phrase of its status."""
+    """Title of a code; of a code that is not in `CODES`, the phrase of its status."""
     return CODES[code].title if code in CODES else phrase(status)
 
 
 def phrase(status: int) -> str:
-    """What a status means; of those that no RFC names, such as 460 of tus, that it is one."""
+    """Reason phrase of a status; a generic one for statuses without, such as 460 of tus."""
     try:
         return HTTPStatus(status).phrase
     except ValueError:

@@ -20,7 +20,7 @@ from slidelift.service.attempts.heartbeat import Heartbeat
 from slidelift.service.errors import EXIT_DONE, EXIT_FAILED
 from slidelift.service.jobs.job import Job
 from slidelift.service.jobs.open_store import open_store
-from slidelift.service.jobs.store import LeaseLostError, Store, StoreFullError, StoreUnavailableError, WorkerSign
+from slidelift.service.jobs.store import LeaseLostError, Store, StoreFullError, StoreUnavailableError, WorkerStatus
 from slidelift.service.logs import configure, logged_job
 from slidelift.service.settings import Settings
 from slidelift.service.storage.data_identity import require_same_identity
@@ -55,7 +55,7 @@ class Worker:
     ) -> None:
         self._settings, self._store, self._storage, self._stop = settings, store, storage, stop
         self._name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        self._state = WorkerState(WorkerSign(self._name, 0))
+        self._state = WorkerState(WorkerStatus(self._name, 0))
         self._runner = AttemptRunner(settings, store, storage, make_pipeline, self._state)
 
     def work(self) -> None:

@@ -119,6 +119,15 @@ def test_every_address_is_documented_with_its_success(openapi: dict[str, Any]) -
         assert set(statuses) <= set(re.findall(r"\b\d{3}\b", documented[address])), address
 
 
+def test_every_operation_is_documented_under_its_tag(openapi: dict[str, Any]) -> None:
+    documented = {cells[0].strip("`"): in_backticks(cells[1]) for cells in rows("Operations")}
+    served: dict[str, set[str]] = {}
+    for operations in openapi["paths"].values():
+        for operation in operations.values():
+            served.setdefault(operation["tags"][0], set()).add(operation["operationId"])
+    assert documented == served
+
+
 def test_every_query_parameter_is_documented(openapi: dict[str, Any]) -> None:
     operations = [operation for methods in openapi["paths"].values() for operation in methods.values()]
     names = {one["name"] for op in operations for one in op.get("parameters", ()) if one["in"] == "query"}

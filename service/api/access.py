@@ -1,12 +1,13 @@
-"""Who calls, and may they: bearer tokens (RFC 6750) or a session's cookie, looked at before any of a body is read.
+"""Authentication and authorisation by bearer token (RFC 6750) or session cookie, before any of the body is read.
 
 Without tokens (a service that only this machine can reach) every caller may do everything, and nothing has an owner.
 
-What a browser sends by itself, a page of another site can make it send. So a request that changes something is refused
-where the browser says that another site's page has made it: by Sec-Fetch-Site, or by Origin where it does not send
-that, as to a plain http address; and with the cookie it must carry a header that such a page
-can't send without asking the service first (CORS), which says no. And a service without tokens answers to this
-machine's own names alone: a site may let its name lead here (DNS rebinding), and its pages are then no other site's.
+A page of another site can make a browser send requests (CSRF). A request that changes something is therefore refused if
+Sec-Fetch-Site, or Origin where the browser sends no Sec-Fetch-Site (plain http), names another site. With the cookie it
+must also have a header that such a page could send only after a CORS preflight, which the service refuses.
+
+A service without tokens responds only to the names of this machine: an attacker's host name may resolve to it (DNS
+rebinding), and the browser then treats the attacker's pages as pages of this service.
 """
 
 import re
@@ -27,31 +28,30 @@ from slidelift.service.auth.tokens import Token
 from slidelift.service.errors import Problem, problem, refusal
 from slidelift.service.jobs.store import StoreUnavailableError
 
-OPEN = ("/health", "/docs", "/openapi.json", "/page", "/v1/session")
-"""For anybody: a balancer asks for health, how to call the service is no secret, the page holds nothing but the means
-to ask, and who signs in is not signed in. At / the page opens likewise, but nothing below it."""
+PUBLIC_PATHS = ("/health", "/docs", "/openapi.json", "/page", "/v1/session")
+"""Paths without authentication: health checks, documentation, the static page (also at /), and signing in."""
 COOKIE = "slidelift_session"
-FROM_THE_PAGE = ("X-Slidelift", "page")
+PAGE_HEADER = ("X-Slidelift", "page")
 CHALLENGE = {"WWW-Authenticate": 'Bearer realm="slidelift"'}
-_READING = ("GET", "HEAD", "OPTIONS")
-_FROM_HERE = ("same-origin", "none")
+_SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+_SAME_SITE = ("same-origin", "none")
 _ORIGIN = re.compile(r"(https?)://([^/?#@]+)", re.IGNORECASE)
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
-_THIS_MACHINE = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]*)?", re.IGNORECASE)
+_LOOPBACK_HOST = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]*)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks.
+    """Who makes a request.
 
     Attributes
     ----------
     token
-        None where none is asked for.
+        None on a service without tokens.
     expires
-        When the token ends, or the session before it, in seconds since 1970; None for never.
+        When the token or the session expires, in seconds since 1970; None for never.
     by_cookie
-        Whether a session was shown in the place of the token.
+        Whether the caller was identified by a session cookie.
     """
 
     token: Token | None = None
@@ -61,35 +61,35 @@ class Caller:
 
     @property
     def owner(self) -> str | None:
-        """The owner of what the caller makes."""
+        """Owner of what the caller creates."""
         return self.token.id if self.token else None
 
     @property
     def only(self) -> str | None:
-        """The one owner whose things the caller may see; None for everybody's."""
+        """The only owner whose slides and jobs the caller may see; None for all owners."""
         return None if tokens.Scope.ADMIN in self.scopes else self.owner
 
     def may(self, scope: tokens.Scope) -> bool:
-        """Whether the caller's token has that scope, or all."""
+        """Whether the caller's token has that scope or `admin`."""
         return scope in self.scopes or tokens.Scope.ADMIN in self.scopes
 
     def sees(self, owner: str | None) -> bool:
-        """Whether what belongs to that owner is the caller's to see; what is not does not exist for them."""
+        """Whether the caller may see what belongs to that owner. Anything else is reported as unknown."""
         return self.only is None or owner == self.only
 
-    def is_still_known(self, context: Context) -> bool:
-        """Whether the caller would be let in again; for answers that go on for hours."""
+    def is_still_valid(self, context: Context) -> bool:
+        """Whether the token or session is still valid; for responses that last for hours."""
         if self.token is None:
             return True
         in_time = self.expires is None or context.clock() < self.expires
-        found = context.store.token(self.token.sha256)
-        return in_time and found is not None and (not self.by_cookie or found.generation == self.token.generation)
+        token = context.store.token(self.token.sha256)
+        return in_time and token is not None and (not self.by_cookie or token.generation == self.token.generation)
 
 
-EVERYBODY = Caller()
+ANONYMOUS = Caller()
 
 
-async def _of_request(request: Request) -> Caller:  # async: it would take a thread otherwise
+async def _of_request(request: Request) -> Caller:  # async, so that it runs without a thread
     return cast(Caller, request.scope["slidelift.caller"])
 
 
@@ -97,36 +97,36 @@ InCaller = Annotated[Caller, Depends(_of_request)]
 
 
 def require_admin(caller: Caller) -> None:
-    """Raise ServiceError access.scope unless the caller may see what is everybody's."""
+    """Raise ServiceError access.scope unless the caller may see everything."""
     if caller.only is not None:
-        raise refusal("access.scope", "this needs a token of scope admin")
+        raise refusal("access.scope", "this requires a token with scope admin")
 
 
-def identified(connection: HTTPConnection, context: Context) -> Caller | Problem:
-    """Find whose token or cookie a request brings; the cookie counts where there is no Authorization header."""
+def identify(connection: HTTPConnection, context: Context) -> Caller | Problem:
+    """Find the caller by the Authorization header, or by the session cookie if there is no such header."""
     authorization = connection.headers.get("authorization")
     if authorization is None and (cookie := connection.cookies.get(COOKIE)):
-        return _by_cookie(cookie, context)
+        return _identify_by_cookie(cookie, context)
     kind, _, secret = (authorization or "").partition(" ")
     if kind.lower() != "bearer" or not secret.strip():
         return problem("access.token-missing", "send the header Authorization: Bearer <token>; see `slidelift token`")
     token = context.store.token(tokens.hash_of(secret.strip()))
     if token is None or not token.is_valid(context.clock()):
-        return problem("access.token-invalid", "the token is not known here, was revoked or has expired")
+        return problem("access.token-invalid", "the token is unknown, was revoked or has expired")
     return Caller(token, token.scopes, token.expires)
 
 
-def _by_cookie(cookie: str, context: Context) -> Caller | Problem:
+def _identify_by_cookie(cookie: str, context: Context) -> Caller | Problem:
     now, key, sha256 = context.clock(), read_key(context.settings.data_dir), claimed_token(cookie)
     token = context.store.token(sha256) if key and sha256 else None
     session = verified_session(cookie, key, token.generation) if key and token else None
     if token is None or session is None or not (session.is_valid(now) and token.is_valid(now)):
-        return problem("access.token-invalid", "the session is not one of this service, or is over: sign in again")
+        return problem("access.token-invalid", "the session is unknown or has ended: sign in again")
     return Caller(token, token.scopes, float(session.expires), by_cookie=True)
 
 
 class Access:
-    """ASGI middleware: finds the caller, or answers 401 or 403 in the application's place."""
+    """ASGI middleware: identifies the caller, or responds with 401 or 403."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -135,72 +135,72 @@ class Access:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        found = await self._found(HTTPConnection(scope))
-        if isinstance(found, Problem):
-            headers = CHALLENGE if found.status == HTTPStatus.UNAUTHORIZED else {}
-            await problem_response(found, Request(scope), headers)(scope, receive, send)
+        caller = await self._authorise(HTTPConnection(scope))
+        if isinstance(caller, Problem):
+            headers = CHALLENGE if caller.status == HTTPStatus.UNAUTHORIZED else {}
+            await problem_response(caller, Request(scope), headers)(scope, receive, send)
             return
-        scope["slidelift.caller"] = found
+        scope["slidelift.caller"] = caller
         await self._app(scope, receive, send)
 
-    async def _found(self, connection: HTTPConnection) -> Caller | Problem:
+    async def _authorise(self, connection: HTTPConnection) -> Caller | Problem:
         scope, context = connection.scope, connection.app.state.context
-        is_reading, by_browser = scope["method"] in _READING, "authorization" not in connection.headers
-        if by_browser and not is_reading and _says_another_site(connection, context.settings.cors_origins):
+        is_safe, by_browser = scope["method"] in _SAFE_METHODS, "authorization" not in connection.headers
+        if by_browser and not is_safe and _is_cross_site(connection, context.settings.cors_origins):
             detail = (
-                "a page of another site may not do that; where a proxy calls the service by another name than browsers "
-                "do, let it send X-Forwarded-Host"
+                "a page of another site may not do that; if a proxy calls the service by another name than the browser "
+                "does, let the proxy send X-Forwarded-Host"
             )
             return problem("access.cross-site", detail)
-        if not context.settings.asks_for_tokens and not _THIS_MACHINE.fullmatch(
+        if not context.settings.asks_for_tokens and not _LOOPBACK_HOST.fullmatch(
             connection.headers.get("host", "localhost")
         ):
-            detail = "without tokens the service answers to localhost alone; with SLIDELIFT_AUTH=on to any name"
+            detail = "without tokens the service responds to localhost only; SLIDELIFT_AUTH=on allows any host name"
             return problem("access.cross-site", detail)
         path = scope["path"].removeprefix(scope.get("root_path", ""))
-        if not context.settings.asks_for_tokens or _is_open(path):
-            return EVERYBODY
+        if not context.settings.asks_for_tokens or _is_public(path):
+            return ANONYMOUS
         if scope["method"] == "OPTIONS" and "access-control-request-method" in connection.headers:
-            return EVERYBODY  # a browser's preflight carries no token
-        name, value = FROM_THE_PAGE
-        if by_browser and not is_reading and COOKIE in connection.cookies and connection.headers.get(name) != value:
-            return problem("access.cross-site", f"with a session's cookie that takes the header {name}: {value} too")
+            return ANONYMOUS  # a preflight has no token
+        name, value = PAGE_HEADER
+        if by_browser and not is_safe and COOKIE in connection.cookies and connection.headers.get(name) != value:
+            return problem("access.cross-site", f"with a session cookie the request needs the header {name}: {value}")
         try:
-            caller = await run_in_threadpool(identified, connection, context)
+            caller = await run_in_threadpool(identify, connection, context)
         except StoreUnavailableError as error:
             return problem("store.unavailable", str(error))
         if isinstance(caller, Problem):
             return caller
-        needed = tokens.Scope.READ if is_reading else tokens.Scope.WRITE
+        needed = tokens.Scope.READ if is_safe else tokens.Scope.WRITE
         if not caller.may(needed):
             listed = ", ".join(sorted(caller.scopes)) or "none"
-            return problem("access.scope", f"this needs a token of scope {needed}; this one has {listed}")
+            return problem("access.scope", f"this requires a token with scope {needed}; the token has {listed}")
         return caller
 
 
-def _says_another_site(connection: HTTPConnection, welcome: tuple[str, ...]) -> bool:
-    """What a browser says of the page that makes it ask; another port of this machine is another site too."""
+def _is_cross_site(connection: HTTPConnection, allowed_origins: tuple[str, ...]) -> bool:
+    """Whether the browser says that a page of another site made the request; another port counts as another site."""
     site, origin = connection.headers.get("sec-fetch-site"), connection.headers.get("origin")
-    if origin in welcome:
+    if origin in allowed_origins:
         return False
     if site is not None:
-        return site not in _FROM_HERE
-    return origin is not None and not _is_own(origin, connection)
+        return site not in _SAME_SITE
+    return origin is not None and not _is_own_origin(origin, connection)
 
 
-def _is_own(origin: str, connection: HTTPConnection) -> bool:
-    """Whether an origin has the name by which the service was called, or a proxy before it; "null" has none.
+def _is_own_origin(origin: str, connection: HTTPConnection) -> bool:
+    """Whether an origin has the host name of the request, or of the proxy's request; "null" has no host name.
 
-    A page can set neither Host nor X-Forwarded-Host in a request that its browser sends without asking first.
+    A page cannot set Host or X-Forwarded-Host in a request without a preflight.
     """
-    found = _ORIGIN.fullmatch(origin)
-    if found is None:
+    match = _ORIGIN.fullmatch(origin)
+    if match is None:
         return False
-    scheme, place = found[1].lower(), found[2].lower()
+    scheme, host = match[1].lower(), match[2].lower()
     names = [connection.headers.get("host", ""), connection.headers.get("x-forwarded-host", "").partition(",")[0]]
     port = _DEFAULT_PORTS[scheme]
-    return place.removesuffix(port) in {name.strip().lower().removesuffix(port) for name in names} - {""}
+    return host.removesuffix(port) in {name.strip().lower().removesuffix(port) for name in names} - {""}
 
 
-def _is_open(path: str) -> bool:
-    return path == "/" or any(path == one or path.startswith(f"{one}/") for one in OPEN)
+def _is_public(path: str) -> bool:
+    return path == "/" or any(path == one or path.startswith(f"{one}/") for one in PUBLIC_PATHS)

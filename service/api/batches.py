@@ -12,7 +12,7 @@ from slidelift.service.api.job_creation import KeyHeader, checked, keyed_by, que
 from slidelift.service.api.problems import BODY_MAX_BYTES, error_responses
 from slidelift.service.api.responses import ResponseDocs, get_and_head, url_path
 from slidelift.service.errors import refusal
-from slidelift.service.jobs.job import ForbiddenMoveError, Job
+from slidelift.service.jobs.job import ForbiddenTransitionError, Job
 from slidelift.service.jobs.store import JobFilter
 
 router = APIRouter(prefix="/v1/batches", tags=["batches"], responses=error_responses(), max_body_size=BODY_MAX_BYTES)
@@ -41,7 +41,7 @@ def create_batch(
 ) -> schemas.Batch:
     """Queue the same job for each slide, all of them or none: one slide that can't be taken refuses the batch."""
     keyed = keyed_by(caller, key, request, wanted)
-    jobs = context.store.made_before(keyed) if keyed else None
+    jobs = context.store.jobs_of_key(keyed) if keyed else None
     if not jobs:
         batch = uuid.uuid4().hex
         jobs = queued(context, caller, [checked(context, caller, order, batch) for order in wanted.orders()], keyed)
@@ -63,7 +63,7 @@ def cancel_batch(batch: BatchId, request: Request, context: InContext, caller: I
         if not job.state.is_ended:
             try:
                 context.storage.tidy_job(context.store.cancel(job.id))
-            except ForbiddenMoveError:  # it has just ended
+            except ForbiddenTransitionError:  # it has just ended
                 continue
     return schemas.Batch.of(batch, _known(context, caller, batch), url_path(request, f"/v1/jobs?batch={batch}"))
 

@@ -1,8 +1,7 @@
-"""How long a request's body may take, and how an answer reaches a client that is still sending one.
+"""Middleware for request bodies: a timeout, and responses that reach a client that is still sending.
 
-A connection that is closed while the client's bytes are still on their way is reset, and a reset may overtake the
-answer: the client then sees a broken connection in place of the refusal. So what is left of a body is read and dropped
-for a while before the end (RFC 9112 §9.6).
+Closing a connection while the client sends causes a reset, which can reach the client before the response does. The
+rest of the body is therefore read and discarded for a while before the connection is closed (RFC 9112 §9.6).
 """
 
 import time
@@ -11,19 +10,19 @@ import anyio
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from slidelift.service.api import request_body as receiving
+from slidelift.service.api import request_body
 
-LEAST_BYTES_PER_SECOND = 1024
-"""Of a body as a whole, after `receiving.IDLE_SECONDS` of patience: a byte now and then holds no request open."""
+MIN_BYTES_PER_SECOND = 1024
+"""Minimum rate of a body after `request_body.IDLE_SECONDS`, so that a slow trickle cannot keep a request open."""
 
-LINGER_SECONDS, LINGER_SILENT_SECONDS = 30.0, 5.0
-"""How long a refused body is read and dropped, and for how long it may be silent meanwhile: those of nginx."""
+DRAIN_SECONDS, DRAIN_IDLE_SECONDS = 30.0, 5.0
+"""Limits for discarding the rest of a body: in total, and without a byte. The same as in nginx."""
 
 
 class BodyTimeout:
-    """ASGI middleware: a request whose body does not come in time ends with `receiving.SilentError` (408).
+    """ASGI middleware: raises `BodyTimeoutError` (408) in a request whose body does not arrive in time.
 
-    Only the time in which the service waits for the client counts, not the time that it takes to write.
+    Only the time spent waiting for the client counts, not the time spent writing.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -35,29 +34,29 @@ class BodyTimeout:
             return
         waited, received, is_whole = 0.0, 0, False
 
-        async def received_in_time() -> Message:
+        async def receive_in_time() -> Message:
             nonlocal waited, received, is_whole
             if is_whole:
-                return await receive()  # waits for the client to go away, which may take as long as it likes
-            patience = receiving.IDLE_SECONDS
+                return await receive()  # waits for the disconnect, without a limit
+            idle = request_body.IDLE_SECONDS
             started = time.monotonic()
             try:
-                with anyio.fail_after(min(patience, patience + received / LEAST_BYTES_PER_SECOND - waited)):
+                with anyio.fail_after(min(idle, idle + received / MIN_BYTES_PER_SECOND - waited)):
                     message = await receive()
             except TimeoutError as error:
-                raise receiving.SilentError from error
+                raise request_body.BodyTimeoutError from error
             waited += time.monotonic() - started
             received += len(message.get("body", b""))
             is_whole = message["type"] != "http.request" or not message.get("more_body", False)
             return message
 
-        await self._app(scope, received_in_time, send)
+        await self._app(scope, receive_in_time, send)
 
 
 class DrainBody:
-    """ASGI middleware around all others, for a real connection: answers at once, and closes when the body has come.
+    """Outermost ASGI middleware: sends a response immediately, and ends it after the request body has arrived.
 
-    It holds back the end of an answer that came before the end of the body; the answer itself is on its way by then.
+    If a response is complete before the request body is, its last message is held back while the body is discarded.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -70,7 +69,7 @@ class DrainBody:
         body = _Body(receive)
         is_early, held_back = False, False
 
-        async def answered(message: Message) -> None:
+        async def send_early(message: Message) -> None:
             nonlocal is_early, held_back
             if message["type"] == "http.response.start":
                 is_early = not body.is_whole
@@ -80,14 +79,14 @@ class DrainBody:
                 held_back, message = True, {**message, "more_body": True}
             await send(message)
 
-        await self._app(scope, body.receive, answered)
+        await self._app(scope, body.receive, send_early)
         if held_back:
-            await body.drop()
+            await body.discard()
             await send({"type": "http.response.body", "body": b""})
 
 
 class _Body:
-    """What of a request's body has come."""
+    """Tracks whether a request body has arrived completely."""
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
@@ -98,15 +97,15 @@ class _Body:
         self.is_whole = message["type"] != "http.request" or not message.get("more_body", False)
         return message
 
-    async def drop(self) -> None:
-        with anyio.move_on_after(LINGER_SECONDS):
+    async def discard(self) -> None:
+        with anyio.move_on_after(DRAIN_SECONDS):
             while not self.is_whole:
-                with anyio.move_on_after(LINGER_SILENT_SECONDS) as silence:
+                with anyio.move_on_after(DRAIN_IDLE_SECONDS) as idle:
                     await self.receive()
-                if silence.cancelled_caught:
+                if idle.cancelled_caught:
                     return
 
 
 def _has_body(scope: Scope) -> bool:
-    named = {name.lower(): value for name, value in scope["headers"]}
-    return b"transfer-encoding" in named or named.get(b"content-length", b"0").strip(b"0") != b""
+    headers = {name.lower(): value for name, value in scope["headers"]}
+    return b"transfer-encoding" in headers or headers.get(b"content-length", b"0").strip(b"0") != b""

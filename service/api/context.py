@@ -1,4 +1,4 @@
-"""The objects that all routes share, made once with the application."""
+"""Objects that all routes share."""
 
 import time
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from slidelift.service.uploads.upload_service import UploadService
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """Made once with the application, handed to routes by dependency."""
+    """Created with the application and injected into routes."""
 
     settings: Settings
     store: Store
@@ -34,7 +34,7 @@ class Context:
     clock: Callable[[], float] = time.time
 
 
-async def _of_request(request: Request) -> Context:  # async: it would take a thread otherwise
+async def _of_request(request: Request) -> Context:  # async, so that it runs without a thread
     return cast(Context, request.app.state.context)
 
 

@@ -1,4 +1,4 @@
-"""The figures that Prometheus scrapes: requests of this process, and jobs, workers and disk of the whole service."""
+"""Prometheus metrics: requests of this process; jobs, workers and disk of the whole service."""
 
 from collections.abc import Iterable
 
@@ -15,7 +15,7 @@ _SECONDS = (0.005, 0.02, 0.1, 0.5, 2, 10, 60, 600)
 
 
 class Counters:
-    """The counters of one process and its registry."""
+    """Metrics of this process, with their registry."""
 
     def __init__(self, store: Store, storage: Storage) -> None:
         self.registry = CollectorRegistry()
@@ -24,26 +24,26 @@ class Counters:
         )
         self._seconds = Histogram(
             "slidelift_request_seconds",
-            "Time to the end of an answer",
+            "Time to the end of a response",
             ("route",),
             buckets=_SECONDS,
             registry=self.registry,
         )
         self._uploaded = Counter("slidelift_uploaded_bytes", "Bytes of slides received", registry=self.registry)
-        self.registry.register(_Shared(store, storage))
+        self.registry.register(_ServiceCollector(store, storage))
 
     def count_request(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Note one answer."""
+        """Count a response."""
         self._requests.labels(method, route, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
 
     def count_slide(self, slide: Slide) -> None:
-        """Note a slide that has come in."""
+        """Count the bytes of a new slide."""
         self._uploaded.inc(slide.bytes)
 
 
-class _Shared(Collector):
-    """Looked up at each scrape, so that every API process tells the same."""
+class _ServiceCollector(Collector):
+    """Reads the database at each scrape, so that every API process reports the same values."""
 
     def __init__(self, store: Store, storage: Storage) -> None:
         self._store, self._storage = store, storage
@@ -56,7 +56,7 @@ class _Shared(Collector):
         failures = CounterMetricFamily("slidelift_job_failures", "Times that jobs failed, by code", labels=["code"])
         for code, number in self._store.failures().items():
             failures.add_metric([code], number)
-        seen = GaugeMetricFamily(
+        silence = GaugeMetricFamily(
             "slidelift_worker_silent_seconds", "Since a worker's last sign of life", labels=["worker"]
         )
         rate = GaugeMetricFamily("slidelift_worker_tiles_per_second", "Speed of the job at hand", labels=["worker"])
@@ -66,18 +66,18 @@ class _Shared(Collector):
             labels=["worker", "device"],
         )
         for worker in self._store.workers():
-            seen.add_metric([worker.id], max(0.0, now - worker.seen))
+            silence.add_metric([worker.id], max(0.0, now - worker.seen))
             rate.add_metric([worker.id], worker.tiles_per_second or 0.0)
             if worker.busy is not None:
                 busy.add_metric([worker.id, worker.device or "unknown"], worker.busy)
         return [
             jobs,
             failures,
-            seen,
+            silence,
             rate,
             busy,
             GaugeMetricFamily("slidelift_slides_bytes", "Bytes of slides kept", value=self._store.kept_bytes(None)),
             GaugeMetricFamily(
-                "slidelift_disk_free_bytes", "Room on the data folder's disk", self._storage.free_bytes()
+                "slidelift_disk_free_bytes", "Free bytes on the data folder's disk", self._storage.free_bytes()
             ),
         ]

@@ -1,4 +1,4 @@
-"""Deep Zoom: slides and results as a viewer's tiles, decoded in processes of their own."""
+"""Routes of the viewer: slides and results as Deep Zoom tiles, decoded in separate processes."""
 
 import hashlib
 from collections.abc import Awaitable, Callable
@@ -13,7 +13,7 @@ from slidelift.service.api import jobs, schemas, slides
 from slidelift.service.api.access import Caller, InCaller
 from slidelift.service.api.context import Context, InContext
 from slidelift.service.api.problems import error_responses
-from slidelift.service.api.responses import ResponseDocs, etag_matches, get_and_head, json_response
+from slidelift.service.api.responses import BINARY, ResponseDocs, etag_matches, get_and_head, json_response
 from slidelift.service.errors import ServiceError, refusal
 from slidelift.service.jobs.job import JobState
 from slidelift.service.jobs.slide import Slide
@@ -24,52 +24,52 @@ from slidelift.wsi.geometry import Size
 router = APIRouter(prefix="/v1", tags=["view"], responses=error_responses())
 
 ENCODING = "1"
-"""Counted up when tiles of the same slide come out otherwise than before: caches must not mix them."""
-_FOREVER = "private, max-age=604800, immutable"
-_GROWING = "no-store"
-_SAFE = {"X-Content-Type-Options": "nosniff"}
+"""Part of every ETag. Increase it when the bytes of existing tiles change, so that caches do not mix old and new."""
+_IMMUTABLE = "private, max-age=604800, immutable"
+_UNFINISHED = "no-store"
+_NO_SNIFF = {"X-Content-Type-Options": "nosniff"}
 
-Seen = TypeVar("Seen")
+T = TypeVar("T")
 
 
-_Number = Annotated[int, Path(ge=0, lt=2**31)]
-_LevelNumber = Annotated[int, Path(ge=0, le=40, description="0 is one pixel; the largest is the picture's own size.")]
+_Index = Annotated[int, Path(ge=0, lt=2**31)]
+_LevelIndex = Annotated[int, Path(ge=0, le=40, description="0 is one pixel; the largest is the full resolution.")]
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
-    """Which tile, as its address says it."""
+class _TileAddress:
+    """The tile that a URL names."""
 
-    level: _LevelNumber
-    column: _Number
-    row: _Number
+    level: _LevelIndex
+    column: _Index
+    row: _Index
     tile_format: TileFormat
 
 
 @dataclass(frozen=True, slots=True)
-class _Subject:
-    """What is looked at, and the hash of what its tiles are taken from; None where that still grows."""
+class _Image:
+    """An image to show; `sha256` of its file, or None for an unfinished result, which still changes."""
 
     source: ImageSource
-    content: str | None
+    sha256: str | None
 
 
-InPlace = Annotated[_Place, Depends()]
-_DESCRIPTOR: ResponseDocs = {200: {"content": {"application/xml": {}}, "description": "A Deep Zoom descriptor."}}
+InAddress = Annotated[_TileAddress, Depends()]
+_DESCRIPTOR: ResponseDocs = {200: {"content": {"application/xml": BINARY}, "description": "The Deep Zoom descriptor."}}
 _TILE: ResponseDocs = {
-    200: {"content": {"image/jpeg": {}, "image/png": {}}, "description": "The tile."},
-    304: {"description": "The client has just that."},
+    200: {"content": {"image/jpeg": BINARY, "image/png": BINARY}, "description": "The tile."},
+    304: {"description": "Not modified: the ETag matches If-None-Match."},
 }
 
 
-class _Piece(StringConvertor):
-    """What `_` or `.` ends: matched in one pass, where the framework's own would try each of a thousand marks."""
+class _TilePart(StringConvertor):
+    """Text without `_` and `.`: matches in linear time, where the default converter backtracks at each of them."""
 
     regex = "[^/_.]+"
 
 
-register_url_convertor("piece", _Piece())
-_PLACE = "{level}/{column:piece}_{row:piece}.{tile_format}"
+register_url_convertor("piece", _TilePart())
+_TILE_PATH = "{level}/{column:piece}_{row:piece}.{tile_format}"
 
 
 @get_and_head(
@@ -78,36 +78,36 @@ _PLACE = "{level}/{column:piece}_{row:piece}.{tile_format}"
     operation_id="get_slide_descriptor",
     response_class=Response,
     responses=_DESCRIPTOR,
-    summary="A slide for a viewer",
+    summary="Get the Deep Zoom descriptor of a slide",
 )
 def get_slide_descriptor(slide: slides.SlideId, context: InContext, caller: InCaller) -> Response:
-    """Describe the slide as Deep Zoom does; OpenSeadragon opens this address."""
+    """Describe the slide's tiles. OpenSeadragon and other viewers open this URL."""
     facts = slides.find_slide(context, caller, slide).facts
-    return _described(DeepZoom(Size(facts.width, facts.height)), TileFormat.JPEG, _FOREVER)
+    return _descriptor(DeepZoom(Size(facts.width, facts.height)), TileFormat.JPEG, _IMMUTABLE)
 
 
 @get_and_head(
     router,
-    f"/slides/{{slide}}_files/{_PLACE}",
+    f"/slides/{{slide}}_files/{_TILE_PATH}",
     operation_id="get_slide_tile",
     response_class=Response,
     responses=_TILE,
-    summary="A tile of a slide",
+    summary="Get a tile of a slide",
 )
 async def get_slide_tile(
     slide: slides.SlideId,
-    place: InPlace,
+    address: InAddress,
     request: Request,
     context: InContext,
     caller: InCaller,
 ) -> Response:
-    """Send 512 x 512 pixels of the slide, fewer at its right and lower edge."""
+    """Return 512 x 512 pixels of the slide, fewer at its right and bottom edge."""
 
-    def find() -> _Subject:
+    def find() -> _Image:
         found = slides.find_slide(context, caller, slide)
-        return _Subject(ImageSource("slide", context.storage.slide_path(found), f"slide {found.id}"), found.sha256)
+        return _Image(ImageSource("slide", context.storage.slide_path(found), f"slide {found.id}"), found.sha256)
 
-    return await _seen(find, lambda subject: _tile(request, context, subject, place))
+    return await _with_image(find, lambda image: _tile(request, context, image, address))
 
 
 @get_and_head(
@@ -116,39 +116,41 @@ async def get_slide_tile(
     operation_id="get_result_descriptor",
     response_class=Response,
     responses=_DESCRIPTOR,
-    summary="A result for a viewer",
+    summary="Get the Deep Zoom descriptor of a result",
 )
 async def get_result_descriptor(job: jobs.JobId, context: InContext, caller: InCaller) -> Response:
-    """Describe the result as Deep Zoom does, while the job runs what is finished of it.
+    """Describe the result's tiles. While the job runs, they show the finished stripes.
 
-    Tiles of a result in the making are PNG, transparent where no stripe is finished yet. A viewer that wants to see
-    more of it later asks for result.dzi?n=1, ?n=2 and so on, which it takes for other pictures.
+    Tiles of an unfinished result are PNG and transparent where no stripe is finished. To refresh a viewer, open
+    result.dzi?n=1, result.dzi?n=2 and so on, which the viewer treats as different images.
     """
 
-    async def described(subject: _Subject) -> Response:
-        zoom = DeepZoom(Size(*await context.decoders.size(subject.source)))
-        return _described(zoom, TileFormat.JPEG if subject.content else TileFormat.PNG, "private, no-cache")
+    async def descriptor(image: _Image) -> Response:
+        zoom = DeepZoom(Size(*await context.decoders.size(image.source)))
+        return _descriptor(zoom, TileFormat.JPEG if image.sha256 else TileFormat.PNG, "private, no-cache")
 
-    return await _seen(lambda: _result(context, caller, job), described)
+    return await _with_image(lambda: _result(context, caller, job), descriptor)
 
 
 @get_and_head(
     router,
-    f"/jobs/{{job}}/result_files/{_PLACE}",
+    f"/jobs/{{job}}/result_files/{_TILE_PATH}",
     operation_id="get_result_tile",
     response_class=Response,
     responses=_TILE,
-    summary="A tile of a result",
+    summary="Get a tile of a result",
 )
 async def get_result_tile(
     job: jobs.JobId,
-    place: InPlace,
+    address: InAddress,
     request: Request,
     context: InContext,
     caller: InCaller,
 ) -> Response:
-    """Send 512 x 512 pixels of the result, fewer at its right and lower edge."""
-    return await _seen(lambda: _result(context, caller, job), lambda subject: _tile(request, context, subject, place))
+    """Return 512 x 512 pixels of the result, fewer at its right and bottom edge."""
+    return await _with_image(
+        lambda: _result(context, caller, job), lambda image: _tile(request, context, image, address)
+    )
 
 
 @get_and_head(
@@ -156,78 +158,78 @@ async def get_result_tile(
     "/jobs/{job}/map",
     operation_id="get_tile_map",
     response_model=schemas.TileMap,
-    summary="What became of each tile",
+    summary="Get the outcome of each tile of a result",
 )
 async def get_tile_map(job: jobs.JobId, context: InContext, caller: InCaller) -> Response:
-    """Tell where the result lies on the slide, and of each finished tile what became of it and how near its source is.
+    """Return the result's position on the slide, the outcome of each finished tile and its agreement with the source.
 
-    Answered while the job runs, too.
+    Also available while the job runs.
     """
-    found = await _seen(lambda: _result(context, caller, job), lambda subject: context.decoders.map(subject.source))
+    found = await _with_image(lambda: _result(context, caller, job), lambda image: context.decoders.map(image.source))
     return await run_in_threadpool(
         lambda: json_response(schemas.TileMap.model_validate(found))
     )  # of 100,000 tiles and more
 
 
-async def _seen(find: Callable[[], _Subject], look: Callable[[_Subject], Awaitable[Seen]]) -> Seen:
-    """What a look finds. Where it fails, its subject may have gone since it was found: then that is what is told.
+async def _with_image(find: Callable[[], _Image], use: Callable[[_Image], Awaitable[T]]) -> T:
+    """Find an image and use it; on failure find it again.
 
-    A result in the making that was finished meanwhile is looked at once more.
+    The image may have been deleted in between, which the second search reports, or an unfinished result may have been
+    finished, which is then used.
     """
-    subject = await run_in_threadpool(find)
+    image = await run_in_threadpool(find)
     try:
-        return await look(subject)
+        return await use(image)
     except ServiceError:
-        now = await run_in_threadpool(find)
-        if now.source == subject.source:
+        current = await run_in_threadpool(find)
+        if current.source == image.source:
             raise
-    return await look(now)
+    return await use(current)
 
 
-def _result(context: Context, caller: Caller, job_id: str) -> _Subject:
+def _result(context: Context, caller: Caller, job_id: str) -> _Image:
     found = jobs.find_job(context, caller, job_id)
     order, storage = found.order, context.storage
     if found.state is JobState.SUCCEEDED:
         path = storage.result_path(found)
         if found.result is None or path is None or not path.exists():
-            raise refusal("result.deleted", f"the result of job {found.id} was deleted; post the job again to see it")
+            raise refusal("result.deleted", f"the result of job {found.id} was deleted; create the job again")
         source = ImageSource(
             "result", path, f"result of job {found.id}", order.format, report=storage.report_path(found)
         )
-        return _Subject(source, found.result.sha256)
+        return _Image(source, found.result.sha256)
     if found.state is JobState.CANCELLED or found.result_deleted is not None:
-        raise refusal("job.no-result", f"job {found.id} is {found.state}, and nothing of it was kept")
+        raise refusal("job.no-result", f"job {found.id} is {found.state}, and none of its stripes was kept")
     slide: Slide | None = context.store.slide(order.slide)
     if slide is None:
         raise refusal("job.no-result", f"the slide of job {found.id} was deleted")
     mpp = (order.mpp, order.mpp) if order.mpp else None
     output, name = storage.output_path(found), f"result of job {found.id}"
-    return _Subject(ImageSource("stripes", output, name, order.format, storage.slide_path(slide), mpp), None)
+    return _Image(ImageSource("stripes", output, name, order.format, storage.slide_path(slide), mpp), None)
 
 
-def _described(zoom: DeepZoom, tile_format: TileFormat, cached: str) -> Response:
-    return Response(
-        zoom.descriptor(tile_format), media_type="application/xml", headers={"Cache-Control": cached, **_SAFE}
-    )
+def _descriptor(zoom: DeepZoom, tile_format: TileFormat, cache_control: str) -> Response:
+    headers = {"Cache-Control": cache_control, **_NO_SNIFF}
+    return Response(zoom.descriptor(tile_format), media_type="application/xml", headers=headers)
 
 
-async def _tile(request: Request, context: Context, subject: _Subject, place: _Place) -> Response:
-    tag = _tag(subject.content, place) if subject.content else None
-    headers: dict[str, Any] = {**_SAFE, "Cache-Control": _FOREVER if tag else _GROWING}
-    if tag:
-        headers["ETag"] = tag
-        if etag_matches(request, tag):
+async def _tile(request: Request, context: Context, image: _Image, address: _TileAddress) -> Response:
+    etag = _etag(image.sha256, address) if image.sha256 else None
+    headers: dict[str, Any] = {**_NO_SNIFF, "Cache-Control": _IMMUTABLE if etag else _UNFINISHED}
+    if etag:
+        headers["ETag"] = etag
+        if etag_matches(request, etag):
             return Response(status_code=304, headers=headers)
-    tile = context.tile_cache.get(tag) if tag else None
+    tile = context.tile_cache.get(etag) if etag else None
     if tile is None:
         tile = await context.decoders.tile(
-            subject.source, place.level, place.column, place.row, place.tile_format, request.is_disconnected
+            image.source, address.level, address.column, address.row, address.tile_format, request.is_disconnected
         )
-        if tag:
-            context.tile_cache.put(tag, tile)
-    return Response(tile, media_type=f"image/{place.tile_format}", headers=headers)
+        if etag:
+            context.tile_cache.put(etag, tile)
+    return Response(tile, media_type=f"image/{address.tile_format}", headers=headers)
 
 
-def _tag(content: str, place: _Place) -> str:
-    words = ".".join((ENCODING, content, *map(str, astuple(place))))
-    return f'"{hashlib.sha256(words.encode()).hexdigest()[:32]}"'
+def _etag(sha256: str, address: _TileAddress) -> str:
+    key = ".".join((ENCODING, sha256, *map(str, astuple(address))))
+    return f'"{hashlib.sha256(key.encode()).hexdigest()[:32]}"'

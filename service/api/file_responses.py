@@ -1,4 +1,4 @@
-"""Files as answers: opened before an answer begins, so that what is deleted meanwhile is sent whole or refused."""
+"""File responses that survive the deletion of the file while it is sent."""
 
 import os
 import stat
@@ -11,13 +11,13 @@ from starlette.types import Receive, Scope, Send
 from slidelift.service.errors import ServiceError
 
 
-class OpenedFile(FileResponse):
-    """A file that may go at any time. Owns its descriptor from the first byte of the answer to the last.
+class OpenFileResponse(FileResponse):
+    """A response that opens its file before it begins, and holds the descriptor until it ends.
 
     Parameters
     ----------
     gone
-        Raised where there is no such file any more, before anything is sent.
+        Raised before anything is sent if the file does not exist any more.
     """
 
     def __init__(
@@ -27,8 +27,8 @@ class OpenedFile(FileResponse):
         self._gone = gone
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See `FileResponse`, which opens what it is told by name: here the name of what is open already."""
-        descriptor = await run_in_threadpool(self._opened)
+        """Send the file. `FileResponse` opens it by name, so that it gets the name of the open descriptor."""
+        descriptor = await run_in_threadpool(self._open)
         try:
             self.stat_result = os.fstat(descriptor)
             self.set_stat_headers(self.stat_result)
@@ -37,7 +37,7 @@ class OpenedFile(FileResponse):
         finally:
             os.close(descriptor)
 
-    def _opened(self) -> int:
+    def _open(self) -> int:
         try:
             descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except (FileNotFoundError, NotADirectoryError):

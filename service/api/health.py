@@ -1,6 +1,6 @@
-"""Health: whether the process answers, and whether it can take work.
+"""Routes of the health checks: liveness and readiness.
 
-Neither answer waits for one of the threads that requests share: with a locked database all of them may be waiting.
+Neither uses the thread pool of the requests, all of whose threads may be waiting for a locked database.
 """
 
 from fastapi import APIRouter, Request, Response
@@ -16,7 +16,7 @@ router = APIRouter(prefix="/health", tags=["health"], responses=error_responses(
 
 @get_and_head(router, "/live", operation_id="get_liveness", summary="Is the process there?")
 async def get_liveness() -> schemas.Liveness:
-    """Answer; nothing is looked at."""
+    """Respond without checking anything."""
     return schemas.Liveness()
 
 
@@ -28,11 +28,11 @@ async def get_liveness() -> schemas.Liveness:
     summary="Can the service take work?",
 )
 async def get_readiness(request: Request, context: InContext) -> Response:
-    """Look at database, disk, worker and its device; 503 names what is missing, or does not answer in two seconds."""
+    """Check database, disk, worker and device; 503 names the checks that failed or took over two seconds."""
     checks = await context.readiness.checks()
-    missing = [f"{name}: {check.detail}" for name, check in checks.items() if not check.ok]
-    if missing:
-        found = problem("service.not-ready", "; ".join(missing))
-        shown = {name: check.model_dump() for name, check in checks.items()}
-        return problem_response(found, request, {"Retry-After": "5"}, checks=shown)
+    failed = [f"{name}: {check.detail}" for name, check in checks.items() if not check.ok]
+    if failed:
+        not_ready = problem("service.not-ready", "; ".join(failed))
+        results = {name: check.model_dump() for name, check in checks.items()}
+        return problem_response(not_ready, request, {"Retry-After": "5"}, checks=results)
     return Response(schemas.Readiness(checks=checks).model_dump_json(), media_type="application/json")

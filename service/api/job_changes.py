@@ -1,7 +1,7 @@
-"""Hearing of changes: one look at the database for all who wait or listen, and nobody kept waiting by a stop.
+"""Polls the database once for all waiting requests and streams, and releases them at shutdown.
 
-What is told to many is written once: a change as JSON costs 50 µs, and 200 listeners to 1,000 jobs would hold up the
-event loop for ten seconds.
+Each change is encoded once for all streams: encoding takes 50 µs, and 200 streams of 1,000 changes each would block
+the event loop for ten seconds.
 """
 
 import asyncio
@@ -17,10 +17,10 @@ from slidelift.service.jobs.errors import StoreError
 from slidelift.service.jobs.job import Job
 from slidelift.service.jobs.store import Change, Store
 
-LOOK_SECONDS = 0.25
-"""How late a change is heard; one or two reads of an index for all."""
-_CHANGES_AT_ONCE = 500
-"""Jobs read in one look; where there are more, the next look comes at once."""
+POLL_SECONDS = 0.25
+"""Maximum delay of a change. Each poll is one or two index reads."""
+_BATCH_SIZE = 500
+"""Maximum number of changes per poll; if there are more, the next poll follows immediately."""
 
 log = logging.getLogger(__name__)
 
@@ -28,168 +28,168 @@ log = logging.getLogger(__name__)
 @dataclass(eq=False, slots=True)
 class _Waiter:
     job_id: str
-    seen: int
-    called: asyncio.Event
+    revision: int
+    ready: asyncio.Event
 
 
 @dataclass(frozen=True, slots=True)
 class JobEvent:
-    """A change, and the bytes by which all who listen are told of it."""
+    """A change of a job, and the server-sent event that announces it."""
 
     number: int
     job: Job
-    event: bytes
+    data: bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Unfinished:
-    """The jobs that had not ended at one moment, the longest unchanged first.
+class Snapshot:
+    """The unfinished jobs at one moment, oldest change first.
 
     Attributes
     ----------
     number
-        Of the last change that is included: who listens from it on misses none.
+        Number of the last change that is included. A subscription that starts there misses no change.
     """
 
     number: int
-    news: tuple[JobEvent, ...] = ()
+    events: tuple[JobEvent, ...] = ()
 
 
 @dataclass(eq=False, slots=True)
-class Listener:
-    """Who hears of all jobs of some kind; holds at most one untold change of each, the last.
+class Subscription:
+    """Receives the changes of matching jobs; keeps the latest pending event of each job.
 
     Attributes
     ----------
-    heard
-        The number of the change up to which it was told what there was.
+    last_number
+        Number of the last change that it was given.
     """
 
-    heard: int
-    wants: Callable[[Job], bool]
-    called: asyncio.Event = field(default_factory=asyncio.Event)
-    untold: dict[str, JobEvent] = field(default_factory=dict)
+    last_number: int
+    matches: Callable[[Job], bool]
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
+    pending: dict[str, JobEvent] = field(default_factory=dict)
 
-    def tell(self, changes: list[JobEvent]) -> None:
-        """Note what is new to it."""
-        for change in changes:
-            if change.number > self.heard and self.wants(change.job):
-                self.untold.pop(change.job.id, None)  # so that it comes last, as its number does
-                self.untold[change.job.id] = change
-                self.called.set()
-        self.heard = max(self.heard, changes[-1].number if changes else 0)
+    def add(self, events: list[JobEvent]) -> None:
+        """Queue the events that are new and match."""
+        for event in events:
+            if event.number > self.last_number and self.matches(event.job):
+                self.pending.pop(event.job.id, None)  # keeps the pending events ordered by number
+                self.pending[event.job.id] = event
+                self.ready.set()
+        self.last_number = max(self.last_number, events[-1].number if events else 0)
 
 
 class JobChanges:
-    """Tells requests of this process when jobs change; all but `close` belongs to the event loop.
+    """Notifies the requests of this process when jobs change. All methods but `close` belong to the event loop.
 
-    It holds the last `Unfinished`, about 3 kB a job.
+    It keeps the last `Snapshot`, about 3 kB per job.
 
     Parameters
     ----------
-    written
-        Makes of a change the bytes that listeners are sent; called from threads.
+    encode
+        Encodes a change as a server-sent event; runs in threads.
     """
 
-    def __init__(self, store: Store, written: Callable[[Change], bytes]) -> None:
-        self._store, self._written = store, written
-        self._unfinished = Unfinished(-1)
-        self._beginnings = SharedCall(self._look_at_unfinished)
+    def __init__(self, store: Store, encode: Callable[[Change], bytes]) -> None:
+        self._store, self._encode = store, encode
+        self._last_snapshot = Snapshot(-1)
+        self._shared_snapshot = SharedCall(self._read_snapshot)
         self._waiters: set[_Waiter] = set()
-        self._listeners: set[Listener] = set()
-        self._looking: asyncio.Task[None] | None = None
+        self._subscriptions: set[Subscription] = set()
+        self._poll_task: asyncio.Task[None] | None = None
         self.is_closed = False
 
-    async def change(self, job_id: str, seen: int, seconds: float) -> bool:
-        """Wait until the job's revision is another than `seen`, or the job is gone.
+    async def wait_for_change(self, job_id: str, revision: int, seconds: float) -> bool:
+        """Wait until the job's revision differs from `revision`, or the job no longer exists.
 
         Returns
         -------
         bool
-            False where that took longer than `seconds`, or the service stops.
+            False if that took longer than `seconds`, or the service is shutting down.
         """
-        waiter = _Waiter(job_id, seen, asyncio.Event())
+        waiter = _Waiter(job_id, revision, asyncio.Event())
         self._waiters.add(waiter)
         try:
-            return await self._called(waiter.called, seconds) and not self.is_closed
+            return await self._wait(waiter.ready, seconds) and not self.is_closed
         finally:
             self._waiters.discard(waiter)
 
     @contextmanager
-    def listening(self, after: int, wants: Callable[[Job], bool]) -> Iterator[Listener]:
-        """Listen to jobs from the change of that number on."""
-        listener = Listener(after, wants)
-        self._listeners.add(listener)
+    def subscribe(self, after: int, matches: Callable[[Job], bool]) -> Iterator[Subscription]:
+        """Subscribe to the changes after the one with that number."""
+        subscription = Subscription(after, matches)
+        self._subscriptions.add(subscription)
         try:
-            yield listener
+            yield subscription
         finally:
-            self._listeners.discard(listener)
+            self._subscriptions.discard(subscription)
 
-    async def unfinished(self) -> Unfinished:
-        """The jobs that have not ended; those who ask at the same time share one look, begun after they asked."""
-        return await self._beginnings.look()
+    async def snapshot(self) -> Snapshot:
+        """Return the unfinished jobs. Concurrent callers share one read, which starts after they called."""
+        return await self._shared_snapshot()
 
-    async def news(self, listener: Listener, seconds: float) -> list[JobEvent]:
-        """Wait for changes; none where that took longer than `seconds`, or the service stops."""
-        await self._called(listener.called, seconds)
-        listener.called.clear()
-        told = list(listener.untold.values())
-        listener.untold.clear()
-        return told
+    async def next_events(self, subscription: Subscription, seconds: float) -> list[JobEvent]:
+        """Wait for events; empty after `seconds` without one, or when the service is shutting down."""
+        await self._wait(subscription.ready, seconds)
+        subscription.ready.clear()
+        events = list(subscription.pending.values())
+        subscription.pending.clear()
+        return events
 
     def close(self) -> None:
-        """Let everybody go who waits; callable from a signal's handler."""
+        """Release everyone who waits; safe to call from a signal handler."""
         self.is_closed = True
 
-    async def _called(self, called: asyncio.Event, seconds: float) -> bool:
-        if self._looking is None or self._looking.done():
-            self._looking = asyncio.create_task(self._look())
+    async def _wait(self, ready: asyncio.Event, seconds: float) -> bool:
+        if self._poll_task is None or self._poll_task.done():
+            self._poll_task = asyncio.create_task(self._poll())
         try:
             async with asyncio.timeout(seconds):
-                await called.wait()
+                await ready.wait()
         except TimeoutError:
             return False
         return True
 
-    async def _look(self) -> None:
-        while self._waiters or self._listeners:
-            # Who joins during the look is served by the next: this one does not know what they have seen.
-            waiters, listeners = tuple(self._waiters), tuple(self._listeners)
-            revisions, changes = await run_in_threadpool(self._read, waiters, listeners)
+    async def _poll(self) -> None:
+        while self._waiters or self._subscriptions:
+            # Copies: those who join while the database is read are not part of this read, and wait for the next.
+            waiters, subscriptions = tuple(self._waiters), tuple(self._subscriptions)
+            revisions, events = await run_in_threadpool(self._read, waiters, subscriptions)
             for waiter in waiters:
-                if revisions.get(waiter.job_id, -1) != waiter.seen:
-                    waiter.called.set()
-            for listener in listeners:
-                listener.tell(changes)
-                if changes:
-                    await asyncio.sleep(0)  # 200 listeners to 500 changes take a tenth of a second
+                if revisions.get(waiter.job_id, -1) != waiter.revision:
+                    waiter.ready.set()
+            for subscription in subscriptions:
+                subscription.add(events)
+                if events:
+                    await asyncio.sleep(0)  # 500 events for 200 subscriptions take a tenth of a second
             if self.is_closed:
-                for called in [one.called for one in self._waiters] + [one.called for one in self._listeners]:
-                    called.set()
-            await asyncio.sleep(LOOK_SECONDS if len(changes) < _CHANGES_AT_ONCE else 0)
+                for ready in [waiter.ready for waiter in self._waiters] + [one.ready for one in self._subscriptions]:
+                    ready.set()
+            await asyncio.sleep(POLL_SECONDS if len(events) < _BATCH_SIZE else 0)
 
     def _read(
-        self, waiters: tuple[_Waiter, ...], listeners: tuple[Listener, ...]
+        self, waiters: tuple[_Waiter, ...], subscriptions: tuple[Subscription, ...]
     ) -> tuple[dict[str, int], list[JobEvent]]:
         try:
-            wanted = {waiter.job_id for waiter in waiters}
-            revisions = self._store.revisions(wanted) if wanted else {}
-            oldest = min((listener.heard for listener in listeners), default=None)
-            changes = [] if oldest is None else self._as_news(self._store.changes(oldest, _CHANGES_AT_ONCE))
+            job_ids = {waiter.job_id for waiter in waiters}
+            revisions = self._store.revisions(job_ids) if job_ids else {}
+            after = min((subscription.last_number for subscription in subscriptions), default=None)
+            changes = [] if after is None else self._store.changes(after, _BATCH_SIZE)
+            events = [self._event(change) for change in changes]
         except StoreError:
-            log.warning("who waits for jobs hears nothing: the database does not answer")
-            return {waiter.job_id: waiter.seen for waiter in waiters}, []
-        return revisions, changes
+            log.warning("job changes can't be read: the database does not answer")
+            return {waiter.job_id: waiter.revision for waiter in waiters}, []
+        return revisions, events
 
-    def _look_at_unfinished(self) -> Unfinished:
-        """What was found last, where nothing has changed since; called by one thread at a time."""
+    def _read_snapshot(self) -> Snapshot:
+        """Return the last snapshot if nothing has changed since; runs in one thread at a time."""
         number = self._store.last_change()
-        if number != self._unfinished.number:
-            found = self._store.unfinished()
-            known = {one.number: one for one in self._unfinished.news}
-            news = tuple(known.get(change.number) or self._as_news([change])[0] for change in found)
-            self._unfinished = Unfinished(max([number, *(one.number for one in news)]), news)
-        return self._unfinished
+        if number != self._last_snapshot.number:
+            encoded = {event.number: event for event in self._last_snapshot.events}
+            events = tuple(encoded.get(change.number) or self._event(change) for change in self._store.unfinished())
+            self._last_snapshot = Snapshot(max([number, *(event.number for event in events)]), events)
+        return self._last_snapshot
 
-    def _as_news(self, changes: list[Change]) -> list[JobEvent]:
-        return [JobEvent(change.number, change.job, self._written(change)) for change in changes]
+    def _event(self, change: Change) -> JobEvent:
+        return JobEvent(change.number, change.job, self._encode(change))

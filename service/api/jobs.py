@@ -1,4 +1,4 @@
-"""Jobs: asked for, watched, paused, cancelled, tried again; their results downloaded and deleted."""
+"""Routes of jobs: create, list, poll, pause, cancel and retry; download and delete results."""
 
 import asyncio
 from typing import Annotated
@@ -10,11 +10,12 @@ from starlette.concurrency import run_in_threadpool
 from slidelift.service.api import schemas
 from slidelift.service.api.access import Caller, InCaller
 from slidelift.service.api.context import Context, InContext
-from slidelift.service.api.file_responses import OpenedFile
+from slidelift.service.api.file_responses import OpenFileResponse
 from slidelift.service.api.job_creation import KeyHeader, checked, keyed_by, queued
 from slidelift.service.api.prefer_wait import Prefer, wait_seconds
 from slidelift.service.api.problems import BODY_MAX_BYTES, error_responses
 from slidelift.service.api.responses import (
+    BINARY,
     Before,
     Limit,
     ResponseDocs,
@@ -33,32 +34,48 @@ from slidelift.service.pipeline.report import Report
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], responses=error_responses(), max_body_size=BODY_MAX_BYTES)
 
-JobId = Annotated[str, Path(description="Id of a job.")]
+JobId = Annotated[str, Path(description="Id of the job.")]
 _REPORT_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-_FILE: ResponseDocs = {
-    200: {"content": {"image/tiff": {}, "application/zip": {}}, "description": "The file; ranges are served."},
-    206: {"content": {"image/tiff": {}, "application/zip": {}}, "description": "The range that was asked for."},
-    304: {"description": "The client has just that."},
+_RESULT_CONTENT = {"image/tiff": BINARY, "application/zip": BINARY}
+_RESULT_RESPONSES: ResponseDocs = {
+    200: {"content": _RESULT_CONTENT, "description": "The file; range requests are supported."},
+    206: {"content": _RESULT_CONTENT, "description": "The requested range of the file."},
+    304: {"description": "Not modified: the ETag matches If-None-Match."},
 }
-_ACCEPTED: ResponseDocs = {
-    200: {"model": schemas.Job, "description": "The job, which has ended within the time that `Prefer` gave."},
+_JOB_OPERATIONS = (
+    "get_job",
+    "stream_job_events",
+    "cancel_job",
+    "pause_job",
+    "resume_job",
+    "retry_job",
+    "get_result",
+    "delete_result",
+    "get_report",
+    "get_report_html",
+    "get_tissue",
+)
+_CREATE_RESPONSES: ResponseDocs = {
+    200: {"model": schemas.Job, "description": "The job, which ended within the time that `Prefer` allows."},
     202: {
         "headers": {
-            "Location": {"schema": {"type": "string"}, "description": "Address of the job."},
-            "Retry-After": {"schema": {"type": "integer"}, "description": "Seconds until another look."},
+            "Location": {"schema": {"type": "string"}, "description": "URL of the job."},
+            "Retry-After": {"schema": {"type": "integer"}, "description": "Seconds until the next poll."},
         },
-        "links": {
-            name: {"operationId": name, "parameters": {"job": "$response.body#/id"}}
-            for name in (
-                *("get_job", "stream_job_events", "cancel_job", "pause_job", "resume_job", "retry_job"),
-                *("get_result", "delete_result", "get_report", "get_report_html", "get_tissue"),
-            )
-        },
+        "links": {name: {"operationId": name, "parameters": {"job": "$response.body#/id"}} for name in _JOB_OPERATIONS},
     },
 }
+_STOPPING: ResponseDocs = {202: {"model": schemas.Job, "description": "The job's worker stops within seconds."}}
 
 
-@router.post("", status_code=202, operation_id="create_job", summary="Ask for an upscale", responses=_ACCEPTED)
+@router.post(
+    "",
+    status_code=202,
+    operation_id="create_job",
+    summary="Create a job",
+    response_description="The queued job.",
+    responses=_CREATE_RESPONSES,
+)
 async def create_job(
     wanted: schemas.JobRequest,
     request: Request,
@@ -68,41 +85,45 @@ async def create_job(
     key: KeyHeader = None,
     prefer: Prefer = None,
 ) -> schemas.Job:
-    """Queue a job, after all checks that need no pixels.
+    """Check the request against the slide's metadata and queue a job.
 
-    With `Idempotency-Key` a request that is sent again queues nothing and answers with the job that the first one made.
+    A request that repeats an earlier `Idempotency-Key` queues nothing and returns the job of the first request.
     """
 
-    def queue() -> Job:
+    def create() -> Job:
         keyed = keyed_by(caller, key, request, wanted)
-        made = context.store.made_before(keyed) if keyed else None
-        (found,) = made or queued(context, caller, [checked(context, caller, wanted.order())], keyed)
-        return found
+        made = context.store.jobs_of_key(keyed) if keyed else None
+        (job,) = made or queued(context, caller, [checked(context, caller, wanted.order())], keyed)
+        return job
 
-    job = await run_in_threadpool(queue)
-    job = await _until_ended(context, job, wait_seconds(prefer))
+    job = await run_in_threadpool(create)
+    job = await _wait_until_ended(context, job, wait_seconds(prefer))
     response.headers["Location"] = url_path(request, f"/v1/jobs/{job.id}")
-    return _told(request, response, job)
+    return _queued_job(request, response, job)
 
 
-@get_and_head(router, "", operation_id="list_jobs", response_model=schemas.JobList, summary="List jobs")
+@get_and_head(
+    router,
+    "",
+    operation_id="list_jobs",
+    response_model=schemas.JobList,
+    summary="List jobs",
+    response_description="A page of jobs.",
+)
 def list_jobs(
     request: Request,
     context: InContext,
     caller: InCaller,
     limit: Limit = 100,
     before: Before = None,
-    state: Annotated[JobState | None, Query(description="Only jobs of this state.")] = None,
+    state: Annotated[JobState | None, Query(description="Only jobs in this state.")] = None,
     slide: Annotated[str | None, Query(max_length=100, description="Only jobs of this slide.")] = None,
     batch: Annotated[str | None, Query(max_length=100, description="Only jobs of this batch.")] = None,
 ) -> Response:
-    """List jobs, the newest first."""
+    """List jobs, newest first."""
     page = context.store.jobs(limit, before, JobFilter(state, slide, batch, caller.only))
-    return json_response(
-        schemas.JobList(
-            jobs=[job_representation(request, job) for job in page.entries], next=next_page_url(request, page.cursor)
-        )
-    )
+    jobs = [job_representation(request, job) for job in page.entries]
+    return json_response(schemas.JobList(jobs=jobs, next=next_page_url(request, page.cursor)))
 
 
 @get_and_head(
@@ -110,24 +131,25 @@ def list_jobs(
     "/{job}",
     operation_id="get_job",
     response_model=schemas.Job,
-    responses={304: {"description": "It is as the client knows it."}},
-    summary="State of a job",
+    responses={304: {"description": "Not modified: the ETag matches If-None-Match."}},
+    summary="Get a job",
+    response_description="The job.",
 )
 async def get_job(
     job: JobId, request: Request, context: InContext, caller: InCaller, prefer: Prefer = None
 ) -> Response:
-    """Tell where a job stands.
+    """Return a job's state, progress and result.
 
-    Poll with `If-None-Match`, as often as `Retry-After` says; or with `Prefer: wait=30`, which answers when the job has
-    changed from what the tag says, and without a tag when it has ended.
+    Poll with `If-None-Match` at the interval that `Retry-After` gives, or use `Prefer: wait=30`: the response then
+    waits until the job differs from the ETag, or, without an ETag, until it has ended.
     """
     found = await run_in_threadpool(find_job, context, caller, job)
     seconds = wait_seconds(prefer)
     if etag_matches(request, _etag(found)) and not found.state.is_ended:
-        await context.job_changes.change(found.id, found.revision, seconds)
+        await context.job_changes.wait_for_change(found.id, found.revision, seconds)
         found = await run_in_threadpool(find_job, context, caller, job)
     elif "if-none-match" not in request.headers:
-        found = await _until_ended(context, found, seconds)
+        found = await _wait_until_ended(context, found, seconds)
     return conditional_response(request, job_representation(request, found), _etag(found), _retry_after(found))
 
 
@@ -135,45 +157,56 @@ async def get_job(
     "/{job}",
     operation_id="cancel_job",
     summary="Cancel a job",
-    responses={202: {"model": schemas.Job, "description": "A worker is at it and stops within seconds."}},
+    response_description="The cancelled job.",
+    responses=_STOPPING,
 )
 def cancel_job(job: JobId, request: Request, response: Response, context: InContext, caller: InCaller) -> schemas.Job:
-    """Cancel a job: at once (200), or within seconds where a worker is at it (202)."""
-    return _ended_by(
-        request, response, context, context.store.cancel(find_job(context, caller, job).id), JobState.CANCELLED
-    )
+    """Cancel a job: immediately (200), or within seconds if a worker runs it (202)."""
+    changed = context.store.cancel(find_job(context, caller, job).id)
+    return _stopped_job(request, response, context, changed, JobState.CANCELLED)
 
 
 @router.post(
     "/{job}/pause",
     operation_id="pause_job",
     summary="Pause a job",
-    responses={202: {"model": schemas.Job, "description": "A worker is at it and stops within seconds."}},
+    response_description="The paused job.",
+    responses=_STOPPING,
 )
 def pause_job(job: JobId, request: Request, response: Response, context: InContext, caller: InCaller) -> schemas.Job:
-    """Set a job aside with its finished stripes: at once (200), or within seconds where a worker is at it (202)."""
-    return _ended_by(
-        request, response, context, context.store.pause(find_job(context, caller, job).id), JobState.PAUSED
-    )
+    """Pause a job and keep its finished stripes: immediately (200), or within seconds if a worker runs it (202)."""
+    changed = context.store.pause(find_job(context, caller, job).id)
+    return _stopped_job(request, response, context, changed, JobState.PAUSED)
 
 
-@router.post("/{job}/resume", operation_id="resume_job", status_code=202, summary="Resume a paused job")
+@router.post(
+    "/{job}/resume",
+    operation_id="resume_job",
+    status_code=202,
+    summary="Resume a paused job",
+    response_description="The queued job.",
+)
 def resume_job(job: JobId, request: Request, response: Response, context: InContext, caller: InCaller) -> schemas.Job:
-    """Queue a paused job again; it goes on from its last finished stripe."""
-    return _told(request, response, context.store.resume(find_job(context, caller, job).id))
+    """Queue a paused job again; it continues after its last finished stripe."""
+    return _queued_job(request, response, context.store.resume(find_job(context, caller, job).id))
 
 
-@router.post("/{job}/retry", operation_id="retry_job", status_code=202, summary="Try an ended job again")
+@router.post(
+    "/{job}/retry",
+    operation_id="retry_job",
+    status_code=202,
+    summary="Retry a failed or cancelled job",
+    response_description="The queued job.",
+)
 def retry_job(job: JobId, request: Request, response: Response, context: InContext, caller: InCaller) -> schemas.Job:
-    """Queue a failed or cancelled job again, after the checks of a new one.
+    """Queue a failed or cancelled job again, subject to the quotas of a new one.
 
-    Stripes that were finished before a full disk, or before another failure that the slide is not to blame for, are
-    taken up.
+    Stripes that were finished before a full disk, or before another failure that the slide did not cause, are reused.
     """
     found = find_job(context, caller, job)
     limits = Limits.of(context.settings, caller.token)
     admit = limits.admit_jobs([found.retried()], context.storage.available_bytes)
-    return _told(request, response, context.store.retry(found.id, admit))
+    return _queued_job(request, response, context.store.retry(found.id, admit))
 
 
 @get_and_head(
@@ -181,14 +214,14 @@ def retry_job(job: JobId, request: Request, response: Response, context: InConte
     "/{job}/result",
     operation_id="get_result",
     response_class=FileResponse,
-    responses=_FILE,
+    responses=_RESULT_RESPONSES,
     summary="Download a result",
 )
 def get_result(job: JobId, request: Request, context: InContext, caller: InCaller) -> Response:
-    """Send the file: an OME-TIFF, or an OME-Zarr as one stored zip. Its ETag is its SHA-256."""
-    found = _succeeded(find_job(context, caller, job))
+    """Send the result: an OME-TIFF, or an OME-Zarr as an uncompressed zip. The ETag is the file's SHA-256."""
+    found = _require_succeeded(find_job(context, caller, job))
     path = context.storage.result_path(found)
-    gone = refusal("result.deleted", f"the result of job {found.id} was deleted; post the job again to have it anew")
+    gone = refusal("result.deleted", f"the result of job {found.id} was deleted; create the job again")
     if found.result is None or path is None:
         raise gone
     etag = f'"{found.result.sha256}"'
@@ -196,12 +229,12 @@ def get_result(job: JobId, request: Request, context: InContext, caller: InCalle
     if etag_matches(request, etag):
         return Response(status_code=304, headers=headers)
     filename = f"{found.id}{found.order.format.suffix}{path.suffix if path.suffix == '.zip' else ''}"
-    return OpenedFile(path, gone, headers=headers, media_type=found.order.format.media_type, filename=filename)
+    return OpenFileResponse(path, gone, headers=headers, media_type=found.order.format.media_type, filename=filename)
 
 
-@router.delete("/{job}/result", operation_id="delete_result", status_code=204, summary="Delete what a job made")
+@router.delete("/{job}/result", operation_id="delete_result", status_code=204, summary="Delete a job's files")
 def delete_result(job: JobId, context: InContext, caller: InCaller) -> None:
-    """Delete the files of an ended job: its result, or the stripes that a failed one keeps for a retry."""
+    """Delete the files of an ended job: its result, or the stripes that a failed job keeps for a retry."""
     context.storage.tidy_job(context.store.delete_result(find_job(context, caller, job).id))
 
 
@@ -210,14 +243,14 @@ def delete_result(job: JobId, context: InContext, caller: InCaller) -> None:
     "/{job}/report",
     operation_id="get_report",
     response_class=FileResponse,
-    responses={200: {"model": Report, "description": "How the result was made."}},
-    summary="Report of a job",
+    responses={200: {"model": Report, "description": "The report."}},
+    summary="Get a job's report",
 )
 def get_report(job: JobId, context: InContext, caller: InCaller) -> Response:
-    """Tell how the result was made: plan, model, timings, warnings, marked tiles."""
-    found = _succeeded(find_job(context, caller, job))
-    gone = refusal("result.deleted", f"the report of job {found.id} is no longer there; post the job again")
-    return OpenedFile(context.storage.report_path(found), gone, headers={}, media_type="application/json")
+    """Return the report: plan, model, timings, warnings, bad tiles."""
+    found = _require_succeeded(find_job(context, caller, job))
+    gone = refusal("result.deleted", f"the report of job {found.id} was deleted; create the job again")
+    return OpenFileResponse(context.storage.report_path(found), gone, headers={}, media_type="application/json")
 
 
 @get_and_head(
@@ -225,12 +258,12 @@ def get_report(job: JobId, context: InContext, caller: InCaller) -> Response:
     "/{job}/report.html",
     operation_id="get_report_html",
     response_class=FileResponse,
-    responses={200: {"content": {"text/html": {}}, "description": "One file, without scripts."}},
-    summary="Report of a job as a page",
+    responses={200: {"content": {"text/html": {"schema": {"type": "string"}}}, "description": "The report."}},
+    summary="Get a job's report as an HTML page",
 )
 def get_report_html(job: JobId, context: InContext, caller: InCaller) -> Response:
-    """Show what the report tells, with pictures: before and after, tissue, agreement with the source."""
-    return _beside(context, caller, job, "html", "text/html", {"Content-Security-Policy": _REPORT_POLICY})
+    """Return the report as one HTML file without scripts, with images: before and after, tissue, consistency."""
+    return _companion_file(context, caller, job, "html", "text/html", {"Content-Security-Policy": _REPORT_POLICY})
 
 
 @get_and_head(
@@ -238,53 +271,58 @@ def get_report_html(job: JobId, context: InContext, caller: InCaller) -> Respons
     "/{job}/tissue.geojson",
     operation_id="get_tissue",
     response_class=FileResponse,
-    responses={200: {"content": {"application/geo+json": {}}, "description": "A FeatureCollection for QuPath."}},
-    summary="Outlines of the tissue",
+    responses={
+        200: {
+            "content": {"application/geo+json": {"schema": {"type": "object"}}},
+            "description": "A FeatureCollection that QuPath imports.",
+        }
+    },
+    summary="Get the tissue outlines of a result",
 )
 def get_tissue(job: JobId, context: InContext, caller: InCaller) -> Response:
-    """Tell where the model was at work, as polygons in the result's pixels."""
-    return _beside(context, caller, job, "geojson", "application/geo+json", {})
+    """Return the area that the model enhanced, as polygons in the result's pixels."""
+    return _companion_file(context, caller, job, "geojson", "application/geo+json", {})
 
 
-def _beside(
+def _companion_file(
     context: Context, caller: Caller, job: str, kind: str, media_type: str, headers: dict[str, str]
 ) -> Response:
-    found = _succeeded(find_job(context, caller, job))
+    found = _require_succeeded(find_job(context, caller, job))
     path = context.storage.companion_path(found, kind)
-    gone = refusal("result.deleted", f"it went with the result of job {found.id}; post the job again to have it anew")
+    gone = refusal("result.deleted", f"this file was deleted with the result of job {found.id}; create the job again")
     if path is None:
         raise gone
-    return OpenedFile(path, gone, media_type=media_type, headers={"Cache-Control": "private, no-cache", **headers})
+    headers = {"Cache-Control": "private, no-cache", **headers}
+    return OpenFileResponse(path, gone, media_type=media_type, headers=headers)
 
 
 def find_job(context: Context, caller: Caller, job_id: str) -> Job:
-    """The job of an id, if it is the caller's to see; raises UnknownJobError."""
-    found = context.store.job(job_id)
-    if found is None or not caller.sees(found.owner):
+    """Return a job; raises UnknownJobError if it does not exist or the caller may not see it."""
+    job = context.store.job(job_id)
+    if job is None or not caller.sees(job.owner):
         raise UnknownJobError(job_id)
-    return found
+    return job
 
 
 def job_representation(request: Request, job: Job) -> schemas.Job:
-    """What a client sees of a job."""
-    return job_at(url_path(request, ""), job)
+    """Return a job as the API shows it."""
+    return schemas.Job.of(job, job_url(url_path(request, ""), job))
 
 
-def job_at(prefix: str, job: Job) -> schemas.Job:
-    """The same, for a client that knows the service under that path."""
-    here = f"{prefix}/v1/jobs/{job.id}"
-    return schemas.Job.of(job, here)
+def job_url(prefix: str, job: Job) -> str:
+    """URL of a job under the path prefix of a proxy."""
+    return f"{prefix}/v1/jobs/{job.id}"
 
 
-def _told(request: Request, response: Response, job: Job) -> schemas.Job:
+def _queued_job(request: Request, response: Response, job: Job) -> schemas.Job:
     response.headers.update(_retry_after(job))
     if job.state.is_ended:
         response.status_code = 200
     return job_representation(request, job)
 
 
-def _ended_by(request: Request, response: Response, context: Context, job: Job, wanted: JobState) -> schemas.Job:
-    """Answer 202 while a worker still has to hear of it."""
+def _stopped_job(request: Request, response: Response, context: Context, job: Job, wanted: JobState) -> schemas.Job:
+    """Return the job, with status 202 while its worker has not yet stopped."""
     context.storage.tidy_job(job)
     if job.state is not wanted:
         response.status_code = 202
@@ -292,12 +330,12 @@ def _ended_by(request: Request, response: Response, context: Context, job: Job, 
     return job_representation(request, job)
 
 
-def _succeeded(found: Job) -> Job:
-    if not found.state.is_ended:
-        raise refusal("job.not-finished", f"job {found.id} is {found.state}; poll it until its state is succeeded")
-    if found.state is not JobState.SUCCEEDED:
-        raise refusal("job.no-result", f"job {found.id} is {found.state}; its error says why")
-    return found
+def _require_succeeded(job: Job) -> Job:
+    if not job.state.is_ended:
+        raise refusal("job.not-finished", f"job {job.id} is {job.state}; poll it until its state is succeeded")
+    if job.state is not JobState.SUCCEEDED:
+        raise refusal("job.no-result", f"job {job.id} is {job.state}; its error says why")
+    return job
 
 
 def _etag(job: Job) -> str:
@@ -305,19 +343,19 @@ def _etag(job: Job) -> str:
 
 
 def _retry_after(job: Job) -> dict[str, str]:
-    """Seconds until another look is worth it: soon at first and near the end, seldom in the middle of a long job."""
+    """Suggest the next poll: often at the start and near the end of a job, rarely in the middle of a long one."""
     if job.state.is_ended:
         return {}
     eta = (job.progress.eta_seconds if job.progress else None) or 0
     return {"Retry-After": str(min(30, max(1, round(eta / 10))))}
 
 
-async def _until_ended(context: Context, job: Job, seconds: float) -> Job:
-    """The job when it has ended, or when the time is over."""
+async def _wait_until_ended(context: Context, job: Job, seconds: float) -> Job:
+    """Return the job once it has ended, or after `seconds`."""
     clock = asyncio.get_running_loop().time
     deadline = clock() + seconds
     while not job.state.is_ended and (left := deadline - clock()) > 0:
-        if not await context.job_changes.change(job.id, job.revision, left):
+        if not await context.job_changes.wait_for_change(job.id, job.revision, left):
             break
         found = await run_in_threadpool(context.store.job, job.id)
         if found is None:

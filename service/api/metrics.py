@@ -1,4 +1,4 @@
-"""What Prometheus scrapes: this process's requests, and what database and disk say of everybody's work."""
+"""Route of the Prometheus metrics."""
 
 from fastapi import APIRouter, Response
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -14,10 +14,15 @@ router = APIRouter(tags=["health"], responses=error_responses())
     "/metrics",
     operation_id="get_metrics",
     response_class=Response,
-    responses={200: {"description": "Prometheus's text format", "content": {"text/plain": {}}}},
-    summary="Figures for Prometheus",
+    responses={
+        200: {
+            "description": "Metrics in Prometheus text format.",
+            "content": {"text/plain": {"schema": {"type": "string"}}},
+        }
+    },
+    summary="Get Prometheus metrics",
 )
 def get_metrics(context: InContext, caller: InCaller) -> Response:
-    """Tell queue, speed, bytes and failures; with tokens, to those of scope admin."""
+    """Return metrics of jobs, workers, disk and requests; requires scope `admin` if the service uses tokens."""
     require_admin(caller)
     return Response(generate_latest(context.counters.registry), media_type=CONTENT_TYPE_LATEST)

@@ -1,4 +1,4 @@
-"""The models on offer: those of the catalog that can run as they come, and never a file that a client names."""
+"""Route of the model catalog. Clients can use only these models, never a file of their own."""
 
 from fastapi import APIRouter
 
@@ -13,5 +13,5 @@ router = APIRouter(prefix="/v1/models", tags=["models"], responses=error_respons
 
 @get_and_head(router, "", operation_id="list_models", summary="List models")
 def list_models() -> schemas.ModelList:
-    """List the models on offer with the facts of each."""
+    """List the available models and their measured properties."""
     return schemas.ModelList(default=AUTO, models=[schemas.Model.model_validate(card) for card in catalog().values()])

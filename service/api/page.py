@@ -1,4 +1,4 @@
-"""The page at /: where people upload, ask and look; plain files of service/web, nothing from elsewhere."""
+"""Serves the web page at / from the static files of service/web."""
 
 from pathlib import Path
 
@@ -12,25 +12,25 @@ _POLICY = (
     "frame-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _HEADERS = {
-    "Cache-Control": "no-cache",  # asked for again each time, and answered with 304: no page of two versions
+    "Cache-Control": "no-cache",  # revalidated each time, so that files of two versions are never mixed
     "Content-Security-Policy": _POLICY,
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
 
 
-class _Files(StaticFiles):
-    """The files, each with an ETag and with headers that keep the page to itself."""
+class _PageFiles(StaticFiles):
+    """Static files with security headers."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
-        answer = await super().get_response(path, scope)
-        answer.headers.update(_HEADERS)
-        return answer
+        response = await super().get_response(path, scope)
+        response.headers.update(_HEADERS)
+        return response
 
 
 def install(app: FastAPI) -> None:
-    """Serve the page at /, and at /page what it is made of; its own addresses are relative, for any prefix."""
-    files = _Files(directory=_WEB)
+    """Serve the page at / and its files below /page. Its links are relative, so that they work under any prefix."""
+    files = _PageFiles(directory=_WEB)
 
     async def page(request: Request) -> Response:
         return await files.get_response("index.html", request.scope)

@@ -1,4 +1,4 @@
-"""From a request's body to an upload: in pieces of a MiB, off the event loop, and never waiting for ever."""
+"""Streams request bodies to uploads in chunks of a MiB, off the event loop and with a timeout."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
@@ -19,43 +19,43 @@ from slidelift.service.uploads.digests import Digest
 from slidelift.service.uploads.writer import Writer
 
 IDLE_SECONDS = 60.0
-"""A sender that is silent for so long is gone; its upload must not stay locked against it when it comes back."""
+"""Timeout of a silent client, whose upload must be unlocked when it resumes."""
 
 
-class SilentError(HTTPException):
-    """The rest of a request's body does not come; see `service.api.body_timeouts`."""
+class BodyTimeoutError(HTTPException):
+    """The rest of a request body did not arrive in time; see `service.api.body_timeouts`."""
 
     def __init__(self) -> None:
         super().__init__(HTTPStatus.REQUEST_TIMEOUT)
 
 
 async def stream_body(request: Request, write: Callable[[bytes], None]) -> None:
-    """Move the body on in chunks of a MiB; what came before a connection broke is moved on too.
+    """Pass the body to `write` in chunks of a MiB, including what arrived before the connection broke.
 
     Raises
     ------
     ServiceError
-        upload.incomplete where the connection broke or the sender fell silent, and what `write` raises.
+        upload.incomplete if the connection broke or timed out; what `write` raises.
     """
     buffer, is_whole = bytearray(), True
     try:
-        async for came in request.stream():
-            buffer += came
+        async for received in request.stream():
+            buffer += received
             if len(buffer) >= CHUNK_BYTES:
-                piece = bytes(buffer)
+                chunk = bytes(buffer)
                 buffer.clear()
-                await run_in_threadpool(write, piece)
-    except (ClientDisconnect, SilentError):
-        is_whole = False  # the error itself is not kept: its traceback holds this frame, and with it the buffer
+                await run_in_threadpool(write, chunk)
+    except (ClientDisconnect, BodyTimeoutError):
+        is_whole = False  # not kept as the cause: its traceback would keep this frame and its buffer alive
     if buffer:
         await run_in_threadpool(write, bytes(buffer))
     if not is_whole:
-        raise refusal("upload.incomplete", "the connection broke or fell silent; send it again")
+        raise refusal("upload.incomplete", "the connection broke or timed out; send it again")
 
 
 @asynccontextmanager
 async def closing_on_error(writers: list[Writer], *, keep: bool) -> AsyncGenerator[None, None]:
-    """Close the writers if the block fails; without `keep` their uploads go with them."""
+    """Close the writers if the block fails; delete their uploads unless `keep`."""
     try:
         yield
     except BaseException:
@@ -66,17 +66,17 @@ async def closing_on_error(writers: list[Writer], *, keep: bool) -> AsyncGenerat
 
 
 async def wait_for_slide(work: "Future[Slide]") -> Slide:
-    """Wait for a slide; the work goes on if the client does not wait for it."""
+    """Wait for a slide. Its processing continues if the client disconnects."""
     return await asyncio.shield(asyncio.wrap_future(work))
 
 
 def content_length(request: Request) -> int | None:
-    """Content-Length, None where the body's size is not known; raises ServiceError upload.header."""
+    """Return Content-Length, or None without the header; raises ServiceError upload.header."""
     return tus.number(request.headers, "content-length")
 
 
 def require_complete(writer: Writer, announced: int | None, found: list[tuple[Digest, bytes]]) -> None:
-    """Check size and digests of a body sent in one request.
+    """Verify the size and digests of a body that was sent in one request.
 
     Raises
     ------
@@ -86,8 +86,8 @@ def require_complete(writer: Writer, announced: int | None, found: list[tuple[Di
     if announced is not None and writer.bytes != announced:
         raise refusal("upload.incomplete", f"{writer.bytes} of {announced} bytes arrived; send the file again")
     if not writer.bytes:
-        raise refusal("upload.empty", "the body has no bytes; send the slide's file as it is: curl -T slide.svs URL")
+        raise refusal("upload.empty", "the body is empty; send the slide's file as the body: curl -T slide.svs URL")
     for expected, value in found:
         if expected.value != value:
-            detail = f"what arrived has {expected.algorithm} {value.hex()}, the header says otherwise"
+            detail = f"the received bytes have {expected.algorithm} {value.hex()}, which differs from the header"
             raise refusal("upload.digest-mismatch", f"{detail}; send the file again")

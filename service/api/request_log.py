@@ -1,4 +1,4 @@
-"""Every request is counted and logged: method, route, status, seconds, ids; never an address as it came."""
+"""Counts and logs every request: method, route, status, seconds, ids; never the raw URL, which may name a patient."""
 
 import logging
 import re
@@ -19,10 +19,10 @@ log = logging.getLogger(__name__)
 
 
 class RequestLog:
-    """ASGI middleware around all others; gives each answer an X-Request-Id that the log repeats."""
+    """Outermost ASGI middleware of the application; adds X-Request-Id, which the log also contains."""
 
-    def __init__(self, app: ASGIApp, metrics: Counters) -> None:
-        self._app, self._metrics = app, metrics
+    def __init__(self, app: ASGIApp, counters: Counters) -> None:
+        self._app, self._counters = app, counters
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -30,7 +30,7 @@ class RequestLog:
             return
         started, request_id, status, sent = time.monotonic(), uuid.uuid4().hex[:16], 0, 0
 
-        async def counted(message: Message) -> None:
+        async def send_counted(message: Message) -> None:
             nonlocal status, sent
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -40,28 +40,26 @@ class RequestLog:
             await send(message)
 
         try:
-            await self._app(scope, receive, counted)
+            await self._app(scope, receive, send_counted)
         finally:
-            seconds = time.monotonic() - started
-            route = getattr(scope.get("route"), "path_format", _UNKNOWN)
-            # A method that somebody made up would be a series of its own, and anything in the log.
-            method = scope["method"] if scope["method"] in _METHODS else "(other)"
-            self._metrics.count_request(method, route, status, seconds)
-            # Only what looks like an id of ours: an upload's address ends in the slide's name.
-            ids = {
-                name: value
-                for name, value in scope.get("path_params", {}).items()
-                if isinstance(value, str) and _ID.fullmatch(value)
-            }
-            caller = scope.get("slidelift.caller")
-            owner = {"token": caller.owner} if caller is not None and caller.owner else {}
-            told = {"request": request_id, "method": method, "route": route, "status": status, **ids, **owner}
-            quiet = route.startswith("/health") or "_files/" in route  # a viewer asks for hundreds of tiles
-            level = logging.DEBUG if quiet else logging.INFO
-            words = " ".join(f"{name}={value}" for name, value in (ids | owner).items())
-            log.log(
-                level,
-                "%s %s %d %.3f s %s%s",
-                *(method, route, status, seconds, request_id, f" {words}" if words else ""),
-                extra={**told, "seconds": round(seconds, 4), "bytes_sent": sent},
-            )
+            self._record(scope, request_id, status, sent, time.monotonic() - started)
+
+    def _record(self, scope: Scope, request_id: str, status: int, sent: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path_format", _UNKNOWN)
+        # An invented method would create a time series of its own and put arbitrary text into the log.
+        method = scope["method"] if scope["method"] in _METHODS else "(other)"
+        self._counters.count_request(method, route, status, seconds)
+        # Only ids: the path of a PUT ends in the slide's name.
+        parameters = scope.get("path_params", {}).items()
+        ids = {name: value for name, value in parameters if isinstance(value, str) and _ID.fullmatch(value)}
+        caller = scope.get("slidelift.caller")
+        owner = {"token": caller.owner} if caller is not None and caller.owner else {}
+        fields = {"request": request_id, "method": method, "route": route, "status": status, **ids, **owner}
+        is_quiet = route.startswith("/health") or "_files/" in route  # a viewer requests hundreds of tiles
+        suffix = "".join(f" {name}={value}" for name, value in (ids | owner).items())
+        log.log(
+            logging.DEBUG if is_quiet else logging.INFO,
+            "%s %s %d %.3f s %s%s",
+            *(method, route, status, seconds, request_id, suffix),
+            extra={**fields, "seconds": round(seconds, 4), "bytes_sent": sent},
+        )

@@ -1,11 +1,11 @@
-"""Signing in: a page shows a token once, and from then on its browser sends a cookie that no script can read."""
+"""Routes of the browser session: exchange a token for a cookie that scripts cannot read."""
 
 from contextlib import suppress
 
 from fastapi import APIRouter, Request, Response
 
 from slidelift.service.api import schemas
-from slidelift.service.api.access import CHALLENGE, COOKIE, EVERYBODY, Caller, identified
+from slidelift.service.api.access import ANONYMOUS, CHALLENGE, COOKIE, Caller, identify
 from slidelift.service.api.context import InContext
 from slidelift.service.api.problems import error_responses, problem_response
 from slidelift.service.api.responses import ResponseDocs, get_and_head, url_path
@@ -28,12 +28,12 @@ _SIGNED_IN: ResponseDocs = {
 }
 
 
-@get_and_head(router, "", operation_id="get_session", summary="Who am I?")
-def get_session(request: Request, answer: Response, context: InContext) -> schemas.Session:
-    """Tell whether the service asks for tokens, and whom it takes the caller for."""
-    answer.headers.update(_PRIVATE)
+@get_and_head(router, "", operation_id="get_session", summary="Get the session", response_description="The caller.")
+def get_session(request: Request, response: Response, context: InContext) -> schemas.Session:
+    """Return whether the service requires a token, and who the caller is."""
+    response.headers.update(_PRIVATE)
     needed = context.settings.asks_for_tokens
-    found = identified(request, context) if needed else EVERYBODY
+    found = identify(request, context) if needed else ANONYMOUS
     if isinstance(found, Problem):
         return schemas.Session(needed=needed, signed_in=False, name=None, scopes=[], expires=None)
     return schemas.Session(
@@ -48,43 +48,43 @@ def get_session(request: Request, answer: Response, context: InContext) -> schem
 @router.post(
     "", operation_id="sign_in", status_code=204, responses=_SIGNED_IN, response_class=Response, summary="Sign in"
 )
-def sign_in(shown: schemas.SignIn, request: Request, context: InContext) -> Response:
-    """Begin a session that may do what the token may, until it ends after twelve hours, or the token before that.
+def sign_in(credentials: schemas.Credentials, request: Request, context: InContext) -> Response:
+    """Start a session with the scopes of the token. It ends after twelve hours, or when the token expires.
 
-    Where the session changes anything, a request must carry the header `X-Slidelift: page` as well.
+    Requests of the session that change something also need the header `X-Slidelift: page`.
     """
-    now, sha256 = context.clock(), tokens.hash_of(shown.token.get_secret_value().strip())
+    now, sha256 = context.clock(), tokens.hash_of(credentials.token.get_secret_value().strip())
     token = context.store.token(sha256)
     if token is None or not token.is_valid(now):
-        refused = problem("access.token-invalid", "the token is not known here, was revoked or has expired")
-        return problem_response(refused, request, CHALLENGE | _PRIVATE)
+        invalid = problem("access.token-invalid", "the token is unknown, was revoked or has expired")
+        return problem_response(invalid, request, CHALLENGE | _PRIVATE)
     started = new_session(sha256, now, token.expires, token.generation)
     with map_disk_full():
         sealed = started.cookie(read_or_make_key(context.settings.data_dir))
-    answer = Response(status_code=204, headers=_PRIVATE)
-    _send_cookie(answer, request, sealed, int(started.expires - now))
-    return answer
+    response = Response(status_code=204, headers=_PRIVATE)
+    _send_cookie(response, request, sealed, int(started.expires - now))
+    return response
 
 
 @router.delete("", operation_id="sign_out", status_code=204, response_class=Response, summary="Sign out")
 def sign_out(request: Request, context: InContext) -> Response:
-    """End the session, and with it all sessions of its token, in other browsers too; there need not be one.
+    """End all sessions of the token, also in other browsers. Succeeds without a session.
 
-    The token itself stays: revoke it where it may be in other hands.
+    The token remains valid; revoke it if it may have been disclosed.
     """
-    found = identified(request, context) if context.settings.asks_for_tokens else EVERYBODY
+    found = identify(request, context) if context.settings.asks_for_tokens else ANONYMOUS
     if isinstance(found, Caller) and found.token is not None and found.by_cookie:
-        with suppress(UnknownTokenError):  # it was revoked in between
+        with suppress(UnknownTokenError):  # revoked meanwhile
             context.store.end_sessions(found.token.id)
-    cached = {"Clear-Site-Data": '"cache"'}  # who comes next to this browser must not find tiles there
-    answer = Response(status_code=204, headers=_PRIVATE | cached)
-    _send_cookie(answer, request, "", 0)
-    return answer
+    cached = {"Clear-Site-Data": '"cache"'}  # removes cached tiles from a shared computer
+    response = Response(status_code=204, headers=_PRIVATE | cached)
+    _send_cookie(response, request, "", 0)
+    return response
 
 
-def _send_cookie(answer: Response, request: Request, value: str, seconds: int) -> None:
-    """Set the cookie for this service alone, out of reach of scripts and of other sites; 0 seconds remove it."""
-    answer.set_cookie(
+def _send_cookie(response: Response, request: Request, value: str, seconds: int) -> None:
+    """Set the cookie for this service only, hidden from scripts and other sites; 0 seconds delete it."""
+    response.set_cookie(
         COOKIE,
         value,
         max_age=seconds,

@@ -1,4 +1,4 @@
-"""One look for all who ask for the same thing at the same time: it runs once, in one thread, however many wait."""
+"""Runs one call for all concurrent requests that need the same result."""
 
 import asyncio
 import contextlib
@@ -8,65 +8,67 @@ from typing import Generic, TypeVar
 
 from starlette.concurrency import run_in_threadpool
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 
-async def in_own_thread(work: Callable[[], Found]) -> Found:
-    """Call in a thread that is started for it: none of the pool's, which all may wait for a lock."""
+async def run_in_own_thread(function: Callable[[], Result]) -> Result:
+    """Run in a new thread, because all threads of the shared pool may be waiting for a lock."""
     loop = asyncio.get_running_loop()
-    found: asyncio.Future[Found] = loop.create_future()
+    future: asyncio.Future[Result] = loop.create_future()
 
-    def settle(act: Callable[[], None]) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has ended
-            loop.call_soon_threadsafe(lambda: None if found.done() else act())
+    def complete(set_outcome: Callable[[], None]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(lambda: None if future.done() else set_outcome())
 
     def run() -> None:
         try:
-            made = work()
-        except Exception as error:  # noqa: BLE001 - it is the caller's
-            settle(lambda raised=error: found.set_exception(raised))  # type: ignore[misc]
+            result = function()
+        except Exception as error:  # noqa: BLE001 - the caller handles it
+            complete(lambda raised=error: future.set_exception(raised))  # type: ignore[misc]
         else:
-            settle(lambda: found.set_result(made))
+            complete(lambda: future.set_result(result))
 
-    threading.Thread(target=run, daemon=True).start()  # what hangs must not hold up the end of the process
-    return await found
+    threading.Thread(target=run, daemon=True).start()  # daemon: a hanging call must not block the end of the process
+    return await future
 
 
-class SharedCall(Generic[Found]):
-    """Shares looks among those who ask; belongs to the event loop.
+class SharedCall(Generic[Result]):
+    """Shares the calls of a function among concurrent callers. Belongs to the event loop.
 
-    A look that is under way may have begun before what its caller wants to see: who asks meanwhile waits for the next.
+    A call that is already running may not see what the caller wants to see, so that new callers share the next call.
 
     Parameters
     ----------
-    look
-        Called in a thread, and never by two at once.
+    function
+        Runs in a thread, at most once at a time.
     run
-        Calls it there.
+        Runs it in a thread.
     """
 
     def __init__(
-        self, look: Callable[[], Found], run: Callable[[Callable[[], Found]], Awaitable[Found]] = run_in_threadpool
+        self,
+        function: Callable[[], Result],
+        run: Callable[[Callable[[], Result]], Awaitable[Result]] = run_in_threadpool,
     ) -> None:
-        self._look, self._run = look, run
-        self._running: asyncio.Task[Found] | None = None
-        self._next: asyncio.Task[Found] | None = None
+        self._function, self._run = function, run
+        self._running: asyncio.Task[Result] | None = None
+        self._next: asyncio.Task[Result] | None = None
 
-    async def look(self) -> Found:
-        """What a look finds that begins now or later; raises what it raises."""
+    async def __call__(self) -> Result:
+        """Return the result of a call that starts now or later; raises what the function raises."""
         if self._next is None or self._next.done():
-            self._next = asyncio.create_task(self._in_turn())
-            self._next.add_done_callback(_heard)
-        return await asyncio.shield(self._next)  # one who goes away does not end it for the others
+            self._next = asyncio.create_task(self._run_next())
+            self._next.add_done_callback(_retrieve_exception)
+        return await asyncio.shield(self._next)  # a cancelled caller must not cancel the call for the others
 
-    async def _in_turn(self) -> Found:
+    async def _run_next(self) -> Result:
         if self._running is not None and not self._running.done():
             await asyncio.wait([self._running])
         self._running, self._next = self._next, None
-        return await self._run(self._look)
+        return await self._run(self._function)
 
 
-def _heard(look: "asyncio.Task[Found]") -> None:
-    """Take note of an error: asyncio would report it as never retrieved where all who asked have gone away."""
-    if not look.cancelled():
-        look.exception()
+def _retrieve_exception(task: "asyncio.Task[Result]") -> None:
+    """Mark the exception as retrieved; asyncio would log it if every caller had been cancelled."""
+    if not task.cancelled():
+        task.exception()

@@ -13,7 +13,7 @@ from slidelift.service.attempts.result_seal import ResultChangedError, seal
 from slidelift.service.errors import Cancelled, Problem, ServiceError, problem
 from slidelift.service.jobs.job import Job, JobState, Outcome, Result
 from slidelift.service.jobs.slide import Slide
-from slidelift.service.jobs.store import LeaseLostError, Store, StoreFullError, StoreUnavailableError, WorkerSign
+from slidelift.service.jobs.store import LeaseLostError, Store, StoreFullError, StoreUnavailableError, WorkerStatus
 from slidelift.service.pipeline.progress import CancelToken, Progress
 from slidelift.service.pipeline.report import Report
 from slidelift.service.pipeline.request import UpscaleRequest
@@ -87,7 +87,7 @@ class Attempt:
 class WorkerState:
     """What the threads of a worker share: its sign of life and its running attempt."""
 
-    sign: WorkerSign
+    sign: WorkerStatus
     attempt: Attempt | None = None
 
 

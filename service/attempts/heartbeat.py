@@ -5,7 +5,7 @@ import threading
 import time
 
 from slidelift.service.attempts.attempt import Attempt, AttemptRunner, EarlyEnd, WorkerState
-from slidelift.service.jobs.store import Beat, LeaseLostError, Store, StoreFullError, StoreUnavailableError
+from slidelift.service.jobs.store import HeartbeatReply, LeaseLostError, Store, StoreFullError, StoreUnavailableError
 from slidelift.service.settings import Settings
 
 _ENDING_SECONDS = 0.5
@@ -40,7 +40,7 @@ class Heartbeat(threading.Thread):
         self.join()
 
     def run(self) -> None:
-        """Beat until `finish` is called."""
+        """HeartbeatReply until `finish` is called."""
         while True:
             attempt = self._state.attempt
             self._beat(attempt)
@@ -52,11 +52,11 @@ class Heartbeat(threading.Thread):
     def _beat(self, attempt: Attempt | None) -> None:
         """Report to the store, and pass on what it answers."""
         try:
-            self._store.sign_of_life(self._state.sign)
+            self._store.record_worker(self._state.sign)
             if attempt is not None:
                 beat = self._store.heartbeat(attempt.job.id, attempt.job.attempt)
-                if beat is not Beat.GO_ON:
-                    attempt.finish_early(EarlyEnd.CANCELLED if beat is Beat.CANCEL else EarlyEnd.PAUSED)
+                if beat is not HeartbeatReply.CONTINUE:
+                    attempt.finish_early(EarlyEnd.CANCELLED if beat is HeartbeatReply.CANCEL else EarlyEnd.PAUSED)
             self._last_beat = time.monotonic()
         except LeaseLostError:
             if attempt is not None and attempt is self._state.attempt:
@@ -78,7 +78,7 @@ class Heartbeat(threading.Thread):
             self._runner.close_pipeline()
 
     def _pause_seconds(self) -> float:
-        """Beat faster while an attempt is ending, so that its end is noticed soon."""
+        """HeartbeatReply faster while an attempt is ending, so that its end is noticed soon."""
         attempt, seconds = self._state.attempt, self._settings.heartbeat_seconds
         is_ending = self._stop_worker.is_set() or (attempt is not None and attempt.early_end is not None)
         return min(_ENDING_SECONDS, seconds) if is_ending else seconds

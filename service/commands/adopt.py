@@ -26,7 +26,7 @@ def _adopt(options: argparse.Namespace) -> int:
     store = open_store(settings)
     try:
         stored = storage.stored_ids()
-        unknown = sum(not (store.slide_is_known(one) or store.job_is_known(one)) for one in stored)
+        unknown = sum(not (store.has_slide(one) or store.has_job(one)) for one in stored)
         adopt(storage, store)
     finally:
         store.close()

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 
 class Rows(Protocol):
-    """What a statement answers."""
+    """Result of a statement."""
 
     @property
     def rowcount(self) -> int: ...
@@ -17,7 +17,7 @@ class Rows(Protocol):
 
 
 class Connection(Protocol):
-    """One connection, lent to one thread; parameters stand as ``?``."""
+    """A connection for one thread. Placeholders of parameters are ``?``."""
 
     def execute(self, sql: str, parameters: Sequence[Any] = (), /) -> Rows:
         """Run one statement."""
@@ -27,40 +27,39 @@ class Connection(Protocol):
 class Database(Protocol):
     """A database with the tables of `service.jobs.sql_store`.
 
-    Both contexts raise StoreUnavailableError for whatever keeps the database from answering, and StoreFullError where
-    there is no room.
+    Both contexts raise StoreUnavailableError if the database does not respond, and StoreFullError if the disk is full.
 
     Attributes
     ----------
     for_update
-        Ends a SELECT whose row is written next, so that it can't change meanwhile.
+        Clause of a SELECT that locks the row until the transaction ends.
     skip_locked
-        Ends a SELECT that takes a row nobody else is about to take.
+        Clause of a SELECT that locks the row, and skips rows that others have locked.
     """
 
     for_update: str
     skip_locked: str
 
     def reading(self) -> AbstractContextManager[Connection]:
-        """Lend a connection; each SELECT sees one consistent state."""
+        """Borrow a connection; each SELECT sees one consistent state."""
         ...
 
     def writing(self) -> AbstractContextManager[Connection]:
-        """One transaction, committed and durable unless the body raises."""
+        """Run a transaction, which is committed durably unless the body raises."""
         ...
 
     def alone(self, db: Connection) -> None:
-        """Let no other transaction that asks for this go on beside this one."""
+        """Wait until no other transaction that called this is running, and block others until this one ends."""
         ...
 
     def now(self) -> float:
-        """Seconds since 1970, by the one clock of all who use the database."""
+        """Seconds since 1970, by the clock that all users of the database share."""
         ...
 
     def check(self) -> None:
-        """Write something that changes nothing."""
+        """Write without changing anything."""
         ...
 
     def close(self) -> None:
-        """Let go of files and connections."""
+        """Close files and connections."""
         ...

@@ -1,7 +1,7 @@
-"""What stores raise, apart from what they need: the command line names it before it loads anything."""
+"""Base error of stores, in a module without dependencies because the command line imports it at startup."""
 
 from slidelift.errors import SlideliftError
 
 
 class StoreError(SlideliftError):
-    """What a store refuses."""
+    """Base of the errors that a store raises."""

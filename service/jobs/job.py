@@ -1,15 +1,15 @@
-"""A job's states and the moves between them: pure values, no clock, no database.
+"""Jobs, their states and the transitions between them: pure values without a clock or a database.
 
     queued ──► running ──► succeeded | failed | cancelled
      │ ▲ ▲        │  │
-     │ │ └────────┘  │  handed back by a worker that stops or whose decoder crashed
-     │ └── paused ◄──┤  resumed, with its finished stripes
-     │ └── failed, cancelled: asked for again (retry), with what finished stripes there are
+     │ │ └────────┘  │  returned by a worker that stops or whose decoder crashed
+     │ └── paused ◄──┤  resumed with its finished stripes
+     │ └── failed, cancelled: retried with its finished stripes, if any
      └──► paused, cancelled
 
-A worker holds a running job by a lease that it must extend. When the lease runs out another worker may take the job
-over. Each taking counts `attempt` up by one, and the attempt is also the fence: a worker's writes name the attempt they
-belong to, and what an earlier attempt writes late is refused.
+A worker holds a running job by a lease that it must extend. When the lease expires, another worker may claim the job.
+Each claim increases `attempt`, which is also the fencing token: every write of a worker names its attempt, and late
+writes of an earlier attempt are refused.
 """
 
 from dataclasses import dataclass, replace
@@ -17,22 +17,23 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
 
-from slidelift.service.errors import Problem, problem
+from slidelift.service.errors import Problem
+from slidelift.service.jobs.crashes import ABANDONED, crash_problem
 from slidelift.service.pipeline.options import UpscaleOptions
 from slidelift.service.pipeline.progress import Progress
 from slidelift.service.pipeline.request import UpscaleRequest
 from slidelift.wsi.roi import Roi
 
 MAX_CRASHES = 3
-"""Crashes after which a job is the culprit: two may be bad luck; more would only keep the worker from others."""
+"""Crashes in a row after which a job fails, so that it no longer keeps workers from other jobs."""
 
 LEASE_SLACK_SECONDS = 60.0
-"""How much longer than one's own another worker's lease may be: it may have other settings, and `now` may have been
-asked for before a wait for the database."""
+"""Tolerance for leases of other workers, which may have other settings or may have read the clock before a wait for the
+database."""
 
 
 class JobState(StrEnum):
-    """Where a job stands; the last three are ends."""
+    """State of a job; the last three are final."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -43,7 +44,7 @@ class JobState(StrEnum):
 
     @property
     def is_ended(self) -> bool:
-        """True where nothing more happens unless somebody asks for it."""
+        """Whether the state is final until the job is retried."""
         return self in ENDED
 
 
@@ -51,9 +52,9 @@ ENDED = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
 UNFINISHED = frozenset(JobState) - ENDED
 
 
-ALLOWED_MOVES: dict[JobState, frozenset[JobState]] = {
+TRANSITIONS: dict[JobState, frozenset[JobState]] = {
     JobState.QUEUED: frozenset({JobState.RUNNING, JobState.PAUSED, JobState.CANCELLED}),
-    JobState.RUNNING: frozenset(JobState),  # to itself: taken over from a dead worker
+    JobState.RUNNING: frozenset(JobState),  # to itself: claimed from a dead worker
     JobState.PAUSED: frozenset({JobState.QUEUED, JobState.CANCELLED}),
     JobState.SUCCEEDED: frozenset(),
     JobState.FAILED: frozenset({JobState.QUEUED}),
@@ -61,24 +62,24 @@ ALLOWED_MOVES: dict[JobState, frozenset[JobState]] = {
 }
 
 
-class ForbiddenMoveError(ValueError):
-    """A move that the state of the job does not allow."""
+class ForbiddenTransitionError(ValueError):
+    """The state of the job does not allow the transition."""
 
 
 class ResultFormat(StrEnum):
-    """What the pipeline writes; the value is the word of the REST surface."""
+    """File format of a result; the values are those of the REST API."""
 
     OME_TIFF = "ome-tiff"
     OME_ZARR = "ome-zarr"
 
     @property
     def suffix(self) -> str:
-        """Suffix of the pipeline's output."""
+        """Suffix of the output's file name."""
         return {ResultFormat.OME_TIFF: ".ome.tiff", ResultFormat.OME_ZARR: ".ome.zarr"}[self]
 
     @property
     def media_type(self) -> str:
-        """Media type of what is downloaded; a Zarr folder travels as one zip."""
+        """Media type of the download; a Zarr folder is downloaded as a zip."""
         return {ResultFormat.OME_TIFF: "image/tiff", ResultFormat.OME_ZARR: "application/zip"}[self]
 
 
@@ -140,12 +141,16 @@ class JobOrder(UpscaleOptions):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The file that a job made: its name within the job's folder, what proves a download whole, and what is in it.
+    """The result file of a job.
 
     Attributes
     ----------
+    file
+        Name within the job's folder.
+    bytes, sha256
+        Size and hash, to verify a download.
     summary, few_enhanced
-        The report's first line, and whether the model enhanced few of the tissue tiles.
+        First line of the report, and whether the model enhanced few of the tissue tiles.
     """
 
     file: str
@@ -157,12 +162,12 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How one attempt ended; QUEUED hands the job back, finished stripes and all.
+    """How an attempt ended; QUEUED returns the job with its finished stripes.
 
     Attributes
     ----------
     crashed
-        True where the job is handed back because its process died: it counts towards MAX_CRASHES.
+        True if the job is returned because its process died, which counts towards MAX_CRASHES.
     """
 
     state: JobState
@@ -173,35 +178,35 @@ class Outcome:
 
     def __post_init__(self) -> None:
         if self.state in (JobState.RUNNING, JobState.PAUSED):
-            raise ForbiddenMoveError("an attempt ends, or hands its job back")
+            raise ForbiddenTransitionError("an attempt can't end in this state")
         if (self.state is JobState.SUCCEEDED) != (self.result is not None):
-            raise ForbiddenMoveError("success has a result, and nothing else has one")
+            raise ForbiddenTransitionError("exactly the successful outcome has a result")
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One job at one moment; every move returns another. Times are seconds since 1970.
+    """A job; every transition returns a new object. Times are in seconds since 1970.
 
     Attributes
     ----------
     owner
-        Id of the access token that asked, None where none is asked for.
+        Id of the access token that created the job, None without tokens.
     batch
-        Id of the batch that it was asked in, if any.
+        Id of its batch, if any.
     reserved_bytes
-        What its files may take on disk until it has ended.
+        Disk space reserved for its files until it has ended.
     written_bytes
-        What they take already, as its worker last said.
+        Disk space that its files use, as last reported by its worker.
     revision
-        Counts what a client could see change; the id of an event.
+        Number of changes that clients can see; the id of an event.
     attempt
-        How often the job was taken by a worker; the fence of its writes.
+        How often workers have claimed the job; the fencing token of their writes.
     crashes
-        How many attempts in a row ended with the death of the worker or of its decoder and had brought nothing.
+        Number of attempts in a row that crashed, in the worker or its decoder, without finishing a stripe.
     crashed_at
-        Tiles of finished stripes with which the last of them began: one that begins with more has brought something.
+        Number of finished tiles when the last crashed attempt started, to detect attempts that finished a stripe.
     cancel_requested, pause_requested
-        Somebody asked to stop; the worker that holds the job sees it at its next heartbeat.
+        A request to stop, which the worker sees at its next heartbeat.
     result_deleted
         When its files were deleted, on request or by retention.
     """
@@ -232,36 +237,36 @@ class Job:
 
     @property
     def bytes_to_come(self) -> int:
-        """What its files may still take on disk."""
+        """Disk space that its files may still need."""
         return max(0, self.reserved_bytes - self.written_bytes)
 
     def is_abandoned(self, now: float) -> bool:
-        """True where the worker that holds the job has let its lease run out."""
+        """Whether the lease of the worker has expired."""
         return self.state is JobState.RUNNING and self.lease_until is not None and self.lease_until <= now
 
     def with_bounded_lease(self, now: float, lease_seconds: float) -> Self:
-        """Shorten a lease that ends far later than one given now would: its worker's clock was ahead of this one.
+        """Shorten a lease that ends too late because the worker's clock was ahead.
 
-        A living worker extends it at its next heartbeat; a dead one's job is abandoned when it runs out.
+        A running worker extends it at its next heartbeat; the job of a dead worker is abandoned when it expires.
         """
         if self.lease_until is None or self.lease_until <= now + lease_seconds + LEASE_SLACK_SECONDS:
             return self
         return replace(self, lease_until=now + lease_seconds)
 
     def is_held(self, attempt: int) -> bool:
-        """True where that attempt may still write."""
+        """Whether that attempt may still write."""
         return self.state is JobState.RUNNING and self.attempt == attempt
 
     def claimed(self, worker: str, now: float, lease_seconds: float) -> Self:
-        """Let a worker take the job, if it is queued or abandoned.
+        """Claim the job for a worker, if it is queued or abandoned.
 
-        An abandoned job counts a crash, and ends or pauses instead of running again when somebody asked for that or
-        when that was one crash too many: so look at the state of what is returned.
+        An abandoned job counts a crash. It ends or pauses instead of running if that was requested, or if it has
+        crashed too often: the caller must check the state of the returned job.
         """
         if self.state is JobState.RUNNING:
             if not self.is_abandoned(now):
-                raise ForbiddenMoveError(f"job {self.id} is held by a living worker")
-            abandoned = self.settled(Outcome(JobState.QUEUED, _ABANDONED, crashed=True), now)
+                raise ForbiddenTransitionError(f"job {self.id} is held by another worker")
+            abandoned = self.settled(Outcome(JobState.QUEUED, ABANDONED, crashed=True), now)
             if abandoned.state is not JobState.QUEUED:
                 return abandoned
             return abandoned.claimed(worker, now, lease_seconds)
@@ -274,48 +279,50 @@ class Job:
         )
 
     def extended(self, now: float, lease_seconds: float) -> Self:
-        """Let the worker that holds the job keep it for another lease."""
+        """Extend the lease."""
         if self.state is not JobState.RUNNING:
-            raise ForbiddenMoveError(f"job {self.id} is {self.state}: nobody holds a lease")
+            raise ForbiddenTransitionError(f"job {self.id} is {self.state}: it has no lease")
         return replace(self, lease_until=now + lease_seconds)
 
     def advanced(self, progress: Progress) -> Self:
-        """Note how far the running job is."""
+        """Record the progress of the running job."""
         if self.state is not JobState.RUNNING:
-            raise ForbiddenMoveError(f"job {self.id} is {self.state}: it can't advance")
+            raise ForbiddenTransitionError(f"job {self.id} is {self.state}: it has no progress")
         written = self.written_bytes if progress.bytes_written is None else progress.bytes_written
         return self._changed(progress=progress, written_bytes=written)
 
     def cancelled(self, now: float) -> Self:
-        """Cancel the job at once where no living worker holds it; else leave word for that worker."""
+        """Cancel the job immediately if no worker holds it; otherwise request it from the worker."""
         if self.state in (JobState.QUEUED, JobState.PAUSED) or self.is_abandoned(now):
             return self._ended(JobState.CANCELLED, now, cancel_requested=True)
         if self.state is JobState.RUNNING:
             return self._changed(cancel_requested=True)
-        raise ForbiddenMoveError(f"job {self.id} is {self.state}: it can't be cancelled")
+        raise ForbiddenTransitionError(f"job {self.id} is {self.state}: it can't be cancelled")
 
     def paused(self, now: float) -> Self:
-        """Pause the job at once where no living worker holds it; else leave word for that worker."""
+        """Pause the job immediately if no worker holds it; otherwise request it from the worker."""
         if self.state is JobState.QUEUED:
             return self._moved(JobState.PAUSED)
         if self.is_abandoned(now):
-            return replace(self, pause_requested=True).settled(Outcome(JobState.QUEUED, _ABANDONED, crashed=True), now)
+            return replace(self, pause_requested=True).settled(Outcome(JobState.QUEUED, ABANDONED, crashed=True), now)
         if self.state is JobState.RUNNING:
             return self._changed(pause_requested=True)
-        raise ForbiddenMoveError(f"job {self.id} is {self.state}: it can't be paused")
+        raise ForbiddenTransitionError(f"job {self.id} is {self.state}: it can't be paused")
 
     def resumed(self) -> Self:
-        """Queue a paused job again; a wish to pause that no worker has heard yet is taken back."""
+        """Queue a paused job again, or withdraw a pause request that the worker has not seen yet."""
         if self.state is JobState.RUNNING and self.pause_requested:
             return self._changed(pause_requested=False)
         if self.state is not JobState.PAUSED:
-            raise ForbiddenMoveError(f"job {self.id} is {self.state}: only a paused job can be resumed")
+            raise ForbiddenTransitionError(f"job {self.id} is {self.state}: only a paused job can be resumed")
         return self._moved(JobState.QUEUED)
 
     def retried(self) -> Self:
-        """Queue a failed or cancelled job again, as if it had never crashed; the fence goes on counting."""
+        """Queue a failed or cancelled job again with its crashes reset; `attempt` continues to count."""
         if self.state not in (JobState.FAILED, JobState.CANCELLED):
-            raise ForbiddenMoveError(f"job {self.id} is {self.state}: only a failed or cancelled job can be retried")
+            raise ForbiddenTransitionError(
+                f"job {self.id} is {self.state}: only failed or cancelled jobs can be retried"
+            )
         return self._moved(
             JobState.QUEUED,
             written_bytes=self.written_bytes if self._keeps_stripes else 0,
@@ -331,13 +338,13 @@ class Job:
 
     @property
     def _keeps_stripes(self) -> bool:
-        """Whether its ended attempt has left finished stripes; those of a cancelled job are removed."""
+        """Whether its finished stripes still exist; those of a cancelled job are removed."""
         return self.state is JobState.FAILED and self.result_deleted is None
 
     def settled(self, outcome: Outcome, now: float) -> Self:
-        """End the attempt of the worker that holds the job."""
+        """End the current attempt."""
         if self.state is not JobState.RUNNING:
-            raise ForbiddenMoveError(f"job {self.id} is {self.state}: no attempt is under way")
+            raise ForbiddenTransitionError(f"job {self.id} is {self.state}: it has no running attempt")
         if outcome.state.is_ended:
             return self._ended(
                 outcome.state,
@@ -348,22 +355,22 @@ class Job:
             )
         crashes, crashed_at = self.crashes, self.crashed_at
         if outcome.crashed:
-            began_with = self.progress.resumed_tiles if self.progress else 0
-            crashes = 1 if began_with > crashed_at else crashes + 1
-            crashed_at = max(crashed_at, began_with)
+            resumed = self.progress.resumed_tiles if self.progress else 0
+            crashes = 1 if resumed > crashed_at else crashes + 1
+            crashed_at = max(crashed_at, resumed)
         if self.cancel_requested:
             return self._ended(JobState.CANCELLED, now, crashes=crashes)
         if outcome.crashed and crashes >= MAX_CRASHES:
-            return self._ended(JobState.FAILED, now, crashes=crashes, problem=_too_many_crashes(crashes, outcome))
+            return self._ended(JobState.FAILED, now, crashes=crashes, problem=crash_problem(crashes, outcome.problem))
         state = JobState.PAUSED if self.pause_requested else JobState.QUEUED
         return self._moved(
             state, crashes=crashes, crashed_at=crashed_at, worker=None, lease_until=None, pause_requested=False
         )
 
     def without_result(self, now: float) -> Self:
-        """Note that the files of an ended job were deleted: its result, or the stripes that a failure left."""
+        """Record that the files of an ended job were deleted: its result, or the stripes of a failed job."""
         if not self.state.is_ended:
-            raise ForbiddenMoveError(f"job {self.id} is {self.state}: it has not ended, and its files are in use")
+            raise ForbiddenTransitionError(f"job {self.id} is {self.state}: it has not ended and uses its files")
         if self.result_deleted is not None:
             return self
         return self._changed(result_deleted=now)
@@ -372,28 +379,9 @@ class Job:
         return self._moved(state, finished=now, worker=None, lease_until=None, pause_requested=False, **changes)
 
     def _moved(self, state: JobState, **changes: Any) -> Self:
-        if state not in ALLOWED_MOVES[self.state]:
-            raise ForbiddenMoveError(f"job {self.id} can't go from {self.state} to {state}")
+        if state not in TRANSITIONS[self.state]:
+            raise ForbiddenTransitionError(f"job {self.id} can't go from {self.state} to {state}")
         return self._changed(state=state, **changes)
 
     def _changed(self, **changes: Any) -> Self:
         return replace(self, revision=self.revision + 1, **changes)
-
-
-_ABANDONED = problem("job.crashed-repeatedly", "the worker that held the job fell silent")
-
-
-def _too_many_crashes(crashes: int, outcome: Outcome) -> Problem:
-    """Blame the slide where its decoding process died; where the whole worker fell silent, say just that."""
-    last = outcome.problem.detail if outcome.problem else "no reason known"
-    killed = "signal SIGKILL" in last  # by somebody, or for want of memory: a decoder's own fault has another signal
-    if outcome.problem and outcome.problem.code == "runner.crashed" and not killed:
-        return problem(
-            "slide.crashes-decoder",
-            f"the process that decodes this slide died {crashes} times (last: {last}); "
-            "export the slide again from its scanner's software, or convert it to OME-TIFF",
-        )
-    return problem(
-        "job.crashed-repeatedly",
-        f"{crashes} attempts ended in a crash (last: {last}); look at the worker's log and memory, then ask again",
-    )

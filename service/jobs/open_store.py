@@ -1,4 +1,4 @@
-"""Opens the store that the settings name: SQLite, or PostgreSQL by its URL."""
+"""Opens the store of the settings: SQLite, or PostgreSQL if there is a URL."""
 
 from pathlib import Path
 
@@ -9,28 +9,28 @@ from slidelift.service.settings import Settings
 
 
 def open_store(settings: Settings) -> SqlStore:
-    """Open it, and make its tables if need be; whoever opens it closes it.
+    """Open the store and create missing tables. The caller closes it.
 
     Raises
     ------
     ServiceError
-        database.url: it names no database that can be opened.
+        database.url: not the URL of a database that can be opened.
     StoreError
-        The database does not answer, or was written by a newer slidelift.
+        The database does not respond, or was written by a newer version of slidelift.
     """
     url = settings.database_url.get_secret_value() if settings.database_url else None
     return SqlStore(database_of(url, settings.database), lease_seconds=settings.lease_seconds)
 
 
 def database_of(url: str | None, file: Path) -> Database:
-    """Open the database of a URL, or a SQLite file where there is none; makes its tables if need be.
+    """Open the database of a URL, or a SQLite file without one, and create missing tables.
 
     Raises
     ------
     ServiceError
-        database.url: not a PostgreSQL address, or its driver is not installed.
+        database.url: not a PostgreSQL URL, or the driver is not installed.
     StoreError
-        The database was written by a newer slidelift, or does not answer.
+        The database was written by a newer version of slidelift, or does not respond.
     """
     if url is None:
         from slidelift.service.jobs.sqlite import Sqlite

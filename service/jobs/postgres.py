@@ -1,7 +1,8 @@
-"""The database of several machines: PostgreSQL, shared by their APIs and workers.
+"""Database in PostgreSQL, which the APIs and workers of several machines share.
 
-The tables are those of `service.jobs.sqlite`. Rows that are read to be written are locked (`FOR UPDATE`), workers skip
-the jobs that others are just claiming (`SKIP LOCKED`), and time is the server's, so that leases need no clocks in step.
+The tables are those of `service.jobs.sqlite`. Rows are locked between reading and writing (`FOR UPDATE`), workers skip
+jobs that others are claiming (`SKIP LOCKED`), and the server's clock times the leases, so that the machines' clocks do
+not matter.
 """
 
 from collections.abc import Iterator, Sequence
@@ -68,21 +69,21 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
 """Step n brings a database from version n to n + 1. Steps are added, never changed."""
 
 CONNECTIONS = 16
-"""At most so many a process; more threads than that wait for one another."""
+"""Maximum per process; further threads wait."""
 
 WAIT_SECONDS = 10
-"""How long a request waits for a connection before it is told that the database does not answer."""
+"""Timeout of a connection."""
 
 SILENT_SECONDS = 30
-"""After so long the server ends a transaction whose process says nothing more, as one whose machine lost its power:
-all that write wait for it, since it holds the last number of a change."""
+"""The server ends a transaction that is idle for so long, such as one of a machine that lost power: all writers wait
+for it, because it holds the lock of the change number."""
 
 _LOCK = 7_365_122_001
-"""Of the transactions that must not run beside one another; any number that no other program takes."""
+"""Key of the advisory lock; any number that no other program uses."""
 
 
 class Postgres:
-    """Implements `service.jobs.database.Database`; owns a pool of connections, which `close` closes."""
+    """Implements `service.jobs.database.Database` with a pool of connections."""
 
     for_update = " FOR UPDATE"
     skip_locked = " FOR UPDATE SKIP LOCKED"
@@ -105,16 +106,16 @@ class Postgres:
             raise
 
     def alone(self, db: Connection) -> None:
-        """Hold the one advisory lock until the transaction ends."""
+        """Hold the advisory lock until the transaction ends."""
         db.execute("SELECT pg_advisory_xact_lock(?)", (_LOCK,))
 
     def now(self) -> float:
-        """The server's clock."""
+        """Time of the server."""
         with self.reading() as db:
             return float(db.execute("SELECT extract(epoch FROM clock_timestamp())").fetchone()[0])
 
     def check(self) -> None:
-        """Write the version again."""
+        """Write the schema version again."""
         with self.writing() as db:
             db.execute("UPDATE schema_version SET version = version")
 
@@ -131,7 +132,7 @@ class Postgres:
                 db.execute("INSERT INTO schema_version (version) VALUES (0)")
             version = row[0] if row else 0
             if version > len(MIGRATIONS):
-                raise StoreError(f"the database was written by a newer slidelift (schema {version}): update this one")
+                raise StoreError(f"the database was written by a newer slidelift (schema {version}): update slidelift")
             for statements in MIGRATIONS[version:]:
                 for statement in statements:
                     db.execute(statement)
@@ -148,7 +149,7 @@ class Postgres:
         except (psycopg.Error, PoolTimeout) as error:
             raise StoreUnavailableError(f"the database does not answer ({type(error).__name__})") from error
 
-    writing = reading  # a pooled connection is one transaction: committed at its end, rolled back if the body raises
+    writing = reading  # a pooled connection is one transaction, committed unless the body raises
 
 
 def _configured(connection: "psycopg.Connection[Any]") -> None:
@@ -157,12 +158,12 @@ def _configured(connection: "psycopg.Connection[Any]") -> None:
 
 
 class _Connection:
-    """A psycopg connection that takes ``?`` for parameters."""
+    """A psycopg connection with ``?`` as the placeholder."""
 
     def __init__(self, connection: "psycopg.Connection[Any]") -> None:
         self._connection = connection
 
     def execute(self, sql: str, parameters: Sequence[Any] = (), /) -> Rows:
-        # An id that a client made up may hold what no text of PostgreSQL can; it is then merely unknown.
-        held = [one.replace("\0", "\ufffd") if isinstance(one, str) else one for one in parameters]
-        return self._connection.execute(sql.replace("?", "%s").encode(), held)
+        # PostgreSQL text can't contain NUL, but an id from a client can; the replacement makes it an unknown id.
+        values = [one.replace("\0", "\ufffd") if isinstance(one, str) else one for one in parameters]
+        return self._connection.execute(sql.replace("?", "%s").encode(), values)

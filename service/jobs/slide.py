@@ -1,4 +1,4 @@
-"""An uploaded slide as the database knows it."""
+"""An uploaded slide and its metadata, as stored in the database."""
 
 import json
 import math
@@ -13,7 +13,7 @@ _MOST_PIXELS = 2**31
 
 @dataclass(frozen=True, slots=True)
 class SlideLevel:
-    """One resolution of a slide: size in its own pixels, and how many level-0 pixels one of them spans."""
+    """One resolution of a slide: its size in pixels, and level-0 pixels per pixel of it."""
 
     width: int
     height: int
@@ -22,7 +22,7 @@ class SlideLevel:
 
 @dataclass(frozen=True, slots=True)
 class SlideCompression:
-    """How a slide's finest level is compressed; see `wsi.slide.Compression`."""
+    """Compression of level 0; see `wsi.slide.Compression`."""
 
     codec: str
     quality: int | None
@@ -31,18 +31,18 @@ class SlideCompression:
 
 @dataclass(frozen=True, slots=True)
 class SlideFacts:
-    """What a probe found out; checks that need no pixels are made against it.
+    """Metadata of a slide, which jobs are checked against before they are queued.
 
     Attributes
     ----------
     mpp
-        (x, y) in µm per pixel of level 0 as the slide says, None if it does not.
+        (x, y) in µm per pixel of level 0, None if the slide does not say.
     compression
-        Of level 0; None where the file does not tell.
+        Of level 0; None if the file does not say.
     is_dark
-        Whether its samples are mostly black, as in fluorescence.
+        Whether its sampled pixels are mostly black, as in fluorescence.
     bounds
-        x, y, width, height in level-0 pixels of what was scanned, where the slide frames it in emptiness.
+        x, y, width, height of the scanned area in level-0 pixels, if the rest of the slide is empty.
     """
 
     width: int
@@ -62,18 +62,21 @@ class SlideFacts:
         if not all(0 < side < _MOST_PIXELS for side in sizes):
             raise ValueError(f"a width or height is not between 1 and {_MOST_PIXELS}")
         if not all(scale is None or (math.isfinite(scale) and scale > 0) for scale in scales):
-            raise ValueError("a µm per pixel, an objective or a downsampling is no positive number")
+            raise ValueError("a µm per pixel, an objective or a downsample is not a positive number")
 
     @classmethod
     def from_probe(cls, facts: Mapping[str, Any]) -> Self:
-        """Take the plain values that a probe's process printed.
+        """Validate the values that the probe process printed.
 
         Raises
         ------
         ServiceError
-            slide.unreadable: they are not what a slide can say of itself, and are not stored.
+            slide.unreadable: the values are not valid metadata of a slide.
         """
-        from pydantic import TypeAdapter, ValidationError  # here, so that the command line says it where it is missing
+        from pydantic import (  # here, so that the command line can report that pydantic is missing
+            TypeAdapter,
+            ValidationError,
+        )
 
         try:
             found: Self = TypeAdapter(cls).validate_json(json.dumps(facts), strict=True)
@@ -82,27 +85,27 @@ class SlideFacts:
             where = ".".join(map(str, wrong["loc"])) or "facts"
             raise refusal(
                 "slide.unreadable",
-                f"what the slide says of itself can't be used ({where}: {wrong['msg']}); export the slide again",
+                f"the slide's metadata is not valid ({where}: {wrong['msg']}); export the slide again",
             ) from error
         return found
 
 
 @dataclass(frozen=True, slots=True)
 class Slide:
-    """A slide in storage.
+    """A stored slide.
 
     Attributes
     ----------
     id
-        Random; the name of its folder.
+        Random; also the name of its folder.
     name
-        As its user called it: kept here and nowhere else, neither in paths nor in logs nor in results.
+        The user's name for it. It may identify a patient and is not used in paths, logs or results.
     file
-        The safe name of its file within the folder.
+        Safe name of its file within the folder.
     created
         Seconds since 1970.
     owner
-        Id of the access token that it came with, None where none is asked for.
+        Id of the access token that uploaded it, None without tokens.
     """
 
     id: str

@@ -1,7 +1,7 @@
-"""The database of one machine: a SQLite file, shared by the API and its workers.
+"""Database in a SQLite file, which the API and the workers of one machine share.
 
-Write-ahead log with synchronous=FULL: a commit survives kill -9 and power loss and costs about 0.3 ms. Every write is
-one short immediate transaction, so writers wait for one another and never fail half-way.
+It uses a write-ahead log with synchronous=FULL: a commit survives kill -9 and power loss and takes about 0.3 ms. Every
+write is one short immediate transaction, so that writers wait for each other and never fail halfway.
 """
 
 import sqlite3
@@ -74,14 +74,13 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
 """Step n brings a database from `user_version` n to n + 1. Steps are added, never changed."""
 
 BUSY_SECONDS = 10
-"""How long a write waits for another's; writes take milliseconds, so this much means that something is wrong."""
+"""Timeout of the write lock. Writes take milliseconds, so that a longer wait indicates a fault."""
 
 
 class Sqlite:
     """Implements `service.jobs.database.Database`.
 
-    Connections are pooled: at most one for each thread that is inside a method at the same time. The object owns them
-    and `close` closes them.
+    Connections are pooled, with one for each thread that is using the database at the same time.
     """
 
     for_update = ""
@@ -92,20 +91,20 @@ class Sqlite:
         self._idle: list[sqlite3.Connection] = []
         self._lock = threading.Lock()
         self._inode: int | None = None
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # slides will lie here
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # will contain slides
         self._migrate()
         self._inode = path.stat().st_ino
 
     def alone(self, db: Connection) -> None:
-        """Nothing to do: there is one writer at a time."""
+        """Do nothing: SQLite allows one writer at a time."""
 
     def check(self) -> None:
-        """Commit the version number again."""
+        """Write the schema version again."""
         with self.writing() as db:
             db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
 
     def close(self) -> None:
-        """Close the connections that no thread is using."""
+        """Close the idle connections."""
         with self._lock:
             idle, self._idle = self._idle, []
         for connection in idle:
@@ -118,7 +117,7 @@ class Sqlite:
         with self.writing() as db:
             version = db.execute("PRAGMA user_version").fetchone()[0]
             if version > len(MIGRATIONS):
-                raise StoreError(f"{self._path} was written by a newer slidelift (schema {version}): update this one")
+                raise StoreError(f"{self._path} was written by a newer slidelift (schema {version}): update slidelift")
             for statements in MIGRATIONS[version:]:
                 for statement in statements:
                     db.execute(statement)
@@ -126,12 +125,12 @@ class Sqlite:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """See `Database`; an autocommitted SELECT sees one consistent state."""
-        with self._lent() as db:
+        """See `Database`; each autocommitted SELECT sees one consistent state."""
+        with self._borrow() as db:
             yield db
 
     @contextmanager
-    def _lent(self) -> Iterator[sqlite3.Connection]:
+    def _borrow(self) -> Iterator[sqlite3.Connection]:
         with self._lock:
             db = self._idle.pop() if self._idle else None
         db = db or self._connect()
@@ -152,9 +151,9 @@ class Sqlite:
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        """See `Database`; immediate, so that what it read can't change meanwhile."""
+        """See `Database`; BEGIN IMMEDIATE locks the database before the first read."""
         self._require_in_place()
-        with self._lent() as db:
+        with self._borrow() as db:
             db.execute("BEGIN IMMEDIATE")
             try:
                 yield db
@@ -165,7 +164,7 @@ class Sqlite:
                 raise
 
     def _require_in_place(self) -> None:
-        """Refuse to write into a file that was removed or replaced: what it takes would be gone with the process."""
+        """Refuse to write to a file that was removed or replaced, because the write would be lost."""
         try:
             in_place = self._inode in (None, self._path.stat().st_ino)
         except OSError:
@@ -174,7 +173,7 @@ class Sqlite:
             raise StoreUnavailableError(f"the database {self._path.name} was removed or replaced: restart the service")
 
     def _connect(self) -> sqlite3.Connection:
-        # One thread at a time uses a connection, though not always the same one; hence check_same_thread.
+        # check_same_thread: a connection is used by one thread at a time, but not always by the same.
         try:
             db = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
             db.execute("PRAGMA synchronous = FULL")
@@ -184,20 +183,20 @@ class Sqlite:
 
 
 def _require_sound(db: sqlite3.Connection, path: Path) -> None:
-    """Refuse a damaged file at the start, rather than at each request that meets its damage; 0.05 s at 10,000 jobs."""
+    """Refuse a damaged file at startup rather than in later requests; takes 0.05 s with 10,000 jobs."""
     try:
-        (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
+        (result,) = db.execute("PRAGMA quick_check(1)").fetchone()
     except sqlite3.DatabaseError as error:
-        found = str(error)
-    if found != "ok":
-        raise StoreError(f"{path} is damaged ({found}): restore it from a copy, with the service stopped")
+        result = str(error)
+    if result != "ok":
+        raise StoreError(f"{path} is damaged ({result}): stop the service and restore a backup")
 
 
 def _switch_to_write_ahead_log(db: sqlite3.Connection) -> None:
-    """Set the journal mode, which stays with the file.
+    """Set the journal mode, which is stored in the file.
 
-    The switch needs the file alone and does not wait its turn: of two processes that start at once on a new file
-    one is told that it is locked.
+    The switch needs exclusive access and ignores the timeout: of two processes that start on a new file at the same
+    time, one gets an error that the file is locked, and tries again.
     """
     deadline = time.monotonic() + BUSY_SECONDS
     while True:

@@ -1,4 +1,4 @@
-"""Where slides, jobs and tokens are kept: the protocol of a store, its refusals, and what it is asked with."""
+"""Interface of the store of slides, jobs and tokens, with its errors and arguments."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -15,15 +15,15 @@ Entry = TypeVar("Entry")
 
 
 class UnknownSlideError(StoreError):
-    """No slide of that id."""
+    """The slide does not exist."""
 
 
 class UnknownJobError(StoreError):
-    """No job of that id."""
+    """The job does not exist."""
 
 
 class UnknownTokenError(StoreError):
-    """No token of that id."""
+    """The token does not exist."""
 
 
 class SlideInUseError(StoreError):
@@ -31,32 +31,32 @@ class SlideInUseError(StoreError):
 
 
 class LeaseLostError(StoreError):
-    """The attempt that wants to write holds the job no longer: stop, and touch nothing."""
+    """The attempt no longer holds the job: the worker must stop and must not write anything."""
 
 
 class KeyReusedError(StoreError):
-    """The idempotency key came before with another request."""
+    """The idempotency key was used with another request."""
 
 
 class StoreFullError(StoreError):
-    """The disk has no room for the write; nothing was changed."""
+    """The disk is full; nothing was changed."""
 
 
 class StoreUnavailableError(StoreError):
-    """The database can't be reached, read or written right now; the message says why."""
+    """The database can't be reached, read or written at the moment; the message says why."""
 
 
-class Beat(StrEnum):
-    """What a worker hears at a heartbeat."""
+class HeartbeatReply(StrEnum):
+    """What a worker has to do after a heartbeat."""
 
-    GO_ON = "go on"
+    CONTINUE = "continue"
     PAUSE = "pause"
     CANCEL = "cancel"
 
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[Entry]):
-    """Some entries, the newest first; `cursor` asks for those after them, None where there are no more."""
+    """Entries, newest first. `cursor` is the argument for the next page, None on the last page."""
 
     entries: tuple[Entry, ...]
     cursor: int | None
@@ -64,13 +64,13 @@ class Page(Generic[Entry]):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A job as it is since a change that a client could see.
+    """A job after a change that clients can see.
 
     Attributes
     ----------
     number
-        Counts the changes of all jobs in the order in which they became visible: who has seen one has missed none
-        before it. A job has that of its last.
+        Numbers the changes of all jobs in the order in which they became visible, so that a reader who has seen a
+        change has missed none before it. Only the last change of a job is kept.
     """
 
     number: int
@@ -79,7 +79,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class JobFilter:
-    """Which jobs are meant; None for any."""
+    """Conditions on jobs; None for any value."""
 
     state: JobState | None = None
     slide: str | None = None
@@ -89,14 +89,14 @@ class JobFilter:
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyKey:
-    """A client's word that two requests are one.
+    """Identifies repetitions of a request.
 
     Attributes
     ----------
     owner
-        Id of the token, "" where none is asked for: keys of different owners are different.
+        Id of the caller's token, "" without tokens. Each owner has keys of their own.
     fingerprint
-        Hash of the request, so that another one under the same key is noticed.
+        Hash of the request, which detects another request with the same key.
     """
 
     owner: str
@@ -105,19 +105,19 @@ class IdempotencyKey:
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerSign:
-    """A worker's sign of life.
+class WorkerStatus:
+    """Status that a worker reports regularly.
 
     Attributes
     ----------
-    device
-        Where its network computes, as the pipeline last said; None before its first job.
-    busy
-        The share of the last job's time, 0 to 1, in which the network computed; None while unknown.
-    tiles_per_second
-        Of the job at hand, None without one.
     seen
-        Seconds since 1970.
+        When it was last reported, in seconds since 1970.
+    device
+        Device of the model in the last job; None before the first job.
+    busy
+        Share of the last job's time that was spent in the model, 0 to 1; None while unknown.
+    tiles_per_second
+        Speed of the current job, None without one.
     """
 
     id: str
@@ -128,43 +128,43 @@ class WorkerSign:
 
 
 Admit = Callable[[Sequence[Job]], None]
-"""Looks at all unfinished jobs, and raises to refuse more; called within the transaction that adds them."""
+"""Raises to refuse new jobs, given all unfinished jobs; called in the transaction that adds the new ones."""
 
 
 class Store(Protocol):
-    """Slides, jobs, tokens and the workers' signs of life. Synchronous; callable from any thread and process.
+    """Slides, jobs, tokens and the status of workers. Synchronous; callable from any thread and process.
 
-    An entry that can't be read (another program wrote it, or an older one a value that it should not have) is left out
-    of every answer, as if it were not there, and told in the log. It can still be removed.
+    An entry that is not valid, for example because another version wrote it, is treated as missing and logged. It can
+    still be removed.
 
-    What a method has returned is durable. Ids are made by the caller. A worker's writes name job and attempt, and raise
-    LeaseLostError once another attempt, or an end, has come in between. Any method raises StoreUnavailableError, a
-    writing one StoreFullError too.
+    What a method has written is durable when it returns. Ids are chosen by the caller. Writes of a worker name the job
+    and the attempt, and raise LeaseLostError if another attempt has claimed the job or the job has ended. Any method
+    can raise StoreUnavailableError, and any that writes StoreFullError.
     """
 
     def add_slide(self, slide: Slide, admit_bytes: Callable[[int], None] = ...) -> None:
-        """Keep a new slide; `admit_bytes` is told the bytes that its owner keeps already, and may raise."""
+        """Add a slide. `admit_bytes` gets the total size of its owner's slides and may raise to refuse it."""
 
     def slide(self, slide_id: str) -> Slide | None:
-        """The slide of an id."""
+        """Return a slide, or None."""
 
     def owner_of_slide(self, slide_id: str) -> str | None:
-        """Whose a slide is, readable or not; raises UnknownSlideError."""
+        """Return the owner of a slide, even if it is not valid; raises UnknownSlideError."""
 
-    def slide_is_known(self, slide_id: str) -> bool:
-        """Whether there is a slide of that id, readable or not."""
+    def has_slide(self, slide_id: str) -> bool:
+        """Whether the slide exists, valid or not."""
 
     def slides(self, limit: int, before: int | None = None, owner: str | None = None) -> Page[Slide]:
-        """Slides, the newest first; `before` the cursor of an earlier page."""
+        """Return a page of slides, newest first; `before` is the cursor of the previous page."""
 
     def idle_slides(self, limit: int) -> list[Slide]:
-        """Slides that no unfinished job needs, the oldest first."""
+        """Return slides that no unfinished job needs, oldest first."""
 
     def remove_slide(self, slide_id: str) -> None:
-        """Forget a slide; raises UnknownSlideError, or SlideInUseError while an unfinished job needs it."""
+        """Remove a slide; raises UnknownSlideError, or SlideInUseError while an unfinished job needs it."""
 
     def kept_bytes(self, owner: str | None) -> int:
-        """What an owner's slides have together; None for everybody's."""
+        """Return the total size of an owner's slides; of all slides for None."""
 
     def add_jobs(
         self, jobs: Sequence[Job], admit: Admit = ..., key: IdempotencyKey | None = None
@@ -174,128 +174,131 @@ class Store(Protocol):
         Returns
         -------
         tuple
-            The jobs and True; or, where the same request came before under the same key, what it made, and False.
+            The jobs and True; or the jobs of an earlier request with the same key, and False.
 
         Raises
         ------
         UnknownSlideError
-            A slide is not (or no longer) there.
+            A slide does not exist.
         KeyReusedError
-            The key came before with another request.
+            The key was used with another request.
         """
 
-    def made_before(self, key: IdempotencyKey) -> list[Job] | None:
-        """What the same request made under the key; None where it is new. Raises KeyReusedError as `add_jobs`."""
+    def jobs_of_key(self, key: IdempotencyKey) -> list[Job] | None:
+        """Return the jobs of an earlier request with the key, None for a new key; raises KeyReusedError."""
 
     def job(self, job_id: str) -> Job | None:
-        """The job of an id, without its region of interest, which only `claim` brings."""
+        """Return a job without its region of interest, or None."""
 
-    def job_is_known(self, job_id: str) -> bool:
-        """Whether there is a job of that id, readable or not."""
+    def has_job(self, job_id: str) -> bool:
+        """Whether the job exists, valid or not."""
 
     def jobs(self, limit: int, before: int | None = None, wanted: JobFilter = ...) -> Page[Job]:
-        """Jobs, the newest first; `before` the cursor of an earlier page."""
+        """Return a page of jobs, newest first; `before` is the cursor of the previous page."""
 
     def revisions(self, job_ids: Iterable[str]) -> dict[str, int]:
-        """The revision of each job that is there."""
+        """Return the revision of each job that exists."""
 
     def last_change(self) -> int:
-        """The number of the last change of any job; 0 before the first."""
+        """Return the number of the last change of any job; 0 before the first."""
 
     def changes(self, after: int, limit: int) -> list[Change]:
-        """The jobs that have changed after the change of that number, the longest unchanged first."""
+        """Return the jobs that changed after the change with that number, oldest change first."""
 
     def unfinished(self) -> list[Change]:
-        """The jobs that have not ended, the longest unchanged first."""
+        """Return the jobs that have not ended, oldest change first."""
 
     def ended(self, state: JobState, before: float, limit: int) -> list[Job]:
-        """Jobs that ended so before that moment and whose files were not deleted since; the oldest first."""
+        """Return jobs that ended in that state before that time and still have files, oldest first."""
 
     def cancel(self, job_id: str) -> Job:
-        """Cancel as `Job.cancelled`; raises UnknownJobError, ForbiddenMoveError."""
+        """Cancel as `Job.cancelled`; raises UnknownJobError, ForbiddenTransitionError."""
 
     def pause(self, job_id: str) -> Job:
-        """Pause as `Job.paused`; raises UnknownJobError, ForbiddenMoveError."""
+        """Pause as `Job.paused`; raises UnknownJobError, ForbiddenTransitionError."""
 
     def resume(self, job_id: str) -> Job:
-        """Resume as `Job.resumed`; raises UnknownJobError, ForbiddenMoveError."""
+        """Resume as `Job.resumed`; raises UnknownJobError, ForbiddenTransitionError."""
 
     def retry(self, job_id: str, admit: Admit = ...) -> Job:
-        """Queue again as `Job.retried`; raises UnknownJobError, UnknownSlideError, ForbiddenMoveError."""
+        """Queue again as `Job.retried`; raises UnknownJobError, UnknownSlideError, ForbiddenTransitionError."""
 
     def delete_result(self, job_id: str) -> Job:
-        """Note as `Job.without_result`; raises UnknownJobError, ForbiddenMoveError."""
+        """Record the deletion as `Job.without_result`; raises UnknownJobError, ForbiddenTransitionError."""
 
     def claim(self, worker: str) -> Job | None:
-        """Take the oldest job that is queued or abandoned; settles on its way what can't run again."""
+        """Claim the oldest job that is queued or abandoned, with its region of interest.
 
-    def heartbeat(self, job_id: str, attempt: int) -> Beat:
+        Abandoned jobs that may not run again are ended.
+        """
+
+    def heartbeat(self, job_id: str, attempt: int) -> HeartbeatReply:
         """Extend the lease."""
 
     def advance(self, job_id: str, attempt: int, progress: Progress) -> None:
-        """Note how far the attempt is."""
+        """Record the progress of the attempt."""
 
     def settle(self, job_id: str, attempt: int, outcome: Outcome) -> Job:
         """End the attempt."""
 
     def counts(self) -> dict[JobState, int]:
-        """How many jobs are in each state."""
+        """Return the number of jobs in each state."""
 
     def failures(self) -> dict[str, int]:
-        """How often jobs have failed with each code, those that were tried again since too; it never goes down."""
+        """Return how often jobs have failed with each code, including jobs that were retried; never decreases."""
 
-    def sign_of_life(self, sign: WorkerSign) -> None:
-        """Note that a worker lives, with or without a job; its `seen` is set here."""
+    def record_worker(self, status: WorkerStatus) -> None:
+        """Save the status of a worker, with or without a job; `seen` is set to the current time."""
 
-    def workers(self) -> list[WorkerSign]:
-        """The last sign of life of each worker of the last day, the latest first."""
+    def workers(self) -> list[WorkerStatus]:
+        """Return the last status of each worker of the last day, most recent first."""
 
     def now(self) -> float:
-        """The store's clock, in seconds since 1970: that of its leases."""
+        """Return the time of the clock that leases use, in seconds since 1970."""
 
     def add_token(self, token: Token) -> None:
-        """Keep a new token."""
+        """Add a token."""
 
     def tokens(self) -> list[Token]:
-        """All tokens, the oldest first."""
+        """Return all tokens, oldest first."""
 
     def token(self, sha256: str) -> Token | None:
-        """The token of that hash."""
+        """Return the token with that hash, or None."""
 
     def revoke_token(self, token_id: str) -> None:
-        """Forget a token; raises UnknownTokenError."""
+        """Remove a token; raises UnknownTokenError."""
 
     def end_sessions(self, token_id: str) -> None:
-        """Count the token's generation up; raises UnknownTokenError."""
+        """Increase the token's generation, which ends its sessions; raises UnknownTokenError."""
 
     def forget_keys(self, before: float) -> None:
-        """Forget the idempotency keys that came before that moment."""
+        """Remove the idempotency keys from before that time."""
 
     def identity(self) -> str | None:
-        """What the data folder of this database has, too; None before the first start."""
+        """Return the identity that the database shares with its data folder; None before the first start."""
 
     def keep_identity(self, identity: str) -> None:
         """Replace the identity."""
 
     def has_entries(self) -> bool:
-        """Whether there is any slide or result, of which there must be files."""
+        """Whether there are slides or results, whose files must exist."""
 
     def retention_time(self) -> float:
-        """What `keep_retention_time` has kept, in seconds since 1970; at first the store's clock."""
+        """Return the time that `keep_retention_time` saved, in seconds since 1970; initially the current time."""
 
     def keep_retention_time(self, moment: float) -> None:
-        """Keep how far retention has come; an earlier moment than the kept one changes nothing."""
+        """Save the time of the last retention run; an earlier time than the saved one is ignored."""
 
     def check(self) -> None:
-        """Write something; raises whatever keeps the store from it."""
+        """Check that the store is writable; raises what prevents it."""
 
     def close(self) -> None:
-        """Let go of files and connections."""
+        """Close files and connections."""
 
 
 def admit_all(_unfinished: Sequence[Job]) -> None:
-    """Refuse nothing."""
+    """Accept all."""
 
 
 def admit_any_bytes(_kept: int) -> None:
-    """Refuse nothing."""
+    """Accept all."""

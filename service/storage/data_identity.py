@@ -42,7 +42,7 @@ def _refuse_mismatch(
     storage: Storage, store: Store, folder_identity: str | None, database_identity: str | None
 ) -> None:
     stored = storage.stored_ids()
-    known = [stored_id for stored_id in stored if store.slide_is_known(stored_id) or store.job_is_known(stored_id)]
+    known = [stored_id for stored_id in stored if store.has_slide(stored_id) or store.has_job(stored_id)]
     if folder_identity is not None and database_identity is not None:
         reason = "the folder belongs to another database"
     elif stored and not known:

@@ -241,12 +241,12 @@ class Storage:
         """
         with contextlib.suppress(BlockingIOError), locked_file(self._slides_lock, fcntl.LOCK_EX | fcntl.LOCK_NB):
             for folder in list_folder(self._slides):
-                if folder.is_dir() and not store.slide_is_known(folder.name):
+                if folder.is_dir() and not store.has_slide(folder.name):
                     self._set_aside.move(folder, "slide", folder.name, now)
         for folder in list_folder(self._jobs):
             attempts = self._attempts(folder.name)  # before the job is read: a retry may begin at any moment
             job = store.job(folder.name)
-            if job is None and not store.job_is_known(folder.name):
+            if job is None and not store.has_job(folder.name):
                 self._set_aside.move(folder, "job", folder.name, now)
             elif job is not None and job.state.is_ended:
                 self.tidy_job(job)

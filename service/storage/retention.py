@@ -2,7 +2,7 @@
 
 import logging
 
-from slidelift.service.jobs.job import ForbiddenMoveError, JobState
+from slidelift.service.jobs.job import ForbiddenTransitionError, JobState
 from slidelift.service.jobs.store import SlideInUseError, Store, UnknownSlideError
 from slidelift.service.settings import Settings
 from slidelift.service.storage.files import Storage
@@ -33,7 +33,7 @@ def _delete_files(store: Store, storage: Storage, state: JobState, before: float
         for job in jobs:
             try:
                 storage.tidy_job(store.delete_result(job.id))
-            except ForbiddenMoveError:  # it was just retried
+            except ForbiddenTransitionError:  # it was just retried
                 continue
             log.info("job %s: its files have expired and were deleted", job.id)
 

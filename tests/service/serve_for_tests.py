@@ -1,6 +1,6 @@
-"""Runs the real API process with a stand-in for the probe, and if asked for the worker: DATA_DIR PORT [work].
+"""Runs the real API process with a stub probe and optionally a stub worker: DATA_DIR PORT [work].
 
-The worker takes each job through random moves to a random end, so that every state is there to be asked about.
+The worker takes each job through random transitions to a random end, so that jobs of every state exist.
 """
 
 import contextlib
@@ -14,9 +14,9 @@ from slidelift.service.api import events
 from slidelift.service.api.access import Caller
 from slidelift.service.app import serve
 from slidelift.service.errors import problem
-from slidelift.service.jobs.job import ForbiddenMoveError, JobState, Outcome, Result
+from slidelift.service.jobs.job import ForbiddenTransitionError, JobState, Outcome, Result
 from slidelift.service.jobs.open_store import open_store
-from slidelift.service.jobs.store import JobFilter, LeaseLostError, UnknownJobError, WorkerSign
+from slidelift.service.jobs.store import JobFilter, LeaseLostError, UnknownJobError, WorkerStatus
 from slidelift.service.pipeline.progress import Progress, Stage
 from slidelift.service.settings import Settings
 
@@ -34,13 +34,13 @@ FACTS = {
 def work(settings: Settings) -> None:
     store, draw = open_store(settings), random.Random(0)
     while True:
-        store.sign_of_life(WorkerSign("stand-in", 0, "cpu"))
+        store.record_worker(WorkerStatus("stand-in", 0, "cpu"))
         job = store.claim("stand-in")
         if job is None:
             time.sleep(0.2)
             for paused in store.jobs(100, wanted=JobFilter(state=JobState.PAUSED)).entries:
-                with contextlib.suppress(ForbiddenMoveError, UnknownJobError):
-                    store.resume(paused.id)  # who follows a paused job would wait forever
+                with contextlib.suppress(ForbiddenTransitionError, UnknownJobError):
+                    store.resume(paused.id)  # the event stream of a paused job would never end
             continue
         try:
             store.advance(job.id, job.attempt, Progress(Stage.UPSCALING, 1, 2, 1.0, 1.0))
@@ -66,8 +66,8 @@ settings = Settings(
     data_dir=Path(sys.argv[1]), port=int(sys.argv[2]), max_upload_bytes=2**30, disk_reserve_bytes=0, lease_seconds=60
 )
 if "work" in sys.argv:
-    events.KEEP_ALIVE_SECONDS = 0.2  # a stream of all jobs ends with the caller's token, and with nothing else
-    Caller.is_still_known = lambda *_: False  # type: ignore[method-assign]
+    events.KEEP_ALIVE_SECONDS = 0.2  # a stream of all jobs ends only when the token is no longer valid
+    Caller.is_still_valid = lambda *_: False  # type: ignore[method-assign]
     settings.data_dir.mkdir(parents=True)
     threading.Thread(target=work, args=(settings,), daemon=True).start()
 serve(settings, probe=lambda *_: FACTS)

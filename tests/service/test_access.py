@@ -1,4 +1,4 @@
-"""Who may do what: tokens, scopes, owners, quotas."""
+"""Access control: tokens, scopes, owners, quotas."""
 
 import time
 from collections.abc import Callable
@@ -25,7 +25,7 @@ ADDRESSES = [
 
 
 class Guarded:
-    """An application that asks for tokens, and calls with one."""
+    """An application that requires tokens, and requests with a token."""
 
     def __init__(self, app: FastAPI, client: Callable[[FastAPI], Any]) -> None:
         self.app, self._call = app, client(app)
@@ -50,14 +50,14 @@ def code(answer: httpx.Response) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize(("method", "url"), ADDRESSES)
-def test_nothing_is_served_without_a_token(guarded: Guarded, method: str, url: str) -> None:
+def test_requests_without_a_token_are_refused(guarded: Guarded, method: str, url: str) -> None:
     answer = guarded(None, method, url)
     assert code(answer) == (401, "access.token-missing")
     assert answer.headers["www-authenticate"].startswith("Bearer")
     assert code(guarded("slidelift_0_guess", method, url)) == (401, "access.token-invalid")
 
 
-def test_a_refused_upload_is_not_read(guarded: Guarded) -> None:
+def test_body_of_a_refused_upload_is_not_read(guarded: Guarded) -> None:
     async def body() -> Any:
         raise AssertionError("the body was asked for")
         yield b""
@@ -65,13 +65,13 @@ def test_a_refused_upload_is_not_read(guarded: Guarded) -> None:
     assert code(guarded(None, "PUT", "/v1/slides/a.svs", content=body())) == (401, "access.token-missing")
 
 
-def test_health_and_how_to_call_are_open(guarded: Guarded) -> None:
+def test_health_and_documentation_need_no_token(guarded: Guarded) -> None:
     for url in ("/health/live", "/openapi.json", "/docs"):
         assert guarded(None, "GET", url).status_code == 200
     assert guarded(None, "GET", "/health/ready").status_code == 503
 
 
-def test_no_other_machine_is_served_without_tokens() -> None:
+def test_service_without_tokens_does_not_listen_on_the_network() -> None:
     assert not Settings().asks_for_tokens
     for host in ("0.0.0.0", "::", "192.168.1.7", "slides.hospital.example"):
         assert Settings(host=host).asks_for_tokens
@@ -79,7 +79,7 @@ def test_no_other_machine_is_served_without_tokens() -> None:
         Settings(auth="off")  # type: ignore[arg-type]
 
 
-def test_a_token_does_what_its_scopes_say(guarded: Guarded) -> None:
+def test_token_is_limited_to_its_scopes(guarded: Guarded) -> None:
     reader, writer = guarded.token(Scope.READ), guarded.token(Scope.WRITE)
     assert guarded(reader, "GET", "/v1/slides").status_code == 200
     assert code(guarded(reader, "PUT", "/v1/slides/a.svs", content=b"II*\0")) == (403, "access.scope")
@@ -89,7 +89,7 @@ def test_a_token_does_what_its_scopes_say(guarded: Guarded) -> None:
     assert guarded(guarded.token(Scope.ADMIN), "GET", "/metrics").status_code == 200
 
 
-def test_an_expired_or_revoked_token_opens_nothing(guarded: Guarded) -> None:
+def test_expired_or_revoked_token_is_refused(guarded: Guarded) -> None:
     late = guarded.token(Scope.READ, expires=time.time() - 1)
     assert code(guarded(late, "GET", "/v1/slides")) == (401, "access.token-invalid")
     secret = guarded.token(Scope.READ)
@@ -98,7 +98,7 @@ def test_an_expired_or_revoked_token_opens_nothing(guarded: Guarded) -> None:
     assert code(guarded(secret, "GET", "/v1/slides")) == (401, "access.token-invalid")
 
 
-def test_only_a_hash_of_the_token_is_kept(guarded: Guarded) -> None:
+def test_only_a_hash_of_the_token_is_stored(guarded: Guarded) -> None:
     secret = guarded.token(Scope.READ)
     folder = guarded.app.state.context.settings.data_dir
     kept = b"".join(path.read_bytes() for path in folder.iterdir() if path.is_file())
@@ -106,7 +106,7 @@ def test_only_a_hash_of_the_token_is_kept(guarded: Guarded) -> None:
     assert secret.split("_", 2)[2].encode() not in kept
 
 
-def test_what_is_anothers_does_not_exist(guarded: Guarded) -> None:
+def test_slides_and_jobs_of_others_are_unknown(guarded: Guarded) -> None:
     mine, other = (guarded.token(Scope.READ, Scope.WRITE) for _ in range(2))
     admin = guarded.token(Scope.ADMIN)
     slide = guarded(mine, "PUT", "/v1/slides/a.svs", content=b"II*\0").json()["id"]
@@ -131,7 +131,7 @@ def test_what_is_anothers_does_not_exist(guarded: Guarded) -> None:
     assert guarded(admin, "DELETE", f"/v1/jobs/{job}").status_code == 200
 
 
-def test_a_token_may_have_so_many_unfinished_jobs_and_the_queue_so_many(guarded: Guarded) -> None:
+def test_quota_of_unfinished_jobs_and_queue_limit(guarded: Guarded) -> None:
     first, second = (guarded.token(Scope.READ, Scope.WRITE) for _ in range(2))
     patient = guarded.token(Scope.READ, Scope.WRITE, max_jobs=9)
     slides = {
@@ -155,18 +155,18 @@ def test_a_token_may_have_so_many_unfinished_jobs_and_the_queue_so_many(guarded:
     assert code(guarded(first, "POST", f"/v1/jobs/{jobs[0]}/retry")) == (429, "queue.full")
 
 
-def test_a_token_may_keep_so_many_bytes(guarded: Guarded) -> None:
+def test_quota_of_bytes(guarded: Guarded) -> None:
     token, roomy = guarded.token(Scope.READ, Scope.WRITE), guarded.token(Scope.READ, Scope.WRITE, max_bytes=10_000)
     small, large = b"II*\0" + bytes(596), b"II*\0" + bytes(2000)
     assert guarded(token, "PUT", "/v1/slides/a.svs", content=small).status_code == 201
-    for body in (small, iter([small])):  # announced, and not
+    for body in (small, iter([small])):  # with and without Content-Length
         refused = guarded(token, "PUT", "/v1/slides/b.svs", content=_sent(body))
         assert code(refused) == (429, "quota.bytes")
     assert guarded(roomy, "PUT", "/v1/slides/b.svs", content=large).status_code == 201
     assert len(guarded(token, "GET", "/v1/slides").json()["slides"]) == 1
 
 
-def test_unfinished_uploads_count_with_what_they_have_announced(guarded: Guarded) -> None:
+def test_unfinished_uploads_count_with_their_announced_size(guarded: Guarded) -> None:
     token = guarded.token(Scope.READ, Scope.WRITE)
 
     def begin(size: int) -> httpx.Response:

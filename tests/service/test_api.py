@@ -1,4 +1,4 @@
-"""What holds for the whole REST surface: health, errors, HEAD, the OpenAPI document, what is not imported."""
+"""The REST API as a whole: health, errors, HEAD, the OpenAPI document, imports."""
 
 import asyncio
 import logging
@@ -16,7 +16,7 @@ from fastapi import FastAPI
 
 from slidelift.service.api import readiness
 from slidelift.service.errors import CODES
-from slidelift.service.jobs.store import WorkerSign
+from slidelift.service.jobs.store import WorkerStatus
 from slidelift.service.settings import Settings
 
 Call = Callable[..., httpx.Response]
@@ -29,11 +29,11 @@ def is_problem(answer: httpx.Response, status: int, code: str) -> bool:
     return True
 
 
-def test_live_process_says_so(call: Call) -> None:
+def test_liveness(call: Call) -> None:
     assert call("GET", "/health/live").json() == {"status": "live"}
 
 
-def test_service_is_ready_only_with_a_living_worker(
+def test_service_is_ready_only_with_a_running_worker(
     app: FastAPI, call: Call, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer = call("GET", "/health/ready")
@@ -44,7 +44,7 @@ def test_service_is_ready_only_with_a_living_worker(
         "worker": False,
     }
     assert "slidelift worker" in answer.json()["detail"]
-    app.state.context.store.sign_of_life(WorkerSign("w", 0, "cpu"))
+    app.state.context.store.record_worker(WorkerStatus("w", 0, "cpu"))
     assert call("GET", "/health/ready").json()["status"] == "ready"
     assert "1 alive, on cpu" in call("GET", "/health/ready").json()["checks"]["worker"]["detail"]
     late = time.time() + settings.lease_seconds + 1
@@ -52,10 +52,10 @@ def test_service_is_ready_only_with_a_living_worker(
     assert is_problem(call("GET", "/health/ready"), 503, "service.not-ready")
 
 
-def test_a_process_whose_threads_all_wait_for_a_lock_is_live_and_tells_within_seconds_that_it_is_not_ready(
+def test_health_responds_while_all_threads_wait_for_a_locked_database(
     app: FastAPI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a locked database, or the uploads' lock held, each request holds a thread of the pool for ten seconds."""
+    """With a locked database, or a locked uploads folder, each request blocks a thread of the pool for ten seconds."""
     unlocked, checks = threading.Event(), []
 
     def locked(_: Any) -> None:
@@ -84,18 +84,20 @@ def test_a_process_whose_threads_all_wait_for_a_lock_is_live_and_tells_within_se
             unlocked.set()
             while "database" in (answer := await client.get("/health/ready")).json()["detail"]:
                 pass
-            assert "worker: none" in answer.json()["detail"]
+            assert "worker: no worker has ever run" in answer.json()["detail"]
         for one in waiting:
             pool.release_on_behalf_of(one)
 
     asyncio.run(test())
 
 
-def test_full_disk_and_broken_database_are_named(app: FastAPI, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_readiness_names_a_full_disk_and_a_broken_database(
+    app: FastAPI, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(*_: Any) -> None:
         raise OSError("/secret/path is read-only")
 
-    app.state.context.store.sign_of_life(WorkerSign("w", 0, "cpu"))
+    app.state.context.store.record_worker(WorkerStatus("w", 0, "cpu"))
     monkeypatch.setattr("slidelift.service.storage.files.Storage.has_reserve", lambda _: False)
     monkeypatch.setattr("slidelift.service.jobs.sql_store.SqlStore.check", broken)
     answer = call("GET", "/health/ready")
@@ -112,7 +114,7 @@ def test_unknown_address_and_method_are_problems(call: Call) -> None:
     assert "GET" in answer.headers["allow"] or "POST" in answer.headers["allow"]
 
 
-def test_unexpected_error_is_logged_and_tells_nothing(
+def test_unexpected_error_is_logged_and_discloses_nothing(
     call: Call, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(*_: Any, **__: Any) -> None:
@@ -126,7 +128,7 @@ def test_unexpected_error_is_logged_and_tells_nothing(
     assert "secret words" in caplog.text
 
 
-def test_log_of_a_failed_upload_holds_no_name(
+def test_log_of_a_failed_upload_does_not_contain_the_slides_name(
     call: Call, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(*_: Any, **__: Any) -> None:
@@ -138,7 +140,7 @@ def test_log_of_a_failed_upload_holds_no_name(
     assert "Patient" not in caplog.text
 
 
-def test_store_without_room_answers_507(call: Call, slide_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_store_is_507(call: Call, slide_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from slidelift.service.jobs.store import StoreFullError
 
     def full(*_: Any, **__: Any) -> None:
@@ -148,7 +150,7 @@ def test_store_without_room_answers_507(call: Call, slide_id: str, monkeypatch: 
     assert is_problem(call("POST", "/v1/jobs", json={"slide": slide_id}), 507, "storage.full")
 
 
-def test_head_answers_wherever_get_does(call: Call, slide_id: str) -> None:
+def test_head_works_wherever_get_does(call: Call, slide_id: str) -> None:
     job = call("POST", "/v1/jobs", json={"slide": slide_id}).json()["id"]
     for address in (
         "/v1/slides",
@@ -162,16 +164,28 @@ def test_head_answers_wherever_get_does(call: Call, slide_id: str) -> None:
         assert (head.status_code, head.headers["content-length"]) == (200, get.headers["content-length"])
 
 
-def test_document_says_of_every_address_what_it_is_and_how_it_fails(call: Call) -> None:
+VERBS = ["append", "cancel", "create", "delete", "get", "list", "pause", "resume", "retry", "sign", "stream", "upload"]
+
+
+def test_every_operation_is_named_after_a_verb_and_documents_its_errors(call: Call) -> None:
     document = call("GET", "/openapi.json").json()
     operations = [one for path in document["paths"].values() for one in path.values()]
     assert len({one["operationId"] for one in operations}) == len(operations)
     for one in operations:
+        assert one["operationId"].partition("_")[0] in VERBS
         assert one["summary"]
         assert one["tags"]
-        assert "422" not in one["responses"], "FastAPI's own shape of errors is never sent"
-        assert list(one["responses"]["4XX"]["content"]) == ["application/problem+json"]
+        assert "422" not in one["responses"], "FastAPI's own error format is never sent"
+        for status in ("4XX", "5XX"):
+            problem = {"schema": {"$ref": "#/components/schemas/Problem"}}
+            assert one["responses"][status]["content"] == {"application/problem+json": problem}
     assert "HTTPValidationError" not in document["components"]["schemas"]
+
+
+def test_schemas_have_plain_names(call: Call) -> None:
+    names = set(call("GET", "/openapi.json").json()["components"]["schemas"])
+    assert {"Batch", "Job", "JobRequest", "Problem", "Slide", "SlideSource", "Upload"} <= names
+    assert [name for name in names if name.endswith(("In", "Out", "-Input", "-Output"))] == []
 
 
 def test_each_code_has_a_status_of_its_kind() -> None:

@@ -1,4 +1,4 @@
-"""Hearing of a job without asking again and again: Prefer, server-sent events, idempotency, batches."""
+"""Long polling, server-sent events, idempotency keys, batches."""
 
 import asyncio
 import json
@@ -41,7 +41,7 @@ def later(seconds: float, act: Callable[[], Any]) -> threading.Timer:
 
 
 def events(app: FastAPI, url: str, headers: dict[str, str] | None = None) -> list[tuple[int, dict[str, Any]]]:
-    """Ids and data of a stream, read to its end."""
+    """Ids and data of the events of a stream, read to its end."""
 
     async def read() -> str:
         transport = httpx.ASGITransport(app)
@@ -58,7 +58,7 @@ def events(app: FastAPI, url: str, headers: dict[str, str] | None = None) -> lis
     return found
 
 
-def test_an_answer_waits_for_the_end_of_the_job_if_asked_to(store: SqlStore, ask: Call, call: Call) -> None:
+def test_prefer_wait_waits_for_the_end_of_the_job(store: SqlStore, ask: Call, call: Call) -> None:
     address = ask().headers["location"]
     job_id = address.rsplit("/", 1)[1]
     store.claim("w")
@@ -70,20 +70,20 @@ def test_an_answer_waits_for_the_end_of_the_job_if_asked_to(store: SqlStore, ask
     timer.join()
 
 
-def test_an_answer_waits_no_longer_than_asked(ask: Call, call: Call) -> None:
+def test_prefer_wait_respects_its_limit(ask: Call, call: Call) -> None:
     started = time.monotonic()
     assert call("GET", ask().headers["location"], headers={"Prefer": "wait=1"}).json()["state"] == "queued"
     assert 0.9 < time.monotonic() - started < 10
 
 
 @pytest.mark.parametrize("prefer", ["wait=", "wait=-1", "wait=abc", "wait=9999999999", "xwait=30", '"', "wait=0"])
-def test_a_preference_that_is_none_is_not_waited_for(ask: Call, call: Call, prefer: str) -> None:
+def test_invalid_preference_does_not_wait(ask: Call, call: Call, prefer: str) -> None:
     started = time.monotonic()
     assert call("GET", ask().headers["location"], headers={"Prefer": prefer}).status_code == 200
     assert time.monotonic() - started < 5
 
 
-def test_a_known_state_is_waited_out(store: SqlStore, ask: Call, call: Call) -> None:
+def test_prefer_wait_with_an_etag_waits_for_a_change(store: SqlStore, ask: Call, call: Call) -> None:
     address = ask().headers["location"]
     etag = call("GET", address).headers["etag"]
     timer = later(0.3, lambda: store.claim("w"))
@@ -94,7 +94,7 @@ def test_a_known_state_is_waited_out(store: SqlStore, ask: Call, call: Call) -> 
     assert call("GET", address, headers={"Prefer": "wait=1", "If-None-Match": etag}).status_code == 304
 
 
-def test_asking_may_wait_for_the_end_as_well(app: FastAPI, store: SqlStore, ask: Call) -> None:
+def test_create_job_can_wait_for_the_end(app: FastAPI, store: SqlStore, ask: Call) -> None:
     def finish() -> None:
         while (job := store.claim("w")) is None:
             time.sleep(0.02)
@@ -107,7 +107,7 @@ def test_asking_may_wait_for_the_end_as_well(app: FastAPI, store: SqlStore, ask:
     assert (answer.status_code, answer.json()["state"]) == (200, "failed")
 
 
-def test_events_tell_each_change_to_the_end(app: FastAPI, store: SqlStore, ask: Call) -> None:
+def test_event_stream_contains_each_change_until_the_end(app: FastAPI, store: SqlStore, ask: Call) -> None:
     job_id = ask().json()["id"]
 
     def work() -> None:
@@ -127,7 +127,7 @@ def test_events_tell_each_change_to_the_end(app: FastAPI, store: SqlStore, ask: 
     assert seen[-1][1]["state"] == "failed"
 
 
-def test_a_stream_goes_on_after_the_last_event_that_was_seen(app: FastAPI, store: SqlStore, ask: Call) -> None:
+def test_event_stream_continues_after_last_event_id(app: FastAPI, store: SqlStore, ask: Call) -> None:
     job_id = ask().json()["id"]
     store.claim("w")
     store.settle(job_id, 1, FAILED)
@@ -140,7 +140,7 @@ def test_a_stream_goes_on_after_the_last_event_that_was_seen(app: FastAPI, store
         assert len(events(app, address, {"Last-Event-ID": odd})) == 1
 
 
-def test_who_waits_is_let_go_when_the_service_stops(app: FastAPI, ask: Call, call: Call) -> None:
+def test_shutdown_releases_waiting_requests(app: FastAPI, ask: Call, call: Call) -> None:
     address = ask().headers["location"]
     timer = later(0.5, app.state.context.job_changes.close)
     started = time.monotonic()
@@ -150,7 +150,7 @@ def test_who_waits_is_let_go_when_the_service_stops(app: FastAPI, ask: Call, cal
     timer.join()
 
 
-def test_the_same_request_under_the_same_key_is_one_job(ask: Call, call: Call) -> None:
+def test_same_request_with_the_same_key_is_one_job(ask: Call, call: Call) -> None:
     key = {"Idempotency-Key": "3f-7"}
     first, again = ask(key, model="bicubic"), ask(key, model="bicubic")
     assert first.json()["id"] == again.json()["id"]
@@ -166,9 +166,7 @@ def test_the_same_request_under_the_same_key_is_one_job(ask: Call, call: Call) -
     assert (late.status_code, late.json()["id"], late.json()["state"]) == (200, first.json()["id"], "cancelled")
 
 
-def test_a_batch_is_one_job_a_slide_asked_for_and_cancelled_together(
-    store: SqlStore, call: Call, slide_id: str, tiff: bytes
-) -> None:
+def test_batch_creates_and_cancels_one_job_per_slide(store: SqlStore, call: Call, slide_id: str, tiff: bytes) -> None:
     other = call("PUT", "/v1/slides/b.svs", content=tiff).json()["id"]
     wanted = {"slides": [slide_id, other], "model": "bicubic"}
     answer = call("POST", "/v1/batches", json=wanted, headers={"Idempotency-Key": "k"})
@@ -185,7 +183,7 @@ def test_a_batch_is_one_job_a_slide_asked_for_and_cancelled_together(
     assert (cancelled["states"], cancelled["ended"]) == ({"failed": 1, "cancelled": 1}, True)
 
 
-def test_a_batch_with_a_slide_that_cannot_be_taken_queues_nothing(call: Call, slide_id: str) -> None:
+def test_batch_with_an_unusable_slide_queues_nothing(call: Call, slide_id: str) -> None:
     answer = call("POST", "/v1/batches", json={"slides": [slide_id, "gone"]})
     assert (answer.status_code, answer.json()["code"]) == (404, "slide.unknown")
     assert "gone" in answer.json()["detail"]
@@ -193,7 +191,7 @@ def test_a_batch_with_a_slide_that_cannot_be_taken_queues_nothing(call: Call, sl
     assert call("GET", "/v1/batches/none").status_code == 404
 
 
-def test_jobs_are_paused_resumed_and_tried_again(store: SqlStore, ask: Call, call: Call) -> None:
+def test_jobs_are_paused_resumed_and_retried(store: SqlStore, ask: Call, call: Call) -> None:
     address = ask().headers["location"]
     paused = call("POST", f"{address}/pause")
     assert (paused.status_code, paused.json()["state"]) == (200, "paused")
@@ -217,13 +215,13 @@ def test_jobs_are_listed_by_slide(ask: Call, call: Call, slide_id: str) -> None:
 
 @pytest.fixture
 def small_disk(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The room that the disk has, as a list of one number that a test may change."""
+    """Free disk space, as a list of one number that a test can change."""
     room = [10**10]
     monkeypatch.setattr("slidelift.service.storage.files.Storage.free_bytes", lambda _: room[0])
     return room
 
 
-def test_a_job_that_would_not_fit_beside_the_others_is_refused_before_it_starts(
+def test_job_that_does_not_fit_on_the_disk_is_refused(
     small_disk: list[int], store: SqlStore, ask: Call, call: Call
 ) -> None:
     first = ask()
@@ -237,10 +235,10 @@ def test_a_job_that_would_not_fit_beside_the_others_is_refused_before_it_starts(
     assert ask().status_code == 202
 
 
-def test_what_a_job_has_written_is_the_number_that_its_worker_told_and_no_file_is_looked_at(
+def test_written_bytes_are_those_that_the_worker_reported(
     small_disk: list[int], store: SqlStore, ask: Call, call: Call, settings: Settings
 ) -> None:
-    """A tree of 80,000 chunks would be walked within the transaction, and folders vanish while that is done."""
+    """Measuring a folder of 80,000 chunks inside the transaction would be slow and would race with deletions."""
     address = ask().headers["location"]
     job = store.claim("w")
     assert job is not None
@@ -253,6 +251,6 @@ def test_what_a_job_has_written_is_the_number_that_its_worker_told_and_no_file_i
     assert ask().status_code == 202
     store.settle(job.id, 1, Outcome(JobState.FAILED, problem("storage.full", "no")))
     small_disk[0] = job.reserved_bytes - 1
-    assert call("POST", f"{address}/retry").status_code == 507  # the second job's are promised to it
+    assert call("POST", f"{address}/retry").status_code == 507  # the bytes are reserved for the second job
     small_disk[0] = job.reserved_bytes
     assert call("POST", f"{address}/retry").status_code == 202

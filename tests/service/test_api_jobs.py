@@ -1,4 +1,4 @@
-"""Asking for jobs, watching and cancelling them, and fetching what came of them."""
+"""Routes of jobs: create, poll, cancel, download."""
 
 import asyncio
 import shutil
@@ -30,13 +30,13 @@ def is_problem(answer: httpx.Response, status: int, code: str) -> bool:
 
 @pytest.fixture
 def ask(call: Call, slide_id: str) -> Call:
-    """Post a job for the uploaded slide."""
+    """Create a job for the uploaded slide."""
     return lambda **wanted: call("POST", "/v1/jobs", json={"slide": slide_id, **wanted})
 
 
 @pytest.fixture
 def finished(app: FastAPI, ask: Call, settings: Settings) -> str:
-    """The id of a job whose result lies ready."""
+    """The id of a job whose result is ready."""
     job_id = str(ask().json()["id"])
     store, folder = app.state.context.store, settings.data_dir / "jobs" / job_id / "attempt-1"
     claimed = store.claim("w")
@@ -51,7 +51,7 @@ def finished(app: FastAPI, ask: Call, settings: Settings) -> str:
     return job_id
 
 
-def test_job_is_queued_with_what_was_asked(ask: Call, call: Call, slide_id: str) -> None:
+def test_job_is_queued_with_the_requested_options(ask: Call, call: Call, slide_id: str) -> None:
     wanted = {"model": "bicubic", "mpp": 0.5, "target_mpp": 0.25, "level": 0, "region": [1, 2, 30, 40]}
     wanted |= {"format": "ome-zarr", "on_bad_tile": "mark", "entropy": 4.5, "quality": 80}
     answer = ask(**wanted)
@@ -67,7 +67,7 @@ def test_job_is_queued_with_what_was_asked(ask: Call, call: Call, slide_id: str)
     assert call("GET", answer.headers["location"]).json() == said
 
 
-def test_a_job_that_names_no_model_takes_the_recommended_one_and_says_why(ask: Call, call: Call, slide_id: str) -> None:
+def test_job_without_a_model_uses_the_recommended_one_with_the_reason(ask: Call, call: Call, slide_id: str) -> None:
     said, advice = ask().json(), call("GET", f"/v1/slides/{slide_id}/recommendation").json()
     assert (said["model"], said["level"]) == (advice["model"], advice["level"]) == ("compact-x2", 0)
     assert said["chosen_because"] == advice["reason"]
@@ -75,7 +75,7 @@ def test_a_job_that_names_no_model_takes_the_recommended_one_and_says_why(ask: C
     assert ask(model="compact-x2").json()["chosen_because"] is None
 
 
-def test_effort_and_resolution_lead_the_recommendation(
+def test_recommendation_depends_on_effort_and_resolution(
     call: Call, ask: Call, tiff: bytes, facts: dict[str, Any]
 ) -> None:
     facts["mpp"] = [1.0, 1.0]
@@ -91,7 +91,7 @@ def test_effort_and_resolution_lead_the_recommendation(
     ("changed", "says"),
     [({"mpp": [0.25, 0.25]}, "little to gain"), ({"is_dark": True}, "fluorescence")],
 )
-def test_a_slide_that_no_model_would_make_better_is_refused_with_the_reason(
+def test_slide_that_no_model_would_improve_is_refused_with_the_reason(
     call: Call, ask: Call, tiff: bytes, facts: dict[str, Any], changed: dict[str, Any], says: str
 ) -> None:
     facts |= changed
@@ -105,14 +105,14 @@ def test_a_slide_that_no_model_would_make_better_is_refused_with_the_reason(
     assert ask(slide=slide, model="compact-x4").status_code == 202
 
 
-def test_a_slide_tells_how_it_is_compressed(call: Call, tiff: bytes, facts: dict[str, Any]) -> None:
+def test_slide_includes_its_compression(call: Call, tiff: bytes, facts: dict[str, Any]) -> None:
     facts["compression"] = {"codec": "jpeg", "quality": 30, "sampling": "RGB"}
     slide = call("PUT", "/v1/slides/b.tif", content=tiff).json()
     assert slide["compression"] == facts["compression"]
     assert call("GET", f"/v1/slides/{slide['id']}").json() == slide
 
 
-def test_a_recommendation_without_a_pixel_size_or_for_no_level_is_refused(
+def test_recommendation_needs_a_pixel_size_and_an_existing_level(
     call: Call, tiff: bytes, facts: dict[str, Any], slide_id: str
 ) -> None:
     assert is_problem(call("GET", f"/v1/slides/{slide_id}/recommendation?level=9"), 422, "request.level")
@@ -128,13 +128,13 @@ def test_unknown_slide_is_refused(call: Call) -> None:
 
 
 @pytest.mark.parametrize("model", ["nope", "/etc/passwd", "models/zoo/weights/compact-x4.safetensors", "../x.pth", ""])
-def test_only_models_on_offer_can_be_asked_for(ask: Call, model: str) -> None:
+def test_only_available_models_are_accepted(ask: Call, model: str) -> None:
     answer = ask(model=model)
     assert is_problem(answer, 422, "model.unknown")
     assert "bicubic" in answer.json()["detail"]
 
 
-def test_network_without_weights_is_not_on_offer(ask: Call, call: Call) -> None:
+def test_network_without_weights_is_not_available(ask: Call, call: Call) -> None:
     offer = {model["name"] for model in call("GET", "/v1/models").json()["models"]}
     bare = {name for name, card in catalog().items() if card.kind == "network" and card.weights is None}
     assert offer == set(catalog()) - bare
@@ -142,7 +142,7 @@ def test_network_without_weights_is_not_on_offer(ask: Call, call: Call) -> None:
         assert is_problem(ask(model=name), 422, "model.unknown")
 
 
-def test_missing_pixel_size_is_asked_for(call: Call, ask: Call, tiff: bytes, facts: dict[str, Any]) -> None:
+def test_missing_pixel_size_is_refused(call: Call, ask: Call, tiff: bytes, facts: dict[str, Any]) -> None:
     facts["mpp"] = None
     slide = call("PUT", "/v1/slides/b.tif", content=tiff).json()["id"]
     answer = ask(slide=slide)
@@ -161,7 +161,7 @@ def test_implausible_pixel_size_must_be_confirmed(
     assert ask(slide=slide, mpp=0.5).status_code == 202
 
 
-def test_a_resolution_that_no_level_can_reach_is_refused_at_once(ask: Call) -> None:
+def test_resolution_that_no_level_can_reach_is_refused(ask: Call) -> None:
     answer = ask(model="compact-x4", target_mpp=0.3)
     assert is_problem(answer, 422, "request.plan")
     assert "0.1247" in answer.json()["detail"]
@@ -175,7 +175,7 @@ def test_region_outside_the_slide_is_refused(ask: Call, region: list[int]) -> No
     assert is_problem(ask(region=region), 422, "request.region")
 
 
-def test_level_the_slide_has_not_is_refused(ask: Call) -> None:
+def test_missing_level_is_refused(ask: Call) -> None:
     assert is_problem(ask(level=1), 422, "request.level")
 
 
@@ -198,20 +198,20 @@ def test_level_the_slide_has_not_is_refused(ask: Call) -> None:
         ("body.slide", {"slide": 7}),
     ],
 )
-def test_ill_formed_request_is_told_where(ask: Call, place: str, wanted: dict[str, Any]) -> None:
+def test_invalid_request_names_the_member(ask: Call, place: str, wanted: dict[str, Any]) -> None:
     answer = ask(**wanted)
     assert is_problem(answer, 422, "request.invalid")
     assert place in [".".join(map(str, error["loc"])) for error in answer.json()["errors"]]
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"x"', b"\xff", b'{"slide": NaN}', b'{"slide":"s","mpp":NaN}'])
-def test_body_that_is_no_request_is_a_problem(call: Call, body: bytes) -> None:
+def test_invalid_body_is_a_problem(call: Call, body: bytes) -> None:
     answer = call("POST", "/v1/jobs", content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code in (400, 422)
     assert answer.headers["content-type"] == "application/problem+json"
 
 
-def test_running_job_tells_progress_and_when_to_ask_again(app: FastAPI, ask: Call, call: Call) -> None:
+def test_running_job_has_progress_and_retry_after(app: FastAPI, ask: Call, call: Call) -> None:
     job_id = ask().json()["id"]
     store = app.state.context.store
     store.claim("w")
@@ -230,7 +230,7 @@ def test_running_job_tells_progress_and_when_to_ask_again(app: FastAPI, ask: Cal
     assert answer.headers["retry-after"] == "12"
 
 
-def test_unchanged_job_is_not_sent_twice(app: FastAPI, ask: Call, call: Call) -> None:
+def test_unchanged_job_is_304(app: FastAPI, ask: Call, call: Call) -> None:
     address = ask().headers["location"]
     etag = call("GET", address).headers["etag"]
     again = call("GET", address, headers={"If-None-Match": f'"x", {etag}'})
@@ -240,21 +240,21 @@ def test_unchanged_job_is_not_sent_twice(app: FastAPI, ask: Call, call: Call) ->
     assert call("GET", address, headers={"If-None-Match": etag}).status_code == 200
 
 
-def test_queued_job_is_cancelled_at_once(ask: Call, call: Call) -> None:
+def test_queued_job_is_cancelled_immediately(ask: Call, call: Call) -> None:
     address = ask().headers["location"]
     answer = call("DELETE", address)
     assert (answer.status_code, answer.json()["state"]) == (200, "cancelled")
     assert is_problem(call("DELETE", address), 409, "job.state")
 
 
-def test_running_jobs_worker_is_told_of_the_cancellation(app: FastAPI, ask: Call, call: Call) -> None:
+def test_worker_of_a_running_job_receives_the_cancellation(app: FastAPI, ask: Call, call: Call) -> None:
     address = ask().headers["location"]
     app.state.context.store.claim("w")
     answer = call("DELETE", address)
     assert (answer.status_code, answer.json()["state"], answer.json()["cancel_requested"]) == (202, "running", True)
 
 
-def test_failed_job_carries_its_problem(app: FastAPI, ask: Call, call: Call) -> None:
+def test_failed_job_contains_its_problem(app: FastAPI, ask: Call, call: Call) -> None:
     job_id = ask().json()["id"]
     store = app.state.context.store
     store.claim("w")
@@ -276,7 +276,7 @@ def test_unfinished_job_has_no_result_yet(ask: Call, call: Call) -> None:
     assert is_problem(call("GET", f"{address}/report"), 409, "job.not-finished")
 
 
-def test_result_is_downloaded_whole_or_in_ranges(call: Call, finished: str) -> None:
+def test_result_is_downloaded_completely_or_in_ranges(call: Call, finished: str) -> None:
     said = call("GET", f"/v1/jobs/{finished}").json()
     assert said["result"] == {
         "href": f"/v1/jobs/{finished}/result",
@@ -304,7 +304,7 @@ def test_result_is_downloaded_whole_or_in_ranges(call: Call, finished: str) -> N
 
 
 @pytest.mark.parametrize(("asked", "status"), [("bytes=99999-", 416), ("pages=1-2", 400), ("bytes=9-1", 400)])
-def test_range_that_can_not_be_served_is_a_problem(call: Call, finished: str, asked: str, status: int) -> None:
+def test_invalid_range_is_a_problem(call: Call, finished: str, asked: str, status: int) -> None:
     answer = call("GET", f"/v1/jobs/{finished}/result", headers={"Range": asked})
     assert answer.status_code == status
     assert answer.headers["content-type"] == "application/problem+json"
@@ -313,7 +313,7 @@ def test_range_that_can_not_be_served_is_a_problem(call: Call, finished: str, as
         assert answer.json()["code"] == "request.range"
 
 
-def test_deleted_result_is_gone_and_the_job_and_its_report_stay(call: Call, finished: str, settings: Settings) -> None:
+def test_deleting_a_result_keeps_the_job_and_its_report(call: Call, finished: str, settings: Settings) -> None:
     folder: Path = settings.data_dir / "jobs" / finished / "attempt-1"
     for _ in range(2):
         assert call("DELETE", f"/v1/jobs/{finished}/result").status_code == 204
@@ -324,7 +324,7 @@ def test_deleted_result_is_gone_and_the_job_and_its_report_stay(call: Call, fini
     assert [path.name for path in folder.iterdir()] == ["report.json"]
 
 
-def test_the_page_and_the_tissue_come_with_the_result_and_go_with_it(call: Call, finished: str) -> None:
+def test_report_page_and_tissue_are_deleted_with_the_result(call: Call, finished: str) -> None:
     said = call("GET", f"/v1/jobs/{finished}").json()
     page, tissue = call("GET", said["report_html"]), call("GET", said["tissue"])
     assert (page.status_code, page.headers["content-type"].split(";")[0]) == (200, "text/html")
@@ -340,7 +340,7 @@ def test_the_page_and_the_tissue_come_with_the_result_and_go_with_it(call: Call,
 TRIANGLE = {"type": "Polygon", "coordinates": [[[10, 10], [900, 10], [10, 700], [10, 10]]]}
 
 
-def test_a_region_of_interest_is_kept_as_it_was_drawn(app: FastAPI, ask: Call, call: Call) -> None:
+def test_region_of_interest_is_stored_unchanged(app: FastAPI, ask: Call, call: Call) -> None:
     feature = {"type": "FeatureCollection", "features": [{"type": "Feature", "geometry": TRIANGLE, "properties": {}}]}
     said = ask(roi=feature).json()
     assert (said["roi_points"], said["region"]) == (4, None)
@@ -364,16 +364,16 @@ def test_a_region_of_interest_is_kept_as_it_was_drawn(app: FastAPI, ask: Call, c
         ),
     ],
 )
-def test_a_region_of_interest_that_is_none_is_refused(ask: Call, wanted: dict[str, Any], code: str) -> None:
+def test_invalid_region_of_interest_is_refused(ask: Call, wanted: dict[str, Any], code: str) -> None:
     assert is_problem(ask(**wanted), 422, code)
 
 
-def test_finished_job_outlives_its_slide(call: Call, finished: str, slide_id: str) -> None:
+def test_finished_job_remains_after_its_slide_is_deleted(call: Call, finished: str, slide_id: str) -> None:
     assert call("DELETE", f"/v1/slides/{slide_id}").status_code == 204
     assert call("GET", f"/v1/jobs/{finished}/result").content == PIXELS
 
 
-def test_unknown_job_is_a_problem_everywhere(call: Call) -> None:
+def test_unknown_job_is_a_problem_in_every_route(call: Call) -> None:
     for method, rest in [("GET", ""), ("DELETE", ""), ("GET", "/result"), ("DELETE", "/result"), ("GET", "/report")]:
         assert is_problem(call(method, f"/v1/jobs/nope{rest}"), 404, "job.unknown")
 
@@ -388,7 +388,7 @@ def test_jobs_are_listed_in_pages_and_by_state(ask: Call, call: Call) -> None:
     assert is_problem(call("GET", "/v1/jobs?limit=0"), 422, "request.invalid")
 
 
-def test_models_are_listed_with_their_facts(call: Call) -> None:
+def test_models_are_listed_with_their_properties(call: Call) -> None:
     said = call("GET", "/v1/models").json()
     assert said["default"] == "auto"
     assert {model["effort"] for model in said["models"]} == {"fast", "balanced", "best", None}
@@ -407,7 +407,7 @@ FILES = [
 
 @pytest.mark.parametrize(("name", "_content"), FILES)
 @pytest.mark.parametrize("headers", [{}, {"Range": "bytes=1-3"}])
-def test_a_file_that_goes_before_its_answer_begins_is_gone(
+def test_file_deleted_before_the_response_starts_is_410(
     call: Call,
     finished: str,
     settings: Settings,
@@ -433,7 +433,7 @@ def test_a_file_that_goes_before_its_answer_begins_is_gone(
 
 @pytest.mark.parametrize(("name", "content"), FILES)
 @pytest.mark.parametrize("part", [None, slice(1, 12)])
-def test_a_file_that_goes_once_its_answer_has_begun_is_sent_whole(
+def test_file_deleted_after_the_response_started_is_sent_completely(
     app: FastAPI, finished: str, settings: Settings, name: str, content: bytes, part: slice | None
 ) -> None:
     part = part and slice(1, min(12, len(content)))

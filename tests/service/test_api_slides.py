@@ -1,4 +1,4 @@
-"""Uploading, looking at and deleting slides."""
+"""Routes of slides: upload, get, delete."""
 
 import asyncio
 import base64
@@ -49,14 +49,14 @@ def test_uploaded_slide_is_stored_hashed_and_described(call: Call, settings: Set
     assert call("GET", "/v1/slides").json() == {"slides": [said], "next": None}
 
 
-def test_users_name_is_in_no_path(call: Call, settings: Settings, slide_id: str) -> None:
+def test_slides_name_is_not_in_any_path(call: Call, settings: Settings, slide_id: str) -> None:
     assert [path for path in settings.data_dir.rglob("*") if "Patient" in str(path)] == []
 
 
 @pytest.mark.parametrize(
     "name", ["a%2Fb.svs", "..%2F..%2Fetc%2Fpasswd", "%2e%2e", "a%5Cb.svs", "a%00.svs", "a%07.svs", "x" * 256, "%20", ""]
 )
-def test_name_that_could_not_be_a_file_is_refused(call: Call, settings: Settings, tiff: bytes, name: str) -> None:
+def test_invalid_file_name_is_refused(call: Call, settings: Settings, tiff: bytes, name: str) -> None:
     assert is_problem(call("PUT", f"/v1/slides/{name}", content=tiff), 422, "upload.name")
     assert leftovers(settings) == []
 
@@ -78,13 +78,13 @@ def test_only_a_known_suffix_reaches_the_disk(name: str, stored: str) -> None:
     assert stored_file_name(name) == stored
 
 
-def test_format_of_several_files_is_refused_with_a_way_out(call: Call) -> None:
+def test_format_of_several_files_is_refused_with_advice(call: Call) -> None:
     answer = call("PUT", "/v1/slides/a.mrxs", content=b"x")
     assert is_problem(answer, 422, "slide.multi-file")
     assert "slidelift upscale" in answer.json()["detail"]
 
 
-def test_unreadable_slide_is_refused_by_its_users_name_and_removed(call: Call, settings: Settings) -> None:
+def test_unreadable_slide_is_refused_by_its_name_and_removed(call: Call, settings: Settings) -> None:
     answer = call("PUT", "/v1/slides/mine.svs", content=b"not a slide")
     assert is_problem(answer, 422, "slide.unreadable")
     assert answer.json()["detail"].startswith("mine.svs: ")
@@ -98,7 +98,7 @@ def test_empty_body_is_refused(call: Call, settings: Settings) -> None:
     assert leftovers(settings) == []
 
 
-def test_part_of_a_file_is_never_taken_for_the_whole(call: Call, tiff: bytes) -> None:
+def test_content_range_is_refused(call: Call, tiff: bytes) -> None:
     answer = call("PUT", "/v1/slides/a.svs", content=tiff, headers={"Content-Range": "bytes 0-9/10"})
     assert is_problem(answer, 400, "upload.content-range")
 
@@ -109,7 +109,7 @@ def test_form_is_refused_with_the_right_command(call: Call) -> None:
     assert "curl -T" in answer.json()["detail"]
 
 
-def test_announced_size_over_the_limit_is_refused_before_a_byte_is_read(call: Call, settings: Settings) -> None:
+def test_announced_size_over_the_limit_is_refused_before_the_body_is_read(call: Call, settings: Settings) -> None:
     async def never() -> AsyncIterator[bytes]:
         raise AssertionError("the body was read")
         yield b""
@@ -120,7 +120,7 @@ def test_announced_size_over_the_limit_is_refused_before_a_byte_is_read(call: Ca
     assert leftovers(settings) == []
 
 
-def test_unannounced_size_over_the_limit_is_refused_when_counted(call: Call, settings: Settings) -> None:
+def test_unannounced_size_over_the_limit_is_refused(call: Call, settings: Settings) -> None:
     async def endless() -> AsyncIterator[bytes]:
         while True:
             yield bytes(2**20)
@@ -130,7 +130,7 @@ def test_unannounced_size_over_the_limit_is_refused_when_counted(call: Call, set
 
 
 @pytest.mark.parametrize("header", ["Repr-Digest", "Content-Digest"])
-def test_digest_is_checked(call: Call, settings: Settings, tiff: bytes, header: str) -> None:
+def test_digest_is_verified(call: Call, settings: Settings, tiff: bytes, header: str) -> None:
     right = base64.b64encode(hashlib.sha256(tiff).digest()).decode()
     wrong = base64.b64encode(hashlib.sha256(b"other").digest()).decode()
     for value, status in ((f"crc32c=:AAAA:, sha-256=:{right}:", 201), ("md5=:AAAA:", 201)):
@@ -144,7 +144,7 @@ def test_digest_is_checked(call: Call, settings: Settings, tiff: bytes, header: 
 
 
 async def _put(app: FastAPI, messages: list[dict[str, Any]], headers: list[tuple[bytes, bytes]]) -> list[Any]:
-    """Speak ASGI by hand: clients that break off can't be had otherwise."""
+    """Call the application by ASGI directly, to simulate clients that disconnect."""
     scope = {"type": "http", "method": "PUT", "path": "/v1/slides/a.svs", "query_string": b"", "headers": headers}
     scope |= {"http_version": "1.1", "scheme": "http", "server": ("test", 80), "root_path": ""}
     sent: list[Any] = []
@@ -160,14 +160,14 @@ async def _put(app: FastAPI, messages: list[dict[str, Any]], headers: list[tuple
     return sent
 
 
-def test_client_that_goes_away_leaves_nothing(app: FastAPI, settings: Settings, tiff: bytes) -> None:
+def test_disconnected_client_leaves_no_files(app: FastAPI, settings: Settings, tiff: bytes) -> None:
     messages = [{"type": "http.request", "body": tiff, "more_body": True}, {"type": "http.disconnect"}]
     sent = asyncio.run(_put(app, messages, [(b"content-length", b"5000")]))
     assert sent[0]["status"] == 400
     assert leftovers(settings) == []
 
 
-def test_fewer_bytes_than_announced_leave_nothing(app: FastAPI, settings: Settings, tiff: bytes) -> None:
+def test_incomplete_upload_leaves_no_files(app: FastAPI, settings: Settings, tiff: bytes) -> None:
     messages = [{"type": "http.request", "body": tiff, "more_body": False}]
     sent = asyncio.run(_put(app, messages, [(b"content-length", b"5000")]))
     assert sent[0]["status"] == 400
@@ -175,7 +175,7 @@ def test_fewer_bytes_than_announced_leave_nothing(app: FastAPI, settings: Settin
     assert leftovers(settings) == []
 
 
-def test_upload_that_would_eat_the_reserve_is_refused(settings: Settings, facts: dict[str, Any]) -> None:
+def test_upload_that_would_use_the_disk_reserve_is_refused(settings: Settings, facts: dict[str, Any]) -> None:
     free = shutil.disk_usage(settings.data_dir.parent).free
     most = {"data_dir": settings.data_dir, "max_upload_bytes": 10**18}
     for reserve, announced in ((free * 2, 10), (0, free * 2)):
@@ -185,7 +185,7 @@ def test_upload_that_would_eat_the_reserve_is_refused(settings: Settings, facts:
         app.state.context.store.close()
 
 
-def test_disk_that_fills_up_is_said_and_leaves_nothing(
+def test_full_disk_is_reported_and_leaves_no_files(
     call: Call, settings: Settings, tiff: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any) -> None:
@@ -196,7 +196,7 @@ def test_disk_that_fills_up_is_said_and_leaves_nothing(
     assert leftovers(settings) == []
 
 
-def test_slide_whose_row_could_not_be_written_leaves_no_file(
+def test_slide_whose_row_was_not_written_leaves_no_file(
     app: FastAPI, call: Call, settings: Settings, tiff: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: Any) -> None:
@@ -209,14 +209,14 @@ def test_slide_whose_row_could_not_be_written_leaves_no_file(
     assert leftovers(settings) == []
 
 
-def test_deleted_slide_is_gone_with_its_files(call: Call, settings: Settings, slide_id: str) -> None:
+def test_deleting_a_slide_removes_its_files(call: Call, settings: Settings, slide_id: str) -> None:
     assert call("DELETE", f"/v1/slides/{slide_id}").status_code == 204
     assert is_problem(call("GET", f"/v1/slides/{slide_id}"), 404, "slide.unknown")
     assert is_problem(call("DELETE", f"/v1/slides/{slide_id}"), 404, "slide.unknown")
     assert leftovers(settings) == []
 
 
-def test_slide_of_an_unfinished_job_can_not_be_deleted(call: Call, settings: Settings, slide_id: str) -> None:
+def test_slide_of_an_unfinished_job_cannot_be_deleted(call: Call, settings: Settings, slide_id: str) -> None:
     job = call("POST", "/v1/jobs", json={"slide": slide_id}).json()
     assert is_problem(call("DELETE", f"/v1/slides/{slide_id}"), 409, "slide.in-use")
     call("DELETE", f"/v1/jobs/{job['id']}")
@@ -232,7 +232,7 @@ def test_slides_are_listed_in_pages(call: Call, tiff: bytes) -> None:
     assert rest["next"] is None
 
 
-def test_a_slide_whose_row_can_not_be_read_hides_no_other_and_is_deleted_on_request(
+def test_slide_with_an_invalid_row_is_skipped_in_lists_and_can_be_deleted(
     app: FastAPI, call: Call, settings: Settings, slide_id: str, tiff: bytes
 ) -> None:
     bad = call("PUT", "/v1/slides/bad.svs", content=tiff).json()["id"]
@@ -268,16 +268,14 @@ def test_a_slide_whose_row_can_not_be_read_hides_no_other_and_is_deleted_on_requ
     ],
     ids=str,
 )
-def test_what_no_slide_can_say_of_itself_is_never_stored(
-    call: Call, tiff: bytes, facts: dict[str, Any], wrong: dict[str, Any]
-) -> None:
+def test_invalid_metadata_is_not_stored(call: Call, tiff: bytes, facts: dict[str, Any], wrong: dict[str, Any]) -> None:
     facts.update(wrong)
     answer = call("PUT", "/v1/slides/a.svs", content=tiff)
     assert (answer.status_code, answer.json()["code"]) == (422, "slide.unreadable"), answer.text
     assert call("GET", "/v1/slides").json()["slides"] == []
 
 
-def test_sweep_sets_aside_what_a_crash_left_and_keeps_what_counts(
+def test_sweep_moves_leftovers_of_a_crash_aside_and_keeps_the_rest(
     app: FastAPI, settings: Settings, slide_id: str
 ) -> None:
     context = app.state.context
@@ -293,7 +291,7 @@ def test_sweep_sets_aside_what_a_crash_left_and_keeps_what_counts(
     assert aside == ["1000-job-lost", "1000-slide-half"]
 
 
-def test_sweep_spares_an_upload_under_way(app: FastAPI, settings: Settings) -> None:
+def test_sweep_keeps_a_running_upload(app: FastAPI, settings: Settings) -> None:
     upload_service = app.state.context.upload_service
     arriving = upload_service.begin("a.svs", UploadMethod.PUT, total_bytes=3)
     arriving.append(b"abc")

@@ -1,7 +1,7 @@
-"""The OpenAPI document keeps its word: schemathesis calls every address with what it allows and what it does not.
+"""The service conforms to its OpenAPI document: schemathesis calls every operation with valid and invalid requests.
 
-Positive and negative data, then chains of calls by the document's links; every check that schemathesis has and two of
-ours (`tests/service/contract/hooks.py`). No answer may be a 5xx, and none may be one that the document does not have.
+It also follows the document's links. All checks of schemathesis are on, and two of our own
+(`tests/service/contract/hooks.py`). No response may be a 5xx or one that the document does not contain.
 """
 
 import json
@@ -24,7 +24,7 @@ ROOT = HERE.parents[1]
 
 @pytest.fixture
 def address(tmp_path: Path) -> Iterator[str]:
-    """The real API process; stand-ins for the probe, and for a worker that brings jobs into every state."""
+    """URL of a real API process with a stub probe and a stub worker that brings jobs into every state."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     command = [sys.executable, HERE / "serve_for_tests.py", tmp_path / "data", str(port), "work"]
@@ -47,8 +47,8 @@ def address(tmp_path: Path) -> Iterator[str]:
         assert "Traceback" not in (tmp_path / "log").read_text()
 
 
-def made(address: str) -> dict[str, list[Any]]:
-    """Slides, jobs and batches to ask about."""
+def create_resources(address: str) -> dict[str, list[Any]]:
+    """Create slides, jobs, batches and uploads; return their ids."""
     slides = [httpx.put(f"{address}/v1/slides/{n}.svs", content=b"II*\0").json()["id"] for n in range(24)]
     jobs = [httpx.post(f"{address}/v1/jobs", json={"slide": one, "model": "bicubic"}).json()["id"] for one in slides]
     wanted = {"slides": slides[:3], "model": "bicubic"}
@@ -61,12 +61,12 @@ def made(address: str) -> dict[str, list[Any]]:
     return {"slide": slides, "job": jobs, "batch": batches, "upload": uploads}
 
 
-def test_no_answer_breaks_the_contract_and_none_is_a_server_error(address: str, tmp_path: Path) -> None:
+def test_responses_conform_to_the_document_without_server_errors(address: str, tmp_path: Path) -> None:
     environment = {
         **os.environ,
         "PYTHONPATH": str(HERE / "contract"),
         "SCHEMATHESIS_HOOKS": "hooks",
-        "SLIDELIFT_CONTRACT_IDS": json.dumps(made(address)),
+        "SLIDELIFT_CONTRACT_IDS": json.dumps(create_resources(address)),
     }
     command = [Path(sys.executable).with_name("schemathesis"), "--config-file", HERE / "contract" / "schemathesis.toml"]
     examples = os.environ.get("SLIDELIFT_CONTRACT_EXAMPLES", "12")

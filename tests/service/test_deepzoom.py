@@ -1,4 +1,4 @@
-"""Deep Zoom over HTTP: decoded elsewhere, cached by tag, and nobody else's to see."""
+"""Routes of the viewer: decoding in other processes, caching by ETag, access."""
 
 import asyncio
 import io
@@ -31,7 +31,7 @@ Call = Callable[..., httpx.Response]
 
 @pytest.fixture
 def shown(open_app: Callable[..., FastAPI], client: Any, cmu: Path) -> Iterator[tuple[FastAPI, Call, str]]:
-    """A service, how to call it, and the id of a real slide there."""
+    """An application, a client of it, and the id of a real slide."""
     app = open_app()
     call = client(app)
     yield app, call, call("PUT", "/v1/slides/cmu.svs", content=cmu.read_bytes()).json()["id"]
@@ -40,7 +40,7 @@ def shown(open_app: Callable[..., FastAPI], client: Any, cmu: Path) -> Iterator[
 
 @pytest.fixture
 def finished(shown: tuple[FastAPI, Call, str]) -> str:
-    """The id of a finished job over a corner of the slide."""
+    """The id of a finished job for a corner of the slide."""
     app, call, slide = shown
     asked = {"slide": slide, "model": "bicubic", "region": [256, 512, 300, 200]}
     job_id = str(call("POST", "/v1/jobs", json=asked).json()["id"])
@@ -64,7 +64,7 @@ def code(answer: httpx.Response) -> tuple[int, str]:
     return answer.status_code, answer.json()["code"]
 
 
-def test_a_slides_tiles_are_its_pixels(shown: tuple[FastAPI, Call, str], cmu: Path) -> None:
+def test_tiles_of_a_slide_equal_its_pixels(shown: tuple[FastAPI, Call, str], cmu: Path) -> None:
     import openslide
 
     _, call, slide = shown
@@ -81,9 +81,7 @@ def test_a_slides_tiles_are_its_pixels(shown: tuple[FastAPI, Call, str], cmu: Pa
     assert picture(call("GET", f"/v1/slides/{slide}_files/0/0_0.jpeg")).shape == (1, 1, 3)
 
 
-def test_a_tile_is_kept_by_its_tag_and_never_decoded_twice(
-    shown: tuple[FastAPI, Call, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tile_is_cached_by_its_etag(shown: tuple[FastAPI, Call, str], monkeypatch: pytest.MonkeyPatch) -> None:
     app, call, slide = shown
     address = f"/v1/slides/{slide}_files/12/2_1.jpeg"
     first = call("GET", address)
@@ -100,14 +98,14 @@ def test_a_tile_is_kept_by_its_tag_and_never_decoded_twice(
     assert call("HEAD", address).headers["etag"] == first.headers["etag"]
 
 
-def test_tags_tell_tiles_slides_and_formats_apart(shown: tuple[FastAPI, Call, str]) -> None:
+def test_etags_differ_between_tiles_slides_and_formats(shown: tuple[FastAPI, Call, str]) -> None:
     _, call, slide = shown
     addresses = [f"/v1/slides/{slide}_files/{rest}" for rest in ("12/0_0.jpeg", "12/1_0.jpeg", "11/0_0.jpeg")]
     addresses.append(f"/v1/slides/{slide}_files/12/0_0.png")
     assert len({call("GET", one).headers["etag"] for one in addresses}) == len(addresses)
 
 
-def test_what_is_not_there_is_a_problem_with_its_code(shown: tuple[FastAPI, Call, str]) -> None:
+def test_missing_tiles_slides_and_jobs_are_problems(shown: tuple[FastAPI, Call, str]) -> None:
     _, call, slide = shown
     assert code(call("GET", f"/v1/slides/{slide}_files/12/5_0.jpeg")) == (404, "view.tile")
     assert code(call("GET", f"/v1/slides/{slide}_files/13/0_0.jpeg")) == (404, "view.tile")
@@ -120,7 +118,7 @@ def test_what_is_not_there_is_a_problem_with_its_code(shown: tuple[FastAPI, Call
     assert code(call("GET", "/v1/jobs/none/map")) == (404, "job.unknown")
 
 
-def test_a_result_is_shown_with_its_place_on_the_slide(shown: tuple[FastAPI, Call, str], finished: str) -> None:
+def test_result_is_shown_with_its_position_on_the_slide(shown: tuple[FastAPI, Call, str], finished: str) -> None:
     _, call, _slide = shown
     described = call("GET", f"/v1/jobs/{finished}/result.dzi?n=3")
     assert 'Format="jpeg"' in described.text
@@ -133,7 +131,7 @@ def test_a_result_is_shown_with_its_place_on_the_slide(shown: tuple[FastAPI, Cal
     assert told["complete"]
 
 
-def test_before_there_is_a_plan_and_after_the_result_is_gone_the_viewer_is_told(
+def test_result_before_its_plan_and_after_its_deletion_is_a_problem(
     shown: tuple[FastAPI, Call, str], finished: str
 ) -> None:
     _, call, slide = shown
@@ -147,7 +145,7 @@ def test_before_there_is_a_plan_and_after_the_result_is_gone_the_viewer_is_told(
     assert code(call("GET", f"/v1/jobs/{finished}/result_files/0/0_0.jpeg")) == (410, "result.deleted")
 
 
-def test_a_decoder_that_dies_costs_its_tile_and_nothing_else(shown: tuple[FastAPI, Call, str]) -> None:
+def test_crashed_decoder_fails_only_its_tile(shown: tuple[FastAPI, Call, str]) -> None:
     app, call, slide = shown
     call("GET", f"/v1/slides/{slide}_files/12/0_0.jpeg")
     (child,) = app.state.context.decoders._idle
@@ -160,28 +158,26 @@ def test_a_decoder_that_dies_costs_its_tile_and_nothing_else(shown: tuple[FastAP
     assert picture(call("GET", f"/v1/slides/{slide}_files/12/1_0.jpeg")).shape == (512, 512, 3)
 
 
-def test_a_decoder_that_died_while_idle_costs_no_tile(shown: tuple[FastAPI, Call, str]) -> None:
+def test_decoder_that_died_while_idle_fails_no_tile(shown: tuple[FastAPI, Call, str]) -> None:
     app, call, slide = shown
     call("GET", f"/v1/slides/{slide}_files/12/0_0.jpeg")
     (child,) = app.state.context.decoders._idle
     child.process.kill()
     os.waitid(os.P_PID, child.process.pid, os.WEXITED | os.WNOWAIT)
-    child.send(Cancel())  # what could not be sent is kept, and is in the way of closing
+    child.send(Cancel())  # fails, and the unsent data must not prevent closing
     assert picture(call("GET", f"/v1/slides/{slide}_files/12/1_0.jpeg")).shape == (512, 512, 3)
 
 
-def test_an_odd_address_is_refused_at_once(shown: tuple[FastAPI, Call, str]) -> None:
+def test_invalid_tile_url_is_refused_quickly(shown: tuple[FastAPI, Call, str]) -> None:
     _, call, slide = shown
     began = time.monotonic()
     for odd in ("_." * 10_000 + "/", "_" * 20_000, "0_0." * 5000 + "/", "_files/" * 3000):
         for picture_at in (f"/v1/slides/{slide}", "/v1/jobs/none/result"):
             assert call("GET", f"{picture_at}_files/12/{odd}").status_code in (404, 405)
-    assert time.monotonic() - began < 5  # where each mark may end each part, the first alone takes days
+    assert time.monotonic() - began < 5  # a backtracking regular expression would take days
 
 
-def test_what_has_gone_from_the_disk_is_a_problem_without_paths(
-    shown: tuple[FastAPI, Call, str], finished: str
-) -> None:
+def test_missing_file_is_a_problem_without_paths(shown: tuple[FastAPI, Call, str], finished: str) -> None:
     app, call, slide = shown
     folder = app.state.context.settings.data_dir
     (folder / "slides" / slide).rename(folder / "gone")
@@ -195,7 +191,7 @@ def test_what_has_gone_from_the_disk_is_a_problem_without_paths(
 
 @pytest.fixture
 def meanwhile(shown: tuple[FastAPI, Call, str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., httpx.Response]:
-    """Ask for something, and let something else happen between its look-up and the look."""
+    """Make a request, and run a function between finding the image and decoding it."""
     app, call, _ = shown
     ask = app.state.context.decoders._request
 
@@ -213,7 +209,7 @@ def meanwhile(shown: tuple[FastAPI, Call, str], monkeypatch: pytest.MonkeyPatch)
     return asked
 
 
-def test_what_goes_between_look_up_and_look_is_told_as_gone(
+def test_image_deleted_while_it_is_decoded_is_reported_as_deleted(
     shown: tuple[FastAPI, Call, str], finished: str, meanwhile: Callable[..., httpx.Response], cmu: Path
 ) -> None:
     app, call, slide = shown
@@ -242,7 +238,7 @@ def test_what_goes_between_look_up_and_look_is_told_as_gone(
     assert str(folder) not in deleted.text + gone.text
 
 
-def test_a_result_in_the_making_that_is_finished_between_look_up_and_look_is_shown(
+def test_result_finished_while_it_is_decoded_is_shown(
     shown: tuple[FastAPI, Call, str], meanwhile: Callable[..., httpx.Response]
 ) -> None:
     app, call, slide = shown
@@ -264,7 +260,7 @@ def test_a_result_in_the_making_that_is_finished_between_look_up_and_look_is_sho
     assert "immutable" in tile.headers["cache-control"]
 
 
-def test_a_damaged_tile_names_no_path_of_the_service(open_app: Callable[..., FastAPI], client: Any, data: Path) -> None:
+def test_problem_of_a_damaged_tile_contains_no_path(open_app: Callable[..., FastAPI], client: Any, data: Path) -> None:
     app = open_app()
     call = client(app)
     damaged = (data / "damaged" / "unreadable.svs").read_bytes()
@@ -275,7 +271,7 @@ def test_a_damaged_tile_names_no_path_of_the_service(open_app: Callable[..., Fas
     assert str(app.state.context.settings.data_dir) not in answer.text
 
 
-def test_a_slide_that_takes_long_keeps_nobody_from_another(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_slide_does_not_block_other_slides(monkeypatch: pytest.MonkeyPatch) -> None:
     done = threading.Event()
 
     def answer(self: DecoderPool, request: DecodeRequest) -> SizeRead:
@@ -299,7 +295,7 @@ def test_a_slide_that_takes_long_keeps_nobody_from_another(monkeypatch: pytest.M
     asyncio.run(look())
 
 
-def test_tiles_are_their_owners_alone(open_app: Callable[..., FastAPI], client: Any, cmu: Path) -> None:
+def test_tiles_are_visible_only_to_their_owner(open_app: Callable[..., FastAPI], client: Any, cmu: Path) -> None:
     app = open_app(auth="on")
     call, context = client(app), app.state.context
     mine, others = (new_token(name, frozenset({Scope.READ, Scope.WRITE}), context.clock()) for name in ("a", "b"))

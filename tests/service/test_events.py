@@ -1,4 +1,4 @@
-"""One stream for all jobs of a caller: who hears what, from when to when, and at what cost."""
+"""The event stream of all jobs of a caller: its contents, its start and end, its cost."""
 
 import asyncio
 import json
@@ -10,7 +10,7 @@ import pytest
 from fastapi import FastAPI
 
 from slidelift.service.api import events
-from slidelift.service.api.job_changes import News
+from slidelift.service.api.job_changes import JobEvent
 from slidelift.service.auth.tokens import Scope, Token, new_token
 from slidelift.service.errors import problem
 from slidelift.service.jobs.job import Job, JobOrder, JobState, Outcome
@@ -18,11 +18,11 @@ from slidelift.service.jobs.sql_store import SqlStore
 from slidelift.service.jobs.store import StoreUnavailableError
 
 FAILED = Outcome(JobState.FAILED, problem("slide.unreadable", "no"))
-Told = tuple[int, str, str]
+Event = tuple[int, str, str]
 
 
-class Ear:
-    """An open stream, read as it comes, by a client that may go away."""
+class StreamClient:
+    """A client that reads an event stream and can disconnect."""
 
     def __init__(
         self, app: FastAPI, secret: str | None = None, last: int | str | None = None, path: str = "/v1/events"
@@ -69,20 +69,20 @@ class Ear:
                 self._arrived.clear()
                 await self._arrived.wait()
 
-    async def heard(self, count: int) -> list[Told]:
-        """The first so many events, when they have come: id, job and state; more is an error."""
+    async def receive(self, count: int) -> list[Event]:
+        """Wait for exactly that many events; return id, job and state of each."""
         await self.until(lambda: len(self.events) >= count)
         assert len(self.events) == count
         return self.events
 
     @property
-    def events(self) -> list[Told]:
+    def events(self) -> list[Event]:
         found = []
         for block in self.text.split("\n\n"):
             fields = dict(line.split(": ", 1) for line in block.splitlines() if not line.startswith(":"))
             if fields.get("event") == "job":
-                said = json.loads(fields["data"])
-                found.append((int(fields["id"]), said["id"], said["state"]))
+                job = json.loads(fields["data"])
+                found.append((int(fields["id"]), job["id"], job["state"]))
         return found
 
 
@@ -90,9 +90,9 @@ def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(test())
 
 
-def told(heard: list[Told]) -> list[tuple[str, str]]:
-    assert [number for number, *_ in heard] == sorted({number for number, *_ in heard})
-    return [(job, state) for _, job, state in heard]
+def states(received: list[Event]) -> list[tuple[str, str]]:
+    assert [number for number, *_ in received] == sorted({number for number, *_ in received})
+    return [(job, state) for _, job, state in received]
 
 
 @pytest.fixture
@@ -110,48 +110,48 @@ def add(store: SqlStore, slide_id: str) -> Callable[..., Job]:
     return queue
 
 
-def test_it_begins_with_what_is_under_way_and_goes_on_with_each_change(
+def test_stream_starts_with_the_unfinished_jobs_and_continues_with_each_change(
     app: FastAPI, store: SqlStore, add: Callable[..., Job]
 ) -> None:
     async def test() -> None:
         for name in ("ended", "a", "b"):
             add(name)
         store.cancel("ended")
-        async with Ear(app) as ear:
-            assert told(await ear.heard(2)) == [("a", "queued"), ("b", "queued")]
+        async with StreamClient(app) as client:
+            assert states(await client.receive(2)) == [("a", "queued"), ("b", "queued")]
             store.claim("w")
-            assert told(await ear.heard(3))[2:] == [("a", "running")]
+            assert states(await client.receive(3))[2:] == [("a", "running")]
             add("new")
-            assert told(await ear.heard(4))[3:] == [("new", "queued")]
+            assert states(await client.receive(4))[3:] == [("new", "queued")]
             store.settle("a", 1, FAILED)
-            assert told(await ear.heard(5))[4:] == [("a", "failed")]
+            assert states(await client.receive(5))[4:] == [("a", "failed")]
             store.retry("a")
-            assert told(await ear.heard(6))[5:] == [("a", "queued")]
+            assert states(await client.receive(6))[5:] == [("a", "queued")]
             store.retry("ended")
-            assert told(await ear.heard(7))[6:] == [("ended", "queued")]
+            assert states(await client.receive(7))[6:] == [("ended", "queued")]
 
     run(test)
 
 
-def test_what_begins_and_ends_between_two_looks_is_heard(
+def test_job_that_starts_and_ends_between_two_polls_is_sent(
     app: FastAPI, store: SqlStore, add: Callable[..., Job]
 ) -> None:
     async def test() -> None:
         add("old")
         store.cancel("old")
-        async with Ear(app) as ear:
-            for _ in range(3):  # without a pause: no look comes in between
+        async with StreamClient(app) as client:
+            for _ in range(3):  # without a pause, so that no poll happens in between
                 add(f"short{_}")
                 store.cancel(f"short{_}")
             store.retry("old")
             store.cancel("old")
             ended = [(name, "cancelled") for name in ("short0", "short1", "short2", "old")]
-            await ear.until(lambda: told(ear.events)[-4:] == ended)
+            await client.until(lambda: states(client.events)[-4:] == ended)
 
     run(test)
 
 
-def test_each_hears_of_their_own_jobs_alone(open_app: Callable[..., FastAPI], client: Any, tiff: bytes) -> None:
+def test_each_caller_receives_only_their_own_jobs(open_app: Callable[..., FastAPI], client: Any, tiff: bytes) -> None:
     app = open_app(auth="on")
     store = app.state.context.store
 
@@ -170,156 +170,166 @@ def test_each_hears_of_their_own_jobs_alone(open_app: Callable[..., FastAPI], cl
     async def test() -> None:
         add("m0", mine[0].id)
         add("o0", other[0].id)
-        async with Ear(app, mine[1]) as first, Ear(app, other[1]) as second, Ear(app, admin[1]) as third:
+        async with (
+            StreamClient(app, mine[1]) as first,
+            StreamClient(app, other[1]) as second,
+            StreamClient(app, admin[1]) as third,
+        ):
             for name, owner in (("m1", mine[0].id), ("o1", other[0].id), ("nobody's", None)):
                 add(name, owner)
-            assert [name for name, _ in told(await third.heard(5))] == ["m0", "o0", "m1", "o1", "nobody's"]
-            assert [name for name, _ in told(await first.heard(2))] == ["m0", "m1"]
-            assert [name for name, _ in told(await second.heard(2))] == ["o0", "o1"]
-        async with Ear(app, writer[1]) as refused:
+            assert [name for name, _ in states(await third.receive(5))] == [
+                "m0",
+                "o0",
+                "m1",
+                "o1",
+                "nobody's",
+            ]
+            assert [name for name, _ in states(await first.receive(2))] == ["m0", "m1"]
+            assert [name for name, _ in states(await second.receive(2))] == ["o0", "o1"]
+        async with StreamClient(app, writer[1]) as refused:
             assert refused.status == 403
-        async with Ear(app) as stranger:
+        async with StreamClient(app) as stranger:
             assert stranger.status == 401
 
     run(test)
 
 
-def test_who_comes_back_hears_what_was_missed_and_nothing_twice(
+def test_reconnecting_client_receives_missed_changes_once(
     app: FastAPI, store: SqlStore, add: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def test() -> None:
         add("a")
         add("b")
-        async with Ear(app) as ear:
-            ((_, *_a), (last, *_b)) = await ear.heard(2)
-        async with Ear(app) as quiet:
-            await quiet.heard(2)
+        async with StreamClient(app) as client:
+            ((_, *_a), (last, *_b)) = await client.receive(2)
+        async with StreamClient(app) as quiet:
+            await quiet.receive(2)
             assert f"id: {last}\n\n" in quiet.text
         store.cancel("a")
-        async with Ear(app, last=last) as ear:
-            assert told(await ear.heard(1)) == [("a", "cancelled")]
-        for odd in (last + 100, "x", "-1", "9" * 5000):  # of another life, or none: as if for the first time
-            async with Ear(app, last=odd) as ear:
-                assert told(await ear.heard(1)) == [("b", "queued")]
-        monkeypatch.setattr(events, "RESUMED_CHANGES", 0)
-        async with Ear(app, last=last) as ear:
-            assert told(await ear.heard(1)) == [("b", "queued")]
+        async with StreamClient(app, last=last) as client:
+            assert states(await client.receive(1)) == [("a", "cancelled")]
+        for odd in (last + 100, "x", "-1", "9" * 5000):  # of another data folder, or invalid: starts from the beginning
+            async with StreamClient(app, last=odd) as client:
+                assert states(await client.receive(1)) == [("b", "queued")]
+        monkeypatch.setattr(events, "MAX_REPLAYED_CHANGES", 0)
+        async with StreamClient(app, last=last) as client:
+            assert states(await client.receive(1)) == [("b", "queued")]
 
     run(test)
 
 
-def test_one_look_serves_all_and_nobody_looks_when_nobody_listens(
+def test_one_poll_serves_all_streams_and_polling_ends_with_the_last_stream(
     app: FastAPI, store: SqlStore, add: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read, looks = store.changes, []
+    read, polls = store.changes, []
 
     def counted(after: int, limit: int) -> Any:
-        looks.append(after)
+        polls.append(after)
         return read(after, limit)
 
     monkeypatch.setattr(store, "changes", counted)
-    watch = app.state.context.job_changes
+    job_changes = app.state.context.job_changes
 
     async def test() -> None:
         async with asyncio.TaskGroup() as group:
-            ears = [Ear(app) for _ in range(20)]
-            for ear in ears:
-                group.create_task(ear.__aenter__())
-        begun, looked = time.monotonic(), len(looks)
+            clients = [StreamClient(app) for _ in range(20)]
+            for client in clients:
+                group.create_task(client.__aenter__())
+        started, polled = time.monotonic(), len(polls)
         add("a")
-        for ear in ears:
-            assert told(await ear.heard(1)) == [("a", "queued")]
-        assert len(looks) - looked <= 2 + (time.monotonic() - begun) / 0.25
-        for ear in ears:
-            await ear.__aexit__()
-        assert not watch._listeners
-        await asyncio.wait_for(watch._looking, 5)
+        for client in clients:
+            assert states(await client.receive(1)) == [("a", "queued")]
+        assert len(polls) - polled <= 2 + (time.monotonic() - started) / 0.25
+        for client in clients:
+            await client.__aexit__()
+        assert not job_changes._subscriptions
+        await asyncio.wait_for(job_changes._poll_task, 5)
 
     run(test)
 
 
 @pytest.fixture
-def written(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The ids of the jobs that were written as JSON."""
-    seen: list[str] = []
-    write = events.shown_under
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The ids of the jobs that were encoded, in order."""
+    ids: list[str] = []
+    job_url = events.job_url  # called once for each event
 
-    def counted(prefix: str, job: Job) -> Any:
-        seen.append(job.id)
-        return write(prefix, job)
+    def counted(prefix: str, job: Job) -> str:
+        ids.append(job.id)
+        return job_url(prefix, job)
 
-    monkeypatch.setattr(events, "shown_under", counted)
-    return seen
+    monkeypatch.setattr(events, "job_url", counted)
+    return ids
 
 
-def test_those_who_begin_at_once_share_one_look_and_each_job_is_written_once(
-    app: FastAPI, store: SqlStore, slide_id: str, written: list[str], monkeypatch: pytest.MonkeyPatch
+def test_streams_that_start_together_share_one_read_and_one_encoding(
+    app: FastAPI, store: SqlStore, slide_id: str, encoded: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = [f"j{n:03}" for n in range(150)]
     store.add_jobs([Job(name, JobOrder(slide_id, model="bicubic"), 1000.0) for name in names])
-    read, looks = store.unfinished, []
-    monkeypatch.setattr(store, "unfinished", lambda: looks.append(1) or read())
+    read, polls = store.unfinished, []
+    monkeypatch.setattr(store, "unfinished", lambda: polls.append(1) or read())
 
     async def test() -> None:
-        ears = [Ear(app) for _ in range(30)]
+        clients = [StreamClient(app) for _ in range(30)]
         async with asyncio.TaskGroup() as group:
-            for ear in ears:
-                group.create_task(ear.__aenter__())
-        for ear in ears:
-            assert [name for name, _ in told(await ear.heard(150))] == names
-        assert (len(looks), sorted(written)) == (1, names)
+            for client in clients:
+                group.create_task(client.__aenter__())
+        for client in clients:
+            assert [name for name, _ in states(await client.receive(150))] == names
+        assert (len(polls), sorted(encoded)) == (1, names)
         store.cancel("j000")
-        async with Ear(app) as late:  # only what has changed is written anew
-            assert [name for name, _ in told(late.events)] == names[1:]
-        assert (len(looks), len(written) - 150) == (2, written[150:].count("j000"))
-        for ear in ears:
-            await ear.__aexit__()
+        async with StreamClient(app) as late:  # only changed jobs are encoded again
+            assert [name for name, _ in states(late.events)] == names[1:]
+        assert (len(polls), len(encoded) - 150) == (2, encoded[150:].count("j000"))
+        for client in clients:
+            await client.__aexit__()
 
     run(test)
 
 
-def test_changes_that_many_hear_are_written_once(
-    app: FastAPI, store: SqlStore, slide_id: str, written: list[str]
+def test_each_change_is_encoded_once_for_all_streams(
+    app: FastAPI, store: SqlStore, slide_id: str, encoded: list[str]
 ) -> None:
     async def test() -> None:
-        ears = [Ear(app) for _ in range(20)]
-        for ear in ears:
-            await ear.__aenter__()
+        clients = [StreamClient(app) for _ in range(20)]
+        for client in clients:
+            await client.__aenter__()
         store.add_jobs([Job(f"j{n:03}", JobOrder(slide_id, model="bicubic"), 1000.0) for n in range(100)])
-        for ear in ears:
-            await ear.heard(100)
-            await ear.__aexit__()
-        assert len(written) == 100
+        for client in clients:
+            await client.receive(100)
+            await client.__aexit__()
+        assert len(encoded) == 100
 
     run(test)
 
 
-def test_many_events_are_sent_in_slices_between_which_others_get_their_turn() -> None:
-    news = [News(number, Job("j", JobOrder("s", model="bicubic"), 0.0), bytes(1500)) for number in range(1000)]
+def test_many_events_are_sent_in_chunks_between_which_other_tasks_run() -> None:
+    many = [JobEvent(number, Job("j", JobOrder("s", model="bicubic"), 0.0), bytes(1500)) for number in range(1000)]
 
     async def test() -> None:
-        turns = 0
+        ticks = 0
 
         async def other() -> None:
-            nonlocal turns
+            nonlocal ticks
             while True:
-                turns += 1
+                ticks += 1
                 await asyncio.sleep(0)
 
         others = asyncio.create_task(other())
-        pieces, before = [], -1
-        async for piece in events._in_slices(news):
-            assert turns > before
-            before = turns
-            pieces.append(piece)
-            assert len(piece) < 2 * 2**16
+        chunks, before = [], -1
+        async for chunk in events._in_chunks(many):
+            assert ticks > before
+            before = ticks
+            chunks.append(chunk)
+            assert len(chunk) < 2 * 2**16
         others.cancel()
-        assert b"".join(pieces) == bytes(1500 * 1000)
+        assert b"".join(chunks) == bytes(1500 * 1000)
 
     run(test)
 
 
-def test_who_follows_one_job_asks_the_database_nothing_that_others_do_not(
+def test_streams_of_one_job_share_the_reads_of_the_database(
     app: FastAPI, store: SqlStore, add: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add("a")
@@ -328,76 +338,76 @@ def test_who_follows_one_job_asks_the_database_nothing_that_others_do_not(
     monkeypatch.setattr(store, "job", lambda job_id: reads.append(job_id) or read(job_id))
 
     async def test() -> None:
-        ears = [Ear(app, path="/v1/jobs/a/events") for _ in range(10)]
-        streams = [asyncio.create_task(app(ear.scope, ear._receive, ear._send)) for ear in ears]
-        for ear in ears:
-            await ear.heard(1)
+        clients = [StreamClient(app, path="/v1/jobs/a/events") for _ in range(10)]
+        streams = [asyncio.create_task(app(client.scope, client._receive, client._send)) for client in clients]
+        for client in clients:
+            await client.receive(1)
         assert len(reads) == 10
         store.claim("w")
         store.cancel("b")
-        for ear in ears:
-            assert [state for _, _, state in await ear.heard(2)] == ["queued", "running"]
+        for client in clients:
+            assert [state for _, _, state in await client.receive(2)] == ["queued", "running"]
         store.settle("a", 1, FAILED)
         await asyncio.wait_for(asyncio.gather(*streams), 10)
-        assert [state for _, _, state in ears[0].events] == ["queued", "running", "failed"]
+        assert [state for _, _, state in clients[0].events] == ["queued", "running", "failed"]
         assert len(reads) == 10
 
     run(test)
 
 
-def test_many_changes_at_once_come_all_and_in_order(
+def test_many_simultaneous_changes_arrive_completely_and_in_order(
     app: FastAPI, store: SqlStore, slide_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("slidelift.service.api.job_changes._CHANGES_AT_ONCE", 7)
+    monkeypatch.setattr("slidelift.service.api.job_changes._BATCH_SIZE", 7)
 
     async def test() -> None:
-        async with Ear(app) as ear, Ear(app) as late:
+        async with StreamClient(app) as client, StreamClient(app) as late:
             store.add_jobs([Job(f"j{n:03}", JobOrder(slide_id, model="bicubic"), 1000.0) for n in range(100)])
-            assert [name for name, _ in told(await ear.heard(100))] == [f"j{n:03}" for n in range(100)]
-            await late.heard(100)
+            assert [name for name, _ in states(await client.receive(100))] == [f"j{n:03}" for n in range(100)]
+            await late.receive(100)
 
     run(test)
 
 
-def test_a_stop_of_the_service_ends_the_stream(app: FastAPI, add: Callable[..., Job]) -> None:
+def test_shutdown_ends_the_stream(app: FastAPI, add: Callable[..., Job]) -> None:
     async def test() -> None:
-        async with Ear(app) as ear:
+        async with StreamClient(app) as client:
             app.state.context.job_changes.close()
-            await asyncio.wait_for(asyncio.shield(ear.stream), 3)
-        async with Ear(app) as ear:  # and of one that comes in between
-            await asyncio.wait_for(asyncio.shield(ear.stream), 3)
+            await asyncio.wait_for(asyncio.shield(client.stream), 3)
+        async with StreamClient(app) as client:  # and a stream that starts during the shutdown
+            await asyncio.wait_for(asyncio.shield(client.stream), 3)
 
     run(test)
 
 
-def test_a_token_that_ends_ends_its_stream(open_app: Callable[..., FastAPI], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_revoked_token_ends_its_stream(open_app: Callable[..., FastAPI], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "KEEP_ALIVE_SECONDS", 0.2)
     app = open_app(auth="on")
     token, secret = new_token("lab", frozenset({Scope.READ}), time.time())
     app.state.context.store.add_token(token)
 
     async def test() -> None:
-        async with Ear(app, secret) as ear:
-            await ear.until(lambda: "still here" in ear.text)
+        async with StreamClient(app, secret) as client:
+            await client.until(lambda: "still here" in client.text)
             app.state.context.store.revoke_token(token.id)
-            await asyncio.wait_for(asyncio.shield(ear.stream), 5)
+            await asyncio.wait_for(asyncio.shield(client.stream), 5)
 
     run(test)
 
 
-def test_a_database_that_is_away_for_a_while_is_waited_for(
+def test_stream_survives_an_unavailable_database(
     app: FastAPI, store: SqlStore, add: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def gone(*_: Any) -> Any:
         raise StoreUnavailableError("the database does not answer")
 
     async def test() -> None:
-        async with Ear(app) as ear:
+        async with StreamClient(app) as client:
             with monkeypatch.context() as patched:
                 patched.setattr(store, "changes", gone)
                 add("a")
                 await asyncio.sleep(0.6)
-                assert ear.events == []
-            assert told(await ear.heard(1)) == [("a", "queued")]
+                assert client.events == []
+            assert states(await client.receive(1)) == [("a", "queued")]
 
     run(test)

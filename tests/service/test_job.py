@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from slidelift.service.errors import problem
 from slidelift.service.jobs.job import (
-    ALLOWED_MOVES,
     MAX_CRASHES,
-    ForbiddenMoveError,
+    TRANSITIONS,
+    ForbiddenTransitionError,
     Job,
     JobOrder,
     JobState,
@@ -64,10 +64,10 @@ def test_any_sequence_of_moves_keeps_the_rules(steps: list[tuple[object, float]]
         now += wait
         try:
             after = move(job, step, now)
-        except ForbiddenMoveError:
+        except ForbiddenTransitionError:
             continue
         assert not job.state.is_ended or step in ("retry", "delete"), "an end is left unasked"
-        assert after.state is job.state or after.state in ALLOWED_MOVES[job.state] or job.is_abandoned(now)
+        assert after.state is job.state or after.state in TRANSITIONS[job.state] or job.is_abandoned(now)
         assert job.attempt <= after.attempt <= job.attempt + 1
         assert (after.attempt > job.attempt) == (step == "claim" and after.state is JobState.RUNNING)
         assert (after.lease_until is not None) == (after.state is JobState.RUNNING) == (after.worker is not None)
@@ -84,7 +84,7 @@ def test_any_sequence_of_moves_keeps_the_rules(steps: list[tuple[object, float]]
 
 def test_living_worker_keeps_its_job() -> None:
     job = new().claimed("w", 0, LEASE)
-    with pytest.raises(ForbiddenMoveError, match="living worker"):
+    with pytest.raises(ForbiddenTransitionError, match="held by another worker"):
         job.claimed("other", LEASE - 0.1, LEASE)
 
 
@@ -147,7 +147,7 @@ def test_cancellation_wins_over_handing_back() -> None:
 
 
 def test_success_without_a_result_can_not_be_said() -> None:
-    with pytest.raises(ForbiddenMoveError):
+    with pytest.raises(ForbiddenTransitionError):
         Outcome(JobState.SUCCEEDED)
 
 
@@ -171,7 +171,7 @@ def test_a_retried_job_has_three_crashes_again() -> None:
 
 
 def test_what_succeeded_is_not_tried_again() -> None:
-    with pytest.raises(ForbiddenMoveError):
+    with pytest.raises(ForbiddenTransitionError):
         new().claimed("w", 0, LEASE).settled(DONE, 1).retried()
 
 

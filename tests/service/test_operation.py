@@ -1,4 +1,4 @@
-"""What those see who keep the service running: metrics, logs, the docs page, a proxy's prefix, the sweep."""
+"""Operation of the service: metrics, logs, the docs page, a proxy's prefix, retention."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from slidelift.service.errors import problem
 from slidelift.service.jobs.job import JobState, Outcome, Result
-from slidelift.service.jobs.store import WorkerSign
+from slidelift.service.jobs.store import WorkerStatus
 from slidelift.service.logs import JsonFormatter, logged_job
 from slidelift.service.settings import Settings
 from slidelift.service.storage.retention import delete_expired
@@ -34,13 +34,13 @@ def samples(call: Call) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     }
 
 
-def test_metrics_tell_queue_speed_bytes_and_failures(app: FastAPI, call: Call, slide_id: str, tiff: bytes) -> None:
+def test_metrics_include_queue_speed_bytes_and_failures(app: FastAPI, call: Call, slide_id: str, tiff: bytes) -> None:
     store = app.state.context.store
     call("POST", "/v1/jobs", json={"slide": slide_id})
     failed = call("POST", "/v1/jobs", json={"slide": slide_id}).json()["id"]
     first = store.claim("w")
     store.settle(first.id, 1, Outcome(JobState.FAILED, problem("slide.unreadable", "no")))
-    store.sign_of_life(WorkerSign("w", 0, "cuda:0", 0.9, 12.5))
+    store.record_worker(WorkerStatus("w", 0, "cuda:0", 0.9, 12.5))
     found = samples(call)
     assert found["slidelift_jobs", (("state", "queued"),)] == 1
     assert found["slidelift_jobs", (("state", "failed"),)] == 1
@@ -56,9 +56,7 @@ def test_metrics_tell_queue_speed_bytes_and_failures(app: FastAPI, call: Call, s
     assert failed not in str(found), "an id in a label would be a series a job"
 
 
-def test_a_method_that_somebody_made_up_is_no_series_and_no_word_in_the_log(
-    call: Call, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_invented_method_is_neither_a_series_nor_logged(call: Call, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         for number in range(20):
             assert call(f"SECRET{number}", "/v1/jobs").status_code == 405
@@ -66,12 +64,12 @@ def test_a_method_that_somebody_made_up_is_no_series_and_no_word_in_the_log(
     assert "SECRET" not in "".join(record.getMessage() for record in caplog.records if record.name != "httpx")
 
 
-def test_a_request_wrong_in_a_million_places_is_told_of_some(call: Call) -> None:
+def test_number_of_reported_validation_errors_is_limited(call: Call) -> None:
     answer = call("POST", "/v1/jobs", json={f"k{number}": 1 for number in range(100_000)})
     assert (answer.status_code, answer.json()["code"], len(answer.json()["errors"])) == (422, "request.invalid", 20)
 
 
-def test_bytes_are_counted_whichever_way_they_came(call: Call, tiff: bytes) -> None:
+def test_bytes_of_all_upload_methods_are_counted(call: Call, tiff: bytes) -> None:
     call("PUT", "/v1/slides/a.svs", content=tiff)
     call("POST", "/v1/slides", files={"file": ("b.svs", tiff)})
     piece = {"Upload-Length": str(len(tiff)), "Content-Type": "application/offset+octet-stream"}
@@ -96,7 +94,7 @@ def test_requests_are_logged_with_ids_and_never_with_names(
     assert "ller" not in everything
 
 
-def test_a_json_log_line_carries_the_job_and_the_traceback() -> None:
+def test_json_log_line_contains_the_job_and_the_traceback() -> None:
     try:
         raise ValueError("no")
     except ValueError as error:
@@ -108,7 +106,7 @@ def test_a_json_log_line_carries_the_job_and_the_traceback() -> None:
     assert "job" not in json.loads(JsonFormatter().format(record))
 
 
-def test_the_docs_page_needs_nothing_from_elsewhere(call: Call) -> None:
+def test_docs_page_loads_nothing_from_other_hosts(call: Call) -> None:
     page = call("GET", "/docs")
     assert "frame-ancestors 'none'" in page.headers["content-security-policy"]
     assert page.status_code == 200
@@ -121,10 +119,10 @@ def test_the_docs_page_needs_nothing_from_elsewhere(call: Call) -> None:
     assert "default-src 'self'" in page.headers["content-security-policy"]
 
 
-def test_behind_a_prefix_every_address_has_it(open_app: Callable[..., FastAPI], client: Any, tiff: bytes) -> None:
+def test_every_url_has_the_prefix_of_the_proxy(open_app: Callable[..., FastAPI], client: Any, tiff: bytes) -> None:
     call = client(open_app(root_path="/apps/slidelift/"))
     prefix = "/apps/slidelift"
-    for shown in ("", prefix):  # whether or not the proxy takes it away
+    for shown in ("", prefix):  # whether or not the proxy removes it
         answer = call("PUT", f"{shown}/v1/slides/a.svs", content=tiff)
         assert answer.headers["location"].startswith(f"{prefix}/v1/slides/")
         job = call("POST", f"{shown}/v1/jobs", json={"slide": answer.json()["id"]})
@@ -136,7 +134,7 @@ def test_behind_a_prefix_every_address_has_it(open_app: Callable[..., FastAPI], 
     assert f'src="{prefix}/docs/assets/start.js"' in call("GET", "/docs").text
 
 
-def test_pages_of_other_sites_may_not_call_unless_they_are_named(open_app: Callable[..., FastAPI], client: Any) -> None:
+def test_cors_allows_only_configured_origins(open_app: Callable[..., FastAPI], client: Any) -> None:
     asked = {"Origin": "https://viewer.example", "Access-Control-Request-Method": "GET"}
     closed = client(open_app())("OPTIONS", "/v1/jobs", headers=asked)
     assert "access-control-allow-origin" not in closed.headers
@@ -147,12 +145,12 @@ def test_pages_of_other_sites_may_not_call_unless_they_are_named(open_app: Calla
     assert "access-control-allow-origin" not in other.headers
 
 
-def test_a_large_json_is_refused(call: Call) -> None:
+def test_large_json_is_refused(call: Call) -> None:
     answer = call("POST", "/v1/jobs", content=b" " * (3 * 2**20), headers={"Content-Type": "application/json"})
     assert (answer.status_code, answer.json()["code"]) == (413, "request.too-large")
 
 
-def test_a_database_that_does_not_answer_is_503(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unavailable_database_is_503(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     from slidelift.service.jobs.store import StoreUnavailableError
 
     def gone(*_: Any, **__: Any) -> None:
@@ -164,7 +162,7 @@ def test_a_database_that_does_not_answer_is_503(call: Call, monkeypatch: pytest.
     assert int(answer.headers["retry-after"]) > 0
 
 
-def test_the_sweep_deletes_what_is_over_its_time_and_nothing_else(
+def test_sweep_deletes_only_what_has_expired(
     app: FastAPI, call: Call, settings: Settings, slide_id: str, tiff: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     context, passed = app.state.context, 0.0
@@ -206,7 +204,7 @@ def test_the_sweep_deletes_what_is_over_its_time_and_nothing_else(
     assert call("GET", f"/v1/jobs/{waiting}").json()["state"] == "queued"
 
 
-def test_a_job_that_is_asked_for_again_at_that_moment_does_not_end_the_sweep(
+def test_job_that_is_retried_during_the_sweep_does_not_stop_it(
     app: FastAPI, call: Call, settings: Settings, slide_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     context, passed = app.state.context, 0.0
@@ -233,7 +231,7 @@ def test_a_job_that_is_asked_for_again_at_that_moment_does_not_end_the_sweep(
     assert store.job(retried).state is JobState.QUEUED
 
 
-def test_a_clock_that_jumps_a_day_ahead_deletes_nothing_that_is_younger_than_its_time(
+def test_clock_that_jumps_ahead_does_not_expire_anything(
     app: FastAPI, call: Call, settings: Settings, slide_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     context = app.state.context
@@ -252,7 +250,7 @@ def test_a_clock_that_jumps_a_day_ahead_deletes_nothing_that_is_younger_than_its
     assert store.slide(slide_id) is None, "its hour is over, by any clock"
 
 
-def test_vendored_scripts_are_those_that_the_notice_names() -> None:
+def test_vendored_scripts_are_listed_in_the_notice() -> None:
     root = Path(__file__).resolve().parents[2]
     named = dict(re.findall(r"sha256 ([0-9a-f]{64})  (\S+)", (root / "NOTICE").read_text("utf-8")))
     found = {
@@ -263,7 +261,7 @@ def test_vendored_scripts_are_those_that_the_notice_names() -> None:
         assert hashlib.sha256(found[name].read_bytes()).hexdigest() == digest, name
 
 
-def test_doctor_says_whether_the_service_could_be_reached_safely(
+def test_doctor_reports_whether_the_service_is_safe_on_the_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, postgres: str
 ) -> None:
     from slidelift.service.commands.diagnostics import _service

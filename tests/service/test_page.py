@@ -1,4 +1,4 @@
-"""The page at /: all that it needs is here, nothing comes from elsewhere, and it opens where the service is closed."""
+"""The page at /: complete, without resources of other hosts, available without a token."""
 
 import re
 from collections.abc import Callable
@@ -18,7 +18,7 @@ Call = Callable[..., httpx.Response]
 
 
 class Markup(HTMLParser):
-    """Collects what a page says: its elements with their attributes, and the text of its scripts and styles."""
+    """Collects the elements of a page with their attributes, and the text of its scripts and styles."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ def markup() -> Markup:
     return Markup((WEB / "index.html").read_text("utf-8"))
 
 
-def test_the_page_runs_its_own_scripts_and_styles_alone(call: Call) -> None:
+def test_page_allows_only_its_own_scripts_and_styles(call: Call) -> None:
     answer = call("GET", "/")
     assert (answer.status_code, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
     rules = dict(rule.strip().split(" ", 1) for rule in answer.headers["content-security-policy"].split(";"))
@@ -61,14 +61,14 @@ def test_the_page_runs_its_own_scripts_and_styles_alone(call: Call) -> None:
     assert answer.headers["referrer-policy"] == "no-referrer"
 
 
-def test_the_page_holds_no_inline_script_style_or_handler(markup: Markup) -> None:
+def test_page_has_no_inline_script_style_or_handler(markup: Markup) -> None:
     assert markup.inline == ""
     names = {name for _, given in markup.elements for name in given}
     assert "style" not in names
     assert [name for name in names if name.startswith("on")] == []
 
 
-def test_every_file_that_the_page_names_is_served_and_asked_for_again(call: Call, markup: Markup) -> None:
+def test_every_file_of_the_page_is_served_and_revalidated(call: Call, markup: Markup) -> None:
     named = {one for one in markup.values("src", "href") if one.startswith("page/")}
     assert {"page/main.js", "page/page.css", "page/icon.svg"} <= named
     imported = {f"page/{name}" for one in SCRIPTS for name in re.findall(r'from "\./([^"]+)"', one.read_text("utf-8"))}
@@ -94,18 +94,18 @@ def test_every_template_and_action_of_a_script_is_in_the_page(markup: Markup) ->
     assert set(markup.values("data-action")) <= actions
 
 
-def test_every_address_in_the_page_is_relative(markup: Markup) -> None:
+def test_every_link_of_the_page_is_relative(markup: Markup) -> None:
     for address in markup.values("src", "href"):
         assert re.match(r"(page/|docs$|#)", address), address
 
 
-def test_every_field_has_a_label_and_every_id_is_single(markup: Markup) -> None:
+def test_every_field_has_a_label_and_every_id_is_unique(markup: Markup) -> None:
     ids = markup.values("id")
     assert len(ids) == len(set(ids))
     assert set(markup.values("aria-labelledby")) <= set(ids)
 
 
-def test_the_page_is_open_where_the_service_asks_for_tokens(open_app: Callable[..., FastAPI], client: Any) -> None:
+def test_page_needs_no_token(open_app: Callable[..., FastAPI], client: Any) -> None:
     call = client(open_app(auth="on"))
     for address in ("/", "/page/main.js", "/page/vendor/tus-js-client/tus.min.js"):
         assert call("GET", address).status_code == 200
@@ -113,29 +113,27 @@ def test_the_page_is_open_where_the_service_asks_for_tokens(open_app: Callable[.
         assert call("GET", address).status_code == 401, address
 
 
-def test_behind_a_prefix_the_page_is_found_with_and_without_its_slash(
-    open_app: Callable[..., FastAPI], client: Any
-) -> None:
+def test_page_is_found_behind_a_prefix_with_and_without_a_slash(open_app: Callable[..., FastAPI], client: Any) -> None:
     call = client(open_app(root_path="/apps/slidelift", auth="on"))
     bare = call("GET", "/apps/slidelift")
     assert (bare.status_code, bare.headers["location"]) == (308, "/apps/slidelift/")
-    for shown in ("", "/apps/slidelift"):  # whether or not the proxy takes it away
+    for shown in ("", "/apps/slidelift"):  # whether or not the proxy removes it
         assert "<title>slidelift</title>" in call("GET", f"{shown}/").text
         assert call("GET", f"{shown}/page/main.js").status_code == 200
         assert call("GET", f"{shown}/v1/slides").status_code == 401
 
 
-def test_the_page_is_no_part_of_the_described_service(call: Call) -> None:
+def test_page_is_not_in_the_openapi_document(call: Call) -> None:
     paths = call("GET", "/openapi.json").json()["paths"]
     assert not [path for path in paths if path == "/" or path.startswith("/page")]
 
 
-def test_our_scripts_stay_small_enough_to_read() -> None:
+def test_scripts_are_small() -> None:
     assert sum(one.stat().st_size for one in SCRIPTS) < MOST_SCRIPT_BYTES
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda one: one.name)
-def test_a_script_opens_with_its_caption_and_makes_no_markup_of_data(script: Path) -> None:
+def test_script_has_a_caption_and_makes_no_markup_of_data(script: Path) -> None:
     text = script.read_text("utf-8")
     assert re.match(r"/\*\* .+[.:].* ?\*/\n|/\*\*\n \* .+\.\n", text), "the first comment is one sentence"
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", text)
@@ -143,11 +141,11 @@ def test_a_script_opens_with_its_caption_and_makes_no_markup_of_data(script: Pat
 
 
 @pytest.mark.parametrize("file", [*SCRIPTS, *sorted(WEB.glob("*.css")), WEB / "index.html"], ids=lambda one: one.name)
-def test_nothing_is_loaded_from_elsewhere(file: Path) -> None:
+def test_nothing_is_loaded_from_other_hosts(file: Path) -> None:
     assert not re.search(r"https?://|[\"'(]//\w|@import", file.read_text("utf-8"))
 
 
-def test_everything_of_the_page_goes_into_the_package() -> None:
+def test_package_contains_every_file_of_the_page() -> None:
     import tomllib
 
     given = tomllib.loads((WEB.parents[1] / "pyproject.toml").read_text("utf-8"))

@@ -1,4 +1,4 @@
-"""The API as a process behind a real socket, spoken to by a real curl."""
+"""The API as a real process, called by curl."""
 
 import hashlib
 import json
@@ -69,7 +69,7 @@ def leftovers(served: Served) -> list[Path]:
     return [path for folder in folders for path in folder.iterdir() if path.name != ".lock"]
 
 
-def test_slide_goes_up_and_its_result_comes_down_by_curl(served: Served, tmp_path: Path) -> None:
+def test_upload_job_and_download_with_curl(served: Served, tmp_path: Path) -> None:
     slide = tmp_path / "Patient 7.svs"
     slide.write_bytes(PIXELS)
     uploaded = json.loads(curl("-T", slide, f"{served.url}/v1/slides/"))
@@ -102,7 +102,7 @@ def test_slide_goes_up_and_its_result_comes_down_by_curl(served: Served, tmp_pat
     assert "Patient" not in served.log.read_text()
 
 
-def test_continued_upload_is_refused_and_stores_nothing(served: Served, tmp_path: Path) -> None:
+def test_curls_continued_upload_is_refused_and_leaves_no_files(served: Served, tmp_path: Path) -> None:
     slide = tmp_path / "a.svs"
     slide.write_bytes(PIXELS)
     answer = curl("-C", "400", "-T", slide, f"{served.url}/v1/slides/a.svs")
@@ -110,7 +110,7 @@ def test_continued_upload_is_refused_and_stores_nothing(served: Served, tmp_path
     assert leftovers(served) == []
 
 
-def test_broken_connection_leaves_nothing(served: Served) -> None:
+def test_broken_connection_leaves_no_files(served: Served) -> None:
     host, port = served.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as connection:
         connection.sendall(
@@ -128,7 +128,7 @@ def test_broken_connection_leaves_nothing(served: Served) -> None:
     assert leftovers(served) == []
 
 
-def test_upload_of_300_megabytes_stays_out_of_memory(served: Served, tmp_path: Path) -> None:
+def test_upload_of_300_megabytes_uses_little_memory(served: Served, tmp_path: Path) -> None:
     slide = tmp_path / "big.svs"
     with slide.open("wb") as file:
         file.truncate(300 * 2**20)
@@ -140,7 +140,7 @@ def test_upload_of_300_megabytes_stays_out_of_memory(served: Served, tmp_path: P
     assert psutil.Process(served.process.pid).children() == []
 
 
-def test_killed_server_loses_half_an_upload_and_nothing_else(served: Served, tmp_path: Path) -> None:
+def test_killed_server_loses_only_the_unfinished_upload(served: Served, tmp_path: Path) -> None:
     slide = tmp_path / "a.svs"
     slide.write_bytes(PIXELS)
     kept = json.loads(curl("-T", slide, f"{served.url}/v1/slides/a.svs"))["id"]
@@ -165,7 +165,7 @@ def test_killed_server_loses_half_an_upload_and_nothing_else(served: Served, tmp
             again.wait(20)
 
 
-def test_a_stop_lets_go_of_those_who_wait_for_a_job(served: Served, tmp_path: Path) -> None:
+def test_shutdown_releases_requests_that_wait_for_a_job(served: Served, tmp_path: Path) -> None:
     slide = tmp_path / "a.svs"
     slide.write_bytes(PIXELS)
     uploaded = json.loads(curl("-T", slide, f"{served.url}/v1/slides/a.svs"))

@@ -14,7 +14,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.requests import HTTPConnection
 
-from slidelift.service.api.access import Caller, identified
+from slidelift.service.api.access import Caller, identify
 from slidelift.service.auth.sessions import (
     KEY_FILE,
     SESSION_SECONDS,
@@ -191,14 +191,14 @@ def test_a_copied_cookie_is_refused_after_its_owner_has_signed_out(guarded: Fast
         browser.sign_in(shown)
     thief.cookie = first.cookie
     assert thief("GET", "/v1/jobs").status_code == 200
-    caller = identified(HTTPConnection(_asked(thief.cookie)), guarded.state.context)
+    caller = identify(HTTPConnection(_asked(thief.cookie)), guarded.state.context)
     assert isinstance(caller, Caller)
-    assert caller.is_still_known(guarded.state.context)
+    assert caller.is_still_valid(guarded.state.context)
     assert first("DELETE", "/v1/session").status_code == 204
     for ended in (thief, second):
         assert code(ended("GET", "/v1/jobs")) == (401, "access.token-invalid")
         assert ended("GET", "/v1/session").json()["signed_in"] is False
-    assert not caller.is_still_known(guarded.state.context)  # its streams end
+    assert not caller.is_still_valid(guarded.state.context)  # its streams end
     assert stranger("GET", "/v1/jobs").status_code == 200
     by_header = {"Authorization": f"Bearer {secret}"}
     assert client(guarded)("GET", "/v1/jobs", headers=by_header).status_code == 200

@@ -1,4 +1,4 @@
-"""What every store promises, and what only the durable one can."""
+"""The store: behaviour of all databases, and of SQLite and PostgreSQL."""
 
 import sqlite3
 import subprocess
@@ -20,7 +20,7 @@ from slidelift.service.errors import problem
 from slidelift.service.jobs import postgres as postgres_module
 from slidelift.service.jobs.job import (
     MAX_CRASHES,
-    ForbiddenMoveError,
+    ForbiddenTransitionError,
     Job,
     JobOrder,
     JobState,
@@ -33,7 +33,7 @@ from slidelift.service.jobs.slide import Slide, SlideFacts, SlideLevel
 from slidelift.service.jobs.sql_store import SqlStore
 from slidelift.service.jobs.sqlite import MIGRATIONS, Sqlite
 from slidelift.service.jobs.store import (
-    Beat,
+    HeartbeatReply,
     IdempotencyKey,
     JobFilter,
     KeyReusedError,
@@ -46,7 +46,7 @@ from slidelift.service.jobs.store import (
     UnknownJobError,
     UnknownSlideError,
     UnknownTokenError,
-    WorkerSign,
+    WorkerStatus,
 )
 from slidelift.service.pipeline.options import BadTilePolicy
 from slidelift.service.pipeline.progress import Progress, Stage
@@ -59,7 +59,7 @@ DONE = Outcome(JobState.SUCCEEDED, result=Result("result.ome.tiff", 3, "ab"), wa
 
 
 BEFORE_FAILURES = 3
-"""The version of a SQLite file that has no table of failures yet; PostgreSQL's is one less."""
+"""Schema version of a SQLite file before the table of failures; PostgreSQL's is one less."""
 FAILED_BEFORE = [
     '{"id":"f","order":{"slide":"s","model":"bicubic"},"created":1,"state":"succeeded"}',
     '{"id":"f","order":{"slide":"s","model":"bicubic"},"created":1,"state":"failed"}',
@@ -71,7 +71,7 @@ FAILED_BEFORE = [
 
 
 class Clock:
-    """Time that passes when a test says so."""
+    """A clock that tests advance."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -89,7 +89,7 @@ def ids(page: Page[Any]) -> list[str]:
 
 
 def spoil(store: SqlStore, table: str, row_id: str, was: str, now: str) -> None:
-    """Write into a row what no slidelift would."""
+    """Write an invalid document into a row."""
     with store._database.writing() as db:
         (document,) = db.execute(f"SELECT document FROM {table} WHERE id = ?", (row_id,)).fetchone()
         assert was in document
@@ -109,35 +109,35 @@ def clock() -> Clock:
 
 
 class StoreContract:
-    """The suite of any store; a subclass gives the fixture `store`."""
+    """Tests of all databases; a subclass provides the fixture `store`."""
 
-    def test_slide_comes_back_as_it_went_in(self, store: Store) -> None:
+    def test_slide_is_stored_unchanged(self, store: Store) -> None:
         store.add_slide(slide())
         assert store.slide("s") == slide()
         assert store.slide("t") is None
 
-    def test_slides_are_listed_from_the_newest_in_pages(self, store: Store) -> None:
+    def test_slides_are_listed_in_pages_newest_first(self, store: Store) -> None:
         for name in "abcde":
             store.add_slide(slide(name))
         first = store.slides(3)
         assert [one.id for one in first.entries] == ["e", "d", "c"]
-        store.remove_slide("c")  # the last one seen: the next page is not lost with it
+        store.remove_slide("c")  # the last entry of the page; its cursor must remain valid
         second = store.slides(3, before=first.cursor)
         assert ([one.id for one in second.entries], second.cursor) == (["b", "a"], None)
 
-    def test_a_page_that_ends_the_list_says_so(self, store: Store) -> None:
+    def test_last_page_has_no_cursor(self, store: Store) -> None:
         for name in "abc":
             store.add_slide(slide(name))
         assert store.slides(3).cursor is None
         assert store.slides(2).cursor is not None
 
-    def test_an_owner_sees_own_slides_and_their_bytes(self, store: Store) -> None:
+    def test_slides_and_bytes_are_found_by_owner(self, store: Store) -> None:
         for name, owner in (("a", "x"), ("b", "y"), ("c", "x"), ("d", None)):
             store.add_slide(replace(slide(name), owner=owner))
         assert [one.id for one in store.slides(9, owner="x").entries] == ["c", "a"]
         assert (store.kept_bytes("x"), store.kept_bytes("z"), store.kept_bytes(None)) == (14, 0, 28)
 
-    def test_a_slide_that_is_not_admitted_is_not_kept(self, store: Store) -> None:
+    def test_refused_slide_is_not_stored(self, store: Store) -> None:
         store.add_slide(slide("a"))
 
         def refuse(kept: int) -> None:
@@ -155,7 +155,7 @@ class StoreContract:
         store.cancel("k")
         assert [one.id for one in store.idle_slides(9)] == ["b", "c"]
 
-    def test_slide_in_use_stays(self, store: Store) -> None:
+    def test_slide_in_use_cannot_be_removed(self, store: Store) -> None:
         store.add_slide(slide())
         add(store, "j")
         with pytest.raises(SlideInUseError, match="j"):
@@ -171,7 +171,7 @@ class StoreContract:
         with pytest.raises(UnknownSlideError):
             add(store, "j")
 
-    def test_job_keeps_what_was_asked(self, store: Store) -> None:
+    def test_job_is_stored_unchanged(self, store: Store) -> None:
         store.add_slide(slide())
         assert add(store, "j") == store.job("j")
         job = store.job("j")
@@ -200,14 +200,14 @@ class StoreContract:
         assert ids(store.jobs(9, wanted=JobFilter(owner="x"))) == ["b", "a"]
         assert ids(store.jobs(9, wanted=JobFilter(owner="x", batch="1"))) == ["a"]
 
-    def test_many_jobs_are_added_all_or_none(self, store: Store) -> None:
+    def test_jobs_are_added_all_or_none(self, store: Store) -> None:
         store.add_slide(slide("s"))
         wanted = [Job("a", ORDER, 1000.0), Job("b", JobOrder("gone", model="bicubic"), 1000.0)]
         with pytest.raises(UnknownSlideError, match="gone"):
             store.add_jobs(wanted)
         assert ids(store.jobs(9)) == []
 
-    def test_admission_sees_all_that_is_unfinished_and_can_refuse(self, store: Store) -> None:
+    def test_admission_gets_the_unfinished_jobs_and_can_refuse(self, store: Store) -> None:
         store.add_slide(slide("s"))
         for name in "abcd":
             add(store, name)
@@ -225,7 +225,7 @@ class StoreContract:
         assert store.job("b") is not None
         assert store.counts() == {JobState.QUEUED: 2, JobState.PAUSED: 1, JobState.CANCELLED: 1}
 
-    def test_a_key_gives_the_same_jobs_again_and_refuses_another_request(self, store: Store) -> None:
+    def test_key_returns_the_same_jobs_and_refuses_another_request(self, store: Store) -> None:
         store.add_slide(slide("s"))
         key = IdempotencyKey("x", "k", "fingerprint")
         made, new = store.add_jobs([Job("a", ORDER, 1000.0), Job("b", ORDER, 1000.0)], key=key)
@@ -241,7 +241,7 @@ class StoreContract:
         _, new = store.add_jobs([Job("g", ORDER, 1002.0)], key=key)
         assert new
 
-    def test_a_region_of_interest_comes_to_the_worker_alone(self, store: Store) -> None:
+    def test_only_claim_loads_the_region_of_interest(self, store: Store) -> None:
         store.add_slide(slide("s"))
         roi = Roi((((((0.5, 1.0), (9.0, 1.0), (9.0, 7.0), (0.5, 1.0))),),))
         add(store, "a", replace(ORDER, region=None, roi=roi))
@@ -254,7 +254,7 @@ class StoreContract:
             assert claimed.order.roi == roi
             store.settle("a", claimed.attempt, Outcome(JobState.QUEUED))
 
-    def test_a_key_sent_twice_at_once_makes_one_job(self, store: Store) -> None:
+    def test_simultaneous_requests_with_one_key_create_one_job(self, store: Store) -> None:
         store.add_slide(slide("s"))
         key = IdempotencyKey("", "k", "fingerprint")
         with ThreadPoolExecutor(8) as pool:
@@ -262,7 +262,7 @@ class StoreContract:
         assert sum(new for _, new in made) == 1
         assert len({job.id for (job,), _ in made}) == 1
 
-    def test_revisions_count_what_a_client_could_see_change(self, store: Store) -> None:
+    def test_revisions_count_visible_changes(self, store: Store) -> None:
         store.add_slide(slide("s"))
         add(store, "a")
         add(store, "b")
@@ -275,7 +275,7 @@ class StoreContract:
         assert store.revisions(["a", "b"]) == {"a": before["a"] + 1, "b": before["b"]}
         assert store.revisions([]) == {}
 
-    def test_changes_are_numbered_in_the_order_in_which_they_are_seen(self, store: Store) -> None:
+    def test_changes_are_numbered_in_the_order_of_their_commits(self, store: Store) -> None:
         start = store.last_change()
         store.add_slide(slide("s"))
         for name in "abc":
@@ -300,7 +300,7 @@ class StoreContract:
         ]
         assert [one.job.id for one in store.unfinished()] == ["c", "b"]
 
-    def test_who_reads_changes_on_while_many_write_misses_none(self, store: Store) -> None:
+    def test_reader_misses_no_change_of_concurrent_writers(self, store: Store) -> None:
         store.add_slide(slide("s"))
         heard, seen = store.last_change(), []
         with ThreadPoolExecutor(4) as pool:
@@ -311,7 +311,7 @@ class StoreContract:
                     seen.append(change.job.id)
         assert sorted(seen) == sorted(f"j{number}" for number in range(60))
 
-    def test_a_paused_job_waits_until_it_is_resumed(self, store: Store) -> None:
+    def test_paused_job_is_not_claimed_until_it_is_resumed(self, store: Store) -> None:
         store.add_slide(slide("s"))
         add(store, "a")
         assert store.pause("a").state is JobState.PAUSED
@@ -319,10 +319,10 @@ class StoreContract:
         store.resume("a")
         assert store.claim("w") is not None
         assert store.pause("a").pause_requested
-        assert store.heartbeat("a", 1) is Beat.PAUSE
+        assert store.heartbeat("a", 1) is HeartbeatReply.PAUSE
         assert store.settle("a", 1, Outcome(JobState.QUEUED)).state is JobState.PAUSED
 
-    def test_ending_a_tokens_sessions_counts_its_generation_up_and_nobody_elses(self, store: Store) -> None:
+    def test_ending_sessions_increases_only_that_tokens_generation(self, store: Store) -> None:
         (first, _), (second, _) = (new_token("lab", frozenset({Scope.READ}), 1.0) for _ in range(2))
         store.add_token(first)
         store.add_token(second)
@@ -334,7 +334,7 @@ class StoreContract:
         with pytest.raises(UnknownTokenError):
             store.end_sessions("none")
 
-    def test_failures_are_counted_for_good_whichever_way_a_job_fails(self, store: Store, clock: Clock) -> None:
+    def test_failures_are_counted_permanently(self, store: Store, clock: Clock) -> None:
         store.add_slide(slide("s"))
         full = Outcome(JobState.FAILED, problem("storage.full", "no room"))
         add(store, "a")
@@ -351,7 +351,7 @@ class StoreContract:
         for _ in range(MAX_CRASHES):
             store.claim("silent")
             clock.now += LEASE + 1
-        assert store.claim("w") is None  # settles it on its way
+        assert store.claim("w") is None  # ends the job
         assert store.failures() == {"storage.full": 2, "job.crashed-repeatedly": 1}
         add(store, "c")
         for _ in range(MAX_CRASHES):
@@ -361,7 +361,7 @@ class StoreContract:
         store.delete_result("c")
         assert store.failures() == {"storage.full": 2, "job.crashed-repeatedly": 2}
 
-    def test_a_failed_job_is_tried_again_under_a_new_fence(self, store: Store) -> None:
+    def test_retried_job_gets_a_new_attempt(self, store: Store) -> None:
         store.add_slide(slide("s"))
         add(store, "a")
         store.claim("w")
@@ -375,7 +375,7 @@ class StoreContract:
         assert claimed is not None
         assert claimed.attempt == 2
 
-    def test_a_job_is_not_tried_again_without_its_slide(self, store: Store) -> None:
+    def test_retry_needs_the_slide(self, store: Store) -> None:
         store.add_slide(slide("s"))
         add(store, "a")
         store.cancel("a")
@@ -396,7 +396,7 @@ class StoreContract:
         store.delete_result("a")
         assert [job.id for job in store.ended(JobState.SUCCEEDED, 1015.0, 9)] == ["b"]
 
-    def test_a_token_is_found_by_its_hash_until_it_is_revoked(self, store: Store) -> None:
+    def test_token_is_found_by_its_hash_until_it_is_revoked(self, store: Store) -> None:
         token, secret = new_token("lab", frozenset({Scope.READ}), 1000.0, expires=2000.0, max_jobs=3)
         store.add_token(token)
         assert store.token(hash_of(secret)) == token
@@ -414,12 +414,12 @@ class StoreContract:
         claimed = [store.claim("w1"), store.claim("w2"), store.claim("w3")]
         assert [job and job.id for job in claimed] == ["a", "b", None]
 
-    def test_silent_worker_loses_its_job(self, store: Store, clock: Clock) -> None:
+    def test_worker_without_heartbeats_loses_its_job(self, store: Store, clock: Clock) -> None:
         store.add_slide(slide())
         add(store, "j")
         store.claim("w1")
         clock.now += LEASE - 1
-        assert store.heartbeat("j", 1) is Beat.GO_ON
+        assert store.heartbeat("j", 1) is HeartbeatReply.CONTINUE
         clock.now += LEASE - 1
         assert store.claim("w2") is None
         clock.now += 1
@@ -427,7 +427,7 @@ class StoreContract:
         assert taken is not None
         assert (taken.id, taken.attempt, taken.worker) == ("j", 2, "w2")
 
-    def test_every_late_write_of_an_old_attempt_is_refused(self, store: Store, clock: Clock) -> None:
+    def test_writes_of_an_earlier_attempt_are_refused(self, store: Store, clock: Clock) -> None:
         store.add_slide(slide())
         add(store, "j")
         store.claim("w1")
@@ -441,7 +441,7 @@ class StoreContract:
             store.settle("j", 1, DONE)
         assert store.job("j") == before
 
-    def test_settled_job_takes_no_more_writes(self, store: Store) -> None:
+    def test_ended_job_refuses_writes(self, store: Store) -> None:
         store.add_slide(slide())
         add(store, "j")
         store.claim("w")
@@ -449,10 +449,10 @@ class StoreContract:
         assert (job.state, job.result, job.warnings) == (JobState.SUCCEEDED, DONE.result, ("pale",))
         with pytest.raises(LeaseLostError):
             store.settle("j", 1, Outcome(JobState.CANCELLED))
-        with pytest.raises(ForbiddenMoveError):
+        with pytest.raises(ForbiddenTransitionError):
             store.cancel("j")
 
-    def test_progress_is_seen(self, store: Store) -> None:
+    def test_progress_is_stored(self, store: Store) -> None:
         store.add_slide(slide())
         add(store, "j")
         store.claim("w")
@@ -462,14 +462,14 @@ class StoreContract:
         assert job is not None
         assert job.progress == progress
 
-    def test_worker_hears_of_a_cancellation(self, store: Store) -> None:
+    def test_heartbeat_returns_the_cancellation(self, store: Store) -> None:
         store.add_slide(slide())
         add(store, "j")
         store.claim("w")
         assert store.cancel("j").state is JobState.RUNNING
-        assert store.heartbeat("j", 1) is Beat.CANCEL
+        assert store.heartbeat("j", 1) is HeartbeatReply.CANCEL
 
-    def test_dead_workers_cancelled_job_is_not_run_again(self, store: Store, clock: Clock) -> None:
+    def test_cancelled_job_of_a_dead_worker_is_not_run_again(self, store: Store, clock: Clock) -> None:
         store.add_slide(slide())
         add(store, "j")
         add(store, "k")
@@ -495,17 +495,17 @@ class StoreContract:
         assert job.problem.code == "slide.crashes-decoder"
         assert store.claim("w") is None
 
-    def test_deleted_result_is_noted_and_the_job_stays(self, store: Store, clock: Clock) -> None:
+    def test_deleting_a_result_keeps_the_job(self, store: Store, clock: Clock) -> None:
         store.add_slide(slide())
         add(store, "j")
-        with pytest.raises(ForbiddenMoveError):
+        with pytest.raises(ForbiddenTransitionError):
             store.delete_result("j")
         store.claim("w")
         store.settle("j", 1, DONE)
         assert store.delete_result("j").result_deleted == clock.now
         assert store.delete_result("j").result_deleted == clock.now
 
-    def test_unknown_job_is_said(self, store: Store) -> None:
+    def test_unknown_job_raises(self, store: Store) -> None:
         assert store.job("j") is None
         for refuse in (store.cancel, store.delete_result):
             with pytest.raises(UnknownJobError):
@@ -513,14 +513,14 @@ class StoreContract:
         with pytest.raises(LeaseLostError):
             store.heartbeat("j", 1)
 
-    def test_workers_are_listed_by_their_last_sign_of_life(self, store: Store, clock: Clock) -> None:
+    def test_workers_are_listed_by_their_last_status(self, store: Store, clock: Clock) -> None:
         assert store.workers() == []
-        store.sign_of_life(WorkerSign("w1", 0, "cuda", 0.5))
+        store.record_worker(WorkerStatus("w1", 0, "cuda", 0.5))
         clock.now += 5
-        store.sign_of_life(WorkerSign("w2", 0))
+        store.record_worker(WorkerStatus("w2", 0))
         clock.now += 5
-        store.sign_of_life(WorkerSign("w1", 0, "cuda", 0.75))
-        assert store.workers() == [WorkerSign("w1", 1010.0, "cuda", 0.75), WorkerSign("w2", 1005.0)]
+        store.record_worker(WorkerStatus("w1", 0, "cuda", 0.75))
+        assert store.workers() == [WorkerStatus("w1", 1010.0, "cuda", 0.75), WorkerStatus("w2", 1005.0)]
 
     def test_no_job_is_claimed_twice_by_many_threads(self, store: Store) -> None:
         store.add_slide(slide())
@@ -530,7 +530,7 @@ class StoreContract:
             claimed = [job.id for job in pool.map(store.claim, [f"w{n}" for n in range(40)]) if job]
         assert sorted(claimed) == sorted(f"j{number}" for number in range(24))
 
-    def test_a_row_that_can_not_be_read_breaks_nothing_else_and_can_be_removed(self, store: SqlStore) -> None:
+    def test_invalid_row_is_skipped_and_can_be_removed(self, store: SqlStore) -> None:
         for name in "abc":
             store.add_slide(replace(slide(name), owner="x"))
         for name in "jk":
@@ -540,8 +540,8 @@ class StoreContract:
         spoil(store, "slides", "b", '"mpp":[0.5,0.25]', '"mpp":[null,null]')
         spoil(store, "jobs", "j", '"model":"bicubic"', '"model":7')
         spoil(store, "tokens", token.id, '"created":1000.0', '"created":"long ago"')
-        assert (ids(store.slides(9)), store.slide("b"), store.slide_is_known("b")) == (["c", "a"], None, True)
-        assert (ids(store.jobs(9)), store.job("j"), store.job_is_known("j")) == (["k"], None, True)
+        assert (ids(store.slides(9)), store.slide("b"), store.has_slide("b")) == (["c", "a"], None, True)
+        assert (ids(store.jobs(9)), store.job("j"), store.has_job("j")) == (["k"], None, True)
         assert [change.job.id for change in (*store.changes(0, 9), *store.unfinished())] == ["k", "k"]
         assert [change.job.id for change in store.changes(0, 1)] == ["k"], "an unreadable page hides no later change"
         assert [one.id for one in store.idle_slides(9)] == ["c"]
@@ -552,13 +552,13 @@ class StoreContract:
         assert store.claim("w") is None
         assert store.owner_of_slide("b") == "x"
         store.remove_slide("b")
-        assert not store.slide_is_known("b")
+        assert not store.has_slide("b")
         store.settle("k", 1, DONE)
-        store.remove_slide("a")  # an unreadable job does not hold it
+        store.remove_slide("a")  # an invalid job does not need it
         with pytest.raises(UnknownSlideError):
             store.owner_of_slide("a")
 
-    def test_an_unreadable_region_of_interest_holds_up_no_other_job(self, store: SqlStore) -> None:
+    def test_invalid_region_of_interest_does_not_block_other_jobs(self, store: SqlStore) -> None:
         store.add_slide(slide())
         for name in "jk":
             add(store, name, replace(ORDER, region=None, roi=Roi((((((0.0, 0.0), (9.0, 0.0), (9.0, 9.0))),),))))
@@ -568,14 +568,14 @@ class StoreContract:
         assert claimed is not None
         assert (claimed.id, store.claim("w")) == ("k", None)
 
-    def test_a_kept_time_that_is_none_is_kept_anew(self, store: SqlStore, clock: Clock) -> None:
+    def test_invalid_retention_time_is_replaced(self, store: SqlStore, clock: Clock) -> None:
         for spoilt in ("soon", "nan", ""):
             with store._database.writing() as db:
                 db.execute("DELETE FROM service_facts")
                 db.execute("INSERT INTO service_facts (name, value) VALUES ('retention_time', ?)", (spoilt,))
             assert store.retention_time() == clock.now
 
-    def test_a_lease_of_a_clock_a_day_ahead_ends_within_a_lease(self, store: Store, clock: Clock) -> None:
+    def test_lease_of_a_fast_clock_is_shortened(self, store: Store, clock: Clock) -> None:
         store.add_slide(slide())
         for name in "jkl":
             add(store, name)
@@ -593,7 +593,7 @@ class StoreContract:
         assert (taken.id, taken.attempt) == ("k", 2)
         assert store.cancel("l").state is JobState.CANCELLED
 
-    def test_a_longer_lease_of_other_settings_is_left_alone(self, store: SqlStore, clock: Clock) -> None:
+    def test_longer_lease_of_other_settings_is_kept(self, store: SqlStore, clock: Clock) -> None:
         store.add_slide(slide())
         add(store, "j")
         patient = SqlStore(store._database, lease_seconds=LEASE + 30)
@@ -602,9 +602,9 @@ class StoreContract:
         store.pause("j")
         clock.now += LEASE + 20
         assert store.claim("w") is None
-        assert patient.heartbeat("j", 1) is Beat.PAUSE
+        assert patient.heartbeat("j", 1) is HeartbeatReply.PAUSE
 
-    def test_a_job_of_a_clock_ahead_is_cancelled_without_a_worker(self, store: Store, clock: Clock) -> None:
+    def test_abandoned_job_of_a_fast_clock_is_cancelled(self, store: Store, clock: Clock) -> None:
         store.add_slide(slide())
         add(store, "j")
         clock.now += 86400
@@ -614,7 +614,7 @@ class StoreContract:
         clock.now += LEASE
         assert store.cancel("j").state is JobState.CANCELLED
 
-    def test_identity_and_retention_are_kept(self, store: Store, clock: Clock) -> None:
+    def test_identity_and_retention_time_are_stored(self, store: Store, clock: Clock) -> None:
         assert (store.identity(), store.has_entries()) == (None, False)
         store.keep_identity("one")
         store.keep_identity("other")
@@ -625,7 +625,7 @@ class StoreContract:
         store.keep_retention_time(clock.now + 1)
         assert store.retention_time() == clock.now + 5.25
 
-    def test_slide_is_not_lost_to_a_job_asked_for_at_the_same_moment(self, store: Store) -> None:
+    def test_slide_is_not_removed_while_a_job_for_it_is_added(self, store: Store) -> None:
         for round_ in range(12):
             name = f"s{round_}"
             store.add_slide(slide(name))
@@ -666,18 +666,18 @@ class TestPostgres(StoreContract):
         yield made
         made.close()
 
-    def test_time_is_the_servers(self, postgres: str) -> None:
+    def test_time_is_that_of_the_server(self, postgres: str) -> None:
         database = Postgres(postgres)
         assert abs(database.now() - time.time()) < 5
         database.close()
 
-    def test_a_process_that_falls_silent_in_mid_write_holds_nobody_up_for_long(self, postgres: str) -> None:
+    def test_idle_transaction_is_ended_by_the_server(self, postgres: str) -> None:
         database = Postgres(postgres)
         with database.reading() as db:
             assert db.execute("SHOW idle_in_transaction_session_timeout").fetchone() == ("30s",)
         database.close()
 
-    def test_a_database_of_the_first_version_is_brought_up_with_all_it_holds(self, postgres: str) -> None:
+    def test_database_of_the_first_version_is_migrated(self, postgres: str) -> None:
         job = '{"id":"j","order":{"slide":"s","model":"bicubic"},"created":1.0,"state":"succeeded","finished":2.0}'
         with psycopg.connect(postgres, autocommit=True) as db:
             db.execute("CREATE SCHEMA old")
@@ -694,7 +694,7 @@ class TestPostgres(StoreContract):
             finally:
                 db.execute("DROP SCHEMA old CASCADE")
 
-    def test_failures_of_before_they_were_counted_are_counted_once(self, postgres: str) -> None:
+    def test_migration_counts_earlier_failures(self, postgres: str) -> None:
         with psycopg.connect(postgres, autocommit=True) as db:
             db.execute("CREATE SCHEMA uncounted")
             db.execute("SET search_path = uncounted")
@@ -715,7 +715,7 @@ class TestPostgres(StoreContract):
             finally:
                 db.execute("DROP SCHEMA uncounted CASCADE")
 
-    def test_claiming_workers_do_not_wait_for_one_another(self, store: Store, postgres: str) -> None:
+    def test_claiming_workers_do_not_wait_for_each_other(self, store: Store, postgres: str) -> None:
         store.add_slide(slide())
         add(store, "a")
         add(store, "b")
@@ -727,7 +727,7 @@ class TestPostgres(StoreContract):
         assert claimed.id == "b"
         other.close()
 
-    def test_a_store_outlives_a_restart_of_the_server(self, store: Store, postgres: str) -> None:
+    def test_store_survives_a_restart_of_the_server(self, store: Store, postgres: str) -> None:
         store.add_slide(slide())
         with psycopg.connect(postgres, autocommit=True) as db:
             db.execute(
@@ -736,7 +736,7 @@ class TestPostgres(StoreContract):
             )
         assert store.slide("s") == slide()
 
-    def test_a_server_that_is_gone_is_said(self) -> None:
+    def test_unreachable_server_raises(self) -> None:
         with pytest.raises(StoreUnavailableError):
             Postgres("postgresql://nobody@127.0.0.1:1/x", wait_seconds=0.3)
 
@@ -758,7 +758,7 @@ class TestSqlite(StoreContract):
         yield made
         made.close()
 
-    def test_everything_outlives_the_process(self, store: Store, clock: Clock, tmp_path: Path) -> None:
+    def test_entries_are_durable(self, store: Store, clock: Clock, tmp_path: Path) -> None:
         store.add_slide(slide())
         add(store, "j")
         store.claim("w")
@@ -769,7 +769,7 @@ class TestSqlite(StoreContract):
         assert (again.slide("s"), again.job("j")) == (slide(), job)
         again.close()
 
-    def test_log_is_written_ahead_and_synced_in_full(self, store: SqlStore) -> None:
+    def test_database_uses_a_write_ahead_log_with_full_sync(self, store: SqlStore) -> None:
         with store._database.reading() as db:
             assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
             assert db.execute("PRAGMA synchronous").fetchone() == (2,)
@@ -782,7 +782,7 @@ class TestSqlite(StoreContract):
         with pytest.raises(StoreError, match="newer"):
             Sqlite(tmp_path / "jobs.sqlite3")
 
-    def test_a_database_of_the_first_version_is_brought_up_with_all_it_holds(self, tmp_path: Path) -> None:
+    def test_database_of_the_first_version_is_migrated(self, tmp_path: Path) -> None:
         old = tmp_path / "old.sqlite3"
         db = sqlite3.connect(old)
         for statement in MIGRATIONS[0]:
@@ -801,7 +801,7 @@ class TestSqlite(StoreContract):
         assert ids(store.jobs(9, wanted=JobFilter(slide="s"))) == ["k", "j"]
         store.close()
 
-    def test_failures_of_before_they_were_counted_are_counted_once(self, tmp_path: Path) -> None:
+    def test_migration_counts_earlier_failures(self, tmp_path: Path) -> None:
         old = tmp_path / "old.sqlite3"
         db = sqlite3.connect(old)
         for statement in (one for step in MIGRATIONS[:BEFORE_FAILURES] for one in step):
@@ -816,7 +816,7 @@ class TestSqlite(StoreContract):
             assert store.failures() == {"storage.full": 2, "internal": 1}
             store.close()
 
-    def test_check_fails_where_nothing_can_be_written(self, store: SqlStore) -> None:
+    def test_check_fails_without_write_access(self, store: SqlStore) -> None:
         store.check()
         with store._database.reading() as db:
             db.execute("PRAGMA query_only = ON")
@@ -824,7 +824,7 @@ class TestSqlite(StoreContract):
             store.check()
         store.check()
 
-    def test_a_file_that_was_removed_or_replaced_takes_no_more_writes(self, store: SqlStore, tmp_path: Path) -> None:
+    def test_removed_or_replaced_file_refuses_writes(self, store: SqlStore, tmp_path: Path) -> None:
         store.add_slide(slide())
         for path in tmp_path.glob("jobs.sqlite3*"):
             path.unlink()
@@ -836,7 +836,7 @@ class TestSqlite(StoreContract):
             store.check()
         other.close()
 
-    def test_a_damaged_file_is_refused_at_the_start(self, store: SqlStore, tmp_path: Path) -> None:
+    def test_damaged_file_is_refused_at_startup(self, store: SqlStore, tmp_path: Path) -> None:
         store.add_slide(slide())
         for number in range(200):
             add(store, f"j{number}")
@@ -847,7 +847,7 @@ class TestSqlite(StoreContract):
         with pytest.raises(StoreError, match="damaged"):
             Sqlite(tmp_path / "jobs.sqlite3")
 
-    def test_refused_write_changes_nothing_and_frees_the_store(self, store: Store) -> None:
+    def test_refused_write_changes_nothing_and_releases_the_store(self, store: Store) -> None:
         with pytest.raises(UnknownSlideError):
             add(store, "j")
         store.add_slide(slide())

@@ -6,7 +6,7 @@ from slidelift.service.api.schemas.health import Check, Liveness, Readiness
 from slidelift.service.api.schemas.jobs import BatchRequest, Job, JobList, JobRequest
 from slidelift.service.api.schemas.models import Model, ModelList
 from slidelift.service.api.schemas.problems import Problem
-from slidelift.service.api.schemas.session import Session, SignIn
+from slidelift.service.api.schemas.session import Credentials, Session
 from slidelift.service.api.schemas.slides import Recommendation, Slide, SlideList
 from slidelift.service.api.schemas.tile_map import TileMap
 from slidelift.service.api.schemas.uploads import SlideSource, Upload
@@ -15,6 +15,7 @@ __all__ = [
     "Batch",
     "BatchRequest",
     "Check",
+    "Credentials",
     "Job",
     "JobList",
     "JobRequest",
@@ -26,7 +27,6 @@ __all__ = [
     "Readiness",
     "Recommendation",
     "Session",
-    "SignIn",
     "Slide",
     "SlideList",
     "SlideSource",

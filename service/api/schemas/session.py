@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from slidelift.service.auth.tokens import Scope
 
 
-class SignIn(BaseModel):
+class Credentials(BaseModel):
     """The access token to sign in with."""
 
     model_config = ConfigDict(extra="forbid")
