@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 SCRIPT = Path(__file__).with_name("serve_for_tests.py")
-IMPATIENT = "from slidelift.service.api import receiving; receiving.IDLE_SECONDS = 1.0; "
+IMPATIENT = "from slidelift.service.api import request_body; request_body.IDLE_SECONDS = 1.0; "
 RUN = "import sys, runpy; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
 MIB = 2**20
 PIECE = {"Tus-Resumable": "1.0.0", "Content-Type": "application/offset+octet-stream"}
@@ -142,7 +142,7 @@ LARGE = 40 * MIB
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Takes slides of 10 MiB."""
-    less = "from service import settings as s; S = s.Settings; "
+    less = "from slidelift.service import settings as s; S = s.Settings; "
     less += "s.Settings = lambda **k: S(**{**k, 'max_upload_bytes': 10 * 2**20}); "
     made = Server(tmp_path_factory.mktemp("small"), less)
     yield made

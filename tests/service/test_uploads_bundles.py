@@ -192,7 +192,7 @@ def test_stubs_of_a_slide_are_refused_by_the_probe_and_removed(real: Call, setti
         ({"a/b.mrxs": b"x"}, "slide.multi-file: b.mrxs needs the folder b/ beside it, with Slidedat.ini"),
         ({"b.mrxs": b"x", "b/Index.dat": b"x"}, "slide.multi-file: b.mrxs needs the folder b/"),
         ({name: data for name, data in MRXS.items() if "Data0001" not in name}, "Data0001.dat"),
-        ({name: data for name, data in VMS.items() if name != "m.jpg"}, "slide.multi-file: c.vms of c.vms names"),
+        ({name: data for name, data in VMS.items() if name != "m.jpg"}, "slide.multi-file: c.vms of c.vms lists"),
         ({**MRXS, **VMS}, "upload.bundle: expected one slide, found"),
         ({"a.svs": b"x", "b.svs": b"x"}, "found a.svs, b.svs"),
         ({"a.txt": b"x", "b.txt": b"x"}, "the archive contains no slide; it contains a.txt, b.txt"),
