@@ -133,7 +133,7 @@ PHASES: dict[str, Callable[[Workers, Job], bool]] = {
     "joining": in_stage(Stage.JOINING),
     "verifying": in_stage(Stage.VERIFYING),
     "published": has_file("result.ome.zarr"),
-    "packing": has_file("*.arriving"),
+    "packing": has_file("*.zip.part"),
     "packed": has_file("result.ome.zarr.zip"),
 }
 
