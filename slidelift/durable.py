@@ -97,7 +97,7 @@ def _has_lock(descriptor: int, partial: Path) -> bool:
 def _delete_abandoned(partial: Path) -> None:
     """Delete a partial file that no process has locked."""
     try:
-        descriptor = os.open(partial, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = os.open(partial, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return
     try:
