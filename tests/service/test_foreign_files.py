@@ -45,7 +45,7 @@ class Lab:
 def lab(settings: Settings, client: Callable[[FastAPI], Call]) -> Iterator[Lab]:
     app = create_app(settings.model_copy(update={"auth": "on"}))
     yield Lab(app, client)
-    app.state.context.lookers.close()
+    app.state.context.decoders.close()
     app.state.context.store.close()
 
 
