@@ -1,80 +1,141 @@
-"""Atomic and durable writing of files: write beside, fsync, rename, fsync the folder.
+"""Atomic and durable writing of files: write a partial file, fsync, rename, fsync the folder.
 
-The lowest module of the package: `wsi`, `models` and `service` all write through it.
+The lowest module of the package; `wsi`, `models` and `service` use it.
 """
 
 import errno
+import fcntl
 import hashlib
 import os
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-_SYNCS_AT_ONCE = 16
-_LONGEST_NAME = 255
-# What file systems answer that keep no log of names to be flushed (some network and FUSE ones).
+_PARALLEL_SYNCS = 16
+_NAME_MAX_BYTES = 255
+# Errors of file systems that cannot sync a folder (some network and FUSE ones).
 _CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EISDIR, errno.EACCES}
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Replace the file at `path` by one that holds `data`; see `atomic_file`."""
+    """Replace the file at `path` by one with the contents `data`; see `atomic_file`."""
     with atomic_file(path) as file:
         file.write(data)
 
 
 @contextmanager
-def atomic_file(
-    path: Path, *, partial: Path | None = None, mode: int = 0o666, replace: bool = True
-) -> Iterator[BinaryIO]:
-    """Open a file for writing that takes the name `path` when the block ends; on an exception nothing is left.
+def atomic_file(path: Path, *, mode: int = 0o666, replace: bool = True) -> Iterator[BinaryIO]:
+    """Open a file for writing that is renamed to `path` at the end of the block, or deleted on an exception.
+
+    Threads and processes may write the same path at once: the last one to end wins. While it is written, the file is
+    called ``NAME.part`` and locked. A partial file that a killed process left is deleted by the next writer.
 
     Parameters
     ----------
-    partial
-        The name while the file is written, in the same folder. By default it follows from `path`, so that one process
-        at a time may write; a partial file that a killed process left is overwritten by the next.
     mode
         Permissions of the new file, before the process's umask.
     replace
-        False to keep a file that is at `path` already.
+        False to keep a file that exists at `path`.
 
     Raises
     ------
     FileExistsError
-        If `replace` is False and there is a file at `path`.
+        If `replace` is False and a file exists at `path`.
     """
-    partial = path.with_name(_partial_name(path.name)) if partial is None else partial
-    try:
-        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode), "wb") as file:
+    partial, descriptor = _create_partial(path, mode)
+    with os.fdopen(descriptor, "wb") as file:  # closed, and so unlocked, after the rename
+        try:
             yield file
             file.flush()
-            os.fsync(file.fileno())
-        if replace:
-            partial.replace(path)
-        else:
-            os.link(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+            os.fsync(descriptor)
+            if replace:
+                partial.replace(path)
+            else:
+                os.link(partial, path)
+                partial.unlink()
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
     sync_folder(path.parent)
 
 
-def sync_tree(folder: Path, between: Callable[[], None] = lambda: None) -> None:
-    """Make every file and every name below a folder durable; raises OSError where the disk could not.
+def _create_partial(path: Path, mode: int) -> tuple[Path, int]:
+    """Create and lock the partial file of `path`.
 
-    One `os.sync` would be simpler, and tells nothing of a disk that fails.
+    If another writer has it, the name is a unique one. Waiting for the other writer could take forever, because its
+    process may be suspended.
+    """
+    partial = path.with_name(_partial_name(path.name))
+    _delete_abandoned(partial)
+    with suppress(FileExistsError):
+        descriptor = _create(partial, mode)
+        if _has_lock(descriptor, partial):
+            return partial, descriptor
+        os.close(descriptor)
+    partial = path.with_name(_partial_name(f"{path.name}.{uuid.uuid4().hex[:8]}"))
+    return partial, _create(partial, mode)
+
+
+def _create(partial: Path, mode: int) -> int:
+    return os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+
+
+def _has_lock(descriptor: int, partial: Path) -> bool:
+    """Lock a new partial file; False if another writer took it for abandoned before it was locked."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # no locks on this file system, so no writer takes a partial file for abandoned
+        return True
+    return _is_at(descriptor, partial)
+
+
+def _delete_abandoned(partial: Path) -> None:
+    """Delete a partial file that no process has locked."""
+    try:
+        descriptor = os.open(partial, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        with suppress(OSError):  # locked by its writer, or no locks on this file system
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_at(descriptor, partial):
+                partial.unlink()
+    finally:
+        os.close(descriptor)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
+    except FileNotFoundError:
+        return False
+
+
+def _partial_name(name: str) -> str:
+    """Return the name of the partial file; a name that would be too long is replaced by a hash."""
+    if len(os.fsencode(name)) + len(".part") <= _NAME_MAX_BYTES:
+        return name + ".part"
+    return f".{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}.part"
+
+
+def sync_tree(folder: Path, between: Callable[[], None] = lambda: None) -> None:
+    """Sync all files and folders below a folder; raises OSError if the disk fails, which `os.sync` would not report.
 
     Parameters
     ----------
     between
-        Called after each file, of which there may be a million; may raise to stop.
+        Called after each file; may raise to stop. There may be a million files.
     """
     files: list[Path] = []
     folders = [folder]
     for path in folder.rglob("*"):
         (folders if path.is_dir() else files).append(path)
-    with ThreadPoolExecutor(_SYNCS_AT_ONCE) as pool:  # a file system's journal takes many in one commit
+    with ThreadPoolExecutor(_PARALLEL_SYNCS) as pool:  # file systems commit parallel syncs together
         try:
             for _ in pool.map(_sync_file, files):
                 between()
@@ -89,13 +150,13 @@ def _sync_file(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)  # so that who reads it back asks the disk
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)  # so that reading it back reads from the disk
     finally:
         os.close(descriptor)
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable, where its file system can do that for a folder."""
+    """Sync the names in a folder, if its file system supports that."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -105,10 +166,3 @@ def sync_folder(folder: Path) -> None:
     except OSError as error:
         if error.errno not in _CANNOT_SYNC:
             raise
-
-
-def _partial_name(name: str) -> str:
-    """The name while a file is written; one that would be too long is replaced by a hash."""
-    if len(os.fsencode(name)) + len(".part") <= _LONGEST_NAME:
-        return name + ".part"
-    return f".{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}.part"

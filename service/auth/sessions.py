@@ -11,7 +11,6 @@ import hashlib
 import hmac
 import re
 import secrets
-import uuid
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,10 +90,9 @@ def read_or_make_key(folder: Path) -> bytes:
     """
     if (key := read_key(folder)) is not None:
         return key
-    partial = folder / f".{KEY_FILE}-{uuid.uuid4().hex[:8]}"
     with (
         suppress(FileExistsError),  # another process made the key first
-        atomic_file(folder / KEY_FILE, partial=partial, mode=0o600, replace=False) as file,
+        atomic_file(folder / KEY_FILE, mode=0o600, replace=False) as file,
     ):
         file.write(secrets.token_bytes(_KEY_BYTES))
     if (key := read_key(folder)) is None:

@@ -36,8 +36,6 @@ from slidelift.service.storage.set_aside import SetAside
 REPORT_FILE = "report.json"
 WORKSPACE_PREFIX = ".slidelift-"
 """Prefix of the folder where `service.pipeline.workspace` keeps finished stripes."""
-PARTIAL_SUFFIX = ".arriving"
-"""Suffix of a file that is renamed when it is complete."""
 _ATTEMPT, _DISCARDED = "attempt-", ".discarded"
 COMPANION_SUFFIXES = {"html": ".report.html", "geojson": ".tissue.geojson"}
 """Suffixes of the files that `service.pipeline.companion_files` writes beside a result."""
@@ -129,11 +127,7 @@ class Storage:
                 with contextlib.suppress(FileNotFoundError):  # another attempt renamed it; look again
                     (home / f"{_ATTEMPT}{max(earlier)}").rename(folder)
             folder.mkdir(parents=True, exist_ok=True)
-            for path in (
-                *folder.glob(f"*{PARTIAL_SUFFIX}"),
-                *folder.glob("*.part"),
-                *folder.glob(f"{WORKSPACE_PREFIX}*/lock"),
-            ):
+            for path in (*folder.glob("*.part"), *folder.glob(f"{WORKSPACE_PREFIX}*/lock")):
                 path.unlink(missing_ok=True)
             self._remove_attempts_before(job)
             sync_folder(home)

@@ -4,14 +4,12 @@ The zip is stored, because the chunks are compressed already. Its bytes depend o
 sorted, dates and modes fixed.
 """
 
-import uuid
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 from slidelift.durable import atomic_file
 from slidelift.service.storage.disk import CHUNK_BYTES
-from slidelift.service.storage.files import PARTIAL_SUFFIX
 from slidelift.wsi.result_hash import FolderHash
 
 _DATE = (1980, 1, 1, 0, 0, 0)  # the earliest date of the format
@@ -32,10 +30,8 @@ def archive(folder: Path, target: Path, between_chunks: Callable[[], None]) -> s
     str
         Hash of the packed files, equal to `wsi.result_hash.result_hash` of the folder.
     """
-    # A unique name: another process that packs the same folder must not write into the same file.
-    partial = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}{PARTIAL_SUFFIX}")
     packed = FolderHash()
-    with atomic_file(target, partial=partial) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archived:
+    with atomic_file(target) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archived:
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             name = path.relative_to(folder).as_posix()
             with packed.file(name) as update:

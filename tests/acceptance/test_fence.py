@@ -1,4 +1,4 @@
-"""A worker that is stopped at any moment, and wakes up after another has done its job, changes nothing."""
+"""A worker that is suspended and resumes after another worker has finished its job changes nothing."""
 
 import hashlib
 import os
@@ -28,7 +28,7 @@ REGION = (300, 700, 700, 1500)  # two stripes
 
 @dataclass
 class Workers:
-    """Two real workers over one data folder."""
+    """Two real workers on one data folder."""
 
     settings: Settings
     store: SqlStore
@@ -49,7 +49,7 @@ class Workers:
         raise AssertionError(f"still {job}")
 
     def can_write(self) -> bool:
-        """False where a worker was stopped in the middle of a write to the database, which then is nobody's."""
+        """False if a worker was suspended while it holds the write lock of the database."""
         try:
             self.store.check()
         except StoreUnavailableError:
@@ -61,7 +61,7 @@ class Workers:
 
     @contextmanager
     def stopped(self, job: Job) -> Iterator[None]:
-        """The worker that holds a job, and its child, stopped."""
+        """Suspend the worker that holds a job, and its child."""
         assert job.worker is not None
         holder = next(one for one in self.processes if f"-{one.pid}-" in job.worker)
         family = [psutil.Process(holder.pid), *psutil.Process(holder.pid).children(recursive=True)]
@@ -107,7 +107,7 @@ def workers(tmp_path_factory: pytest.TempPathFactory, cmu: Path) -> Iterator[Wor
 
 @pytest.fixture(scope="module")
 def truth(workers: Workers) -> str:
-    """The hash of the result that nobody disturbs."""
+    """Hash of the result of an undisturbed job."""
     for name in ("warm", "truth"):  # each worker loads what it needs, most likely
         workers.ask(name)
     hashes = {
@@ -133,19 +133,19 @@ PHASES: dict[str, Callable[[Workers, Job], bool]] = {
     "joining": in_stage(Stage.JOINING),
     "verifying": in_stage(Stage.VERIFYING),
     "published": has_file("result.ome.zarr"),
-    "packing": has_file("*.arriving"),
+    "packing": has_file("*.zip.part"),
     "packed": has_file("result.ome.zarr.zip"),
 }
 
 
 OFTEN = ("claimed", "joining", "packing", "packed")
-"""Phases of every run; the others are in `make soak`."""
+"""Phases that every run tests; `make soak` tests the others."""
 
 
 @pytest.mark.parametrize(
     "phase", [one if one in OFTEN else pytest.param(one, marks=pytest.mark.soak) for one in PHASES]
 )
-def test_worker_that_wakes_after_its_lease_changes_no_byte_of_the_winners_result(
+def test_worker_that_resumes_after_its_lease_does_not_change_the_result(
     workers: Workers, truth: str, phase: str
 ) -> None:
     for turn in range(5):  # a phase may be over before it is seen
@@ -168,8 +168,8 @@ def test_worker_that_wakes_after_its_lease_changes_no_byte_of_the_winners_result
     pytest.fail(f"no job could be stopped while {phase}")
 
 
-def test_decoding_process_that_is_stopped_holds_up_no_queue(workers: Workers, truth: str) -> None:
-    """The worker lives and beats; its child is stopped and tells nothing."""
+def test_suspended_decoding_process_does_not_block_the_queue(workers: Workers, truth: str) -> None:
+    """The worker sends heartbeats; its child is suspended and reports nothing."""
     for turn in range(5):
         name = f"child-stopped-{turn}"
         workers.ask(name)

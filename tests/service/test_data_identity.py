@@ -1,4 +1,4 @@
-"""A data folder and a database that do not belong together: refused, and nothing of either is lost."""
+"""A data folder and a database that do not belong together are refused, and no files are lost."""
 
 import hashlib
 import shutil
@@ -24,7 +24,7 @@ Call = Callable[..., httpx.Response]
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Every file of the slides and jobs, with its hash."""
+    """Hashes of all files of slides and jobs."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in folder.rglob("*")
@@ -34,7 +34,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 @pytest.fixture
 def used(app: FastAPI, call: Call, settings: Settings, slide_id: str) -> dict[str, str]:
-    """What lies in a folder with a slide and a job's file."""
+    """Contents of a folder with one slide and one job."""
     job = call("POST", "/v1/jobs", json={"slide": slide_id}).json()["id"]
     attempt = settings.data_dir / "jobs" / job / "attempt-1"
     attempt.mkdir(parents=True)
@@ -69,8 +69,8 @@ def test_api_and_worker_refuse_a_folder_whose_database_is_missing(
     assert contents(settings.data_dir) == used
 
 
-def test_a_new_database_is_refused_for_a_folder_that_is_in_use_and_still_empty(settings: Settings) -> None:
-    """As of a worker that was started without its SLIDELIFT_DATABASE_URL, before anybody has uploaded a slide."""
+def test_new_database_is_refused_for_an_empty_folder_with_an_identity(settings: Settings) -> None:
+    """As for a worker started without its SLIDELIFT_DATABASE_URL before the first upload."""
     create_app(settings).state.context.store.close()
     empty_database(settings)
     stop = threading.Event()
@@ -80,7 +80,7 @@ def test_a_new_database_is_refused_for_a_folder_that_is_in_use_and_still_empty(s
     create_app(settings).state.context.store.close()
 
 
-def test_a_folder_of_another_database_is_refused(settings: Settings, used: dict[str, str], tmp_path: Path) -> None:
+def test_folder_of_another_database_is_refused(settings: Settings, used: dict[str, str], tmp_path: Path) -> None:
     other = settings.model_copy(update={"data_dir": tmp_path / "other"})
     create_app(other).state.context.store.close()
     for path in settings.data_dir.glob("slidelift.sqlite3*"):
@@ -90,14 +90,14 @@ def test_a_folder_of_another_database_is_refused(settings: Settings, used: dict[
     assert contents(settings.data_dir) == used
 
 
-def test_a_database_whose_disk_is_not_mounted_is_refused(settings: Settings, used: dict[str, str]) -> None:
+def test_database_is_refused_if_its_disk_is_not_mounted(settings: Settings, used: dict[str, str]) -> None:
     for name in ("slides", "jobs"):
         shutil.rmtree(settings.data_dir / name)
     (settings.data_dir / "identity").unlink()
     assert "the folder holds none" in refused(lambda: create_app(settings))
 
 
-def test_adopted_folders_files_are_set_aside_and_deleted_after_their_time(
+def test_files_of_an_adopted_folder_are_set_aside_and_deleted_later(
     settings: Settings, used: dict[str, str], slide_id: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     empty_database(settings)
@@ -136,7 +136,7 @@ def test_results_younger_than_a_restored_database_are_set_aside(
     assert kept.read_bytes().startswith(b"of a retry")
 
 
-def test_a_retry_that_begins_during_a_sweep_is_not_set_aside(
+def test_retry_that_begins_during_clean_up_is_not_set_aside(
     app: FastAPI, call: Call, settings: Settings, slide_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     context = app.state.context
@@ -160,7 +160,7 @@ def test_a_retry_that_begins_during_a_sweep_is_not_set_aside(
     assert kept == settings.data_dir / "jobs" / job / "attempt-1" / "result.ome.tiff"
 
 
-def test_a_slide_that_is_being_deleted_is_not_set_aside(
+def test_slide_that_is_being_deleted_is_not_set_aside(
     app: FastAPI, call: Call, settings: Settings, slide_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     context = app.state.context
@@ -175,7 +175,7 @@ def test_a_slide_that_is_being_deleted_is_not_set_aside(
     assert [path.name for path in settings.data_dir.rglob("slide.svs")] == []
 
 
-def test_starts_at_once_on_a_new_folder_agree(settings: Settings) -> None:
+def test_concurrent_starts_on_a_new_folder_agree_on_the_identity(settings: Settings) -> None:
     found: list[Any] = []
 
     def start() -> None:

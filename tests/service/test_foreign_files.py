@@ -1,4 +1,4 @@
-"""Two tokens, one data folder: no upload of one shows a pixel of the other's slide."""
+"""Uploads of one owner cannot show pixels of another owner's slides."""
 
 import importlib.util
 import io
@@ -29,7 +29,7 @@ OWN = np.full((SIDE, SIDE, 3), 40, np.uint8)
 
 
 class Lab:
-    """A service with tokens and the real probe; calls in the name of one of its users."""
+    """A service with tokens and the real probe, and clients of its users."""
 
     def __init__(self, app: FastAPI, client: Callable[[FastAPI], Call]) -> None:
         self.context, self._call = app.state.context, client(app)
@@ -104,7 +104,7 @@ def picture(answer: httpx.Response) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(answer.content)).convert("RGB"))
 
 
-def test_ome_tiff_that_names_anothers_slide_is_refused_and_shows_nothing_of_it(lab: Lab) -> None:
+def test_ome_tiff_that_refers_to_a_slide_of_another_owner_is_refused(lab: Lab) -> None:
     alice, bob = lab.user(), lab.user()
     secret = bob("PUT", "/v1/slides/secret.ome.tif", content=tiff_of(SECRET, ome("<TiffData/>"))).json()["id"]
     where = lab.context.storage.slide_path(lab.context.store.slide(secret))
@@ -115,7 +115,7 @@ def test_ome_tiff_that_names_anothers_slide_is_refused_and_shows_nothing_of_it(l
     assert alice("GET", "/v1/slides").json()["slides"] == []
 
 
-def test_file_that_was_let_in_before_the_check_shows_nothing_of_anothers_slide(lab: Lab) -> None:
+def test_file_stored_before_the_check_existed_shows_no_other_slide(lab: Lab) -> None:
     alice, bob = lab.user(), lab.user()
     secret = bob("PUT", "/v1/slides/secret.ome.tif", content=tiff_of(SECRET, ome("<TiffData/>"))).json()["id"]
     mine = alice("PUT", "/v1/slides/mine.ome.tif", content=tiff_of(OWN, ome("<TiffData/>"))).json()["id"]
@@ -129,7 +129,7 @@ def test_file_that_was_let_in_before_the_check_shows_nothing_of_anothers_slide(l
 
 
 @pytest.mark.parametrize("name", ["mine.svs", "mine.tif", "mine"])
-def test_list_of_pictures_under_any_name_leads_to_no_other_slide(lab: Lab, name: str) -> None:
+def test_index_file_under_any_name_leads_to_no_other_slide(lab: Lab, name: str) -> None:
     alice, bob = lab.user(), lab.user()
     made = io.BytesIO()
     Image.fromarray(SECRET).save(made, "JPEG", restart_marker_blocks=8, subsampling=0)
@@ -143,7 +143,7 @@ def test_list_of_pictures_under_any_name_leads_to_no_other_slide(lab: Lab, name:
         assert code(answer) == (422, "upload.bundle")
 
 
-def test_vms_with_its_pictures_in_one_archive_is_taken(lab: Lab) -> None:
+def test_vms_with_its_images_in_one_archive_is_accepted(lab: Lab) -> None:
     alice = lab.user()
     made = io.BytesIO()
     noise = Image.effect_noise((512, 256), 60).convert("RGB")
@@ -153,7 +153,7 @@ def test_vms_with_its_pictures_in_one_archive_is_taken(lab: Lab) -> None:
     assert (answer.json()["vendor"], answer.json()["width"]) == ("hamamatsu", 512)
 
 
-def test_dicom_slide_is_one_series_whatever_is_packed_with_it(lab: Lab, dicom: ModuleType) -> None:
+def test_dicom_slide_is_one_series_beside_other_files(lab: Lab, dicom: ModuleType) -> None:
     alice: Any = lab.user()
     fine = Image.effect_noise((256, 128), 60).convert("RGB")
     series = {
@@ -173,7 +173,7 @@ def test_dicom_slide_is_one_series_whatever_is_packed_with_it(lab: Lab, dicom: M
         assert next(iter(more)) in answer.json()["detail"]
 
 
-def test_command_line_takes_the_folder_of_one_dicom_slide(
+def test_command_line_accepts_the_folder_of_one_dicom_slide(
     tmp_path: Path, dicom: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fine = Image.effect_noise((256, 128), 60).convert("RGB")

@@ -1,4 +1,4 @@
-"""Signing in from a browser: what the cookie opens, what ends it, and what it never gives away."""
+"""Browser sessions: sign-in, permissions, end and protection of the cookie."""
 
 import logging
 import stat
@@ -31,7 +31,7 @@ Client = Callable[[FastAPI], Any]
 
 
 class Browser:
-    """Keeps the cookie that it was sent, and shows it."""
+    """A client that stores the session cookie and sends it."""
 
     def __init__(self, app: FastAPI, client: Client) -> None:
         self.app, self._call, self.cookie = app, client(app), ""
@@ -71,7 +71,7 @@ def browser(guarded: FastAPI, client: Client) -> Browser:
     return Browser(guarded, client)
 
 
-def test_signing_in_gives_what_the_token_may_and_no_more(guarded: FastAPI, client: Client) -> None:
+def test_session_has_the_scopes_of_its_token(guarded: FastAPI, client: Client) -> None:
     for scopes, reads, writes, scrapes in [
         ((Scope.READ,), 200, 403, 403),
         ((Scope.WRITE,), 403, 404, 403),
@@ -85,7 +85,7 @@ def test_signing_in_gives_what_the_token_may_and_no_more(guarded: FastAPI, clien
         assert browser("GET", "/metrics").status_code == scrapes
 
 
-def test_a_session_tells_whom_it_is_of(browser: Browser, open_app: Callable[..., FastAPI], client: Client) -> None:
+def test_session_names_its_token(browser: Browser, open_app: Callable[..., FastAPI], client: Client) -> None:
     stranger = {"needed": True, "signed_in": False, "name": None, "scopes": [], "expires": None}
     assert browser("GET", "/v1/session").json() == stranger
     browser.sign_in(token(browser.app, Scope.ADMIN))
@@ -103,7 +103,7 @@ def test_a_session_tells_whom_it_is_of(browser: Browser, open_app: Callable[...,
     assert everybody == {**stranger, "needed": False, "signed_in": True, "scopes": ["read", "write", "admin"]}
 
 
-def test_a_wrong_token_begins_no_session(browser: Browser) -> None:
+def test_wrong_token_begins_no_session(browser: Browser) -> None:
     late = token(browser.app, expires=time.time() - 1)
     for secret in ("slidelift_0_guess", late, "Bearer x"):
         answer = browser.sign_in(secret)
@@ -117,7 +117,7 @@ def test_a_wrong_token_begins_no_session(browser: Browser) -> None:
     assert not (browser.app.state.context.settings.data_dir / KEY_FILE).exists()
 
 
-def test_only_json_signs_in_which_a_form_of_another_site_can_not_send(browser: Browser) -> None:
+def test_sign_in_requires_json_which_cross_site_forms_cannot_send(browser: Browser) -> None:
     body = f'{{"token": "{token(browser.app)}"}}'.encode()
     for content_type in ("text/plain", "application/x-www-form-urlencoded", None):
         headers = {"Content-Type": content_type} if content_type else {}
@@ -125,7 +125,7 @@ def test_only_json_signs_in_which_a_form_of_another_site_can_not_send(browser: B
         assert (answer.status_code, "set-cookie" in answer.headers) == (422, False)
 
 
-def test_a_cookie_that_was_changed_or_sealed_elsewhere_opens_nothing(browser: Browser, tmp_path: Path) -> None:
+def test_modified_or_foreign_cookie_is_refused(browser: Browser, tmp_path: Path) -> None:
     browser.sign_in(token(browser.app))
     good = browser.cookie
     sha256, expires, seal = good.split(".")
@@ -152,7 +152,7 @@ def test_a_cookie_that_was_changed_or_sealed_elsewhere_opens_nothing(browser: Br
     assert browser("GET", "/v1/jobs").status_code == 200
 
 
-def test_a_session_ends_after_its_hours_and_never_later_than_its_token(browser: Browser) -> None:
+def test_session_ends_after_its_lifetime_and_not_later_than_its_token(browser: Browser) -> None:
     now, key = time.time(), read_or_make_key(browser.app.state.context.settings.data_dir)
     browser.sign_in(token(browser.app))
     session = verified_session(browser.cookie, key)
@@ -167,7 +167,7 @@ def test_a_session_ends_after_its_hours_and_never_later_than_its_token(browser: 
     assert session.expires == int(now + 100)
 
 
-def test_a_revoked_token_ends_its_sessions_at_once(browser: Browser) -> None:
+def test_revoking_a_token_ends_its_sessions(browser: Browser) -> None:
     browser.sign_in(token(browser.app))
     assert browser("GET", "/v1/jobs").status_code == 200
     store = browser.app.state.context.store
@@ -175,7 +175,7 @@ def test_a_revoked_token_ends_its_sessions_at_once(browser: Browser) -> None:
     assert code(browser("GET", "/v1/jobs")) == (401, "access.token-invalid")
 
 
-def test_signing_out_removes_the_cookie_and_may_be_done_twice(browser: Browser) -> None:
+def test_sign_out_removes_the_cookie_and_is_idempotent(browser: Browser) -> None:
     browser.sign_in(token(browser.app))
     for _ in range(2):
         answer = browser("DELETE", "/v1/session")
@@ -183,8 +183,8 @@ def test_signing_out_removes_the_cookie_and_may_be_done_twice(browser: Browser) 
     assert code(browser("GET", "/v1/jobs")) == (401, "access.token-missing")
 
 
-def test_a_copied_cookie_is_refused_after_its_owner_has_signed_out(guarded: FastAPI, client: Client) -> None:
-    """And so are the token's other sessions; the token itself, and other tokens' sessions, go on."""
+def test_copied_cookie_is_refused_after_sign_out(guarded: FastAPI, client: Client) -> None:
+    """The token's other sessions end too; the token itself and sessions of other tokens stay valid."""
     secret, others = token(guarded), token(guarded)
     first, second, stranger, thief = (Browser(guarded, client) for _ in range(4))
     for browser, shown in ((first, secret), (second, secret), (stranger, others)):
@@ -215,7 +215,7 @@ def _asked(cookie: str) -> dict[str, Any]:
     return {"type": "http", "headers": [(b"cookie", f"slidelift_session={cookie}".encode())]}
 
 
-def test_what_changes_something_takes_a_header_that_other_sites_can_not_send(browser: Browser, tiff: bytes) -> None:
+def test_changing_requests_require_a_header_that_other_sites_cannot_send(browser: Browser, tiff: bytes) -> None:
     browser.sign_in(token(browser.app))
     for method, url in (("PUT", "/v1/slides/a.svs"), ("POST", "/v1/jobs"), ("DELETE", "/v1/jobs/x")):
         for headers in ({}, {"X-Slidelift": "x"}):
@@ -226,7 +226,7 @@ def test_what_changes_something_takes_a_header_that_other_sites_can_not_send(bro
     assert code(browser("DELETE", "/v1/session", headers=elsewhere)) == (403, "access.cross-site")
 
 
-def test_a_page_of_another_site_changes_nothing_in_a_service_without_tokens(
+def test_cross_site_request_changes_nothing_without_tokens(
     open_app: Callable[..., FastAPI], client: Client, tiff: bytes
 ) -> None:
     call = client(open_app(cors_origins=("https://viewer.example",)))
@@ -255,10 +255,10 @@ FOREIGN = (
 )
 
 
-def test_an_origin_of_another_site_is_refused_where_the_browser_sends_nothing_else(
+def test_foreign_origin_is_refused_without_sec_fetch_site(
     open_app: Callable[..., FastAPI], client: Client, browser: Browser, tiff: bytes
 ) -> None:
-    """Browsers send no Sec-Fetch-Site to a plain http address."""
+    """Browsers do not send Sec-Fetch-Site to plain http addresses."""
     call = client(open_app())
     browser.sign_in(token(browser.app))
     for origin in FOREIGN:
@@ -287,7 +287,7 @@ def test_an_origin_of_another_site_is_refused_where_the_browser_sends_nothing_el
         ("http://[::1]:8000", {"Host": "[::1]:8000"}),
     ],
 )
-def test_the_services_own_origin_is_that_of_its_name_also_behind_a_proxy(
+def test_own_origin_is_accepted_behind_a_proxy(
     browser: Browser, tiff: bytes, origin: str, headers: dict[str, str]
 ) -> None:
     browser.sign_in(token(browser.app))
@@ -303,7 +303,7 @@ def test_the_services_own_origin_is_that_of_its_name_also_behind_a_proxy(
 @pytest.mark.parametrize(
     "host", ["evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.evil.example"]
 )
-def test_a_service_without_tokens_answers_to_names_of_this_machine_alone(
+def test_service_without_tokens_accepts_only_local_host_names(
     open_app: Callable[..., FastAPI], client: Client, host: str
 ) -> None:
     call = client(open_app())
@@ -316,7 +316,7 @@ def test_a_service_without_tokens_answers_to_names_of_this_machine_alone(
     assert call("GET", "/v1/jobs", headers={"Sec-Fetch-Site": "cross-site"}).status_code == 200
 
 
-def test_a_token_in_the_header_counts_and_not_the_cookie(browser: Browser) -> None:
+def test_token_in_the_header_takes_precedence_over_the_cookie(browser: Browser) -> None:
     browser.sign_in(token(browser.app, Scope.READ))
     by_header = {"Authorization": f"Bearer {token(browser.app, Scope.WRITE)}"}
     assert browser("DELETE", "/v1/jobs/x", headers=by_header).json()["code"] == "job.unknown"
@@ -324,7 +324,7 @@ def test_a_token_in_the_header_counts_and_not_the_cookie(browser: Browser) -> No
         assert browser("GET", "/v1/jobs", headers={"Authorization": header}).status_code == 401
 
 
-def test_the_cookie_is_out_of_reach_of_scripts_and_of_other_sites(browser: Browser) -> None:
+def test_cookie_is_http_only_and_same_site(browser: Browser) -> None:
     secret = token(browser.app)
     plain = morsel(browser.sign_in(secret))
     assert (plain["httponly"], plain["samesite"], plain["path"], plain["secure"]) == (True, "strict", "/", "")
@@ -333,7 +333,7 @@ def test_the_cookie_is_out_of_reach_of_scripts_and_of_other_sites(browser: Brows
     assert morsel(browser.sign_in(secret, "https://test/v1/session"))["secure"] is True
 
 
-def test_the_token_stands_in_no_answer_and_in_no_log(browser: Browser, caplog: pytest.LogCaptureFixture) -> None:
+def test_token_appears_in_no_response_and_no_log(browser: Browser, caplog: pytest.LogCaptureFixture) -> None:
     secret = token(browser.app)
     kept = secret.split("_", 2)[2]
     with caplog.at_level(logging.DEBUG):
@@ -351,7 +351,7 @@ def test_the_token_stands_in_no_answer_and_in_no_log(browser: Browser, caplog: p
     assert kept.encode() not in b"".join(str(one).encode() for one in metrics.registry.collect())
 
 
-def test_what_is_anothers_does_not_exist_by_cookie_either(guarded: FastAPI, client: Client, tiff: bytes) -> None:
+def test_session_sees_only_its_own_slides_and_jobs(guarded: FastAPI, client: Client, tiff: bytes) -> None:
     mine, other = Browser(guarded, client), Browser(guarded, client)
     secret = token(guarded)
     mine.sign_in(secret)
@@ -362,7 +362,7 @@ def test_what_is_anothers_does_not_exist_by_cookie_either(guarded: FastAPI, clie
     assert client(guarded)("GET", f"/v1/slides/{slide}", headers=by_header).status_code == 200
 
 
-def test_all_processes_of_a_data_folder_know_its_sessions(open_app: Callable[..., FastAPI], client: Client) -> None:
+def test_sessions_are_valid_in_all_processes_of_a_data_folder(open_app: Callable[..., FastAPI], client: Client) -> None:
     first, second = Browser(open_app(auth="on"), client), Browser(open_app(auth="on"), client)
     first.sign_in(token(first.app))
     second.cookie = first.cookie
@@ -373,7 +373,7 @@ def test_all_processes_of_a_data_folder_know_its_sessions(open_app: Callable[...
     assert code(second("GET", "/v1/jobs")) == (401, "access.token-invalid")
 
 
-def test_a_session_stays_under_the_prefix_of_its_service(open_app: Callable[..., FastAPI], client: Client) -> None:
+def test_cookie_path_is_the_prefix_of_the_service(open_app: Callable[..., FastAPI], client: Client) -> None:
     browser = Browser(open_app(auth="on", root_path="/apps/slidelift"), client)
     for shown in ("", "/apps/slidelift"):  # whether or not the proxy takes it away
         answer = browser.sign_in(token(browser.app), f"{shown}/v1/session")
@@ -381,7 +381,7 @@ def test_a_session_stays_under_the_prefix_of_its_service(open_app: Callable[...,
         assert browser("GET", f"{shown}/v1/jobs").status_code == 200
 
 
-def test_those_who_sign_in_first_at_once_make_one_key(tmp_path: Path) -> None:
+def test_concurrent_first_sign_ins_make_one_key(tmp_path: Path) -> None:
     for round_ in range(5):
         folder = tmp_path / str(round_)
         folder.mkdir()
@@ -391,7 +391,7 @@ def test_those_who_sign_in_first_at_once_make_one_key(tmp_path: Path) -> None:
         assert [path.name for path in folder.iterdir()] == [KEY_FILE]
 
 
-def test_a_key_that_is_none_seals_nothing(tmp_path: Path) -> None:
+def test_invalid_key_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / KEY_FILE).write_bytes(b"")
     assert read_key(tmp_path) is None
     with pytest.raises(ServiceError, match="delete it"):

@@ -1,4 +1,4 @@
-"""What is wrong with a machine or a folder is said when the service starts, and not at each upload."""
+"""Problems of the machine or data folder are reported at the start of the service."""
 
 import os
 import resource
@@ -34,7 +34,7 @@ def mode(path: Path) -> int:
 
 
 def wide(folder: Path) -> Settings:
-    """A data folder that others may read, with a database in it."""
+    """A data folder and database that other users may read."""
     settings = Settings(data_dir=folder / "data", disk_reserve_bytes=0)
     settings.data_dir.mkdir(mode=0o755)
     settings.data_dir.chmod(0o777)
@@ -62,7 +62,7 @@ def test_application_makes_its_files_private(open_app: Callable[..., FastAPI], t
     assert {mode(path) for path in found} == {0o600}
 
 
-def test_what_is_private_stays_as_it_is(tmp_path: Path) -> None:
+def test_private_files_keep_their_permissions(tmp_path: Path) -> None:
     settings = wide(tmp_path)
     settings.data_dir.chmod(0o500)
     keep_private(settings)
@@ -70,7 +70,7 @@ def test_what_is_private_stays_as_it_is(tmp_path: Path) -> None:
 
 
 def serve(settings: Settings, *more: str, limit: str = "true") -> "subprocess.CompletedProcess[str]":
-    """Start the real service; it ends by itself where it refuses to."""
+    """Run the real service, which exits if it refuses to start."""
     inner = f"{sys.executable} -m slidelift serve --port 0 --data-dir {settings.data_dir} {' '.join(more)}"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = ["sh", "-c", f"{limit} && exec timeout 60 {inner}"]
@@ -81,7 +81,7 @@ def serve(settings: Settings, *more: str, limit: str = "true") -> "subprocess.Co
     ("limit", "word"),
     [("ulimit -v 3000000", "memory"), ("ulimit -n 256", "open files"), ("ulimit -f 1000", "size of a file")],
 )
-def test_low_limit_is_said_once_at_the_start(tmp_path: Path, limit: str, word: str) -> None:
+def test_low_limit_is_reported_once_at_the_start(tmp_path: Path, limit: str, word: str) -> None:
     found = serve(Settings(data_dir=tmp_path / "data"), limit=limit)
     assert found.returncode == 2, found.stderr
     said = [line for line in found.stderr.splitlines() if word in line]
@@ -91,7 +91,7 @@ def test_low_limit_is_said_once_at_the_start(tmp_path: Path, limit: str, word: s
     assert "Traceback" not in found.stderr
 
 
-def test_low_limit_is_said_by_a_worker(tmp_path: Path) -> None:
+def test_low_limit_is_reported_by_a_worker(tmp_path: Path) -> None:
     inner = f"{sys.executable} -m slidelift worker --data-dir {tmp_path}/data"
     command = ["sh", "-c", f"ulimit -n 256 && exec {inner}"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -99,7 +99,7 @@ def test_low_limit_is_said_by_a_worker(tmp_path: Path) -> None:
     assert (found.returncode, "open files" in found.stderr) == (2, True)
 
 
-def test_slides_on_another_file_system_are_said_at_the_start(tmp_path: Path) -> None:
+def test_slides_on_another_file_system_are_refused_at_the_start(tmp_path: Path) -> None:
     other = Path("/dev/shm")
     if not other.is_dir() or other.stat().st_dev == tmp_path.stat().st_dev:
         pytest.skip("there is no other file system")
@@ -120,7 +120,9 @@ def test_slides_on_another_file_system_are_said_at_the_start(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("call", ["flock", "hardlink_to", "rename"])
-def test_file_system_that_can_not_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+def test_file_system_without_locks_or_links_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
     def refuse(*_: object) -> None:
         raise OSError(95, "Operation not supported")
 
@@ -132,7 +134,7 @@ def test_file_system_that_can_not_is_refused(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("call", ["touch", "rename"])
-def test_full_disk_keeps_nobody_from_making_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+def test_service_starts_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -141,20 +143,20 @@ def test_full_disk_keeps_nobody_from_making_room(tmp_path: Path, monkeypatch: py
     assert [path for path in (tmp_path / "data").rglob("*") if path.is_file()] == []
 
 
-def test_folder_that_is_none_is_said(tmp_path: Path) -> None:
+def test_unusable_data_folder_is_reported(tmp_path: Path) -> None:
     (tmp_path / "data").touch()
     with pytest.raises(ServiceError, match="be written to"):
         require_usable(Settings(data_dir=tmp_path / "data"))
 
 
-def test_limits_asked_for_are_those_that_children_set() -> None:
+def test_required_limits_match_those_of_child_processes() -> None:
     needs = {limit.number: limit.minimum for limit in start_checks._limits(Settings(max_upload_bytes=2**30))}
     assert needs[resource.RLIMIT_AS] == max(child._PROBE_MEMORY, unpack.MEMORY_BYTES)
     assert needs[resource.RLIMIT_NOFILE] == child._PROBE_FILES
     assert needs[resource.RLIMIT_CPU] >= unpack.CPU_SECONDS + 5
 
 
-def test_real_service_makes_private_what_was_wide(tmp_path: Path) -> None:
+def test_real_service_makes_an_open_folder_private(tmp_path: Path) -> None:
     settings = wide(tmp_path)
     for path in settings.data_dir.glob("*sqlite3*"):
         path.unlink()

@@ -1,4 +1,4 @@
-"""Slides from addresses: what a service may be told to read, and above all what not."""
+"""Fetching slides from addresses: allowed and refused sources."""
 
 import contextlib
 import http.server
@@ -96,14 +96,14 @@ def test_nothing_outside_the_roots_is_read(call: Call, settings: Settings, root:
 
 
 @pytest.mark.parametrize("path", ["pipe.svs", "deep", "none.svs"])
-def test_what_is_no_file_is_refused_and_does_not_hang(call: Call, root: Path, path: str) -> None:
+def test_special_files_are_refused_without_hanging(call: Call, root: Path, path: str) -> None:
     assert is_refused(ask(call, f"file://{root}/{path}"), 422, "upload.source")
 
 
-def test_file_swapped_for_a_link_after_the_look_is_not_followed(
+def test_folder_replaced_by_a_link_after_the_check_is_not_followed(
     root: Path, tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between resolving the path and opening it, a folder on the way becomes a link."""
+    """A folder is replaced by a link between resolving the path and opening it."""
     from slidelift.service.uploads import sources
 
     resolved = os.path.realpath
@@ -134,14 +134,14 @@ def test_file_swapped_for_a_link_after_the_look_is_not_followed(
         "file:",
     ],
 )
-def test_all_else_is_off_by_default(call: Call, uri: str) -> None:
+def test_other_schemes_are_off_by_default(call: Call, uri: str) -> None:
     assert is_refused(ask(call, uri), 403, "upload.uri-not-allowed")
 
 
 @pytest.mark.parametrize(
     "body", [b"", b"{}", b"[]", b'{"uri": 5}', b'{"uri": "x", "y": 1}', b"\xff", b'{"uri": "\\ud800"}']
 )
-def test_json_that_is_no_order_is_refused(call: Call, body: bytes) -> None:
+def test_invalid_json_is_refused(call: Call, body: bytes) -> None:
     answer = call("POST", "/v1/slides", content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code in (403, 422), answer.text
     assert answer.headers["content-type"] == "application/problem+json"
@@ -161,7 +161,7 @@ ODD += ["https://é.\x00/a", "https://" + "a" * 300 + ".org/x", "https://a..b/x"
 
 
 @pytest.mark.parametrize("uri", ODD)
-def test_odd_address_is_refused_as_such(call: Call, settings: Settings, uri: str) -> None:
+def test_malformed_address_is_refused(call: Call, settings: Settings, uri: str) -> None:
     app = create_app(settings.model_copy(update={"upload_https": True, "upload_s3": False}))
     answer = ask(type(call)(app), uri)
     assert answer.status_code in (403, 422), answer.text
@@ -186,7 +186,7 @@ def test_odd_address_is_refused_as_such(call: Call, settings: Settings, uri: str
         *("localhost", "2130706433", "0177.0.0.1", "0x7f.1", "127.1", "0", "localhost.", "LOCALHOST"),
     ],
 )
-def test_address_that_is_not_public_is_never_asked(host: str) -> None:
+def test_private_address_is_never_connected_to(host: str) -> None:
     with pytest.raises(ServiceError) as error:
         https.check(urlsplit(f"https://{host}/latest/meta-data"))
     assert error.value.problem.code in ("upload.uri-not-allowed", "upload.source")
@@ -213,12 +213,12 @@ def test_port_user_and_password_are_refused(url: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["93.184.215.14", "2606:2800:21f:cb07:6820:80da:af6b:8b2c", "1.1.1.1"])
-def test_public_address_is_one(text: str) -> None:
+def test_public_address_is_allowed(text: str) -> None:
     assert https.is_public(ipaddress.ip_address(text))
 
 
 class Answers(http.server.BaseHTTPRequestHandler):
-    """A server that is asked under a name which no name server knows."""
+    """A server under a host name that cannot be resolved."""
 
     payload = b""
     asked: list[tuple[str, str]]
@@ -250,7 +250,7 @@ class Answers(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(tiff: bytes) -> Iterator[Callable[[str], https.CheckedHost]]:
-    """Makes what `https.check` would have made, had the server a public address."""
+    """Makes the result of `https.check` for a server at a local address."""
     authority = trustme.CA()
     secret = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("slides.example").configure_cert(secret)
@@ -283,7 +283,7 @@ def fetched(app: FastAPI, host: https.CheckedHost) -> Any:
     return upload_service.inbox.status(upload_id)
 
 
-def test_slide_comes_from_the_checked_address_under_the_hosts_name(app: FastAPI, server: Any, tiff: bytes) -> None:
+def test_slide_is_fetched_from_the_checked_address_with_the_host_name(app: FastAPI, server: Any, tiff: bytes) -> None:
     seen = fetched(app, server("/a.svs?key=1"))
     assert (seen.state, seen.bytes) == (UploadState.LANDED, len(tiff))
     assert server.asked[0][0].startswith("slides.example")
@@ -301,7 +301,7 @@ def test_slide_comes_from_the_checked_address_under_the_hosts_name(app: FastAPI,
         ("/endless", "upload.too-large", ""),
     ],
 )
-def test_what_does_not_come_whole_fails_with_its_reason(
+def test_failed_fetch_records_its_reason(
     app: FastAPI, settings: Settings, server: Any, path: str, code: str, said: str
 ) -> None:
     seen = fetched(app, server(path))
@@ -316,12 +316,12 @@ def test_certificate_of_another_name_is_not_trusted(app: FastAPI, server: Any) -
     assert (seen.upload.error.code, server.asked) == ("upload.source", [])
 
 
-def test_server_that_falls_silent_is_given_up(server: Any) -> None:
+def test_silent_server_times_out(server: Any) -> None:
     with pytest.raises(TimeoutError), https.get(server("/silent"), timeout_seconds=0.2) as (body, _):
         body.read(1)
 
 
-def test_fetch_of_a_process_that_died_is_failed_and_not_resumed(app: FastAPI, call: Call) -> None:
+def test_fetch_of_a_killed_process_is_recorded_as_failed(app: FastAPI, call: Call) -> None:
     upload_service = app.state.context.upload_service
     writer = upload_service.begin("a.svs", UploadMethod.URI)
     writer.append(b"half")
@@ -333,7 +333,7 @@ def test_fetch_of_a_process_that_died_is_failed_and_not_resumed(app: FastAPI, ca
     assert "send the request again" in seen["error"]["detail"]
 
 
-def test_piece_for_a_fetch_that_failed_is_refused(app: FastAPI, call: Call) -> None:
+def test_piece_for_a_failed_fetch_is_refused(app: FastAPI, call: Call) -> None:
     upload_service = app.state.context.upload_service
     writer = upload_service.begin("a.svs", UploadMethod.URI)
     writer.append(b"half")
@@ -344,7 +344,7 @@ def test_piece_for_a_fetch_that_failed_is_refused(app: FastAPI, call: Call) -> N
     assert is_refused(answer, 409, "upload.offset")
 
 
-def test_fetch_under_way_can_be_given_up(app: FastAPI, call: Call, settings: Settings) -> None:
+def test_running_fetch_can_be_cancelled(app: FastAPI, call: Call, settings: Settings) -> None:
     upload_service = app.state.context.upload_service
     writer = upload_service.begin("a.svs", UploadMethod.URI)
     url = f"/v1/uploads/{writer.upload.id}"

@@ -1,4 +1,4 @@
-"""Bodies that stall, break off or are refused half-way, over real connections to a real server."""
+"""Request bodies that stall, break off or are refused, over real connections to a real server."""
 
 import os
 import re
@@ -22,7 +22,7 @@ PIECE = {"Tus-Resumable": "1.0.0", "Content-Type": "application/offset+octet-str
 
 
 class Server:
-    """A process of the API with a setting changed before it starts."""
+    """A process of the API with changed settings."""
 
     def __init__(self, folder: Path, change: str, **environment: str) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
@@ -44,7 +44,7 @@ class Server:
         raise AssertionError("the service did not start")
 
     def memory(self, name: str = "VmRSS") -> int:
-        """In MiB."""
+        """Memory of the process in MiB."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(re.search(rf"{name}:\s+(\d+)", status)[1]) // 1024  # type: ignore[index]
 
@@ -67,7 +67,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def answer(connection: socket.socket) -> bytes:
-    """All of it, with or without the end of the connection."""
+    """Read the whole response, until it is complete or the connection ends."""
     found = b""
     while b"\r\n\r\n" not in found or len(found.partition(b"\r\n\r\n")[2]) < length(found):
         piece = connection.recv(65536)
@@ -85,7 +85,7 @@ JSON = {"Content_Type": "application/json"}
 
 @pytest.mark.parametrize("path", ["/v1/jobs", "/v1/batches", "/v1/session", "/v1/slides"])
 @pytest.mark.parametrize("begun", [b"", b'{"slide": "'])
-def test_json_that_does_not_come_is_408(server: Server, path: str, begun: bytes) -> None:
+def test_stalled_json_body_is_408(server: Server, path: str, begun: bytes) -> None:
     started = time.monotonic()
     with server.connect(f"POST {path}", begun, Content_Length="100", **JSON) as connection:
         said = answer(connection)
@@ -95,7 +95,7 @@ def test_json_that_does_not_come_is_408(server: Server, path: str, begun: bytes)
     assert time.monotonic() - started < 15
 
 
-def test_json_that_comes_byte_by_byte_is_408_too(server: Server) -> None:
+def test_json_body_sent_byte_by_byte_is_408(server: Server) -> None:
     started = time.monotonic()
     with server.connect("POST /v1/jobs", b"{", Content_Length="2000", **JSON) as connection:
         connection.settimeout(0.3)
@@ -110,7 +110,7 @@ def test_json_that_comes_byte_by_byte_is_408_too(server: Server) -> None:
     assert time.monotonic() - started < 10
 
 
-def test_bytes_that_keep_coming_are_waited_for(server: Server) -> None:
+def test_slow_but_steady_body_is_accepted(server: Server) -> None:
     body = b'{"slide": "' + b"0" * 32 + b'", "model": "bicubic"}'
     with server.connect("POST /v1/jobs", body[:10], Content_Length=str(len(body)), **JSON) as connection:
         time.sleep(0.6)
@@ -118,7 +118,7 @@ def test_bytes_that_keep_coming_are_waited_for(server: Server) -> None:
         assert connection.recv(65536).startswith(b"HTTP/1.1 404 ")
 
 
-def test_silent_upload_is_told_and_leaves_nothing(server: Server) -> None:
+def test_stalled_upload_gets_an_answer_and_leaves_nothing(server: Server) -> None:
     with server.connect("PUT /v1/slides/a.svs", b"II*\0", Content_Length="100") as connection:
         said = answer(connection)
     assert said.startswith(b"HTTP/1.1 400 ")
@@ -141,8 +141,8 @@ LARGE = 40 * MIB
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Takes slides of 10 MiB."""
-    less = "from service import settings as s; S = s.Settings; "
+    """Accepts slides up to 10 MiB."""
+    less = "from slidelift.service import settings as s; S = s.Settings; "
     less += "s.Settings = lambda **k: S(**{**k, 'max_upload_bytes': 10 * 2**20}); "
     made = Server(tmp_path_factory.mktemp("small"), less)
     yield made
@@ -191,7 +191,7 @@ def test_refusal_in_mid_body_reaches_httpx(small: Server, why: str, headers: dic
 
 @pytest.mark.parametrize("why", REFUSED)
 def test_refusal_in_mid_body_reaches_a_client_that_ends_each_connection(small: Server, why: str) -> None:
-    """As urllib does, which sends all before it reads: a connection closed at once is reset under it."""
+    """urllib sends the whole body before it reads; closing the connection at once would reset it."""
     method, path, named, *statuses = REFUSED[why]
     headers = {"Content-Type": "application/octet-stream", **named}
     request = urllib.request.Request(small.url + path, data=bytes(LARGE), method=method, headers=headers)
@@ -202,7 +202,7 @@ def test_refusal_in_mid_body_reaches_a_client_that_ends_each_connection(small: S
         assert found.headers["content-type"] == "application/problem+json"
 
 
-def test_refused_body_is_not_read_for_ever(small: Server) -> None:
+def test_refused_body_is_read_for_a_limited_time(small: Server) -> None:
     started = time.monotonic()
     with small.connect("PUT /v1/slides/a.svs", b"x", Content_Length=str(LARGE)) as connection:
         assert b"413" in answer(connection)[:20]
@@ -210,7 +210,7 @@ def test_refused_body_is_not_read_for_ever(small: Server) -> None:
     assert 3 < time.monotonic() - started < 15
 
 
-def test_next_request_after_a_whole_body_uses_the_same_connection(small: Server) -> None:
+def test_connection_is_reused_after_a_complete_body(small: Server) -> None:
     with httpx.Client(base_url=small.url) as client:
         for _ in range(2):
             assert client.post("/v1/jobs", json={"slide": "0" * 32, "model": "bicubic"}).status_code == 404
@@ -234,7 +234,7 @@ def begin_form(server: Server, size: int) -> tuple[str, dict[str, str]]:
 FORM_HEAD = b'--XX\r\nContent-Disposition: form-data; name="file"; filename="a.svs"\r\n\r\n'
 
 
-def test_a_hundred_uploads_that_break_off_leave_no_memory_behind(tmp_path: Path) -> None:
+def test_a_hundred_broken_uploads_leak_no_memory(tmp_path: Path) -> None:
     server = Server(tmp_path, "")
     try:
         before, data = server.memory(), os.urandom(3 * MIB - 1000)
@@ -271,7 +271,7 @@ def endless_headers() -> Iterator[bytes]:
 
 
 @pytest.mark.parametrize("body", [endless_header, endless_headers, endless_epilogue])
-def test_form_without_an_end_is_refused_soon_and_small(small: Server, body: Callable[[], Iterator[bytes]]) -> None:
+def test_endless_form_is_refused_early_with_little_memory(small: Server, body: Callable[[], Iterator[bytes]]) -> None:
     started, before = time.monotonic(), small.memory()
     kind = {"Content-Type": "multipart/form-data; boundary=XX"}
     found = httpx.post(f"{small.url}/v1/slides", content=body(), headers=kind, timeout=60)

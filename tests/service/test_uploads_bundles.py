@@ -1,4 +1,4 @@
-"""Slides of several files in one archive: what comes in whole, what is named as missing, and what never gets out."""
+"""Slides of several files in one archive: complete, incomplete and malicious archives."""
 
 import hashlib
 import importlib.util
@@ -69,7 +69,7 @@ def tarred_entry(**values: Any) -> bytes:
 
 @pytest.fixture
 def call(settings: Settings, facts: dict[str, Any], call: Call) -> Iterator[Call]:
-    """A probe that takes all: what is looked at here happens before it."""
+    """With a probe that accepts every file."""
     app = create_app(settings, lambda *_: facts)
     yield type(call)(app)
     app.state.context.store.close()
@@ -77,7 +77,7 @@ def call(settings: Settings, facts: dict[str, Any], call: Call) -> Iterator[Call
 
 @pytest.fixture
 def real(settings: Settings, call: Call) -> Iterator[Call]:
-    """With the probe that the service has."""
+    """With the real probe."""
     app: FastAPI = create_app(settings)
     yield type(call)(app)
     app.state.context.store.close()
@@ -93,7 +93,7 @@ def stored(settings: Settings, slide_id: str) -> Files:
 
 
 def opened(folder: Path, data: bytes, kind: Bundle = Bundle.ZIP, **limits: int) -> str:
-    """Unpack through the process that the service uses."""
+    """Unpack in the child process of the service."""
     archive, target = folder / "archive", folder / "target"
     archive.write_bytes(data)
     target.mkdir()
@@ -102,7 +102,7 @@ def opened(folder: Path, data: bytes, kind: Bundle = Bundle.ZIP, **limits: int) 
 
 
 def refused(folder: Path, data: bytes, kind: Bundle = Bundle.ZIP, **limits: int) -> str:
-    """The code and detail of the refusal; nothing may lie beside the target."""
+    """Return code and detail of the error; checks that nothing was written outside the target."""
     with pytest.raises(ServiceError) as error:
         opened(folder, data, kind, **limits)
     assert {path.name for path in folder.iterdir()} <= {"archive", "target"}
@@ -146,7 +146,7 @@ def test_the_same_over_tus_and_as_a_form(call: Call, settings: Settings) -> None
     assert stored(settings, tus.headers["slide-id"]) == stored(settings, form.json()["id"])
 
 
-def test_archive_of_one_real_slide_is_that_slide(real: Call, settings: Settings, cmu: Path) -> None:
+def test_archive_of_one_real_slide_equals_the_slide(real: Call, settings: Settings, cmu: Path) -> None:
     slide = cmu.read_bytes()
     junk = {"__MACOSX/Case 7/._cmu.svs": b"x", "Case 7/.DS_Store": b"x", "Case 7/Thumbs.db": b"x", "readme.txt": b"hi"}
     answer = put(real, "case.zip", zipped({**junk, "Case 7/cmu.svs": slide, "Case 7/preview.jpg": b"x"}))
@@ -177,7 +177,7 @@ def test_dicom_series_is_read_with_all_its_levels(real: Call, settings: Settings
     assert (answer.json()["code"], "found 2" in answer.json()["detail"]) == ("upload.bundle", True)
 
 
-def test_stubs_of_a_slide_are_refused_by_the_probe_and_removed(real: Call, settings: Settings, data: Path) -> None:
+def test_slide_with_empty_files_is_refused_by_the_probe_and_removed(real: Call, settings: Settings, data: Path) -> None:
     home = data / "damaged" / "mirax-and-vms-stubs"
     files = {str(path.relative_to(home)): path.read_bytes() for path in home.glob("Mirax2*/*")}
     files["Mirax2-Fluorescence-1.mrxs"] = (home / "Mirax2-Fluorescence-1.mrxs").read_bytes()
@@ -193,7 +193,7 @@ def test_stubs_of_a_slide_are_refused_by_the_probe_and_removed(real: Call, setti
         ({"a/b.mrxs": b"x"}, "slide.multi-file: b.mrxs needs the folder b/ beside it, with Slidedat.ini"),
         ({"b.mrxs": b"x", "b/Index.dat": b"x"}, "slide.multi-file: b.mrxs needs the folder b/"),
         ({name: data for name, data in MRXS.items() if "Data0001" not in name}, "Data0001.dat"),
-        ({name: data for name, data in VMS.items() if name != "m.jpg"}, "slide.multi-file: c.vms of c.vms names"),
+        ({name: data for name, data in VMS.items() if name != "m.jpg"}, "slide.multi-file: c.vms of c.vms lists"),
         ({**MRXS, **VMS}, "upload.bundle: expected one slide, found"),
         ({"a.svs": b"x", "b.svs": b"x"}, "found a.svs, b.svs"),
         ({"a.txt": b"x", "b.txt": b"x"}, "the archive contains no slide; it contains a.txt, b.txt"),
@@ -203,12 +203,12 @@ def test_stubs_of_a_slide_are_refused_by_the_probe_and_removed(real: Call, setti
         ({**MRXS, "Müller, Eva/Slidedat.ini": b"FILE_0 = /etc/passwd\n"}, "names a file elsewhere"),
     ],
 )
-def test_what_is_not_one_whole_slide_is_told_what_is_wrong(tmp_path: Path, files: Files, said: str) -> None:
+def test_archive_without_one_complete_slide_is_refused_with_the_reason(tmp_path: Path, files: Files, said: str) -> None:
     assert said in refused(tmp_path, zipped(files))
 
 
 @pytest.mark.parametrize("name", ["a.mrxs", "a.VMS", "a.vmu"])
-def test_lone_index_of_a_slide_is_told_to_come_in_an_archive(call: Call, name: str) -> None:
+def test_single_index_file_is_refused_with_advice_to_send_an_archive(call: Call, name: str) -> None:
     answer = put(call, name, b"x")
     assert (answer.status_code, answer.json()["code"]) == (422, "slide.multi-file")
     assert ".zip, .tar or .tar.gz" in answer.json()["detail"]
@@ -231,7 +231,7 @@ def test_lone_index_of_a_slide_is_told_to_come_in_an_archive(call: Call, name: s
     ],
 )
 @pytest.mark.parametrize("kind", [Bundle.ZIP, Bundle.TAR])
-def test_name_that_leads_elsewhere_is_refused(tmp_path: Path, name: str, kind: Bundle) -> None:
+def test_path_outside_the_folder_is_refused(tmp_path: Path, name: str, kind: Bundle) -> None:
     files = {"slide.svs": b"x", name: b"evil"}
     target = tmp_path / "target"
     archive = tmp_path / "archive"
@@ -252,7 +252,7 @@ def test_zip_name_cut_at_a_nul_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "files", [[("a.svs", b"1"), ("a.svs", b"2")], [("a.svs", b"1"), ("A.SVS", b"2")], [("a", b"1"), ("a/b.svs", b"2")]]
 )
-def test_two_entries_of_one_name_are_refused(tmp_path: Path, files: list[tuple[str, bytes]]) -> None:
+def test_entries_with_equal_names_are_refused(tmp_path: Path, files: list[tuple[str, bytes]]) -> None:
     made = io.BytesIO()
     with tarfile.open(fileobj=made, mode="w") as archive:
         for name, data in files:
@@ -293,7 +293,7 @@ def test_encrypted_zip_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [Bundle.ZIP, Bundle.TAR_GZ])
-def test_bomb_is_put_out_before_it_fills_the_disk(tmp_path: Path, kind: Bundle) -> None:
+def test_zip_bomb_is_stopped_before_it_fills_the_disk(tmp_path: Path, kind: Bundle) -> None:
     files = {"slide.svs": bytes(80 * 2**20)}
     data = zipped(files) if kind is Bundle.ZIP else tarred(files, "w:gz")
     assert len(data) < 2**20
@@ -301,8 +301,8 @@ def test_bomb_is_put_out_before_it_fills_the_disk(tmp_path: Path, kind: Bundle) 
     assert (tmp_path / "target" / "slide.svs").stat().st_size <= unpacking.RATIO_FLOOR_BYTES
 
 
-def test_size_is_counted_and_not_believed(tmp_path: Path) -> None:
-    """The directory of the zip says 5 bytes."""
+def test_unpacked_size_is_counted_while_writing(tmp_path: Path) -> None:
+    """The directory of the zip claims 5 bytes."""
     data = zipped({"slide.svs": bytes(2**20)}).replace(struct.pack("<I", 2**20), struct.pack("<I", 5))
     assert refused(tmp_path, data).startswith("upload.bundle: the archive is damaged")
 
@@ -322,7 +322,7 @@ def test_too_many_entries_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [*Bundle])
-def test_damaged_archive_is_refused_and_never_an_error_of_ours(tmp_path: Path, kind: Bundle) -> None:
+def test_damaged_archive_is_refused_without_an_internal_error(tmp_path: Path, kind: Bundle) -> None:
     chance = random.Random(7)
     whole = {
         Bundle.ZIP: zipped(MRXS),

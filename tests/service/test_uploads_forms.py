@@ -1,4 +1,4 @@
-"""A slide as a form: parsed straight into the upload, whatever the pieces it comes in."""
+"""Uploads as forms (multipart/form-data)."""
 
 import contextlib
 import hashlib
@@ -56,7 +56,7 @@ class Kept:
         self.data += chunk
 
 
-def test_no_cut_between_pieces_changes_the_file() -> None:
+def test_file_does_not_depend_on_the_chunks_of_the_body() -> None:
     chance = random.Random(3)
     data = chance.randbytes(3000) + b"\r\n--X\r\n--XY\r\n\r\n--" + chance.randbytes(500)
     body = form(('name="a"', b"1"), ('name="file"; filename="s.svs"', data), ('name="b"', b"2"))
@@ -95,7 +95,7 @@ FILE = ('name="file"; filename="a.svs"', b"II*\0")
         (form(('name="file"; filename="a.svs"', bytes(9 * 2**20))), 413, "upload.too-large"),
     ],
 )
-def test_form_without_one_whole_slide_is_refused_and_leaves_nothing(
+def test_form_without_one_complete_slide_is_refused_and_leaves_nothing(
     call: Call, settings: Settings, body: bytes, status: int, code: str
 ) -> None:
     answer = post(call, body)
@@ -103,7 +103,7 @@ def test_form_without_one_whole_slide_is_refused_and_leaves_nothing(
     assert leftovers(settings) == []
 
 
-def test_form_without_a_length_is_counted(call: Call, settings: Settings) -> None:
+def test_form_without_content_length_is_limited(call: Call, settings: Settings) -> None:
     def pieces() -> Iterator[bytes]:
         yield form(FILE, end=b"")[:-2]
         while True:
@@ -134,7 +134,7 @@ def test_other_bodies_are_refused(call: Call, kind: str, status: int) -> None:
     assert post(call, form(FILE), kind).status_code == status
 
 
-def test_spoilt_forms_are_never_an_error_of_ours() -> None:
+def test_malformed_forms_cause_no_internal_error() -> None:
     chance = random.Random(11)
     whole = form(('name="a"', b"1"), FILE)
     for _ in range(2000):
@@ -149,15 +149,15 @@ def test_spoilt_forms_are_never_an_error_of_ours() -> None:
 
 
 @pytest.mark.parametrize("file", ["pyproject.toml", "constraints.txt"])
-def test_parser_of_forms_is_one_that_bounds_headers(file: str) -> None:
-    """Below 0.0.31 it takes a header without an end."""
+def test_form_parser_version_limits_headers(file: str) -> None:
+    """Versions before 0.0.31 accept endless headers."""
     said = (Path(__file__).resolve().parents[2] / file).read_text("utf-8")
     found = re.search(r"python-multipart[>=]=(\d+)\.(\d+)\.(\d+)", said)
     assert found
     assert tuple(map(int, found.groups())) >= (0, 0, 31)
 
 
-def test_headers_of_a_part_are_bounded_by_us_too() -> None:
+def test_part_headers_are_limited() -> None:
     parser = FormFile(KIND, Kept().begin)
     parser._parser.max_header_size = parser._parser.max_header_count = 2**40  # as the parser was before
     parser.write(b"--XX\r\nContent-Disposition: " + b"x" * 8000)

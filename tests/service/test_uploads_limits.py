@@ -1,4 +1,4 @@
-"""What a child that works on a stranger's file may use at most."""
+"""Resource limits of child processes that read untrusted files."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Room on disk is kept for uploads that come, not for words: nobody is refused for what another only announces."""
+"""Disk space is reserved by received bytes, so that announcements alone do not block other owners."""
 
 import base64
 import os
@@ -32,14 +32,14 @@ TUS = {"Tus-Resumable": "1.0.0"}
 
 @pytest.fixture
 def upload_service(app: FastAPI) -> UploadService:
-    """With room for 64 GiB."""
+    """With 64 GiB of free space."""
     found: UploadService = app.state.context.upload_service
     set_room(found, 64 * GIB)
     return found
 
 
 def set_room(upload_service: UploadService, room: int) -> None:
-    """Say that so much is free, whatever the disk is."""
+    """Set the free disk space."""
     most = {"max_upload_bytes": 1024 * GIB}
     upload_service.admission.settings, upload_service.inbox.max_bytes = (
         upload_service.admission.settings.model_copy(update=most),
@@ -53,7 +53,7 @@ def stall(settings: Settings, upload_id: str, seconds: float = STALLED_SECONDS +
         os.utime(file, (time.time() - seconds,) * 2)
 
 
-def test_announced_bytes_that_never_come_refuse_nobody_else(upload_service: UploadService) -> None:
+def test_announced_bytes_that_are_not_sent_block_no_other_owner(upload_service: UploadService) -> None:
     for _ in range(2):
         upload_service.begin("a.svs", UploadMethod.TUS, owner="attacker", total_bytes=31 * GIB).close()
     for way in (UploadMethod.PUT, UploadMethod.TUS):
@@ -64,13 +64,13 @@ def test_announced_bytes_that_never_come_refuse_nobody_else(upload_service: Uplo
     unknown.close()
 
 
-def test_many_announcements_of_one_are_one_small_claim(upload_service: UploadService) -> None:
+def test_many_announcements_of_one_owner_reserve_little(upload_service: UploadService) -> None:
     for _ in range(150):
         upload_service.begin("a.svs", UploadMethod.TUS, owner="attacker", total_bytes=400 * MIB).close()
     upload_service.begin("b.svs", UploadMethod.PUT, owner="honest", total_bytes=64 * GIB - RESERVED_AHEAD_BYTES).close()
 
 
-def test_what_comes_has_a_claim_before_others(upload_service: UploadService) -> None:
+def test_received_bytes_reserve_space_against_other_owners(upload_service: UploadService) -> None:
     coming = upload_service.begin("a.svs", UploadMethod.PUT, owner="a", total_bytes=40 * GIB)
     os.truncate(coming.data, 20 * GIB)  # sparse: as if it had come
     with pytest.raises(ServiceError) as error:
@@ -79,19 +79,19 @@ def test_what_comes_has_a_claim_before_others(upload_service: UploadService) -> 
     coming.discard()
 
 
-def test_own_announcements_do_not_exceed_the_room(upload_service: UploadService) -> None:
+def test_announcements_of_one_owner_do_not_exceed_free_space(upload_service: UploadService) -> None:
     upload_service.begin("a.svs", UploadMethod.TUS, owner="a", total_bytes=40 * GIB).close()
     with pytest.raises(ServiceError, match="reserve"):
         upload_service.begin("b.svs", UploadMethod.TUS, owner="a", total_bytes=40 * GIB)
 
 
-def test_more_than_is_free_is_refused_at_once(upload_service: UploadService) -> None:
+def test_upload_larger_than_free_space_is_refused_at_once(upload_service: UploadService) -> None:
     with pytest.raises(ServiceError) as error:
         upload_service.begin("a.svs", UploadMethod.TUS, owner="a", total_bytes=65 * GIB)
     assert error.value.problem.status == 507
 
 
-def test_stalled_upload_has_no_claim(upload_service: UploadService, settings: Settings) -> None:
+def test_stalled_upload_reserves_nothing(upload_service: UploadService, settings: Settings) -> None:
     writer = upload_service.begin("a.svs", UploadMethod.TUS, total_bytes=40 * GIB)
     writer.close()
     stall(settings, writer.upload.id)
@@ -103,7 +103,7 @@ def patch(call: Callable[..., httpx.Response], url: str, offset: int, piece: byt
     return call("PATCH", url, content=piece, headers={**TUS, **kind})
 
 
-def test_stalled_upload_goes_on_where_there_is_room_and_is_told_where_not(
+def test_stalled_upload_is_admitted_again_when_it_continues(
     call: Callable[..., httpx.Response], upload_service: UploadService, settings: Settings, tiff: bytes
 ) -> None:
     name = {"Upload-Metadata": f"filename {base64.b64encode(b'a.svs').decode()}"}
@@ -120,7 +120,7 @@ def test_stalled_upload_goes_on_where_there_is_room_and_is_told_where_not(
     assert call("GET", url).json()["state"] == "landed"
 
 
-def test_upload_that_goes_on_has_its_claim_again(upload_service: UploadService, settings: Settings) -> None:
+def test_resumed_upload_reserves_space_again(upload_service: UploadService, settings: Settings) -> None:
     writer = upload_service.begin("a.svs", UploadMethod.TUS, total_bytes=40 * GIB)
     stall(settings, writer.upload.id)
     upload_service.resume(writer)
@@ -129,7 +129,7 @@ def test_upload_that_goes_on_has_its_claim_again(upload_service: UploadService, 
     writer.close()
 
 
-def test_disk_that_is_full_is_said_before_the_body_is_read(
+def test_full_disk_is_reported_before_the_body_is_read(
     call: Callable[..., httpx.Response], upload_service: UploadService, tiff: bytes
 ) -> None:
     set_room(upload_service, len(tiff) - 1)
@@ -137,8 +137,10 @@ def test_disk_that_is_full_is_said_before_the_body_is_read(
     assert (answer.status_code, answer.json()["code"]) == (507, "storage.full")
 
 
-def test_two_tokens_over_rest(open_app: Callable[..., FastAPI], client: Any, tiff: bytes) -> None:
-    """62 of 64 GiB announced by one token, and another token's slide."""
+def test_announcements_of_one_token_do_not_block_another_token(
+    open_app: Callable[..., FastAPI], client: Any, tiff: bytes
+) -> None:
+    """One token announces 62 of 64 GiB; another token uploads a slide."""
     app = open_app(auth="on")
     for name in ("attacker", "honest"):
         everything = frozenset({Scope.READ, Scope.WRITE})
@@ -167,7 +169,9 @@ UPLOADS = st.lists(
 
 
 @given(UPLOADS, OWNERS)
-def test_claims_of_others_are_bounded_by_what_they_sent(unfinished: list[UnfinishedUpload], asker: str | None) -> None:
+def test_reservations_of_other_owners_are_limited_by_received_bytes(
+    unfinished: list[UnfinishedUpload], asker: str | None
+) -> None:
     claimed = reserved_bytes(unfinished, asker)
     own = sum(one.remaining_bytes for one in unfinished if one.owner == asker and not one.is_stalled)
     sent = sum(one.received_bytes for one in unfinished if one.owner != asker and not one.is_stalled)
@@ -176,8 +180,8 @@ def test_claims_of_others_are_bounded_by_what_they_sent(unfinished: list[Unfinis
     assert reserved_bytes([replace(one, is_stalled=True) for one in unfinished], asker) == 0
 
 
-def test_no_upload_is_lost_for_want_of_a_file(app: FastAPI, settings: Settings, tmp_path: Path) -> None:
-    """A folder that is being removed is not counted, and stops nobody."""
+def test_upload_folder_that_is_being_deleted_is_not_counted(app: FastAPI, settings: Settings, tmp_path: Path) -> None:
+    """A folder without a record causes no error."""
     upload_service = app.state.context.upload_service
     writer = upload_service.begin("a.svs", UploadMethod.TUS, total_bytes=5)
     (settings.data_dir / "uploads" / writer.upload.id / "info.json").unlink()

@@ -1,4 +1,4 @@
-"""Uploads into real processes: by the public tus client, by curl, over connections that break, past kills."""
+"""Uploads to real processes, with the public tus client and curl, broken connections and killed services."""
 
 import base64
 import hashlib
@@ -28,7 +28,7 @@ PIECE = {**TUS, "Content-Type": "application/offset+octet-stream"}
 
 
 class Service:
-    """The API as a process that can be killed and started again; `data_dir` may be shared."""
+    """An API process that can be killed and restarted; `data_dir` may be shared."""
 
     def __init__(self, data_dir: Path, log: Path, **environment: str) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
@@ -61,7 +61,7 @@ class Service:
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """For tests that leave it alive."""
+    """For tests that do not kill it."""
     folder = tmp_path_factory.mktemp("shared")
     service = Service(folder / "data", folder / "log")
     yield service
@@ -70,7 +70,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Service]:
-    """To be killed."""
+    """For tests that kill it."""
     made = Service(tmp_path / "data", tmp_path / "log")
     yield made
     made.stop()
@@ -88,7 +88,7 @@ def offset(service: Service, upload: str) -> int:
 
 
 def settled_offset(service: Service, upload: str) -> int:
-    """Where to go on, once the service has noticed that the connection is gone."""
+    """The offset after the service has noticed the broken connection."""
     for _ in range(500):
         at = offset(service, upload)
         if patch(service, upload, at, b"").status_code == 204:
@@ -102,7 +102,7 @@ def patch(service: Service, upload: str, at: int, data: bytes) -> httpx.Response
 
 
 def connect(service: Service, upload: str, at: int, size: int) -> socket.socket:
-    """A connection with a PATCH begun on it."""
+    """A connection with a started PATCH request."""
     connection = socket.create_connection(("127.0.0.1", service.port))
     head = [f"PATCH {upload} HTTP/1.1", "Host: localhost", f"Upload-Offset: {at}", f"Content-Length: {size}"]
     head += [f"{name}: {value}" for name, value in PIECE.items()]
@@ -129,7 +129,7 @@ def curl(*arguments: str | Path) -> Any:
 
 
 @pytest.mark.parametrize("checksum", [False, True])
-def test_public_client_sends_in_pieces_and_resumes(shared: Service, checksum: bool) -> None:
+def test_public_tus_client_uploads_and_resumes(shared: Service, checksum: bool) -> None:
     data = random.Random(1).randbytes(3 * 2**20 + 17)
     client = TusClient(f"{shared.url}/v1/uploads")
     made = {"metadata": {"filename": "a.svs"}, "upload_checksum": checksum, "chunk_size": 10**6}
@@ -144,7 +144,7 @@ def test_public_client_sends_in_pieces_and_resumes(shared: Service, checksum: bo
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_upload_cut_at_random_places_is_the_same_slide(shared: Service, seed: int) -> None:
+def test_upload_interrupted_at_random_offsets_gives_the_same_slide(shared: Service, seed: int) -> None:
     chance = random.Random(seed)
     data = chance.randbytes(4 * 2**20)
     upload, cuts, at = begin(shared, len(data)), 0, 0
@@ -164,7 +164,7 @@ def test_upload_cut_at_random_places_is_the_same_slide(shared: Service, seed: in
     assert facts["sha256"] == hashlib.sha256(data).hexdigest()
 
 
-def test_killed_service_keeps_what_it_acknowledged_and_goes_on(service: Service) -> None:
+def test_killed_service_keeps_acknowledged_bytes(service: Service) -> None:
     chance = random.Random(5)
     data = chance.randbytes(6 * 2**20)
     upload = begin(service, len(data))
@@ -199,7 +199,7 @@ def test_two_processes_share_one_folder(service: Service, tmp_path: Path) -> Non
         other.stop()
 
 
-def test_300_megabytes_in_one_piece_stay_out_of_memory(service: Service, tmp_path: Path) -> None:
+def test_piece_of_300_megabytes_is_not_held_in_memory(service: Service, tmp_path: Path) -> None:
     slide, size = tmp_path / "big.svs", 300 * 2**20
     with slide.open("wb") as file:
         file.truncate(size)
@@ -224,7 +224,7 @@ def test_form_and_bare_file_by_curl_are_the_same_slide(shared: Service, tmp_path
     assert "Patient" not in shared.log.read_text()
 
 
-def test_script_of_the_documents_goes_on_where_a_killed_service_left_it(service: Service, tmp_path: Path) -> None:
+def test_documented_script_resumes_after_the_service_was_killed(service: Service, tmp_path: Path) -> None:
     script = re.search(r"```sh\n(#!/bin/sh\n.*?)```", DOCUMENT.read_text("utf-8"), re.DOTALL)
     assert script
     (tmp_path / "upload.sh").write_text(script[1])
@@ -251,7 +251,7 @@ def test_script_of_the_documents_goes_on_where_a_killed_service_left_it(service:
 
 
 class Bucket(http.server.BaseHTTPRequestHandler):
-    """As much of an object store as reading one object needs."""
+    """A minimal object store for reading one object."""
 
     payload = b""
     protocol_version = "HTTP/1.1"

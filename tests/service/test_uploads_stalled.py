@@ -1,4 +1,4 @@
-"""What hangs or dawdles holds up nobody else: sources that trickle, probes that do not answer."""
+"""Slow sources and hanging probes do not block other uploads."""
 
 import asyncio
 import contextlib
@@ -28,7 +28,7 @@ from slidelift.service.errors import Problem, ServiceError
 from slidelift.service.settings import Settings
 from slidelift.service.uploads import fetch as fetching
 from slidelift.service.uploads import https
-from slidelift.service.uploads import upload_service as receiving
+from slidelift.service.uploads import upload_service as upload_service_module
 from slidelift.service.uploads.fair_executor import FairExecutor, WorkQueue
 from slidelift.service.uploads.sources import CheckedSource
 from slidelift.service.uploads.upload import UploadMethod, UploadState
@@ -38,8 +38,8 @@ SCRIPT = Path(__file__).with_name("serve_for_tests.py")
 SLOW = ["/trickle", "/silent", "/headers", "/chunks", "/handshake"]
 
 
-class Dawdler(http.server.BaseHTTPRequestHandler):
-    """Sends a byte now and then, in each part of an answer."""
+class SlowHandler(http.server.BaseHTTPRequestHandler):
+    """Sends single bytes slowly, in different parts of the response."""
 
     payload = b""
     protocol_version = "HTTP/1.1"
@@ -47,7 +47,7 @@ class Dawdler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         with contextlib.suppress(OSError):
             if self.path == "/headers":
-                self.now_and_then(b"HTTP/1.1 200 OK\r\nX-Y: " + b"y" * 900)
+                self.send_slowly(b"HTTP/1.1 200 OK\r\nX-Y: " + b"y" * 900)
             self.send_response(200)
             if self.path == "/chunks":
                 self.send_header("Transfer-Encoding", "chunked")
@@ -55,14 +55,14 @@ class Dawdler(http.server.BaseHTTPRequestHandler):
                 self.send_header("Content-Length", str(len(self.payload)))
             self.end_headers()
             if self.path == "/trickle":
-                self.now_and_then(bytes(900))
+                self.send_slowly(bytes(900))
             elif self.path == "/chunks":
-                self.now_and_then(b"3;" + b"x" * 900)
+                self.send_slowly(b"3;" + b"x" * 900)
             elif self.path == "/silent":
                 time.sleep(60)
             self.wfile.write(self.payload)
 
-    def now_and_then(self, data: bytes) -> None:
+    def send_slowly(self, data: bytes) -> None:
         for one in data:
             self.wfile.write(bytes([one]))
             self.wfile.flush()
@@ -81,7 +81,7 @@ def authority() -> trustme.CA:
 def port(authority: trustme.CA, tiff: bytes) -> Iterator[int]:
     secret = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("slides.example").configure_cert(secret)
-    handler = type("Handler", (Dawdler,), {"payload": tiff})
+    handler = type("Handler", (SlowHandler,), {"payload": tiff})
     listening = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     listening.socket = secret.wrap_socket(listening.socket, server_side=True)
     listening.daemon_threads, listening.block_on_close = True, False
@@ -95,7 +95,7 @@ def port(authority: trustme.CA, tiff: bytes) -> Iterator[int]:
 
 @pytest.fixture
 def mute() -> Iterator[int]:
-    """A port that takes connections and never speaks TLS."""
+    """A port that accepts connections and sends nothing."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         yield listening.getsockname()[1]
 
@@ -131,7 +131,7 @@ def wait_until(is_so: Callable[[], bool], seconds: float) -> float:
     return time.monotonic() - started
 
 
-def landed(upload_service: UploadService, upload_id: str) -> bool:
+def has_landed(upload_service: UploadService, upload_id: str) -> bool:
     return upload_service.inbox.status(upload_id).state is UploadState.LANDED
 
 
@@ -161,7 +161,7 @@ def test_fetch_from_a_slow_source_ends_when_the_service_stops(app: FastAPI, sour
 
 
 @pytest.mark.parametrize("path", SLOW)
-def test_source_that_sends_too_little_is_given_up(
+def test_source_below_the_minimum_rate_fails(
     app: FastAPI, source: Source, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fetching, "WINDOW_SECONDS", 0.5)
@@ -175,9 +175,7 @@ def test_source_that_sends_too_little_is_given_up(
     wait_until(lambda: threads("fetching", "reading") == 0, 20)
 
 
-def test_source_that_takes_too_long_in_all_is_given_up(
-    settings: Settings, facts: Mapping[str, Any], source: Source
-) -> None:
+def test_fetch_over_its_time_limit_fails(settings: Settings, facts: Mapping[str, Any], source: Source) -> None:
     app = create_app(settings.model_copy(update={"upload_expiry_seconds": 1}), lambda *_: facts)
     upload_service: UploadService = app.state.context.upload_service
     writer = upload_service.begin("a.svs", UploadMethod.URI)
@@ -188,18 +186,18 @@ def test_source_that_takes_too_long_in_all_is_given_up(
     app.state.context.store.close()
 
 
-def test_slow_sources_of_one_hold_up_nobody_elses(app: FastAPI, source: Source) -> None:
+def test_slow_sources_of_one_owner_block_no_other_owner(app: FastAPI, source: Source) -> None:
     upload_service: UploadService = app.state.context.upload_service
     for number in range(30):
         begin(upload_service, source(SLOW[number % len(SLOW)]), "attacker")
-    assert threads("fetching") == receiving.MAX_FETCHES_PER_OWNER
+    assert threads("fetching") == upload_service_module.MAX_FETCHES_PER_OWNER
     wanted = begin(upload_service, source("/whole"), "honest")
-    wait_until(lambda: landed(upload_service, wanted), 20)
+    wait_until(lambda: has_landed(upload_service, wanted), 20)
     upload_service.close()
     wait_until(lambda: threads("fetching", "reading") == 0, 20)
 
 
-def test_stop_of_the_service_waits_for_no_source(tmp_path: Path, authority: trustme.CA, port: int) -> None:
+def test_shutdown_does_not_wait_for_sources(tmp_path: Path, authority: trustme.CA, port: int) -> None:
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     change = f"""
 import runpy, ssl, sys
@@ -240,7 +238,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
         process.wait()
 
 
-def test_name_server_that_does_not_answer_holds_up_no_other_request(
+def test_unresponsive_name_server_blocks_no_other_request(
     settings: Settings, facts: Mapping[str, Any], tiff: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers, resolve = threading.Event(), socket.getaddrinfo
@@ -269,7 +267,7 @@ def test_name_server_that_does_not_answer_holds_up_no_other_request(
 
 
 class Hangs:
-    """A stand-in for the probe; it hangs on some names' files, as a decoder does that waits for a disk."""
+    """A fake probe that hangs for some files, like a decoder that waits for a disk."""
 
     def __init__(self, facts: Mapping[str, Any]) -> None:
         self.facts, self.ended, self.at_once, self.most = facts, threading.Event(), 0, 0
@@ -296,10 +294,10 @@ def put_all(app: FastAPI, bodies: list[bytes]) -> "list[asyncio.Task[httpx.Respo
 
 
 @pytest.mark.parametrize("hanging", [1, 2, 4, 9])
-def test_probes_that_hang_do_not_hold_up_another_upload(
+def test_hanging_probes_block_no_other_upload(
     settings: Settings, facts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, hanging: int
 ) -> None:
-    monkeypatch.setattr(receiving, "SLOW_AFTER_SECONDS", 0.3)
+    monkeypatch.setattr(upload_service_module, "SLOW_AFTER_SECONDS", 0.3)
     probe = Hangs(facts)
     app = create_app(settings, probe)
 
@@ -314,24 +312,24 @@ def test_probes_that_hang_do_not_hold_up_another_upload(
         assert [answer.status_code for answer in await asyncio.gather(*slow)] == [422] * hanging
 
     asyncio.run(upload())
-    assert probe.most <= receiving.MAX_FINISHING + receiving.MAX_SLOW
+    assert probe.most <= upload_service_module.MAX_FINISHING + upload_service_module.MAX_SLOW
     assert list((settings.data_dir / "uploads").glob("*/")) == []
     app.state.context.store.close()
 
 
 def test_owners_take_turns() -> None:
-    turns, order, go = FairExecutor("test", WorkQueue(1, 1)), list[str](), threading.Event()
-    first = turns.submit("a", lambda _: go.wait(10))
-    later = [turns.submit("a", lambda _, n=n: order.append(f"a{n}")) for n in range(3)]
-    later += [turns.submit("b", lambda _, n=n: order.append(f"b{n}")) for n in range(2)]
+    executor, order, go = FairExecutor("test", WorkQueue(1, 1)), list[str](), threading.Event()
+    first = executor.submit("a", lambda _: go.wait(10))
+    later = [executor.submit("a", lambda _, n=n: order.append(f"a{n}")) for n in range(3)]
+    later += [executor.submit("b", lambda _, n=n: order.append(f"b{n}")) for n in range(2)]
     go.set()
     for one in (first, *later):
         one.result(10)
     assert order == ["a0", "b0", "a1", "b1", "a2"]
 
 
-def test_work_that_is_sent_back_is_done_later_and_answers_once() -> None:
-    turns, ended, begun = FairExecutor("test", WorkQueue(1, 1), WorkQueue(1, 1), 0.1), threading.Event(), list[int]()
+def test_requeued_work_runs_again_and_gives_one_result() -> None:
+    executor, ended, begun = FairExecutor("test", WorkQueue(1, 1), WorkQueue(1, 1), 0.1), threading.Event(), list[int]()
 
     def slow(check: Callable[[], None]) -> int:
         begun.append(1)
@@ -339,19 +337,19 @@ def test_work_that_is_sent_back_is_done_later_and_answers_once() -> None:
             check()
         return len(begun)
 
-    hung = [turns.submit("a", slow) for _ in range(3)]
-    assert turns.submit("b", lambda _: "quick").result(5) == "quick"
+    hung = [executor.submit("a", slow) for _ in range(3)]
+    assert executor.submit("b", lambda _: "quick").result(5) == "quick"
     ended.set()
     assert all(one.result(5) for one in hung)
     assert len(begun) > 3
 
 
-def test_what_waits_is_cancelled_at_the_end() -> None:
-    turns, go = FairExecutor("test", WorkQueue(1, 1)), threading.Event()
-    running, waiting = turns.submit(None, lambda _: go.wait(10)), turns.submit(None, lambda _: None)
-    turns.close()
+def test_waiting_work_is_cancelled_by_close() -> None:
+    executor, go = FairExecutor("test", WorkQueue(1, 1)), threading.Event()
+    running, waiting = executor.submit(None, lambda _: go.wait(10)), executor.submit(None, lambda _: None)
+    executor.close()
     assert waiting.cancelled()
-    assert turns.submit(None, lambda _: None).cancelled()
+    assert executor.submit(None, lambda _: None).cancelled()
     go.set()
     assert running.result(5)
 
@@ -365,10 +363,10 @@ def probes() -> list[psutil.Process]:
     return found
 
 
-def test_real_probes_that_are_stopped_hold_up_nobody_and_lose_nothing(
+def test_suspended_real_probes_block_no_upload_and_lose_none(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(receiving, "SLOW_AFTER_SECONDS", 2.0)
+    monkeypatch.setattr(upload_service_module, "SLOW_AFTER_SECONDS", 2.0)
     Image.fromarray(np.full((300, 300, 3), 200, np.uint8)).save(tmp_path / "a.png")
     body, app = (tmp_path / "a.png").read_bytes(), create_app(settings)
 

@@ -1,4 +1,4 @@
-"""tus 1.0.0 over ASGI: what the protocol promises, and what odd input must not do."""
+"""tus 1.0.0 over ASGI: the protocol, interruptions and malformed input."""
 
 import asyncio
 import base64
@@ -66,7 +66,7 @@ def is_refused(answer: httpx.Response, status: int, code: str) -> bool:
     return True
 
 
-def test_slide_in_pieces_becomes_a_slide(call: Call, settings: Settings, tiff: bytes) -> None:
+def test_upload_in_pieces_becomes_a_slide(call: Call, settings: Settings, tiff: bytes) -> None:
     url = begin(call, len(tiff))
     assert patch(call, url, 0, tiff[:50]).status_code == 204
     assert offset(call, url) == 50
@@ -84,7 +84,7 @@ def test_slide_in_pieces_becomes_a_slide(call: Call, settings: Settings, tiff: b
     assert "Patient" not in str(list(settings.data_dir.rglob("*")))
 
 
-def test_options_names_what_is_understood(call: Call, settings: Settings) -> None:
+def test_options_lists_the_extensions(call: Call, settings: Settings) -> None:
     answer = call("OPTIONS", "/v1/uploads")
     assert answer.status_code == 204
     assert answer.headers["tus-version"] == "1.0.0"
@@ -93,7 +93,7 @@ def test_options_names_what_is_understood(call: Call, settings: Settings) -> Non
     assert answer.headers["tus-checksum-algorithm"].split(",")[0] == "sha1"
 
 
-def test_head_tells_what_was_said(call: Call) -> None:
+def test_head_returns_the_announced_values(call: Call) -> None:
     answer = call("HEAD", begin(call, 7, "a.svs"), headers=TUS)
     assert (answer.headers["upload-length"], answer.headers["upload-offset"]) == ("7", "0")
     assert answer.headers["upload-metadata"] == named("a.svs")["Upload-Metadata"]
@@ -102,7 +102,7 @@ def test_head_tells_what_was_said(call: Call) -> None:
 
 
 @pytest.mark.parametrize("version", [{}, {"Tus-Resumable": "0.2.2"}])
-def test_other_version_is_refused_and_changes_nothing(call: Call, version: dict[str, str]) -> None:
+def test_other_protocol_version_is_refused_and_changes_nothing(call: Call, version: dict[str, str]) -> None:
     url = begin(call, 100)
     headers = {**version, "Content-Type": PIECE["Content-Type"], "Upload-Offset": "0"}
     answers = [
@@ -121,7 +121,7 @@ async def never() -> AsyncIterator[bytes]:
     yield b""
 
 
-def test_wrong_type_is_refused_before_a_byte_is_read(call: Call, settings: Settings) -> None:
+def test_wrong_content_type_is_refused_before_the_body_is_read(call: Call, settings: Settings) -> None:
     url = begin(call, 100)
     headers = {**TUS, "Upload-Offset": "0", "Content-Type": "application/octet-stream"}
     assert is_refused(call("PATCH", url, content=never(), headers=headers), 415, "upload.media-type")
@@ -129,7 +129,7 @@ def test_wrong_type_is_refused_before_a_byte_is_read(call: Call, settings: Setti
 
 
 @pytest.mark.parametrize("wrong", [0, 4, 99])
-def test_piece_at_another_offset_leaves_the_file_untouched(call: Call, settings: Settings, wrong: int) -> None:
+def test_piece_at_a_wrong_offset_is_refused_and_changes_nothing(call: Call, settings: Settings, wrong: int) -> None:
     url = begin(call, 100)
     patch(call, url, 0, b"abc")
     answer = call("PATCH", url, content=never(), headers={**PIECE, "Upload-Offset": str(wrong)})
@@ -160,7 +160,7 @@ def test_size_over_the_limit_is_refused_at_once(call: Call, settings: Settings) 
     assert offset(call, url) == 0
 
 
-def test_size_can_be_said_later_and_only_once(call: Call, tiff: bytes) -> None:
+def test_deferred_size_can_be_set_once(call: Call, tiff: bytes) -> None:
     url = begin(call, None)
     assert patch(call, url, 0, tiff[:5]).status_code == 204
     assert is_refused(patch(call, url, 5, b"", Upload_Length="4"), 400, "upload.header")
@@ -169,7 +169,7 @@ def test_size_can_be_said_later_and_only_once(call: Call, tiff: bytes) -> None:
     assert patch(call, url, 9, tiff[9:]).headers["slide-id"]
 
 
-def test_creation_may_bring_the_first_piece_or_all(call: Call, tiff: bytes) -> None:
+def test_creation_may_contain_the_first_piece_or_the_whole_file(call: Call, tiff: bytes) -> None:
     headers = {**PIECE, **named("a.svs"), "Upload-Length": str(len(tiff))}
     part = call("POST", "/v1/uploads", content=tiff[:9], headers=headers)
     assert (part.status_code, part.headers["upload-offset"]) == (201, "9")
@@ -196,8 +196,8 @@ def test_piece_with_a_wrong_checksum_is_discarded(call: Call, settings: Settings
     assert patch(call, url, 50, tiff[50:], Upload_Checksum=sum_of(tiff[50:])).headers["slide-id"]
 
 
-def test_piece_whose_checksum_was_never_reached_does_not_count(call: Call, app: FastAPI, settings: Settings) -> None:
-    """As after a kill in mid-piece: the bytes are there, nobody has checked them."""
+def test_interrupted_piece_with_a_checksum_does_not_count(call: Call, app: FastAPI, settings: Settings) -> None:
+    """As after the process was killed: the bytes are stored but not checked."""
     url = begin(call, 100)
     patch(call, url, 0, b"checked")
     writer = app.state.context.upload_service.inbox.open(url.rpartition("/")[2])
@@ -210,7 +210,7 @@ def test_piece_whose_checksum_was_never_reached_does_not_count(call: Call, app: 
 
 
 @pytest.mark.parametrize("value", ["crc32 AAAA", "sha1", "sha1 AAAA", "sha1 é", "", "sha256 ====", "sha1 \x00"])
-def test_checksum_that_can_not_be_understood_is_refused(call: Call, value: str) -> None:
+def test_malformed_checksum_is_refused(call: Call, value: str) -> None:
     url = begin(call, 100)
     headers = {**PIECE, "Upload-Offset": "0"}
     raw = [(key.encode(), text.encode()) for key, text in headers.items()]
@@ -219,7 +219,7 @@ def test_checksum_that_can_not_be_understood_is_refused(call: Call, value: str) 
     assert offset(call, url) == 0
 
 
-def test_second_writer_is_told_that_the_upload_is_locked(call: Call, app: FastAPI, settings: Settings) -> None:
+def test_second_writer_gets_upload_locked(call: Call, app: FastAPI, settings: Settings) -> None:
     url = begin(call, 100)
     with (folder(settings, url) / "lock").open() as elsewhere:  # as another process would
         fcntl.flock(elsewhere, fcntl.LOCK_EX)
@@ -229,7 +229,7 @@ def test_second_writer_is_told_that_the_upload_is_locked(call: Call, app: FastAP
     assert patch(call, url, 0, b"abc").status_code == 204
 
 
-def test_deleted_upload_is_gone(call: Call, settings: Settings) -> None:
+def test_deleted_upload_is_unknown(call: Call, settings: Settings) -> None:
     url = begin(call, 100)
     assert call("DELETE", url, headers=TUS).status_code == 204
     assert not folder(settings, url).exists()
@@ -240,7 +240,7 @@ def test_deleted_upload_is_gone(call: Call, settings: Settings) -> None:
 
 
 @pytest.mark.parametrize("odd", ["x", "%2e%2e", "..%2f..%2fslides", "%00", "A" * 32, "0" * 32, "é", "٣" * 32])
-def test_id_that_is_none_is_unknown(call: Call, odd: str) -> None:
+def test_malformed_id_is_unknown(call: Call, odd: str) -> None:
     assert call("GET", f"/v1/uploads/{odd}").status_code == 404
     assert call("HEAD", f"/v1/uploads/{odd}", headers=TUS).status_code == 404
 
@@ -251,7 +251,7 @@ def grow_old(settings: Settings, url: str) -> None:
         os.utime(path, (long_ago, long_ago))
 
 
-def test_upload_that_nobody_touches_expires(call: Call, app: FastAPI, settings: Settings) -> None:
+def test_untouched_upload_expires(call: Call, app: FastAPI, settings: Settings) -> None:
     old, young = begin(call, 100), begin(call, 100)
     patch(call, old, 0, b"abc")
     grow_old(settings, old)
@@ -262,7 +262,7 @@ def test_upload_that_nobody_touches_expires(call: Call, app: FastAPI, settings: 
     assert is_refused(patch(call, old, 3, b"abc"), 404, "upload.unknown")
 
 
-def test_a_clock_that_jumps_a_day_ahead_expires_no_upload(
+def test_clock_that_jumps_a_day_ahead_expires_no_upload(
     call: Call, app: FastAPI, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, clock = begin(call, 100), time.time
@@ -272,7 +272,7 @@ def test_a_clock_that_jumps_a_day_ahead_expires_no_upload(
     assert patch(call, url, 3, b"abc").status_code == 204
 
 
-def test_a_piece_puts_the_expiry_off(call: Call, app: FastAPI, settings: Settings) -> None:
+def test_piece_postpones_the_expiry(call: Call, app: FastAPI, settings: Settings) -> None:
     url = begin(call, 100)
     info = folder(settings, url) / "info.json"
     nearly = time.time() - settings.upload_expiry_seconds + 30
@@ -283,7 +283,7 @@ def test_a_piece_puts_the_expiry_off(call: Call, app: FastAPI, settings: Setting
     assert call("GET", url).json()["expires"] > before
 
 
-def test_sweep_leaves_what_another_process_writes(call: Call, app: FastAPI, settings: Settings) -> None:
+def test_upload_that_another_process_writes_is_not_deleted(call: Call, app: FastAPI, settings: Settings) -> None:
     url = begin(call, 100)
     grow_old(settings, url)
     with (folder(settings, url) / "lock").open() as elsewhere:
@@ -294,7 +294,7 @@ def test_sweep_leaves_what_another_process_writes(call: Call, app: FastAPI, sett
     assert not folder(settings, url).exists()
 
 
-def test_sweep_removes_what_never_began(app: FastAPI, settings: Settings) -> None:
+def test_upload_whose_creation_was_interrupted_is_deleted(app: FastAPI, settings: Settings) -> None:
     half = settings.data_dir / "uploads" / ("0" * 32)
     half.mkdir()
     (half / "lock").touch()
@@ -302,7 +302,7 @@ def test_sweep_removes_what_never_began(app: FastAPI, settings: Settings) -> Non
     assert not half.exists()
 
 
-def test_refused_slide_is_the_answer_and_is_remembered(call: Call, settings: Settings) -> None:
+def test_refused_slide_is_reported_and_recorded(call: Call, settings: Settings) -> None:
     url = begin(call, 11, "mine.svs")
     refused = patch(call, url, 0, b"not a slide")
     assert is_refused(refused, 422, "slide.unreadable")
@@ -315,7 +315,7 @@ def test_refused_slide_is_the_answer_and_is_remembered(call: Call, settings: Set
     assert list((settings.data_dir / "slides").glob("*/")) == []
 
 
-def test_fault_of_the_service_can_be_asked_again(
+def test_upload_can_be_retried_after_an_internal_error(
     call: Call, settings: Settings, facts: dict[str, Any], tiff: bytes
 ) -> None:
     faults = iter([ServiceError(Problem("runner.crashed", "no memory", 500)), None])
@@ -335,7 +335,7 @@ def test_fault_of_the_service_can_be_asked_again(
     app.state.context.store.close()
 
 
-def test_upload_cut_short_while_it_was_finished_is_finished_when_asked_for(
+def test_interrupted_finishing_is_completed_on_request(
     call: Call, app: FastAPI, settings: Settings, tiff: bytes
 ) -> None:
     url = begin(call, len(tiff))
@@ -350,10 +350,8 @@ def test_upload_cut_short_while_it_was_finished_is_finished_when_asked_for(
     assert call("GET", f"/v1/slides/{seen['slide']}").status_code == 200
 
 
-def test_upload_killed_after_the_last_byte_becomes_a_slide_without_another_piece(
-    call: Call, app: FastAPI, tiff: bytes
-) -> None:
-    """A client that hears from HEAD that all is there asks for nothing more."""
+def test_upload_interrupted_after_the_last_byte_becomes_a_slide(call: Call, app: FastAPI, tiff: bytes) -> None:
+    """A client sends no more requests after HEAD has reported the full size."""
     url = begin(call, len(tiff))
     writer = app.state.context.upload_service.inbox.open(url.rpartition("/")[2])
     writer.append(tiff)
@@ -366,17 +364,17 @@ def test_upload_killed_after_the_last_byte_becomes_a_slide_without_another_piece
     assert call("GET", "/v1/slides").json()["slides"][0]["bytes"] == len(tiff)
 
 
-def test_upload_of_no_bytes_fails_and_does_not_wait(call: Call) -> None:
+def test_empty_upload_fails_at_once(call: Call) -> None:
     url = begin(call, 0)
     call("GET", url)
     seen = call("GET", url, headers={"Prefer": "wait=20"}).json()
     assert (seen["state"], seen["error"]["code"]) == ("failed", "upload.empty")
 
 
-def test_upload_killed_between_move_and_note_is_one_slide(
+def test_upload_interrupted_between_commit_and_record_gives_one_slide(
     call: Call, app: FastAPI, settings: Settings, tiff: bytes
 ) -> None:
-    """The slide is in the database, the upload does not say so yet."""
+    """The slide is committed, the upload's record is not updated yet."""
     url = begin(call, len(tiff))
     slide = patch(call, url, 0, tiff).headers["slide-id"]
     info = folder(settings, url) / "info.json"
@@ -389,7 +387,7 @@ def test_upload_killed_between_move_and_note_is_one_slide(
     assert len(call("GET", "/v1/slides").json()["slides"]) == 1
 
 
-def test_two_uploads_are_not_promised_the_same_room(app: FastAPI, settings: Settings) -> None:
+def test_two_uploads_do_not_reserve_the_same_space(app: FastAPI, settings: Settings) -> None:
     upload_service = app.state.context.upload_service
     free = upload_service.storage.free_bytes()
     roomy = settings.model_copy(update={"max_upload_bytes": free * 4})
@@ -405,7 +403,7 @@ def test_two_uploads_are_not_promised_the_same_room(app: FastAPI, settings: Sett
     later.discard()
 
 
-def test_upload_of_unknown_size_does_not_eat_what_was_promised(app: FastAPI, settings: Settings) -> None:
+def test_upload_of_unknown_size_does_not_use_reserved_space(app: FastAPI, settings: Settings) -> None:
     upload_service = app.state.context.upload_service
     promised = upload_service.begin("a.svs", UploadMethod.TUS, total_bytes=1)
     unknown = upload_service.begin("b.svs", UploadMethod.TUS)
@@ -418,7 +416,7 @@ def test_upload_of_unknown_size_does_not_eat_what_was_promised(app: FastAPI, set
 
 
 def speak(app: FastAPI, url: str, headers: dict[str, str], messages: list[dict[str, Any]]) -> list[Any]:
-    """Speak ASGI by hand: a client that breaks off, or falls silent when the messages end."""
+    """Call the app with ASGI messages: a client that disconnects, or is silent after the last message."""
     scope = {"type": "http", "method": "PATCH", "path": url, "query_string": b"", "http_version": "1.1"}
     scope |= {"scheme": "http", "server": ("test", 80), "root_path": ""}
     scope["headers"] = [(key.lower().encode(), value.encode()) for key, value in headers.items()]
@@ -441,7 +439,7 @@ def speak(app: FastAPI, url: str, headers: dict[str, str], messages: list[dict[s
 BROKEN = [{"type": "http.request", "body": b"abc", "more_body": True}, {"type": "http.disconnect"}]
 
 
-def test_what_came_before_the_connection_broke_is_kept(call: Call, app: FastAPI, settings: Settings) -> None:
+def test_bytes_before_a_broken_connection_are_kept(call: Call, app: FastAPI, settings: Settings) -> None:
     url = begin(call, 100)
     speak(app, url, {**PIECE, "Upload-Offset": "0", "Content-Length": "50"}, BROKEN)
     assert (folder(settings, url) / "data").read_bytes() == b"abc"
@@ -449,7 +447,7 @@ def test_what_came_before_the_connection_broke_is_kept(call: Call, app: FastAPI,
     assert patch(call, url, 3, b"def").status_code == 204
 
 
-def test_what_came_of_a_piece_with_a_checksum_is_not_kept(call: Call, app: FastAPI, settings: Settings) -> None:
+def test_broken_piece_with_a_checksum_is_not_kept(call: Call, app: FastAPI, settings: Settings) -> None:
     url = begin(call, 100)
     whole = base64.b64encode(hashlib.sha1(b"abcdef").digest()).decode()
     headers = {**PIECE, "Upload-Offset": "0", "Upload-Checksum": f"sha1 {whole}"}
@@ -457,7 +455,7 @@ def test_what_came_of_a_piece_with_a_checksum_is_not_kept(call: Call, app: FastA
     assert offset(call, url) == 0
 
 
-def test_silent_sender_keeps_its_bytes_and_lets_the_upload_go(
+def test_silent_sender_keeps_its_bytes_and_loses_the_lock(
     call: Call, app: FastAPI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(receiving, "IDLE_SECONDS", 0.2)
@@ -504,7 +502,7 @@ def odd_texts(seed: int) -> list[bytes]:
     "header",
     ["Upload-Length", "Upload-Defer-Length", "Upload-Metadata", "Upload-Checksum", "Content-Length", "Tus-Resumable"],
 )
-def test_no_odd_header_of_a_creation_is_an_error_of_ours(call: Call, header: str) -> None:
+def test_odd_creation_headers_cause_no_internal_error(call: Call, header: str) -> None:
     usual = {**TUS, "Upload-Length": "10", **named("a.svs")}
     for text in odd_texts(1):
         raw = [(key.encode(), value.encode()) for key, value in usual.items() if key != header]
@@ -515,7 +513,7 @@ def test_no_odd_header_of_a_creation_is_an_error_of_ours(call: Call, header: str
 @pytest.mark.parametrize(
     "header", ["Upload-Offset", "Upload-Length", "Upload-Checksum", "Content-Type", "Content-Length", "Tus-Resumable"]
 )
-def test_no_odd_header_of_a_piece_is_an_error_of_ours(call: Call, header: str) -> None:
+def test_odd_piece_headers_cause_no_internal_error(call: Call, header: str) -> None:
     url = begin(call, 10)
     for text in odd_texts(2):
         raw = [
@@ -526,18 +524,18 @@ def test_no_odd_header_of_a_piece_is_an_error_of_ours(call: Call, header: str) -
 
 
 @pytest.mark.parametrize("header", ["Content-Length", "Content-Digest", "Repr-Digest", "Content-Type", "Content-Range"])
-def test_no_odd_header_of_a_put_is_an_error_of_ours(call: Call, tiff: bytes, header: str) -> None:
+def test_odd_put_headers_cause_no_internal_error(call: Call, tiff: bytes, header: str) -> None:
     for text in odd_texts(3):
         status = call("PUT", "/v1/slides/a.svs", content=tiff, headers=[(header.encode(), text)]).status_code
         assert status == 201 or 400 <= status < 500, text
 
 
-def test_every_state_has_a_word() -> None:
+def test_states_of_an_upload() -> None:
     assert {str(state) for state in UploadState} == {"arriving", "checking", "landed", "failed"}
 
 
 @pytest.mark.parametrize("way", ["tus", "put", "form"])
-def test_upload_whose_probe_was_killed_stays_and_is_looked_at_again(
+def test_upload_is_kept_and_can_be_checked_again_after_its_probe_was_killed(
     settings: Settings, facts: dict[str, Any], tiff: bytes, client: Callable[[FastAPI], Call], way: str
 ) -> None:
     killed = Problem("slide.not-checked", "a.svs: the process was killed", 503, by_user=False)
