@@ -51,7 +51,7 @@ def main() -> int:
         ]
     )
     try:
-        with Client(f"http://127.0.0.1:{port}", patience_seconds=_START_SECONDS) as client:
+        with Client(f"http://127.0.0.1:{port}", retry_seconds=_START_SECONDS) as client:
             client.wait_until_ready()
             if options.slide is not None:
                 _journey(client, options.slide, options.out / "result.ome.tiff", options)

@@ -58,7 +58,7 @@ def test_submit_with_out_brings_results_and_reports_and_goes_on_after_a_slide_th
 
     again = slidelift("submit", slide, *ASKED, "--out", out)
     assert (again.code, again.out) == (2, "")
-    assert "is there already" in again.err
+    assert "already exists" in again.err
 
 
 def test_submit_status_fetch_and_what_they_print(service, slidelift, slide, tmp_path) -> None:
@@ -141,7 +141,7 @@ def test_ctrl_c_while_waiting_leaves_the_job_and_says_how_to_come_back(service, 
 
 def test_kill_9_of_the_service_while_it_is_followed_costs_not_a_byte(start_service, slide, tmp_path) -> None:
     service = start_service()
-    with Client(service.address, patience_seconds=60, state_folder=tmp_path / "state") as client:
+    with Client(service.address, retry_seconds=60, state_folder=tmp_path / "state") as client:
         slide_id = client.upload(slide).id
         job = client.submit(slide_id, model="bicubic", region=(600, 0, 700, 2300))
 

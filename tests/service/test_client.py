@@ -30,9 +30,9 @@ from slidelift.service.client import (
     UnexpectedAnswerError,
     UnreachableError,
     UnusableError,
+    job_events,
 )
-from slidelift.service.client import job_events as following
-from slidelift.service.client.upload_source import parcel_of
+from slidelift.service.client.upload_source import open_source
 from slidelift.service.errors import problem
 from slidelift.service.jobs.job import JobState, Outcome, Result
 from slidelift.service.jobs.sql_store import SqlStore
@@ -195,9 +195,9 @@ def line() -> Iterator[Callable[..., Line]]:
 def connect(tmp_path: Path) -> Iterator[Callable[..., Client]]:
     made: list[Client] = []
 
-    def make(address: str, token: str | None = None, patience_seconds: float = 20, **options: Any) -> Client:
+    def make(address: str, token: str | None = None, retry_seconds: float = 20, **options: Any) -> Client:
         folder = tmp_path / "state"
-        made.append(Client(address, token, patience_seconds=patience_seconds, state_folder=folder, **options))
+        made.append(Client(address, token, retry_seconds=retry_seconds, state_folder=folder, **options))
         return made[-1]
 
     yield make
@@ -274,7 +274,7 @@ def test_a_download_is_continued_by_another_process_and_never_pasted_to_somethin
     for other in (b"of another result", b"longer" * len(CONTENT)):
         part.write_bytes(other)
         assert client.download(job.id, target, overwrite=True).read_bytes() == CONTENT
-    with pytest.raises(UnusableError, match="is there already"):
+    with pytest.raises(UnusableError, match="already exists"):
         client.download(job.id, target)
     assert client.report(job.id) == {"seconds": 1}
 
@@ -328,7 +328,7 @@ def test_following_survives_kill_9_of_the_service(api, connect, slide) -> None:
 
 
 def test_following_goes_on_by_polling_where_events_are_held_back(shared_api, line, connect, slide, monkeypatch) -> None:
-    monkeypatch.setattr(following, "_SILENCE_SECONDS", 0.5)
+    monkeypatch.setattr(job_events, "_SILENCE_SECONDS", 0.5)
     client = connect(shared_api.address)
     job = client.submit(client.upload(slide).id)
     holding = line(shared_api.port, held=b"/events")
@@ -390,11 +390,11 @@ def test_what_is_no_service_is_said(connect, tmp_path, line, slide) -> None:
     nowhere = f"http://127.0.0.1:{free_port()}"
     started = time.monotonic()
     with pytest.raises(UnreachableError, match="does not answer"):
-        list(connect(nowhere, patience_seconds=300).jobs())
+        list(connect(nowhere, retry_seconds=300).jobs())
     assert time.monotonic() - started < 6
     for odd in ("localhost:8000", "http://127.0.0.1:notaport", "http://[::1", "http://a..b", f"http://{'a' * 300}"):
         with pytest.raises((UnusableError, UnreachableError)):
-            list(connect(odd, patience_seconds=1).jobs())
+            list(connect(odd, retry_seconds=1).jobs())
     with pytest.raises(UnusableError, match="user or a password"):
         connect("http://lab:secret@localhost")
     with pytest.raises(UnusableError, match="no such file"):
@@ -616,7 +616,7 @@ def test_a_slide_that_the_service_has_otherwise_is_told(tus, connect, slide) -> 
         return tus.answer(request)
 
     tus.other.answer = corrupt
-    with pytest.raises(IntegrityError, match="not what lies here"):
+    with pytest.raises(IntegrityError, match="differs from the local file"):
         connect(tus.address).upload(slide)
 
 
@@ -644,23 +644,23 @@ def test_a_slide_of_several_files_travels_as_one_tar(tus, connect, tmp_path) -> 
     assert found == contents
 
 
-def test_a_folder_of_dicom_is_one_parcel_and_the_same_every_time(tmp_path) -> None:
+def test_a_folder_of_dicom_is_one_tar_and_the_same_every_time(tmp_path) -> None:
     folder = tmp_path / "case 7"
     folder.mkdir()
     with pytest.raises(UnusableError, match=r"without \.dcm"):
-        parcel_of(folder)
+        open_source(folder)
     for number, size in enumerate((0, 511, 512, 513)):
         (folder / f"{number}.dcm").write_bytes(bytes([number]) * size)
     (folder / "notes.txt").write_text("of a patient")
-    parcel = parcel_of(folder)
-    whole = parcel.read(0, parcel.bytes + 1)
-    assert (parcel.name, len(whole)) == ("case 7.tar", parcel.bytes)
+    source = open_source(folder)
+    whole = source.read(0, source.bytes + 1)
+    assert (source.name, len(whole)) == ("case 7.tar", source.bytes)
     os.utime(folder / "1.dcm", (0, 0))
-    assert parcel_of(folder).read(0, parcel.bytes) == whole
+    assert open_source(folder).read(0, source.bytes) == whole
     chance = random.Random(0)
     for _ in range(50):
-        start, count = chance.randrange(parcel.bytes), chance.randrange(2000)
-        assert parcel.read(start, count) == whole[start : start + count]
+        start, count = chance.randrange(source.bytes), chance.randrange(2000)
+        assert source.read(start, count) == whole[start : start + count]
     with tarfile.open(fileobj=io.BytesIO(whole)) as tar:
         assert [(entry.name, entry.size, entry.mtime, entry.uid) for entry in tar] == [
             (f"{number}.dcm", size, 0, 0) for number, size in enumerate((0, 511, 512, 513))
