@@ -269,7 +269,7 @@ def test_doctor_says_whether_the_service_could_be_reached_safely(
     from slidelift.service.commands.diagnostics import _service
 
     def found() -> dict[str, tuple[bool, str]]:
-        return {one.subject: (one.ok, one.word) for one in _service()}
+        return {one.subject: (one.ok, one.detail) for one in _service()}
 
     monkeypatch.setenv("SLIDELIFT_DATA_DIR", str(tmp_path / "data"))
     assert list(found()) == ["data folder"]
