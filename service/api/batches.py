@@ -1,4 +1,4 @@
-"""Batches: jobs with the same options for many slides, created, observed and cancelled together."""
+"""Batches: one order over many slides, asked for, watched and cancelled together."""
 
 import uuid
 from typing import Annotated
@@ -7,7 +7,7 @@ from fastapi import APIRouter, Path, Request, Response
 
 from slidelift.service.api.access import Caller, InCaller
 from slidelift.service.api.context import Context, InContext
-from slidelift.service.api.job_creation import KeyHeader, create_job, idempotency_key, queue_jobs
+from slidelift.service.api.job_creation import KeyHeader, checked, keyed_by, queued
 from slidelift.service.api.problems import BODY_MAX_BYTES, documented
 from slidelift.service.api.responses import Documented, address, readable
 from slidelift.service.api.schemas import BatchIn, BatchOut
@@ -27,50 +27,49 @@ _LINKS: Documented = {
         },
     }
 }
-_MAX_JOBS = 100_000
+_MOST = 100_000
 
 
-@router.post("", status_code=202, operation_id="ask_batch", summary="Upscale many slides", responses=_LINKS)
+@router.post("", status_code=202, operation_id="ask_batch", summary="Ask for many upscales", responses=_LINKS)
 def ask_batch(
-    body: BatchIn,
+    wanted: BatchIn,
     request: Request,
     response: Response,
     context: InContext,
     caller: InCaller,
     key: KeyHeader = None,
 ) -> BatchOut:
-    """Queue a job with the same options for each slide; if one slide is refused, no job is queued."""
-    request_key = idempotency_key(caller, key, request, body)
-    jobs = context.store.made_before(request_key) if request_key else None
+    """Queue the same job for each slide, all of them or none: one slide that can't be taken refuses the batch."""
+    keyed = keyed_by(caller, key, request, wanted)
+    jobs = context.store.made_before(keyed) if keyed else None
     if not jobs:
-        new_id = uuid.uuid4().hex
-        created = [create_job(context, caller, order, new_id) for order in body.orders()]
-        jobs = queue_jobs(context, caller, created, request_key)
-    batch = str(jobs[0].batch)
-    response.headers["Location"] = address(request, f"/v1/batches/{batch}")
-    return BatchOut.of(batch, jobs, address(request, f"/v1/jobs?batch={batch}"))
+        batch = uuid.uuid4().hex
+        jobs = queued(context, caller, [checked(context, caller, order, batch) for order in wanted.orders()], keyed)
+    found = str(jobs[0].batch)
+    response.headers["Location"] = address(request, f"/v1/batches/{found}")
+    return BatchOut.of(found, jobs, address(request, f"/v1/jobs?batch={found}"))
 
 
 @readable(router, "/{batch}", operation_id="batch_state", summary="State of a batch")
 def batch_state(batch: BatchId, request: Request, context: InContext, caller: InCaller) -> BatchOut:
-    """Count a batch's jobs in each state."""
-    return BatchOut.of(batch, _jobs_of(context, caller, batch), address(request, f"/v1/jobs?batch={batch}"))
+    """Tell how many of a batch's jobs are in each state."""
+    return BatchOut.of(batch, _known(context, caller, batch), address(request, f"/v1/jobs?batch={batch}"))
 
 
 @router.delete("/{batch}", operation_id="cancel_batch", status_code=202, summary="Cancel a batch")
 def cancel_batch(batch: BatchId, request: Request, context: InContext, caller: InCaller) -> BatchOut:
-    """Cancel the batch's jobs that have not ended; finished results stay."""
-    for job in _jobs_of(context, caller, batch):
+    """Cancel those of its jobs that have not ended; results that are there stay."""
+    for job in _known(context, caller, batch):
         if not job.state.is_ended:
             try:
                 context.storage.tidy_job(context.store.cancel(job.id))
-            except ForbiddenMoveError:  # the job has just ended
+            except ForbiddenMoveError:  # it has just ended
                 continue
-    return BatchOut.of(batch, _jobs_of(context, caller, batch), address(request, f"/v1/jobs?batch={batch}"))
+    return BatchOut.of(batch, _known(context, caller, batch), address(request, f"/v1/jobs?batch={batch}"))
 
 
-def _jobs_of(context: Context, caller: Caller, batch: str) -> list[Job]:
-    jobs = context.store.jobs(_MAX_JOBS, None, JobFilter(batch=batch, owner=caller.only)).entries
-    if not jobs:
+def _known(context: Context, caller: Caller, batch: str) -> list[Job]:
+    found = context.store.jobs(_MOST, None, JobFilter(batch=batch, owner=caller.only)).entries
+    if not found:
         raise refusal("batch.unknown", f"{batch}: no such id")
-    return list(reversed(jobs))
+    return list(reversed(found))

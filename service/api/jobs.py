@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from slidelift.service.api.access import Caller, InCaller
 from slidelift.service.api.context import Context, InContext
 from slidelift.service.api.file_responses import OpenedFile
-from slidelift.service.api.job_creation import KeyHeader, create_job, idempotency_key, queue_jobs
+from slidelift.service.api.job_creation import KeyHeader, checked, keyed_by, queued
 from slidelift.service.api.prefer_wait import Prefer, wait_seconds
 from slidelift.service.api.problems import BODY_MAX_BYTES, documented
 from slidelift.service.api.responses import (
@@ -73,9 +73,9 @@ async def ask(
     """
 
     def queue() -> Job:
-        keyed = idempotency_key(caller, key, request, wanted)
+        keyed = keyed_by(caller, key, request, wanted)
         made = context.store.made_before(keyed) if keyed else None
-        (found,) = made or queue_jobs(context, caller, [create_job(context, caller, wanted.order())], keyed)
+        (found,) = made or queued(context, caller, [checked(context, caller, wanted.order())], keyed)
         return found
 
     job = await run_in_threadpool(queue)

@@ -188,24 +188,19 @@ class _OptionsIn(BaseModel):
     model: str = Field(
         default=DEFAULTS.model,
         max_length=100,
-        description="Name of a model in GET /v1/models, or auto for the recommended one.",
+        description="A name of GET /v1/models, or auto for the recommended one.",
         json_schema_extra={"enum": [AUTO, *catalog()]},
     )
-    effort: Effort = Field(default=DEFAULTS.effort, description="What auto favours: computing time or image quality.")
-    mpp: Mpp | None = Field(
-        default=None, description="µm per pixel of level 0, if the slide states none or a wrong one."
-    )
+    effort: Effort = Field(default=DEFAULTS.effort, description="What auto gives more weight to: time or the picture.")
+    mpp: Mpp | None = Field(default=None, description="The source's µm per pixel: gives or confirms it.")
     target_mpp: Mpp | None = Field(default=None, description="Wanted µm per pixel of the result.")
-    level: Pixel | None = Field(default=None, description="Source level; null to choose it by target_mpp, else 0.")
+    level: Pixel | None = Field(default=None, description="Source level.")
     region: Annotated[list[Pixel], Field(min_length=4, max_length=4)] | None = Field(
-        default=None,
-        description="x, y, width, height in level-0 pixels; null for the whole slide.",
-        examples=[[0, 0, 1024, 1024]],
+        default=None, description="x, y, width, height in level-0 pixels.", examples=[[0, 0, 1024, 1024]]
     )
     format: ResultFormat = ResultFormat.OME_TIFF
     on_bad_tile: BadTilePolicy = Field(
-        default=DEFAULTS.on_bad_tile,
-        description="For tiles that can't be decoded: fail the job, or mark them in the report.",
+        default=DEFAULTS.on_bad_tile, description="What a tile that can't be decoded does to the job."
     )
     entropy: float | None = Field(
         default=None, ge=0, le=MAX_ENTROPY, description="Minimum entropy of tissue in bits; 0 takes all."
@@ -219,15 +214,15 @@ class _OptionsIn(BaseModel):
 
 
 class JobIn(_OptionsIn):
-    """A job: one slide and its options."""
+    """What to make of which slide."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"slide": "0" * 32, "region": [0, 0, 1024, 1024]}]})
 
     slide: str = Field(max_length=100, description="Id of an uploaded slide.")
     roi: dict[str, Any] | None = Field(
         default=None,
-        description="GeoJSON polygons in level-0 pixels, as QuPath exports them. The result covers their bounding box, "
-        "and only tiles that they touch are processed by the model. Not together with region.",
+        description="GeoJSON of polygons in level-0 pixels, as QuPath exports it: the result is their bounding box, "
+        "and only tiles that they touch go through the model. Not together with region.",
         examples=[{"type": "Polygon", "coordinates": [[[0, 0], [900, 0], [900, 700], [0, 0]]]}],
     )
 
@@ -237,7 +232,7 @@ class JobIn(_OptionsIn):
 
 
 class BatchIn(_OptionsIn):
-    """A batch: several slides with the same options."""
+    """What to make of which slides."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"slides": ["0" * 32, "1" * 32], "model": "bicubic"}]})
 
@@ -443,7 +438,7 @@ class ModelOut(BaseModel):
 
 
 class RecommendationOut(BaseModel):
-    """The recommended model for a slide and the reason; model is null if no model would improve the slide."""
+    """Which model suits a slide, and why; without a model where none is worth its time."""
 
     model_config = ConfigDict(from_attributes=True)
 

@@ -11,7 +11,7 @@ from starlette.convertors import StringConvertor, register_url_convertor
 
 from slidelift.service.api.access import Caller, InCaller
 from slidelift.service.api.context import Context, InContext
-from slidelift.service.api.job_creation import recommend_model
+from slidelift.service.api.job_creation import recommended
 from slidelift.service.api.prefer_wait import Prefer, seen_after, wait_seconds
 from slidelift.service.api.problems import documented
 from slidelift.service.api.request_body import announced_bytes, finished, letting_go, pump, require_arrived
@@ -187,7 +187,7 @@ def recommendation(
 
     A job with the model `auto` takes the same answer.
     """
-    return RecommendationOut.model_validate(recommend_model(context, known(context, caller, slide), wanted))
+    return RecommendationOut.model_validate(recommended(context, known(context, caller, slide), wanted))
 
 
 @router.delete("/{slide:slide_id}", operation_id="delete_slide", status_code=204, summary="Delete a slide")

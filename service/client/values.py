@@ -17,7 +17,7 @@ _SUFFIXES = {"ome-tiff": ".ome.tiff", "ome-zarr": ".ome.zarr.zip"}
 
 
 class JobOptions(TypedDict, total=False):
-    """Options of a job, see `JobIn` in docs/reference.md; the service chooses the values of those left out."""
+    """What to make of a slide; what is left out is the service's to choose. See `JobRequest` in docs/reference.md."""
 
     model: str
     effort: Literal["fast", "balanced", "best"]

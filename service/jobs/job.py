@@ -1,15 +1,15 @@
-"""States of a job and the transitions between them, as pure values without clock or database.
+"""A job's states and the moves between them: pure values, no clock, no database.
 
     queued ──► running ──► succeeded | failed | cancelled
      │ ▲ ▲        │  │
      │ │ └────────┘  │  handed back by a worker that stops or whose decoder crashed
      │ └── paused ◄──┤  resumed, with its finished stripes
-     │ └── failed, cancelled: retried, with the finished stripes that are left
+     │ └── failed, cancelled: asked for again (retry), with what finished stripes there are
      └──► paused, cancelled
 
-A worker holds a running job by a lease that it must extend. After the lease has run out, another worker may claim the
-job. Each claim increments `attempt`, which is also the fencing token: every write of a worker names its attempt, and a
-late write of an earlier attempt is refused.
+A worker holds a running job by a lease that it must extend. When the lease runs out another worker may take the job
+over. Each taking counts `attempt` up by one, and the attempt is also the fence: a worker's writes name the attempt they
+belong to, and what an earlier attempt writes late is refused.
 """
 
 from dataclasses import dataclass, replace
@@ -24,15 +24,15 @@ from slidelift.service.pipeline.request import UpscaleRequest
 from slidelift.wsi.roi import Roi
 
 MAX_CRASHES = 3
-"""Crashes in a row after which a job fails: two may be a coincidence, and more would delay other jobs."""
+"""Crashes after which a job is the culprit: two may be bad luck; more would only keep the worker from others."""
 
 LEASE_SLACK_SECONDS = 60.0
-"""How much later than expected a lease may end: its worker may have other settings, and `now` may have been read before
-a wait for the database."""
+"""How much longer than one's own another worker's lease may be: it may have other settings, and `now` may have been
+asked for before a wait for the database."""
 
 
 class JobState(StrEnum):
-    """State of a job; the last three are final."""
+    """Where a job stands; the last three are ends."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -43,7 +43,7 @@ class JobState(StrEnum):
 
     @property
     def is_ended(self) -> bool:
-        """Whether the state is final; only a retry leaves it."""
+        """True where nothing more happens unless somebody asks for it."""
         return self in ENDED
 
 
@@ -66,7 +66,7 @@ class ForbiddenMoveError(ValueError):
 
 
 class ResultFormat(StrEnum):
-    """Format of a result; the value is the one of the REST API."""
+    """What the pipeline writes; the value is the word of the REST surface."""
 
     OME_TIFF = "ome-tiff"
     OME_ZARR = "ome-zarr"
@@ -78,7 +78,7 @@ class ResultFormat(StrEnum):
 
     @property
     def media_type(self) -> str:
-        """Media type of the download; a Zarr folder is downloaded as a zip."""
+        """Media type of what is downloaded; a Zarr folder travels as one zip."""
         return {ResultFormat.OME_TIFF: "image/tiff", ResultFormat.OME_ZARR: "application/zip"}[self]
 
 
@@ -140,7 +140,7 @@ class JobOrder(UpscaleOptions):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The file that a job made: name within the job's folder, size, hash and summary.
+    """The file that a job made: its name within the job's folder, what proves a download whole, and what is in it.
 
     Attributes
     ----------
@@ -157,12 +157,12 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How one attempt ended; QUEUED hands the job back with its finished stripes.
+    """How one attempt ended; QUEUED hands the job back, finished stripes and all.
 
     Attributes
     ----------
     crashed
-        True if the job is handed back because its process died, which counts towards MAX_CRASHES.
+        True where the job is handed back because its process died: it counts towards MAX_CRASHES.
     """
 
     state: JobState
@@ -180,30 +180,30 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One job at one moment; every transition returns a new value. Times are seconds since 1970.
+    """One job at one moment; every move returns another. Times are seconds since 1970.
 
     Attributes
     ----------
     owner
-        Id of the access token that created it; None if the service needs no tokens.
+        Id of the access token that asked, None where none is asked for.
     batch
-        Id of its batch, if any.
+        Id of the batch that it was asked in, if any.
     reserved_bytes
-        Disk space that its files may take until it has ended.
+        What its files may take on disk until it has ended.
     written_bytes
-        Disk space that they take already, as last reported by its worker.
+        What they take already, as its worker last said.
     revision
-        Number of changes that a client can see; the id of an event.
+        Counts what a client could see change; the id of an event.
     attempt
-        How often a worker has claimed the job; the fencing token of its writes.
+        How often the job was taken by a worker; the fence of its writes.
     crashes
-        Attempts in a row that ended with the death of the worker or its decoder, without progress.
+        How many attempts in a row ended with the death of the worker or of its decoder and had brought nothing.
     crashed_at
-        Tiles of finished stripes at the start of the last of these; an attempt that starts with more made progress.
+        Tiles of finished stripes with which the last of them began: one that begins with more has brought something.
     cancel_requested, pause_requested
-        The job is to stop; the worker that holds it sees this at its next heartbeat.
+        Somebody asked to stop; the worker that holds the job sees it at its next heartbeat.
     result_deleted
-        When its files were deleted, by a user or by retention.
+        When its files were deleted, on request or by retention.
     """
 
     id: str
@@ -232,31 +232,31 @@ class Job:
 
     @property
     def bytes_to_come(self) -> int:
-        """Disk space that its files may still take."""
+        """What its files may still take on disk."""
         return max(0, self.reserved_bytes - self.written_bytes)
 
     def is_abandoned(self, now: float) -> bool:
-        """Whether the lease of the worker that holds the job has run out."""
+        """True where the worker that holds the job has let its lease run out."""
         return self.state is JobState.RUNNING and self.lease_until is not None and self.lease_until <= now
 
     def with_bounded_lease(self, now: float, lease_seconds: float) -> Self:
-        """Shorten a lease that ends far later than a new one would, since its worker's clock was ahead.
+        """Shorten a lease that ends far later than one given now would: its worker's clock was ahead of this one.
 
-        A living worker extends it at its next heartbeat; the job of a dead worker is abandoned when it runs out.
+        A living worker extends it at its next heartbeat; a dead one's job is abandoned when it runs out.
         """
         if self.lease_until is None or self.lease_until <= now + lease_seconds + LEASE_SLACK_SECONDS:
             return self
         return replace(self, lease_until=now + lease_seconds)
 
     def is_held(self, attempt: int) -> bool:
-        """Whether that attempt may still write."""
+        """True where that attempt may still write."""
         return self.state is JobState.RUNNING and self.attempt == attempt
 
     def claimed(self, worker: str, now: float, lease_seconds: float) -> Self:
         """Let a worker take the job, if it is queued or abandoned.
 
-        An abandoned job counts a crash. It ends or pauses instead if that was requested or if it crashed too often, so
-        check the state of the returned job.
+        An abandoned job counts a crash, and ends or pauses instead of running again when somebody asked for that or
+        when that was one crash too many: so look at the state of what is returned.
         """
         if self.state is JobState.RUNNING:
             if not self.is_abandoned(now):
@@ -280,14 +280,14 @@ class Job:
         return replace(self, lease_until=now + lease_seconds)
 
     def advanced(self, progress: Progress) -> Self:
-        """Record the progress of the running job."""
+        """Note how far the running job is."""
         if self.state is not JobState.RUNNING:
             raise ForbiddenMoveError(f"job {self.id} is {self.state}: it can't advance")
         written = self.written_bytes if progress.bytes_written is None else progress.bytes_written
         return self._changed(progress=progress, written_bytes=written)
 
     def cancelled(self, now: float) -> Self:
-        """Cancel the job at once if no living worker holds it, else request it from that worker."""
+        """Cancel the job at once where no living worker holds it; else leave word for that worker."""
         if self.state in (JobState.QUEUED, JobState.PAUSED) or self.is_abandoned(now):
             return self._ended(JobState.CANCELLED, now, cancel_requested=True)
         if self.state is JobState.RUNNING:
@@ -295,7 +295,7 @@ class Job:
         raise ForbiddenMoveError(f"job {self.id} is {self.state}: it can't be cancelled")
 
     def paused(self, now: float) -> Self:
-        """Pause the job at once if no living worker holds it, else request it from that worker."""
+        """Pause the job at once where no living worker holds it; else leave word for that worker."""
         if self.state is JobState.QUEUED:
             return self._moved(JobState.PAUSED)
         if self.is_abandoned(now):
@@ -305,7 +305,7 @@ class Job:
         raise ForbiddenMoveError(f"job {self.id} is {self.state}: it can't be paused")
 
     def resumed(self) -> Self:
-        """Queue a paused job again, or withdraw a request to pause that no worker has seen yet."""
+        """Queue a paused job again; a wish to pause that no worker has heard yet is taken back."""
         if self.state is JobState.RUNNING and self.pause_requested:
             return self._changed(pause_requested=False)
         if self.state is not JobState.PAUSED:
@@ -313,7 +313,7 @@ class Job:
         return self._moved(JobState.QUEUED)
 
     def retried(self) -> Self:
-        """Queue a failed or cancelled job again without its crashes; `attempt` keeps counting."""
+        """Queue a failed or cancelled job again, as if it had never crashed; the fence goes on counting."""
         if self.state not in (JobState.FAILED, JobState.CANCELLED):
             raise ForbiddenMoveError(f"job {self.id} is {self.state}: only a failed or cancelled job can be retried")
         return self._moved(
@@ -331,7 +331,7 @@ class Job:
 
     @property
     def _keeps_stripes(self) -> bool:
-        """Whether finished stripes are left; those of a cancelled job are deleted."""
+        """Whether its ended attempt has left finished stripes; those of a cancelled job are removed."""
         return self.state is JobState.FAILED and self.result_deleted is None
 
     def settled(self, outcome: Outcome, now: float) -> Self:
@@ -361,7 +361,7 @@ class Job:
         )
 
     def without_result(self, now: float) -> Self:
-        """Record that the files of an ended job were deleted: its result, or the stripes left by a failure."""
+        """Note that the files of an ended job were deleted: its result, or the stripes that a failure left."""
         if not self.state.is_ended:
             raise ForbiddenMoveError(f"job {self.id} is {self.state}: it has not ended, and its files are in use")
         if self.result_deleted is not None:
@@ -380,13 +380,13 @@ class Job:
         return replace(self, revision=self.revision + 1, **changes)
 
 
-_ABANDONED = problem("job.crashed-repeatedly", "the worker that held the job stopped answering")
+_ABANDONED = problem("job.crashed-repeatedly", "the worker that held the job fell silent")
 
 
 def _too_many_crashes(crashes: int, outcome: Outcome) -> Problem:
-    """The slide is at fault if its decoder died; nothing is known if the whole worker stopped answering."""
-    last = outcome.problem.detail if outcome.problem else "unknown reason"
-    killed = "signal SIGKILL" in last  # by a user or for lack of memory; a faulty decoder dies by another signal
+    """Blame the slide where its decoding process died; where the whole worker fell silent, say just that."""
+    last = outcome.problem.detail if outcome.problem else "no reason known"
+    killed = "signal SIGKILL" in last  # by somebody, or for want of memory: a decoder's own fault has another signal
     if outcome.problem and outcome.problem.code == "runner.crashed" and not killed:
         return problem(
             "slide.crashes-decoder",
@@ -395,5 +395,5 @@ def _too_many_crashes(crashes: int, outcome: Outcome) -> Problem:
         )
     return problem(
         "job.crashed-repeatedly",
-        f"{crashes} attempts ended in a crash (last: {last}); check the worker's log and memory, then retry the job",
+        f"{crashes} attempts ended in a crash (last: {last}); look at the worker's log and memory, then ask again",
     )

@@ -138,12 +138,12 @@ def test_best_is_the_model_that_measured_best_on_sources_compressed_like_the_sli
     assert recommend(clean, cards=[large, usual]).model == "compact-x4"
 
 
-def test_the_expected_gain_spans_the_evaluation_sets():
+def test_the_expectation_spans_the_sets():
     card = replace(catalog()["compact-x4"], gains={"a": {"none": 2.0, "Q80": 1.0}, "b": {"none": 1.5, "Q80": 0.3}})
-    answer = expected_gain(card, 85)
-    assert answer is not None
-    assert (answer.quality, answer.least, answer.greatest, answer.beyond) == (80, 0.3, 1.0, False)
-    assert answer.words == "+0.30 to +1.00 dB PSNR against bicubic, measured on held-out sources at JPEG quality 80"
+    found = expected_gain(card, 85)
+    assert found is not None
+    assert (found.quality, found.least, found.greatest, found.beyond) == (80, 0.3, 1.0, False)
+    assert found.words == "+0.30 to +1.00 dB PSNR against bicubic, measured on held-out sources at JPEG quality 80"
     assert expected_gain(card, 50).beyond
     assert expected_gain(card, None).least == 1.5
     assert expected_gain(replace(card, gains={}), 50) is None
