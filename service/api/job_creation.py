@@ -1,4 +1,4 @@
-"""How jobs come about, one or many: checked against the slide's facts, admitted, queued once."""
+"""Creates jobs: checks orders against slide and model, applies quotas and queues the jobs."""
 
 import hashlib
 import uuid
@@ -25,8 +25,8 @@ from slidelift.wsi.slide import SlideInfo
 from slidelift.wsi.tiling import plan_source
 
 
-class Wanted(Protocol):
-    """What a recommendation depends on besides the slide."""
+class RecommendationOptions(Protocol):
+    """Options that a recommendation depends on."""
 
     @property
     def mpp(self) -> float | None: ...
@@ -48,34 +48,34 @@ KeyHeader = Annotated[
         min_length=1,
         max_length=255,
         pattern=r"^[\x21-\x7e]+$",
-        description="A word of the client's own: what is sent again under it is done once. Remembered for a day.",
+        description="Chosen by the client. A request that is repeated with the same key within a day is executed once.",
     ),
 ]
 
 
 def keyed_by(caller: Caller, key: str | None, request: Request, wanted: BaseModel) -> IdempotencyKey | None:
-    """The client's word for this request, and what makes it the same as another; None without a word."""
+    """The client's key with a hash of route and body, by which a repeated request is recognised; None without a key."""
     if key is None:
         return None
-    said = f"{request.scope['route'].path}\n{wanted.model_dump_json()}"
-    return IdempotencyKey(caller.owner or "", key, hashlib.sha256(said.encode()).hexdigest())
+    content = f"{request.scope['route'].path}\n{wanted.model_dump_json()}"
+    return IdempotencyKey(caller.owner or "", key, hashlib.sha256(content.encode()).hexdigest())
 
 
 def checked(context: Context, caller: Caller, order: JobOrder, batch: str | None = None) -> Job:
-    """Make a job of an order that the slide's facts and the catalog allow.
+    """Check an order against slide and catalog, and make a job of it; the job is not queued yet.
 
     Raises
     ------
     UnknownSlideError, ServiceError
-        model.unknown, request.little-to-gain, slide.mpp-missing, slide.mpp-implausible, request.level,
-        request.region, request.plan, storage.full.
+        model.unknown, request.little-to-gain, slide.mpp-missing, slide.mpp-implausible, request.level, request.region,
+        request.roi, request.plan, storage.full.
     """
     slide = context.store.slide(order.slide)
     if slide is None or not caller.sees(slide.owner):
         raise UnknownSlideError(order.slide)
     models = catalog()
     if order.model != AUTO and order.model not in models:
-        raise refusal("model.unknown", f"{order.model!r} is not on offer; on offer are {AUTO}, {', '.join(models)}")
+        raise refusal("model.unknown", f"there is no model {order.model!r}; the models are {AUTO}, {', '.join(models)}")
     try:
         order = _with_model(context, order, slide)
         pixels = _output_pixels(order, slide, models[order.model])
@@ -93,15 +93,15 @@ def checked(context: Context, caller: Caller, order: JobOrder, batch: str | None
 
 
 def queued(context: Context, caller: Caller, jobs: Sequence[Job], key: IdempotencyKey | None) -> list[Job]:
-    """Queue jobs, all or none, or find those that the same request made before."""
+    """Queue all jobs or none, or return those that an earlier request with the same key made."""
     limits = Limits.of(context.settings, caller.token)
     admit = limits.admit_jobs(jobs, context.storage.available_bytes)
     found, _ = context.store.add_jobs(jobs, admit, key)
     return found
 
 
-def recommended(context: Context, slide: Slide, wanted: Wanted) -> Recommendation:
-    """What `service.pipeline.recommendation` answers for an uploaded slide.
+def recommended(context: Context, slide: Slide, options: RecommendationOptions) -> Recommendation:
+    """Recommend a model for an uploaded slide; see `service.pipeline.recommendation`.
 
     Raises
     ------
@@ -111,10 +111,10 @@ def recommended(context: Context, slide: Slide, wanted: Wanted) -> Recommendatio
     try:
         return recommend(
             _info(slide),
-            mpp=wanted.mpp,
-            target_mpp=wanted.target_mpp,
-            level=wanted.level,
-            effort=wanted.effort,
+            mpp=options.mpp,
+            target_mpp=options.target_mpp,
+            level=options.level,
+            effort=options.effort,
             device=context.settings.device,
             is_dark=slide.facts.is_dark,
         )
@@ -123,13 +123,13 @@ def recommended(context: Context, slide: Slide, wanted: Wanted) -> Recommendatio
 
 
 def _with_model(context: Context, order: JobOrder, slide: Slide) -> JobOrder:
-    """The order with a model of the catalog in the place of "auto"."""
+    """Replace the model "auto" by the recommended one."""
     if order.model != AUTO:
         return order
-    found = recommended(context, slide, order)
-    if found.model is None:
-        raise refusal("request.little-to-gain", f"{found.reason} Name a model to run it anyway")
-    return replace(order, model=found.model, level=found.level, chosen_because=found.reason)
+    answer = recommended(context, slide, order)
+    if answer.model is None:
+        raise refusal("request.little-to-gain", f"{answer.reason} Name a model to run it anyway")
+    return replace(order, model=answer.model, level=answer.level, chosen_because=answer.reason)
 
 
 def _info(slide: Slide) -> SlideInfo:

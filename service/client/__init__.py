@@ -1,4 +1,4 @@
-"""The Python client of the REST service; it needs neither torch nor a decoder, and of the service no code."""
+"""Python client of the REST service; it needs neither torch nor a slide decoder."""
 
 from slidelift.service.client.client import Client
 from slidelift.service.client.errors import (

@@ -1,4 +1,4 @@
-"""One service's address, spoken to patiently: tokens, refusals, and how long a broken line is tried again."""
+"""HTTP connection to one service: token, errors and retries."""
 
 import contextlib
 import logging
@@ -19,45 +19,45 @@ from slidelift.service.client.errors import (
     UnreachableError,
     UnusableError,
 )
-from slidelift.service.client.values import problem_of
+from slidelift.service.client.values import parse_problem
 from slidelift.service.errors import Problem
 
 Answer = httpx.Response
-FOREIGN = "client.refused"
-"""Code of a refusal that is not in the service's words, but a proxy's or another program's."""
+FOREIGN_ANSWER = "client.refused"
+"""Code of an error response that comes from a proxy or another program."""
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _TIMEOUT = httpx.Timeout(60, connect=10)
 _FIRST_CONTACT_SECONDS = 5.0
-"""An address where nothing ever answered is more likely wrong than down."""
+"""An address that has never answered is more likely wrong than temporarily down."""
 _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS, _LONGEST_RETRY_AFTER_SECONDS = 0.25, 15.0, 120.0
-_PASSING = {408, 423, 429, 460, 500, 502, 503, 504}
-"""Statuses that another try may turn into success; not 507, since room on a disk is made by people."""
-_LASTING = {"quota.bytes"}
-"""Codes with such a status that no waiting helps."""
+_RETRY_STATUSES = {408, 423, 429, 460, 500, 502, 503, 504}
+"""Statuses that may pass; not 507, since somebody must free disk space first."""
+_NO_RETRY_CODES = {"quota.bytes"}
+"""Codes with one of these statuses for which waiting does not help."""
 
 log = logging.getLogger(__name__)
 
 
 class Connection:
-    """HTTP to one service; not to be shared between threads. Whoever makes it closes it.
+    """HTTP connection to one service; for one thread. The caller closes it.
 
     Parameters
     ----------
     address
-        Such as ``https://slides.example.org/slidelift``; a path is the prefix under which a proxy shows the service.
-    patience_seconds
-        How long a call is tried again without any progress.
+        URL such as ``https://slides.example.org/slidelift``; a path is the prefix under which a proxy serves it.
+    retry_seconds
+        How long a call is retried without progress.
     on_wait
-        Hears why and how long a call waits before it is tried again.
+        Called with the reason and the pause before each retry.
 
     Raises
     ------
     UnusableError
-        The address is none, or the token can't be one.
+        The address or the token is not valid.
     """
 
     def __init__(
-        self, address: str, token: str | None, patience_seconds: float, on_wait: Callable[[str], None] | None
+        self, address: str, token: str | None, retry_seconds: float, on_wait: Callable[[str], None] | None
     ) -> None:
         try:
             parts = urlsplit(address)
@@ -66,42 +66,40 @@ class Connection:
         except (ValueError, httpx.InvalidURL):
             parts, usable = urlsplit(""), False
         if not usable or parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-            raise UnusableError(f"{address}: the service's address is such as http://127.0.0.1:8000")
+            raise UnusableError(f"{address} is not the address of a service, such as http://127.0.0.1:8000")
         if parts.username is not None:
-            raise UnusableError("the service's address holds a user or a password; it takes an access token instead")
+            raise UnusableError("the service's address holds a user or a password; pass an access token instead")
         if token is not None and not (token.isascii() and token.isprintable() and " " not in token and token):
-            raise UnusableError(
-                "the access token is empty or holds characters that no token has; is it the right file?"
-            )
+            raise UnusableError("the access token is empty or holds invalid characters; is it the right file?")
         self.address = address.rstrip("/")
         self.is_answered = False
-        self.patience_seconds = patience_seconds
+        self.retry_seconds = retry_seconds
         self.on_wait = on_wait or log.info
         self._origin = f"{parts.scheme}://{parts.netloc}"
         self._prefix = parts.path.rstrip("/")
         self._http = httpx.Client(
             headers={"Authorization": f"Bearer {token}"} if token else {},
             timeout=_TIMEOUT,
-            mounts=dict.fromkeys(["all://" + host for host in ("127.0.0.1", "[::1]", "localhost")]),  # past any proxy
+            mounts=dict.fromkeys(["all://" + host for host in ("127.0.0.1", "[::1]", "localhost")]),  # without a proxy
         )
 
     def close(self) -> None:
-        """End the connections."""
+        """Close the connections."""
         self._http.close()
 
     def path(self, route: str) -> str:
-        """The path of a route of the service, behind the prefix of a proxy."""
+        """The path of a route, with the prefix of a proxy."""
         return self._prefix + route
 
-    def patience(self) -> "Patience":
-        """What decides whether a call that failed is tried again."""
-        return Patience(self)
+    def retry(self) -> "Retry":
+        """Retries of one call."""
+        return Retry(self)
 
     @contextlib.contextmanager
     def stream(
         self, method: str, path: str, *, silence_seconds: float | None = None, **options: Any
     ) -> Iterator[Answer]:
-        """One try of a request whose answer is read as it comes; raises as `once` does, also while it is read."""
+        """Send a request once and stream the response; raises as `send_once` does, also while it is read."""
         timeout = _TIMEOUT if silence_seconds is None else httpx.Timeout(60, connect=10, read=silence_seconds)
         try:
             with self._http.stream(method, self._url(path), timeout=timeout, **options) as answer:
@@ -111,107 +109,109 @@ class Connection:
                     raise self._refusal(answer)
                 yield answer
         except httpx.ReadTimeout as error:
-            raise SilentError(f"{self.address} has said nothing for {timeout.read:g} s") from error
+            raise SilentError(f"{self.address} has sent nothing for {timeout.read:g} s") from error
         except httpx.RequestError as error:
             reason = str(error) or type(error).__name__
-            raise UnreachableError(f"{self.address} does not answer, or broke off: {reason}") from error
+            raise UnreachableError(f"{self.address} does not answer, or closed the connection: {reason}") from error
 
-    def once(self, method: str, path: str, **options: Any) -> Answer:
-        """One try of a request.
+    def send_once(self, method: str, path: str, **options: Any) -> Answer:
+        """Send a request once.
 
         Raises
         ------
         ServiceRefusedError
             The service answered with a problem.
         UnreachableError
-            No whole answer came.
+            No complete response arrived.
         """
         with self.stream(method, path, **options) as answer:
             answer.read()
             return answer
 
     def request(self, method: str, path: str, **options: Any) -> Answer:
-        """Send a request that may be sent twice, until it is answered or patience is over."""
-        patience = self.patience()
+        """Send an idempotent request, with retries."""
+        retry = self.retry()
         while True:
             try:
-                return self.once(method, path, **options)
+                return self.send_once(method, path, **options)
             except ClientError as error:
-                patience.wait(error)
+                retry.wait(error)
 
     def json(self, method: str, path: str, **options: Any) -> Any:
-        """The JSON that such a request answers with."""
-        return json_of(self.request(method, path, **options))
+        """The JSON response to such a request."""
+        return parse_json(self.request(method, path, **options))
 
     def _url(self, path: str) -> str:
-        """Of what the service calls an address only the path counts: the token goes to no other host."""
+        """Keep only path and query of an address from the service, so that the token is sent to no other host."""
         parts = urlsplit(path)
         return f"{self._origin}{parts.path}{'?' + parts.query if parts.query else ''}"
 
     def _refusal(self, answer: Answer) -> ServiceRefusedError:
         try:
-            found = problem_of(answer.json())
+            problem = parse_problem(answer.json())
         except (ValueError, KeyError, TypeError):
             status = answer.status_code
             phrase = HTTPStatus(status).phrase if status in set(HTTPStatus) else ""
             hint = f"; it points to {answer.headers['location']}" if "location" in answer.headers else ""
-            detail = f"{self.address} answers {status} {phrase}, not as slidelift does{hint}; is the address right?"
-            found = Problem(FOREIGN, detail, status, by_user=status < 500)
-        return ServiceRefusedError(found, _seconds(answer.headers.get("retry-after")))
+            detail = (
+                f"{self.address} answers {status} {phrase}, unlike a slidelift service{hint}; is the address right?"
+            )
+            problem = Problem(FOREIGN_ANSWER, detail, status, by_user=status < 500)
+        return ServiceRefusedError(problem, _seconds(answer.headers.get("retry-after")))
 
 
-class Patience:
-    """Waits between the tries of one call, longer each time; gives up after a while without progress."""
+class Retry:
+    """Pauses between the attempts of one call, longer each time; gives up after a time without progress."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self.progressed()
+        self.reset()
 
-    def progressed(self) -> None:
-        """Begin anew: the last try achieved something."""
-        self._since, self._tries = time.monotonic(), 0
+    def reset(self) -> None:
+        """Start again with short pauses, after progress."""
+        self._since, self._attempts = time.monotonic(), 0
 
     def wait(self, error: ClientError) -> None:
-        """Sleep until the next try, or raise the error: no try would help, or patience is over."""
-        if not is_passing(error):
+        """Sleep until the next attempt, or raise the error if it is permanent or the time is over."""
+        if not is_temporary(error):
             raise error
         asked = (error.retry_after or 0.0) if isinstance(error, ServiceRefusedError) else 0.0
-        backoff = min(_FIRST_WAIT_SECONDS * 2**self._tries, _LONGEST_WAIT_SECONDS) * random.uniform(0.5, 1)
+        backoff = min(_FIRST_WAIT_SECONDS * 2**self._attempts, _LONGEST_WAIT_SECONDS) * random.uniform(0.5, 1)
         pause = max(backoff, min(asked, _LONGEST_RETRY_AFTER_SECONDS))
-        limit = self._connection.patience_seconds
+        limit = self._connection.retry_seconds
         if not self._connection.is_answered:
             limit = min(limit, _FIRST_CONTACT_SECONDS)
         if time.monotonic() + pause > self._since + limit:
             raise error
         self._connection.on_wait(f"{error}; trying again in {pause:.0f} s" if pause >= 1 else f"{error}; trying again")
-        self._tries += 1
+        self._attempts += 1
         time.sleep(pause)
 
 
-def is_passing(error: ClientError) -> bool:
-    """True where another try may succeed."""
+def is_temporary(error: ClientError) -> bool:
+    """Whether another attempt may succeed."""
     if isinstance(error, ServiceRefusedError):
-        return error.problem.status in _PASSING and error.problem.code not in _LASTING
+        return error.problem.status in _RETRY_STATUSES and error.problem.code not in _NO_RETRY_CODES
     return isinstance(error, UnreachableError)
 
 
-def json_of(answer: Answer) -> Any:
-    """The JSON of an answer; raises UnexpectedAnswerError where it is none."""
+def parse_json(answer: Answer) -> Any:
+    """Parse a JSON response; raises UnexpectedAnswerError."""
     try:
         return answer.json()
     except ValueError as error:
         raise UnexpectedAnswerError(
-            f"{answer.url.host} answered with something else than JSON; is this the address of a slidelift service?"
+            f"{answer.url.host} did not answer with JSON; is this the address of a slidelift service?"
         ) from error
 
 
-def member(found: Any, name: str) -> Any:
-    """A member of a JSON object; raises UnexpectedAnswerError where there is none."""
-    if not isinstance(found, Mapping) or name not in found:
+def member(value: Any, name: str) -> Any:
+    """Get a member of a JSON object; raises UnexpectedAnswerError if it is missing."""
+    if not isinstance(value, Mapping) or name not in value:
         raise UnexpectedAnswerError(f"the answer has no {name}; is this the address of a slidelift service?")
-    return found[name]
+    return value[name]
 
 
 def _seconds(text: str | None) -> float | None:
-    """Of Retry-After; its other form, a date, is not what this service sends."""
+    """Parse Retry-After; the service does not send its other form, a date."""
     return float(text) if text and text.isascii() and text.isdigit() else None

@@ -1,19 +1,19 @@
-"""What can go wrong between a client and the service.
+"""Errors of the client.
 
 ClientError                carries a Problem, as every ServiceError does
-├── ServiceRefusedError    the service said no; branch on `problem.code`
-├── UnreachableError       no answer, or one that broke off again and again
-│   └── SilentError        connected, but nothing was said for too long
-├── UnexpectedAnswerError  what answers is not this service
-├── IntegrityError         what arrived is not what was sent
-└── UnusableError          an address, a token or a file of this machine can't be used
+├── ServiceRefusedError    the service refused the request; branch on `problem.code`
+├── UnreachableError       no complete response, in spite of retries
+│   └── SilentError        connected, but no data for too long
+├── UnexpectedAnswerError  the response is not that of a slidelift service
+├── IntegrityError         the received data differ from the sent data
+└── UnusableError          an address, a token or a local file can't be used
 """
 
 from slidelift.service.errors import Problem, ServiceError
 
 
 class ClientError(ServiceError):
-    """A failure of a call to the service."""
+    """Base class of the client's errors."""
 
     code = "client.failed"
     by_user = False
@@ -23,14 +23,14 @@ class ClientError(ServiceError):
 
 
 class ServiceRefusedError(ClientError):
-    """The service said no.
+    """The service refused the request.
 
     Attributes
     ----------
     problem
-        What it said.
+        The problem from the response (RFC 9457).
     retry_after
-        Seconds that it asks to wait before the next try; None where it does not say.
+        Seconds to wait before the next attempt, if the service states them.
     """
 
     def __init__(self, problem: Problem, retry_after: float | None = None) -> None:
@@ -39,29 +39,29 @@ class ServiceRefusedError(ClientError):
 
 
 class UnreachableError(ClientError):
-    """No answer, or one that broke off again and again; the same call may succeed later."""
+    """No complete response, in spite of retries; the same call may succeed later."""
 
     code = "client.unreachable"
 
 
 class SilentError(UnreachableError):
-    """Connected, but nothing was said for too long."""
+    """Connected, but no data for too long."""
 
 
 class UnexpectedAnswerError(ClientError):
-    """What answers is not this service: another program has the address, or something stands between."""
+    """The response is not that of a slidelift service: another program or a proxy has answered."""
 
     code = "client.unexpected-answer"
 
 
 class IntegrityError(ClientError):
-    """What arrived is not what was sent."""
+    """The received data differ from the sent data."""
 
     code = "client.integrity"
 
 
 class UnusableError(ClientError):
-    """An address, a token or a file of this machine can't be used; the user must change it."""
+    """An address, a token or a local file can't be used; the user must change it."""
 
     code = "client.unusable"
     by_user = True

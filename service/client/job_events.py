@@ -1,6 +1,6 @@
-"""A job followed to its end: server-sent events, long polling where something on the way holds events back.
+"""Follows a job until it ends, by server-sent events, or by long polling if a proxy buffers events.
 
-Both survive a restart of the service and of the line; a client that comes back hears what it has missed, as one change.
+Both continue after a restart of the service or a broken connection; changes missed meanwhile arrive as one change.
 """
 
 import json
@@ -9,48 +9,48 @@ from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from urllib.parse import quote
 
-from slidelift.service.client.connection import Answer, Connection, json_of
+from slidelift.service.client.connection import Answer, Connection, parse_json
 from slidelift.service.client.errors import ClientError, ServiceRefusedError, SilentError, UnexpectedAnswerError
-from slidelift.service.client.values import Job, built
+from slidelift.service.client.values import Job, from_json
 
 OnChange = Callable[[Job], None]
 _SILENCE_SECONDS = 25.0
-"""The service says something every 15 s."""
+"""The service sends at least a comment every 15 s."""
 _POLL_SECONDS = 30
 _LEAST_SECONDS = 1.0
 
 
 def follow(connection: Connection, job_id: str, on_change: OnChange | None) -> Job:
-    """Wait for the end of a job; see `Client.follow`."""
+    """Wait until a job has ended; see `Client.follow`."""
     path = connection.path(f"/v1/jobs/{quote(job_id, safe='')}")
-    job = built(Job, connection.json("GET", path))
-    patience = connection.patience()
+    job = from_json(Job, connection.json("GET", path))
+    retry = connection.retry()
     changes = _events
     if on_change:
         on_change(job)
     while not job.is_ended:
         started = time.monotonic()
         try:
-            for found in changes(connection, path, job):
-                patience.progressed()
-                if found is not None and found.revision != job.revision:
-                    job = found
+            for changed in changes(connection, path, job):
+                retry.reset()
+                if changed is not None and changed.revision != job.revision:
+                    job = changed
                     if on_change:
                         on_change(job)
             time.sleep(max(0.0, started + _LEAST_SECONDS - time.monotonic()))
         except _NoEventsError:
-            changes = _polls
+            changes = _long_poll
         except ClientError as error:
-            patience.wait(error)
+            retry.wait(error)
     return job
 
 
 class _NoEventsError(Exception):
-    """Something on the way holds events back, or what answers knows none."""
+    """Events do not arrive: a proxy buffers them, or the server does not support them."""
 
 
 def _events(connection: Connection, path: str, job: Job) -> Iterator[Job | None]:
-    """The job at each change, None for a sign of life; ends with the job, or when the service stops."""
+    """Yield the job after each change and None for each keep-alive, until the job ends or the service stops."""
     headers = {"Accept": "text/event-stream", "Last-Event-ID": str(job.revision)}
     is_silent = True
     try:
@@ -59,7 +59,7 @@ def _events(connection: Connection, path: str, job: Job) -> Iterator[Job | None]
                 raise _NoEventsError
             for data in _data_of_events(answer):
                 is_silent = False
-                yield built(Job, data) if data is not None else None
+                yield from_json(Job, data) if data is not None else None
     except SilentError as error:
         if is_silent:
             raise _NoEventsError from error
@@ -70,15 +70,15 @@ def _events(connection: Connection, path: str, job: Job) -> Iterator[Job | None]
         raise
 
 
-def _polls(connection: Connection, path: str, job: Job) -> Iterator[Job | None]:
-    """The same by one long poll."""
+def _long_poll(connection: Connection, path: str, job: Job) -> Iterator[Job | None]:
+    """Yield the job if it changes within one long poll, else None."""
     headers = {"Prefer": f"wait={_POLL_SECONDS}", "If-None-Match": f'"{job.id}.{job.revision}"'}
-    answer = connection.once("GET", path, headers=headers)
-    yield None if answer.status_code == HTTPStatus.NOT_MODIFIED else built(Job, json_of(answer))
+    answer = connection.send_once("GET", path, headers=headers)
+    yield None if answer.status_code == HTTPStatus.NOT_MODIFIED else from_json(Job, parse_json(answer))
 
 
 def _data_of_events(answer: Answer) -> Iterator[object]:
-    """JSON of each event, None for a comment. Lines end in LF or CRLF alone: JSON may hold other separators."""
+    """JSON of each event, None for a comment. Only LF and CRLF end a line, since JSON may hold other separators."""
     rest, data = b"", b""
     for piece in answer.iter_bytes():
         *lines, rest = (rest + piece).split(b"\n")
@@ -94,7 +94,7 @@ def _data_of_events(answer: Answer) -> Iterator[object]:
 
 def _parsed(data: bytes) -> object:
     try:
-        found: object = json.loads(data)
+        value: object = json.loads(data)
     except ValueError as error:
-        raise UnexpectedAnswerError("an event of the job is no JSON; is this a slidelift service?") from error
-    return found
+        raise UnexpectedAnswerError("an event of the job is not JSON; is this a slidelift service?") from error
+    return value

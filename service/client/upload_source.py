@@ -1,8 +1,8 @@
-"""What is uploaded of a slide: its one file, or all its files as one tar that is never written to disk.
+"""Bytes that are uploaded for a slide: its single file, or all its files as one tar that is never written to disk.
 
-The tar is laid out beforehand from the files' sizes, so that any part of it can be read at any time: an upload of 20 GB
-can be continued in its middle, by another process too, and takes no second 20 GB here. Names and bytes alone are in it,
-no times and no owners, so it is the same every time.
+The layout of the tar follows from the files' sizes, so any part of it can be read at any time: an upload of 20 GB can
+be continued in the middle, also by another process, without a second copy on disk. The tar holds names and contents
+but no times and owners, so it is the same each time.
 """
 
 import hashlib
@@ -16,13 +16,13 @@ from slidelift.service.client.errors import IntegrityError, UnusableError
 from slidelift.wsi.companions import companion_files, slides_in
 from slidelift.wsi.errors import SlideError
 
-_SPREAD = {".mrxs", ".vms", ".vmu"}
+_MULTI_FILE_SUFFIXES = {".mrxs", ".vms", ".vmu"}
 _PIECE_BYTES = 2**22
 
 
 @dataclass(frozen=True, slots=True)
 class _Segment:
-    """Bytes of the parcel: of a file, or as they stand here."""
+    """A part of the upload: a file, or given bytes."""
 
     start: int
     length: int
@@ -34,23 +34,23 @@ class _Segment:
             return self.source[offset : offset + count]
         with self.source.open("rb") as file:
             file.seek(offset)
-            found = file.read(count)
-        if len(found) != count:
-            raise IntegrityError(f"{self.source.name}: became shorter while it was sent; send it again")
-        return found
+            content = file.read(count)
+        if len(content) != count:
+            raise IntegrityError(f"{self.source.name} became shorter during the upload; upload it again")
+        return content
 
 
 class UploadSource:
-    """A row of bytes that can be read anywhere; holds no file open.
+    """Bytes of an upload with random access; keeps no file open.
 
     Attributes
     ----------
     name
-        Under which it is sent.
+        Name of the upload.
     is_bundle
-        True where it is the tar of several files.
-    mark
-        Changes when a file's size or time changes.
+        True for the tar of several files.
+    version
+        Changes when the size or modification time of a file changes.
     """
 
     def __init__(
@@ -65,21 +65,21 @@ class UploadSource:
         self._starts = [segment.start for segment in self._segments]
         self.bytes = start
         self._files = files
-        self.mark = self._marked()
+        self.version = self._current_version()
 
     def is_unchanged(self) -> bool:
-        """Whether the files still have the sizes and times that they had at first."""
+        """Whether the files have kept their sizes and modification times."""
         try:
-            return self._marked() == self.mark
+            return self._current_version() == self.version
         except OSError:
             return False
 
-    def _marked(self) -> str:
+    def _current_version(self) -> str:
         stats = [(str(file.absolute()), file.stat()) for file in self._files]
         return repr([(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats])
 
     def read(self, offset: int, count: int) -> bytes:
-        """Up to `count` bytes; raises IntegrityError where a file has become shorter."""
+        """Read up to `count` bytes; raises IntegrityError if a file has become shorter."""
         pieces = []
         end = min(offset + count, self.bytes)
         number = bisect_right(self._starts, offset) - 1
@@ -92,26 +92,26 @@ class UploadSource:
 
 
 class RunningDigest:
-    """SHA-256 of a parcel's beginning, moved on as it is sent."""
+    """SHA-256 of the part that has been sent so far."""
 
-    def __init__(self, parcel: UploadSource) -> None:
-        self._parcel, self._hash, self._at = parcel, hashlib.sha256(), 0
+    def __init__(self, source: UploadSource) -> None:
+        self._source, self._hash, self._at = source, hashlib.sha256(), 0
 
-    def reach(self, offset: int) -> None:
-        """Take in all up to an offset."""
+    def advance_to(self, offset: int) -> None:
+        """Include everything up to an offset."""
         while self._at < offset:
-            piece = self._parcel.read(self._at, min(_PIECE_BYTES, offset - self._at))
+            piece = self._source.read(self._at, min(_PIECE_BYTES, offset - self._at))
             self._hash.update(piece)
             self._at += len(piece)
 
     def finish(self) -> bytes:
-        """Of the whole."""
-        self.reach(self._parcel.bytes)
+        """The hash of the whole upload."""
+        self.advance_to(self._source.bytes)
         return self._hash.digest()
 
 
-def parcel_of(path: Path, name: str | None = None) -> UploadSource:
-    """Pack a slide: a file as it is; a MRXS, VMS or VMU with the files that belong to it, a folder of DICOM, as a tar.
+def open_source(path: Path, name: str | None = None) -> UploadSource:
+    """Open a slide for upload; a MRXS, VMS or VMU with the files that belong to it, or a DICOM folder, becomes a tar.
 
     Raises
     ------
@@ -122,22 +122,22 @@ def parcel_of(path: Path, name: str | None = None) -> UploadSource:
         return _bundle(_of_folder(path), path, name or path.absolute().name)
     if not path.is_file():
         raise UnusableError(f"{path}: no such file")
-    if path.suffix.lower() in _SPREAD:
+    if path.suffix.lower() in _MULTI_FILE_SUFFIXES:
         return _bundle(_companions(path), path.parent, name or path.name)
     if path.stat().st_size == 0:
-        raise UnusableError(f"{path}: is empty")
+        raise UnusableError(f"{path} is empty")
     return UploadSource(name or path.name, [path], [(path.stat().st_size, path)], bundle=False)
 
 
 def _of_folder(folder: Path) -> list[Path]:
-    """The files of its one DICOM slide; where no file tells its series, those with the suffix: the service decides."""
+    """Files of the folder's DICOM slide; if no file states its series, all .dcm files, for the service to decide."""
     files = sorted(file for file in folder.iterdir() if file.is_file() and not file.is_symlink())
-    found = list(slides_in(files).values())
-    if len(found) > 1:
-        raise UnusableError(f"{folder}: a folder with {len(found)} DICOM slides; put each into a folder of its own")
-    chosen = sorted(found[0]) if found else [file for file in files if file.suffix.lower() == ".dcm"]
+    slides = list(slides_in(files).values())
+    if len(slides) > 1:
+        raise UnusableError(f"{folder}: the folder holds {len(slides)} DICOM slides; put each into its own folder")
+    chosen = sorted(slides[0]) if slides else [file for file in files if file.suffix.lower() == ".dcm"]
     if not chosen:
-        raise UnusableError(f"{folder}: a folder without .dcm files; name the slide's file")
+        raise UnusableError(f"{folder}: a folder without .dcm files; give the slide's file")
     return chosen
 
 
@@ -158,4 +158,4 @@ def _bundle(files: Sequence[Path], root: Path, name: str) -> UploadSource:
         sources += [(len(header), header), (entry.size, file), (len(padding), padding)]
     end = bytes(2 * tarfile.BLOCKSIZE)
     name = name if name.lower().endswith(".tar") else f"{name}.tar"
-    return UploadSource(name, files, [one for one in [*sources, (len(end), end)] if one[0]], bundle=True)
+    return UploadSource(name, files, [part for part in [*sources, (len(end), end)] if part[0]], bundle=True)

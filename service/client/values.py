@@ -1,6 +1,6 @@
-"""What the service tells, as values: slides, jobs, models.
+"""Slides, jobs, models and recommendations as frozen dataclasses, made from the service's JSON.
 
-They are made tolerantly: members that a later service adds are passed over, so that an older client goes on working.
+Unknown members are ignored, so that a client works with a newer service.
 """
 
 from collections.abc import Callable, Mapping
@@ -33,7 +33,7 @@ class JobOptions(TypedDict, total=False):
 
 
 class RecommendationOptions(TypedDict, total=False):
-    """What a recommendation is asked for: a part of `JobOptions`."""
+    """Options of a recommendation, a part of `JobOptions`."""
 
     mpp: float
     target_mpp: float
@@ -43,7 +43,7 @@ class RecommendationOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """One resolution of a slide; `downsample` is level 0's pixels per pixel of this one."""
+    """One resolution of a slide; `downsample` is the number of level-0 pixels per pixel, along each axis."""
 
     width: int
     height: int
@@ -52,7 +52,7 @@ class Level:
 
 @dataclass(frozen=True, slots=True)
 class Slide:
-    """A slide that lies with the service; `mpp` is µm per pixel (x, y) of level 0, None where it does not say."""
+    """A slide on the service; `mpp` is µm per pixel (x, y) of level 0, None if the slide does not state it."""
 
     id: str
     name: str
@@ -70,12 +70,12 @@ class Slide:
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """Which model suits a slide, and why; `model` is None where none is worth its time.
+    """The recommended model for a slide and the reason; `model` is None if no model would improve the slide.
 
     Attributes
     ----------
     level, scale
-        The source level, and the enlargement.
+        The source level, and output pixels per source pixel.
     mpp
         µm per pixel of the result.
     """
@@ -90,7 +90,7 @@ class Recommendation:
 
 @dataclass(frozen=True, slots=True)
 class JobProgress:
-    """How far a job is; `eta_seconds` is of the upscaling, None while unknown."""
+    """Progress of a job; `eta_seconds` is the remaining time of upscaling, None while unknown."""
 
     tiles_done: int
     tiles_total: int
@@ -101,7 +101,7 @@ class JobProgress:
 
 @dataclass(frozen=True, slots=True)
 class JobResult:
-    """Where a result lies, what proves a download whole, and how much of the tissue the model enhanced."""
+    """Address, size and SHA-256 of a result, and how much of the tissue the model enhanced."""
 
     href: str
     format: str
@@ -114,18 +114,18 @@ class JobResult:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job at one moment: what was asked, where it stands, what came of it.
+    """A job at one moment: its options, state, progress and result.
 
     Attributes
     ----------
     state
         ``queued``, ``running``, ``paused``, ``succeeded``, ``failed`` or ``cancelled``.
     revision
-        Counts the job's changes.
+        Number of the job's changes so far.
     error
-        Why it failed, else None.
+        Why the job failed, else None.
     result
-        None until it has succeeded, and after the deletion of its result.
+        None until the job has succeeded, and after its result was deleted.
     """
 
     id: str
@@ -157,18 +157,18 @@ class Job:
 
     @property
     def is_ended(self) -> bool:
-        """True where nothing more happens unless somebody asks for it."""
+        """Whether the job has succeeded, failed or been cancelled."""
         return self.state in ENDED
 
     @property
     def result_suffix(self) -> str:
-        """Suffix of the file that a download of its result gives."""
+        """Suffix of the downloaded result."""
         return _SUFFIXES.get(self.format, "")
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model on offer; `source_mpp` is the range of µm per pixel that it was trained for."""
+    """A model of the service; `source_mpp` is the range of µm per pixel that it was trained for."""
 
     name: str
     kind: str
@@ -184,44 +184,44 @@ class Model:
     sha256: str | None
 
 
-def built(kind: type[Value], found: Any) -> Value:
-    """Make a value of the JSON that tells it.
+def from_json(kind: type[Value], values: Any) -> Value:
+    """Make a dataclass from its JSON object.
 
     Raises
     ------
     UnexpectedAnswerError
-        A member is missing, or is not what it should be.
+        A member is missing or has another type.
     """
     try:
-        given = {field.name: _member(field.name, found[field.name]) for field in fields(kind)}  # type: ignore[arg-type]
+        members = {field.name: _member(field.name, values[field.name]) for field in fields(kind)}  # type: ignore[arg-type]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UnexpectedAnswerError(
-            f"the answer is no {kind.__name__.lower()} as slidelift tells it ({type(error).__name__}: {error}); "
-            "is this the address of a slidelift service, and is the client as new as it?"
+            f"the answer is not a {kind.__name__.lower()} of slidelift ({type(error).__name__}: {error}); is this the "
+            "address of a slidelift service, and is the client as new as the service?"
         ) from error
-    return kind(**given)
+    return kind(**members)
 
 
-def problem_of(found: Mapping[str, Any]) -> Problem:
-    """Make the Problem of a body as RFC 9457 has it."""
-    status = int(found["status"])
-    return Problem(str(found["code"]), str(found["detail"]), status, by_user=status < 500)
+def parse_problem(body: Mapping[str, Any]) -> Problem:
+    """Make a Problem from an RFC 9457 body."""
+    status = int(body["status"])
+    return Problem(str(body["code"]), str(body["detail"]), status, by_user=status < 500)
 
 
-def _member(name: str, found: Any) -> Any:
-    if found is None:
+def _member(name: str, value: Any) -> Any:
+    if value is None:
         return None
     if name in _NESTED:
-        return _NESTED[name](found)
-    return tuple(found) if isinstance(found, list) else found
+        return _NESTED[name](value)
+    return tuple(value) if isinstance(value, list) else value
 
 
 _NESTED: dict[str, Callable[[Any], Any]] = {
     "created": datetime.fromisoformat,
     "started": datetime.fromisoformat,
     "finished": datetime.fromisoformat,
-    "levels": lambda found: tuple(built(Level, one) for one in found),
-    "progress": lambda found: built(JobProgress, found),
-    "result": lambda found: built(JobResult, found),
-    "error": problem_of,
+    "levels": lambda levels: tuple(from_json(Level, level) for level in levels),
+    "progress": lambda progress: from_json(JobProgress, progress),
+    "result": lambda result: from_json(JobResult, result),
+    "error": parse_problem,
 }

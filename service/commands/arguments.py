@@ -5,6 +5,7 @@ import math
 from typing import Any
 
 from slidelift.service.pipeline.options import (
+    DEFAULTS,
     MAX_ENTROPY,
     MAX_QUALITY,
     MIN_QUALITY,
@@ -70,7 +71,7 @@ def add_upscale_options(command: argparse.ArgumentParser, defaults: UpscaleOptio
         "--effort",
         default=default["effort"],
         choices=tuple(map(str, Effort)),
-        help="what auto favours: computing time or image quality (default balanced)",
+        help=f"what auto favours: computing time or image quality (default {DEFAULTS.effort})",
     )
     add("--mpp", type=positive, metavar="MPP", help="µm per pixel of the slide, if it states none or a wrong value")
     add("--target-mpp", type=positive, metavar="MPP", help="wanted µm per pixel of the result")
@@ -87,14 +88,14 @@ def add_upscale_options(command: argparse.ArgumentParser, defaults: UpscaleOptio
         type=quality,
         default=default["quality"],
         metavar="Q",
-        help="JPEG quality of an OME-TIFF, 1 to 100 (default 90)",
+        help=f"JPEG quality of an OME-TIFF, 1 to 100 (default {DEFAULTS.quality})",
     )
     add(
         "--on-bad-tile",
         default=default["on_bad_tile"],
         choices=tuple(map(str, BadTilePolicy)),
         help="if a tile can't be decoded: fail, or mark it in the report and resample it from a coarser level "
-        "(default fail)",
+        f"(default {DEFAULTS.on_bad_tile})",
     )
 
 

@@ -38,7 +38,7 @@ def main() -> int:
     command = [sys.executable, "-m", "slidelift.service.cli", "serve", "--port", str(port), "--data-dir", str(data)]
     service = subprocess.Popen(command)
     try:
-        with Client(f"http://127.0.0.1:{port}", patience_seconds=_START_SECONDS) as client:
+        with Client(f"http://127.0.0.1:{port}", retry_seconds=_START_SECONDS) as client:
             client.wait_until_ready()
             if options.slide is not None:
                 _upscale(client, options.slide, options.out / "result.ome.tiff", options)

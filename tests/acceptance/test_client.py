@@ -35,7 +35,7 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_submit_with_out_brings_results_and_reports_and_goes_on_after_a_slide_that_fails(
+def test_submit_with_out_downloads_results_and_continues_after_a_failing_slide(
     service, slidelift, slide, data, tmp_path, monkeypatch
 ) -> None:
     monkeypatch.setenv("SLIDELIFT_SERVICE", service.address)
@@ -58,10 +58,10 @@ def test_submit_with_out_brings_results_and_reports_and_goes_on_after_a_slide_th
 
     again = slidelift("submit", slide, *ASKED, "--out", out)
     assert (again.code, again.out) == (2, "")
-    assert "is there already" in again.err
+    assert "already exists" in again.err
 
 
-def test_submit_status_fetch_and_what_they_print(service, slidelift, slide, tmp_path) -> None:
+def test_output_of_submit_status_and_fetch(service, slidelift, slide, tmp_path) -> None:
     here = ("--service", service.address)
     asked = slidelift("submit", slide, *ASKED, "--format", "ome-zarr", *here)
     assert asked.code == 0, asked.err
@@ -84,7 +84,7 @@ def test_submit_status_fetch_and_what_they_print(service, slidelift, slide, tmp_
     assert job_id in slidelift("status", "--state", "succeeded", "--limit", 500, *here).out
 
 
-def test_a_job_that_fails_gives_the_exit_code_of_its_problem(service, slidelift, data) -> None:
+def test_a_failed_job_gives_the_exit_code_of_its_problem(service, slidelift, data) -> None:
     slide = data / "damaged" / "cmu-bitflip-tiles.svs"
     done = slidelift(
         *("submit", slide, "--model", "bicubic", "--region", "768,1024,512,512", "--wait", "--json"),
@@ -98,14 +98,14 @@ def test_a_job_that_fails_gives_the_exit_code_of_its_problem(service, slidelift,
     assert "level 7" in refused.err
 
 
-def test_a_service_that_is_not_there_is_1_and_soon(slidelift, tmp_path) -> None:
+def test_an_unreachable_service_exits_with_1_within_15_seconds(slidelift, tmp_path) -> None:
     done = slidelift("status", "--service", "http://127.0.0.1:9")
     assert (done.code, "does not answer" in done.err) == (1, True)
     assert done.seconds < 15
     assert slidelift("status", "--service", "localhost:8000").code == 2
 
 
-def test_a_token_comes_by_a_file_that_nobody_else_can_read(service, slidelift, tmp_path) -> None:
+def test_a_token_file_must_be_private(service, slidelift, tmp_path) -> None:
     token = tmp_path / "token"
     token.write_text("slidelift_secret\n")
     token.chmod(0o644)
@@ -117,7 +117,7 @@ def test_a_token_comes_by_a_file_that_nobody_else_can_read(service, slidelift, t
     assert slidelift("status", "--token-file", tmp_path / "none", "--service", service.address).code == 2
 
 
-def test_ctrl_c_while_waiting_leaves_the_job_and_says_how_to_come_back(service, slide) -> None:
+def test_ctrl_c_while_waiting_keeps_the_job_and_prints_how_to_return(service, slide) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "slidelift", "submit", slide, "--model", "compact-x4", "--wait"],
         env={**os.environ, "SLIDELIFT_SERVICE": service.address},
@@ -139,9 +139,9 @@ def test_ctrl_c_while_waiting_leaves_the_job_and_says_how_to_come_back(service, 
         assert client.follow(job_id).state == "cancelled"
 
 
-def test_kill_9_of_the_service_while_it_is_followed_costs_not_a_byte(start_service, slide, tmp_path) -> None:
+def test_a_job_survives_kill_9_of_the_service_with_the_same_bytes(start_service, slide, tmp_path) -> None:
     service = start_service()
-    with Client(service.address, patience_seconds=60, state_folder=tmp_path / "state") as client:
+    with Client(service.address, retry_seconds=60, state_folder=tmp_path / "state") as client:
         slide_id = client.upload(slide).id
         job = client.submit(slide_id, model="bicubic", region=(600, 0, 700, 2300))
 

@@ -25,12 +25,12 @@ def damaged_files() -> list[str]:
 
 
 def repeated_stems(names: list[str]) -> list[str]:
-    """All but the first of the files of one name, suffix aside: a batch would write them to the same file."""
+    """Files whose stem occurred before: a batch would write both to the same output."""
     stems = [Path(name).stem for name in names]
     return [name for index, name in enumerate(names) if Path(name).stem in stems[:index]]
 
 
-def test_info_says_what_the_slide_is(slidelift, cmu) -> None:
+def test_info_prints_size_levels_and_recommendation(slidelift, cmu) -> None:
     done = slidelift("info", cmu)
     assert done.code == 0
     assert "2220x2967 px, 0.499 x 0.499 µm per pixel, objective 20x" in done.out
@@ -61,7 +61,7 @@ def test_upscale_writes_the_file_and_its_report(slidelift, cmu, tmp_path) -> Non
     ]
 
 
-def test_a_region_of_interest_comes_from_a_file_and_a_bad_one_is_named(slidelift, cmu, tmp_path) -> None:
+def test_a_region_of_interest_is_read_from_a_file_and_errors_name_it(slidelift, cmu, tmp_path) -> None:
     ring = [[900, 1200], [1500, 1200], [900, 1500], [900, 1200]]
     roi, bad = tmp_path / "roi.geojson", tmp_path / "bad.geojson"
     roi.write_text(json.dumps({"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}}))
@@ -76,7 +76,7 @@ def test_a_region_of_interest_comes_from_a_file_and_a_bad_one_is_named(slidelift
         assert says in done.err
 
 
-def test_several_slides_make_a_batch_that_outlives_a_bad_one(slidelift, data, cmu, tmp_path) -> None:
+def test_a_batch_continues_after_a_failing_slide(slidelift, data, cmu, tmp_path) -> None:
     bad = data / "damaged" / "text.svs"
     slides = [cmu, bad, data / "slides" / "cmu-0-small.tiff"]
     done = slidelift("upscale", *slides, tmp_path / "out", "--model", "nearest", "--region", "0,0,500,400")
@@ -107,7 +107,7 @@ def test_several_slides_make_a_batch_that_outlives_a_bad_one(slidelift, data, cm
         (["slides/dapi (387).ndpi", "o.ome.tiff"], "fluorescence"),
     ],
 )
-def test_what_the_user_must_change_is_exit_code_2_with_a_word(slidelift, data, tmp_path, arguments, says) -> None:
+def test_user_errors_exit_with_2_and_a_message(slidelift, data, tmp_path, arguments, says) -> None:
     first, output, *rest = arguments
     rest = [str(data / part) if part.startswith("slides/") else part for part in rest]
     done = slidelift("upscale", data / first, tmp_path / output, *rest)
@@ -117,7 +117,7 @@ def test_what_the_user_must_change_is_exit_code_2_with_a_word(slidelift, data, t
     assert list(tmp_path.iterdir()) == []
 
 
-def test_wrong_flags_are_exit_code_2(capsys) -> None:
+def test_wrong_flags_exit_with_2(capsys) -> None:
     for wrong in (["--quality", "0"], ["--entropy", "9"], ["--mpp", "-1"], ["--region", "1,2,3"]):
         with pytest.raises(SystemExit) as caught:
             main(["upscale", "a.svs", "b.ome.tiff", *wrong])
@@ -130,7 +130,7 @@ ALONE = ("text.svs", "fuzz/1e220caf5759.tif", *repeated_stems(damaged_files()))
 
 
 @pytest.mark.parametrize("name", [name for name in damaged_files() if name in ALONE])
-def test_a_damaged_file_is_refused_by_name_or_upscaled_right(slidelift, data, tmp_path, name) -> None:
+def test_a_damaged_file_is_refused_by_name_or_upscaled_correctly(slidelift, data, tmp_path, name) -> None:
     slide = data / "damaged" / name
     done = slidelift("upscale", slide, tmp_path / "o.ome.tiff", "--model", "bicubic", "--mpp", "0.5")
     assert "Traceback" not in done.err
@@ -144,7 +144,7 @@ def test_a_damaged_file_is_refused_by_name_or_upscaled_right(slidelift, data, tm
 
 @dataclass(frozen=True)
 class Batch:
-    """What `slidelift upscale A B C … OUT --json` answered for each slide, and what lies in OUT."""
+    """Reports of `slidelift upscale A B C … OUT --json` for each slide, and the files in OUT."""
 
     done: Any
     answers: dict[str, dict[str, Any]]
@@ -153,7 +153,7 @@ class Batch:
 
 @pytest.fixture(scope="module")
 def batches(slidelift, data, tmp_path_factory) -> list[Batch]:
-    """All other damaged files in two commands, which run at the same time."""
+    """All other damaged files in two concurrent commands."""
     names = [name for name in damaged_files() if name not in ALONE]
 
     def run(some: list[str]) -> Batch:
@@ -168,7 +168,7 @@ def batches(slidelift, data, tmp_path_factory) -> list[Batch]:
 
 
 @pytest.mark.parametrize("name", [name for name in damaged_files() if name not in ALONE])
-def test_a_damaged_file_in_a_batch_is_refused_by_name_or_upscaled_right(batches, name) -> None:
+def test_a_damaged_file_in_a_batch_is_refused_by_name_or_upscaled_correctly(batches, name) -> None:
     (batch,) = [batch for batch in batches if name in batch.answers]
     answer, file = batch.answers[name], Path(name)
     left = [made for made in batch.left if made.startswith(f"{file.stem}.")]
@@ -181,7 +181,7 @@ def test_a_damaged_file_in_a_batch_is_refused_by_name_or_upscaled_right(batches,
         assert left == [f"{file.stem}.{end}" for end in ("ome.tiff", "report.html", "report.json", "tissue.geojson")]
 
 
-def test_a_batch_of_damaged_files_ends_in_good_order(batches) -> None:
+def test_a_batch_of_damaged_files_ends_normally(batches) -> None:
     for batch in batches:
         assert batch.done.code == 2
         assert "Traceback" not in batch.done.err
@@ -206,7 +206,7 @@ QUICK = ("--model", "compact-x4-fast")
 
 @pytest.fixture(scope="module")
 def tall(slidelift, write_pyramid, data, tmp_path_factory) -> tuple[Path, bytes]:
-    """A slide of two stripes, and what an undisturbed run makes of it."""
+    """A slide of two stripes, and the result of an undisturbed run."""
     folder = tmp_path_factory.mktemp("tall")
     tissue = np.asarray(Image.open(data / "slides" / "prostate-with-ink.jpeg").convert("RGB"))
     slide = write_pyramid(folder / "tall.tiff", np.ascontiguousarray(tissue[:250, :4096].transpose(1, 0, 2)), mpp=1.0)
@@ -216,7 +216,7 @@ def tall(slidelift, write_pyramid, data, tmp_path_factory) -> tuple[Path, bytes]
 
 
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
-def test_a_killed_run_continues_when_called_again_and_says_so(slidelift, tmp_path, tall, kill) -> None:
+def test_a_killed_run_continues_when_repeated_and_prints_that(slidelift, tmp_path, tall, kill) -> None:
     slide, whole = tall
     process = start_upscale(slide, tmp_path / "o.ome.tiff", *QUICK)
     wait_for_a_stripe(tmp_path)
@@ -231,7 +231,7 @@ def test_a_killed_run_continues_when_called_again_and_says_so(slidelift, tmp_pat
     assert (tmp_path / "o.ome.tiff").read_bytes() == whole
 
 
-def test_a_killed_command_takes_its_child_along(tmp_path, cmu) -> None:
+def test_the_child_dies_with_a_killed_command(tmp_path, cmu) -> None:
     import psutil
 
     process = start_upscale(cmu, tmp_path / "o.ome.tiff")
@@ -254,7 +254,7 @@ def test_a_killed_command_takes_its_child_along(tmp_path, cmu) -> None:
     assert alive == []
 
 
-def test_memory_knows_the_width_not_the_height(slidelift, tmp_path, data) -> None:
+def test_memory_depends_on_the_width_not_the_height(slidelift, tmp_path, data) -> None:
     tool = data.parent / "tools" / "make_big_slide.py"
     peaks = []
     for size in ("6000x6000", "6000x12000"):
@@ -279,7 +279,7 @@ def test_a_large_slide_stays_under_one_and_a_half_gigabytes(slidelift, tmp_path,
     assert done.peak_bytes < 1.5e9
 
 
-def test_models_and_doctor_answer(slidelift) -> None:
+def test_models_and_doctor_succeed(slidelift) -> None:
     assert "compact-x4 (auto, balanced)" in slidelift("models").out
     done = slidelift("doctor")
     assert done.code == 0, done.out
@@ -297,7 +297,7 @@ def test_code_in_the_current_folder_is_not_executed(tmp_path, cmu) -> None:
 
 
 @pytest.mark.parametrize("seconds", [0.8, 1.6])
-def test_ctrl_c_is_heard_while_everything_is_still_loading(tmp_path, cmu, seconds) -> None:
+def test_ctrl_c_works_during_startup(tmp_path, cmu, seconds) -> None:
     process = start_upscale(cmu, tmp_path / "o.ome.tiff")
     time.sleep(seconds)
     process.send_signal(signal.SIGINT)
@@ -306,7 +306,7 @@ def test_ctrl_c_is_heard_while_everything_is_still_loading(tmp_path, cmu, second
     assert not (tmp_path / "o.ome.tiff").exists()
 
 
-def test_what_somebody_put_into_a_zarr_is_not_lost(slidelift, data, tmp_path) -> None:
+def test_foreign_files_in_a_zarr_are_kept(slidelift, data, tmp_path) -> None:
     command = ["upscale", data / "slides" / "cmu-0-small.tiff", tmp_path / "o.ome.zarr", "--model", "nearest"]
     assert slidelift(*command).code == 0
     assert slidelift(*command).code == 0
@@ -327,13 +327,13 @@ def test_a_slide_whose_report_cannot_be_written_does_not_end_the_batch(slidelift
     assert (tmp_path / "out" / "b.report.json").is_file()
 
 
-def test_an_overridden_pixel_size_is_warned_of(slidelift, data, tmp_path) -> None:
+def test_an_overridden_pixel_size_gets_a_warning(slidelift, data, tmp_path) -> None:
     small = data / "slides" / "cmu-0-small.tiff"
     done = slidelift("upscale", small, tmp_path / "o.ome.tiff", "--model", "nearest", "--mpp", "0.25")
     assert "the slide states 3.19" in done.err
 
 
-def test_a_wrong_setting_is_one_line(slidelift) -> None:
+def test_a_wrong_setting_prints_one_line(slidelift) -> None:
     done = slidelift("serve", "--port", "99999")
     assert done.code == 2
     assert "Traceback" not in done.err

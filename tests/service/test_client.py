@@ -1,4 +1,4 @@
-"""The Python client against the API as a process, through lines that break and a service that is killed."""
+"""Python client against the API as a process, with broken connections and a killed service."""
 
 import base64
 import contextlib
@@ -30,9 +30,9 @@ from slidelift.service.client import (
     UnexpectedAnswerError,
     UnreachableError,
     UnusableError,
+    job_events,
 )
-from slidelift.service.client import job_events as following
-from slidelift.service.client.upload_source import parcel_of
+from slidelift.service.client.upload_source import open_source
 from slidelift.service.errors import problem
 from slidelift.service.jobs.job import JobState, Outcome, Result
 from slidelift.service.jobs.sql_store import SqlStore
@@ -45,7 +45,7 @@ TOKEN = "slidelift_never-to-be-seen"
 
 
 class Api:
-    """The API as a process with a stand-in for the probe; killed and started again on the same port."""
+    """API process with a fake probe, which can be killed and restarted on the same port."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -77,10 +77,10 @@ class Api:
         return SqlStore(Sqlite(self.folder / "slidelift.sqlite3"))
 
     def succeed(self, job_id: str, content: bytes = CONTENT) -> None:
-        """What a worker does."""
+        """Finish a job as a worker does."""
         store = self.store
         claimed = None
-        while claimed is None or claimed.id != job_id:  # past what other tests have left in the queue
+        while claimed is None or claimed.id != job_id:  # skip jobs that other tests left in the queue
             claimed = store.claim("w")
             assert claimed is not None
         folder = self.folder / "jobs" / job_id / f"attempt-{claimed.attempt}"
@@ -92,12 +92,17 @@ class Api:
         store.close()
 
 
-class Line:
-    """A TCP line to a port that can be cut.
+class FlakyProxy:
+    """TCP proxy that breaks connections.
 
-    `budgets` are bytes, both ways together, after which each next connection is reset; later ones are left alone.
-    `lost` are words: a connection that brings one loses its answer, as often as the word stands there. `held` is such a
-    word too, but the answer neither comes nor is the connection closed.
+    Parameters
+    ----------
+    budgets
+        Bytes, in both directions together, after which each of the first connections is reset.
+    lost
+        Texts of requests whose response is dropped with the connection, once for each text.
+    held
+        Text of requests whose response never arrives, while the connection stays open.
     """
 
     def __init__(
@@ -172,18 +177,18 @@ def shared_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
 
 @pytest.fixture
 def api(tmp_path: Path) -> Iterator[Api]:
-    """For tests that kill it, or count what it has."""
+    """API of one test, to be killed or to have its slides counted."""
     api = Api(tmp_path / "data").start()
     yield api
     api.kill()
 
 
 @pytest.fixture
-def line() -> Iterator[Callable[..., Line]]:
-    made: list[Line] = []
+def proxy() -> Iterator[Callable[..., FlakyProxy]]:
+    made: list[FlakyProxy] = []
 
-    def make(*arguments: Any, **options: Any) -> Line:
-        made.append(Line(*arguments, **options))
+    def make(*arguments: Any, **options: Any) -> FlakyProxy:
+        made.append(FlakyProxy(*arguments, **options))
         return made[-1]
 
     yield make
@@ -195,9 +200,9 @@ def line() -> Iterator[Callable[..., Line]]:
 def connect(tmp_path: Path) -> Iterator[Callable[..., Client]]:
     made: list[Client] = []
 
-    def make(address: str, token: str | None = None, patience_seconds: float = 20, **options: Any) -> Client:
+    def make(address: str, token: str | None = None, retry_seconds: float = 20, **options: Any) -> Client:
         folder = tmp_path / "state"
-        made.append(Client(address, token, patience_seconds=patience_seconds, state_folder=folder, **options))
+        made.append(Client(address, token, retry_seconds=retry_seconds, state_folder=folder, **options))
         return made[-1]
 
     yield make
@@ -218,28 +223,28 @@ def budgets(seed: int, count: int) -> tuple[int, ...]:
 
 
 @pytest.mark.parametrize("seed", [1])
-def test_an_upload_over_a_line_that_breaks_arrives_once_and_whole(shared_api, line, connect, slide, seed) -> None:
-    broken = line(shared_api.port, budgets(seed, 4))
+def test_an_upload_over_broken_connections_arrives_complete_and_once(shared_api, proxy, connect, slide, seed) -> None:
+    broken = proxy(shared_api.port, budgets(seed, 4))
     before = {one.id for one in connect(shared_api.address).slides()}
-    told = []
-    uploaded = connect(broken.address).upload(slide, on_progress=lambda arrived, total: told.append((arrived, total)))
+    values = []
+    uploaded = connect(broken.address).upload(slide, on_progress=lambda arrived, total: values.append((arrived, total)))
     assert (uploaded.name, uploaded.bytes) == (slide.name, len(CONTENT))
     assert uploaded.sha256 == hashlib.sha256(CONTENT).hexdigest()
     assert broken.connections > 4
-    assert told[-1] == (len(CONTENT), len(CONTENT))
+    assert values[-1] == (len(CONTENT), len(CONTENT))
     assert {one.id for one in connect(shared_api.address).slides()} - before == {uploaded.id}
 
 
-def test_a_slide_whose_answer_was_lost_is_not_there_twice(shared_api, line, connect, slide) -> None:
+def test_a_lost_response_to_an_upload_makes_no_second_slide(shared_api, proxy, connect, slide) -> None:
     before = {one.id for one in connect(shared_api.address).slides()}
-    deaf = line(shared_api.port, lost=(b"PUT /v1/slides",))
+    deaf = proxy(shared_api.port, lost=(b"PUT /v1/slides",))
     uploaded = connect(deaf.address).upload(slide)
     assert {one.id for one in connect(shared_api.address).slides()} - before == {uploaded.id}
 
 
-def test_a_question_whose_answer_was_lost_makes_one_job(shared_api, line, connect, slide) -> None:
+def test_a_lost_response_to_submit_makes_no_second_job(shared_api, proxy, connect, slide) -> None:
     slide_id = connect(shared_api.address).upload(slide).id
-    deaf = line(shared_api.port, lost=(b"POST /v1/jobs", b"POST /v1/jobs"))
+    deaf = proxy(shared_api.port, lost=(b"POST /v1/jobs", b"POST /v1/jobs"))
     job = connect(deaf.address).submit(slide_id, model="bicubic", region=(0, 0, 32, 32))
     assert (job.state, job.region) == ("queued", (0, 0, 32, 32))
     assert [one.id for one in connect(shared_api.address).jobs(slide=slide_id)] == [job.id]
@@ -248,11 +253,11 @@ def test_a_question_whose_answer_was_lost_makes_one_job(shared_api, line, connec
 
 
 @pytest.mark.parametrize("seed", [3])
-def test_a_download_over_a_line_that_breaks_is_continued(shared_api, line, connect, slide, tmp_path, seed) -> None:
+def test_a_download_over_broken_connections_is_continued(shared_api, proxy, connect, slide, tmp_path, seed) -> None:
     client = connect(shared_api.address)
     job = client.submit(client.upload(slide).id)
     shared_api.succeed(job.id)
-    broken = line(shared_api.port, budgets(seed, 6))
+    broken = proxy(shared_api.port, budgets(seed, 6))
     result = connect(broken.address).download(job.id, tmp_path / "ergebnis – 1.ome.tiff")
     assert result.read_bytes() == CONTENT
     assert broken.connections > 6
@@ -260,26 +265,26 @@ def test_a_download_over_a_line_that_breaks_is_continued(shared_api, line, conne
     assert not result.with_name(f"{result.name}.part").exists()
 
 
-def test_a_download_is_continued_by_another_process_and_never_pasted_to_something_else(
-    shared_api, line, connect, slide, tmp_path
+def test_another_process_continues_a_download_but_not_of_another_result(
+    shared_api, proxy, connect, slide, tmp_path
 ) -> None:
     client = connect(shared_api.address)
     job = client.submit(client.upload(slide).id)
     shared_api.succeed(job.id)
     target, part = tmp_path / "r.ome.tiff", tmp_path / "r.ome.tiff.part"
-    counted = line(shared_api.port)
+    counted = proxy(shared_api.port)
     part.write_bytes(CONTENT[: 5 * 2**20])
     assert connect(counted.address).download(job.id, target).read_bytes() == CONTENT
     assert counted.bytes < 2 * 2**20
     for other in (b"of another result", b"longer" * len(CONTENT)):
         part.write_bytes(other)
         assert client.download(job.id, target, overwrite=True).read_bytes() == CONTENT
-    with pytest.raises(UnusableError, match="is there already"):
+    with pytest.raises(UnusableError, match="already exists"):
         client.download(job.id, target)
     assert client.report(job.id) == {"seconds": 1}
 
 
-def test_a_tampered_result_is_refused_and_leaves_nothing(shared_api, connect, slide, tmp_path) -> None:
+def test_a_changed_result_is_refused_and_leaves_no_file(shared_api, connect, slide, tmp_path) -> None:
     client = connect(shared_api.address)
     job = client.submit(client.upload(slide).id)
     shared_api.succeed(job.id)
@@ -290,7 +295,7 @@ def test_a_tampered_result_is_refused_and_leaves_nothing(shared_api, connect, sl
     assert [path for path in tmp_path.iterdir() if path.name.startswith("r.ome")] == []
 
 
-def test_what_has_no_result_says_why(shared_api, connect, slide, tmp_path) -> None:
+def test_downloading_without_a_result_gives_the_reason(shared_api, connect, slide, tmp_path) -> None:
     client = connect(shared_api.address)
     job = client.submit(client.upload(slide).id)
     for asked in (lambda: client.download(job.id, tmp_path / "r"), lambda: client.report(job.id)):
@@ -303,7 +308,7 @@ def test_what_has_no_result_says_why(shared_api, connect, slide, tmp_path) -> No
     assert (unknown.value.problem.status, unknown.value.problem.exit_code) == (404, 2)
 
 
-def test_following_survives_kill_9_of_the_service(api, connect, slide) -> None:
+def test_follow_survives_kill_9_of_the_service(api, connect, slide) -> None:
     client = connect(api.address)
     job = client.submit(client.upload(slide).id)
     seen: list[Job] = []
@@ -327,16 +332,16 @@ def test_following_survives_kill_9_of_the_service(api, connect, slide) -> None:
     assert (9, "upscaling") in [(one.progress.tiles_total, one.stage) for one in seen]
 
 
-def test_following_goes_on_by_polling_where_events_are_held_back(shared_api, line, connect, slide, monkeypatch) -> None:
-    monkeypatch.setattr(following, "_SILENCE_SECONDS", 0.5)
+def test_follow_falls_back_to_polling_if_events_are_buffered(shared_api, proxy, connect, slide, monkeypatch) -> None:
+    monkeypatch.setattr(job_events, "_SILENCE_SECONDS", 0.5)
     client = connect(shared_api.address)
     job = client.submit(client.upload(slide).id)
-    holding = line(shared_api.port, held=b"/events")
+    holding = proxy(shared_api.port, held=b"/events")
     threading.Timer(1.5, shared_api.succeed, [job.id, b"x"]).start()
     assert connect(holding.address).follow(job.id).state == "succeeded"
 
 
-def test_moves_that_are_made_already_are_no_errors(shared_api, connect, slide) -> None:
+def test_a_repeated_state_change_is_no_error(shared_api, connect, slide) -> None:
     client = connect(shared_api.address)
     job = client.submit(client.upload(slide).id)
     for move, state in (("pause", "paused"), ("resume", "queued"), ("cancel", "cancelled"), ("retry", "queued")):
@@ -347,7 +352,7 @@ def test_moves_that_are_made_already_are_no_errors(shared_api, connect, slide) -
     assert refused.value.problem.code == "job.state"
 
 
-def test_lists_go_over_all_pages(api, connect, slide, monkeypatch) -> None:
+def test_iterators_read_all_pages(api, connect, slide, monkeypatch) -> None:
     client = connect(api.address)
     slide_id = client.upload(slide).id
     made = [client.submit(slide_id, model="bicubic").id for _ in range(105)]
@@ -361,7 +366,7 @@ def test_lists_go_over_all_pages(api, connect, slide, monkeypatch) -> None:
     assert "compact-x4" in [model.name for model in client.models()]
 
 
-def test_tokens_open_the_service_and_are_told_nowhere(api, connect, slide, caplog, monkeypatch) -> None:
+def test_a_token_gives_access_and_is_never_printed(api, connect, slide, caplog, monkeypatch) -> None:
     api.kill()
     token, secret = new_token("lab", frozenset({Scope.READ}), time.time())
     store = api.store
@@ -386,15 +391,15 @@ def test_tokens_open_the_service_and_are_told_nowhere(api, connect, slide, caplo
     assert secret not in caplog.text
 
 
-def test_what_is_no_service_is_said(connect, tmp_path, line, slide) -> None:
+def test_wrong_addresses_and_files_are_named(connect, tmp_path, proxy, slide) -> None:
     nowhere = f"http://127.0.0.1:{free_port()}"
     started = time.monotonic()
     with pytest.raises(UnreachableError, match="does not answer"):
-        list(connect(nowhere, patience_seconds=300).jobs())
+        list(connect(nowhere, retry_seconds=300).jobs())
     assert time.monotonic() - started < 6
     for odd in ("localhost:8000", "http://127.0.0.1:notaport", "http://[::1", "http://a..b", f"http://{'a' * 300}"):
         with pytest.raises((UnusableError, UnreachableError)):
-            list(connect(odd, patience_seconds=1).jobs())
+            list(connect(odd, retry_seconds=1).jobs())
     with pytest.raises(UnusableError, match="user or a password"):
         connect("http://lab:secret@localhost")
     with pytest.raises(UnusableError, match="no such file"):
@@ -402,7 +407,7 @@ def test_what_is_no_service_is_said(connect, tmp_path, line, slide) -> None:
     (tmp_path / "empty.svs").touch()
     with pytest.raises(UnusableError, match="is empty"):
         connect(nowhere).upload(tmp_path / "empty.svs")
-    other = Other(lambda request: (200, {}, b"<html>"))
+    other = FakeServer(lambda request: (200, {}, b"<html>"))
     with pytest.raises(UnexpectedAnswerError, match="slidelift service"):
         list(connect(other.address).jobs())
     other.answer = lambda request: (301, {"Location": "https://elsewhere/"}, b"")
@@ -411,9 +416,9 @@ def test_what_is_no_service_is_said(connect, tmp_path, line, slide) -> None:
     other.close()
 
 
-def test_an_older_client_passes_over_what_a_newer_service_adds(connect) -> None:
+def test_members_of_a_newer_service_are_ignored(connect) -> None:
     level = {"width": 1, "height": 1, "downsample": 1.0, "new": 1}
-    told = {
+    values = {
         **dict.fromkeys(("objective", "vendor")),
         **dict.fromkeys(("width", "height", "bytes"), 1),
         "id": "s",
@@ -425,16 +430,16 @@ def test_an_older_client_passes_over_what_a_newer_service_adds(connect) -> None:
         "created": "2026-01-01T00:00:00Z",
         "new": {"any": []},
     }
-    other = Other(lambda request: (200, {}, json.dumps(told).encode()))
+    other = FakeServer(lambda request: (200, {}, json.dumps(values).encode()))
     slide = connect(other.address).slide("s")
     assert (slide.mpp, slide.levels[0].width, slide.created.year) == ((0.5, 0.5), 1, 2026)
-    del told["sha256"]
+    del values["sha256"]
     with pytest.raises(UnexpectedAnswerError, match="sha256"):
         connect(other.address).slide("s")
     other.close()
 
 
-def test_addresses_that_the_service_tells_are_joined_to_its_host_alone(connect) -> None:
+def test_addresses_in_responses_are_used_with_the_services_host_only(connect) -> None:
     asked = []
 
     def answer(request: "Request") -> "Answer":
@@ -442,13 +447,13 @@ def test_addresses_that_the_service_tells_are_joined_to_its_host_alone(connect) 
         page = {"jobs": [], "next": None if len(asked) > 1 else "http://elsewhere:1/prefix/v1/jobs?before=7"}
         return 200, {}, json.dumps(page).encode()
 
-    other = Other(answer)
+    other = FakeServer(answer)
     assert list(connect(f"{other.address}/prefix/", TOKEN).jobs(state="queued")) == []
     assert asked == [(path, f"Bearer {TOKEN}") for path in ("/prefix/v1/jobs?state=queued", "/prefix/v1/jobs?before=7")]
     other.close()
 
 
-def test_a_service_that_is_busy_is_asked_again_when_it_says(connect) -> None:
+def test_a_busy_service_is_retried_after_the_time_that_it_states(connect) -> None:
     refusals = [(429, "queue.full", "1"), (503, "store.unavailable", "1")]
     said: list[str] = []
 
@@ -458,7 +463,7 @@ def test_a_service_that_is_busy_is_asked_again_when_it_says(connect) -> None:
         status, code, seconds = refusals.pop(0)
         return status, {"Retry-After": seconds}, refusal(status, code)
 
-    other = Other(answer)
+    other = FakeServer(answer)
     started = time.monotonic()
     assert list(connect(other.address, on_wait=said.append).jobs()) == []
     assert time.monotonic() - started > 1.9
@@ -470,18 +475,18 @@ def test_a_service_that_is_busy_is_asked_again_when_it_says(connect) -> None:
     other.close()
 
 
-# -- the contract of resumable uploads, kept by a small service that misbehaves on purpose ---------------------------
+# -- resumable uploads against a small server with deliberate faults --------------------------------------------------
 
 
 class TusContract:
-    """tus 1.0 with checksums and the state of an upload, as the service serves them; a `mischief` for each PATCH."""
+    """tus 1.0 with checksums and upload states, as the service implements them, with a `fault` for each PATCH."""
 
     def __init__(self) -> None:
         self.uploads: dict[str, bytearray] = {}
         self.length, self.names, self.patched = 0, [], 0
         self.final: str = "landed"
-        self.mischief: list[str] = []
-        self.other = Other(self.answer)
+        self.fault: list[str] = []
+        self.other = FakeServer(self.answer)
         self.address = self.other.address
 
     @property
@@ -503,16 +508,16 @@ class TusContract:
             return 200, {"Upload-Offset": str(len(arrived))}, b""
         if request.method == "GET":
             return 200, {}, json.dumps(self._state(arrived)).encode()
-        return self._patched(request, arrived)
+        return self._patch(request, arrived)
 
-    def _patched(self, request: "Request", arrived: bytearray) -> "Answer":
-        mischief = self.mischief.pop(0) if self.mischief else ""
-        if mischief == "gone":
+    def _patch(self, request: "Request", arrived: bytearray) -> "Answer":
+        fault = self.fault.pop(0) if self.fault else ""
+        if fault == "gone":
             self.uploads.clear()
             return 404, {}, refusal(404, "upload.unknown")
-        if mischief.isdigit():
-            return int(mischief), {}, refusal(int(mischief), "upload.later")
-        if mischief == "half":
+        if fault.isdigit():
+            return int(fault), {}, refusal(int(fault), "upload.later")
+        if fault == "half":
             arrived += request.body[: len(request.body) // 2]
             return None
         checksum = hashlib.sha256(request.body).digest()
@@ -522,7 +527,7 @@ class TusContract:
         arrived += request.body
         self.patched += len(request.body)
         headers = {"Upload-Offset": str(len(arrived))}
-        if mischief == "lost":
+        if fault == "lost":
             return None
         if len(arrived) < self.length:
             return 204, headers, b""
@@ -534,14 +539,14 @@ class TusContract:
         state = "arriving" if len(arrived) < self.length else self.final if self.final == "landed" else "failed"
         error = json.loads(refusal(422, self.final)) if state == "failed" else None
         slide = "s1" if state == "landed" else None
-        told = {"state": state, "bytes": len(arrived), "total_bytes": self.length, "slide": slide, "error": error}
-        return {"id": "u", "expires": None, **told}
+        values = {"state": state, "bytes": len(arrived), "total_bytes": self.length, "slide": slide, "error": error}
+        return {"id": "u", "expires": None, **values}
 
     def _slide(self) -> bytes:
-        told = {"id": "s1", "name": "n", "bytes": self.length, "sha256": hashlib.sha256(self.content).hexdigest()}
+        values = {"id": "s1", "name": "n", "bytes": self.length, "sha256": hashlib.sha256(self.content).hexdigest()}
         rest = dict.fromkeys(("mpp", "objective", "vendor"))
         more = {"width": 1, "height": 1, "levels": [], "warnings": [], "created": "2026-01-01T00:00:00Z"}
-        return json.dumps({**told, **rest, **more}).encode()
+        return json.dumps({**values, **rest, **more}).encode()
 
 
 @pytest.fixture
@@ -551,16 +556,16 @@ def tus() -> Iterator[TusContract]:
     contract.other.close()
 
 
-@pytest.mark.parametrize("mischief", ["half", "409", "423", "460", "503", "lost", "gone"])
-def test_a_resumable_upload_gets_over_what_goes_wrong(tus, connect, slide, tmp_path, mischief) -> None:
-    tus.mischief = ["", mischief] if mischief != "gone" else [mischief]
+@pytest.mark.parametrize("fault", ["half", "409", "423", "460", "503", "lost", "gone"])
+def test_a_resumable_upload_recovers_from_each_fault(tus, connect, slide, tmp_path, fault) -> None:
+    tus.fault = ["", fault] if fault != "gone" else [fault]
     assert connect(tus.address).upload(slide).id == "s1"
     assert tus.content == CONTENT
     assert tus.patched <= len(CONTENT)
     assert list((tmp_path / "state").iterdir()) == []
 
 
-def test_chunks_become_as_small_as_a_proxy_lets_through(tus, connect, slide) -> None:
+def test_chunks_shrink_to_the_limit_of_a_proxy(tus, connect, slide) -> None:
     sizes: list[int] = []
 
     def through_nginx(request: "Request") -> "Answer":
@@ -573,20 +578,20 @@ def test_chunks_become_as_small_as_a_proxy_lets_through(tus, connect, slide) -> 
     assert [size for size in sizes if size > 2**20] == [2**22, 2**21]
 
 
-def test_a_resumable_upload_is_continued_by_another_process(tus, connect, slide) -> None:
+def test_another_process_continues_a_resumable_upload(tus, connect, slide) -> None:
     def die(arrived: int, total: int) -> None:
         if arrived:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         connect(tus.address).upload(slide, on_progress=die)
-    told: list[int] = []
-    assert connect(tus.address).upload(slide, on_progress=lambda arrived, total: told.append(arrived)).id == "s1"
-    assert told[0] == 4 * 2**20
+    values: list[int] = []
+    assert connect(tus.address).upload(slide, on_progress=lambda arrived, total: values.append(arrived)).id == "s1"
+    assert values[0] == 4 * 2**20
     assert (tus.content, tus.patched, len(tus.names)) == (CONTENT, len(CONTENT), 1)
 
 
-def test_a_slide_that_has_changed_is_another_upload(tus, connect, slide) -> None:
+def test_a_changed_slide_starts_a_new_upload(tus, connect, slide) -> None:
     def die(arrived: int, total: int) -> None:
         if arrived:
             raise KeyboardInterrupt
@@ -598,7 +603,7 @@ def test_a_slide_that_has_changed_is_another_upload(tus, connect, slide) -> None
     assert (tus.content, len(tus.names)) == (CONTENT[::-1], 2)
 
 
-def test_a_slide_that_changes_while_it_is_sent_is_told(tus, connect, slide) -> None:
+def test_a_slide_that_changes_during_the_upload_is_an_error(tus, connect, slide) -> None:
     def change(arrived: int, total: int) -> None:
         if 0 < arrived < total:
             with slide.open("r+b") as file:
@@ -609,27 +614,27 @@ def test_a_slide_that_changes_while_it_is_sent_is_told(tus, connect, slide) -> N
         connect(tus.address).upload(slide, on_progress=change)
 
 
-def test_a_slide_that_the_service_has_otherwise_is_told(tus, connect, slide) -> None:
+def test_a_slide_that_differs_on_the_service_is_an_error(tus, connect, slide) -> None:
     def corrupt(request: "Request") -> "Answer":
         if request.path.startswith("/v1/slides/"):
             tus.uploads[next(reversed(tus.uploads))][0] ^= 1
         return tus.answer(request)
 
     tus.other.answer = corrupt
-    with pytest.raises(IntegrityError, match="not what lies here"):
+    with pytest.raises(IntegrityError, match="differs from the local file"):
         connect(tus.address).upload(slide)
 
 
-@pytest.mark.parametrize("mischief", ["", "lost"])
-def test_what_is_no_slide_is_refused_with_the_services_words(tus, connect, slide, tmp_path, mischief) -> None:
-    tus.final, tus.mischief = "slide.unreadable", ["", mischief]
+@pytest.mark.parametrize("fault", ["", "lost"])
+def test_a_refused_slide_raises_the_services_problem(tus, connect, slide, tmp_path, fault) -> None:
+    tus.final, tus.fault = "slide.unreadable", ["", fault]
     with pytest.raises(ServiceRefusedError) as refused:
         connect(tus.address).upload(slide)
     assert refused.value.problem.code == "slide.unreadable"
     assert list((tmp_path / "state").iterdir()) == []
 
 
-def test_a_slide_of_several_files_travels_as_one_tar(tus, connect, tmp_path) -> None:
+def test_a_slide_of_several_files_is_sent_as_one_tar(tus, connect, tmp_path) -> None:
     folder = tmp_path / "Fälle"
     (folder / "Müller" / "deep").mkdir(parents=True)
     (folder / "other").mkdir()
@@ -644,23 +649,23 @@ def test_a_slide_of_several_files_travels_as_one_tar(tus, connect, tmp_path) -> 
     assert found == contents
 
 
-def test_a_folder_of_dicom_is_one_parcel_and_the_same_every_time(tmp_path) -> None:
+def test_a_folder_of_dicom_is_one_tar_and_the_same_every_time(tmp_path) -> None:
     folder = tmp_path / "case 7"
     folder.mkdir()
     with pytest.raises(UnusableError, match=r"without \.dcm"):
-        parcel_of(folder)
+        open_source(folder)
     for number, size in enumerate((0, 511, 512, 513)):
         (folder / f"{number}.dcm").write_bytes(bytes([number]) * size)
     (folder / "notes.txt").write_text("of a patient")
-    parcel = parcel_of(folder)
-    whole = parcel.read(0, parcel.bytes + 1)
-    assert (parcel.name, len(whole)) == ("case 7.tar", parcel.bytes)
+    source = open_source(folder)
+    whole = source.read(0, source.bytes + 1)
+    assert (source.name, len(whole)) == ("case 7.tar", source.bytes)
     os.utime(folder / "1.dcm", (0, 0))
-    assert parcel_of(folder).read(0, parcel.bytes) == whole
+    assert open_source(folder).read(0, source.bytes) == whole
     chance = random.Random(0)
     for _ in range(50):
-        start, count = chance.randrange(parcel.bytes), chance.randrange(2000)
-        assert parcel.read(start, count) == whole[start : start + count]
+        start, count = chance.randrange(source.bytes), chance.randrange(2000)
+        assert source.read(start, count) == whole[start : start + count]
     with tarfile.open(fileobj=io.BytesIO(whole)) as tar:
         assert [(entry.name, entry.size, entry.mtime, entry.uid) for entry in tar] == [
             (f"{number}.dcm", size, 0, 0) for number, size in enumerate((0, 511, 512, 513))
@@ -676,8 +681,8 @@ Answer = tuple[int, dict[str, str], bytes] | None
 """Status, headers, body; None closes the connection without a word."""
 
 
-class Other:
-    """A server of a few lines, one connection a request."""
+class FakeServer:
+    """Minimal HTTP server, one request per connection."""
 
     def __init__(self, answer: Callable[[Request], Answer]) -> None:
         self.answer = answer

@@ -267,7 +267,7 @@ def test_doctor_reports_whether_the_service_is_safe_on_the_network(
     from slidelift.service.commands.diagnostics import _service
 
     def found() -> dict[str, tuple[bool, str]]:
-        return {one.subject: (one.ok, one.word) for one in _service()}
+        return {one.subject: (one.ok, one.detail) for one in _service()}
 
     monkeypatch.setenv("SLIDELIFT_DATA_DIR", str(tmp_path / "data"))
     assert list(found()) == ["data folder"]

@@ -1,16 +1,19 @@
-"""The plan covers everything once, whatever the size."""
+"""Choice of the source, and tilings that cover the source and the output exactly once."""
 
 import json
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slidelift.wsi.errors import PlanError
+from slidelift.wsi.errors import NoSuchLevelError, PixelSizeMissingError, PlanError, RegionError, RoiError
 from slidelift.wsi.geometry import Region, Size
+from slidelift.wsi.roi import Roi
 from slidelift.wsi.slide import Level, SlideInfo
-from slidelift.wsi.tiling import TilePlan, choose_level, is_close, source_region
+from slidelift.wsi.tiling import SourcePlan, TilePlan, choose_level, is_close, plan_source, source_region
 
 sides = st.integers(1, 5000)
 
@@ -84,7 +87,7 @@ def test_target_mpp_chooses_the_level_that_gives_it() -> None:
 
 
 def test_the_finest_level_within_the_tolerance_is_taken_not_the_nearest_value() -> None:
-    """0.499 µm per pixel as they are, not 0.5 from four times fewer pixels."""
+    """Level 0 at 0.499 µm per pixel is preferred to 0.5 from a level with a quarter of the pixels."""
     levels = tuple(Level(Size(4000 // d, 3000 // d), downsample) for d, downsample in ((1, 1.0), (2, 2.0), (4, 4.008)))
     info = SlideInfo("x.svs", "test", levels, (0.499, 0.499), 20, None)
     assert choose_level(info, (0.499, 0.499), (1, 2, 3, 4), 4, 0.5, None) == (0, 1)
@@ -122,13 +125,13 @@ def test_five_per_cent_are_within_five_per_cent(ends: float) -> None:
         assert not is_close(target * (1 + (ends - 1) * 1.001), target)
 
 
-def test_unreachable_target_names_what_can_be_had() -> None:
+def test_an_unreachable_target_lists_the_values_that_can_be_reached() -> None:
     with pytest.raises(PlanError, match=r"0\.0625, 0\.25"):
         choose_level(info_of((4000, 3000), (1000, 750)), (0.25, 0.25), (4,), 4, 0.1, None)
 
 
-def test_a_level_that_is_not_there_is_refused() -> None:
-    with pytest.raises(PlanError, match="levels 0 to 1"):
+def test_a_missing_level_is_refused() -> None:
+    with pytest.raises(NoSuchLevelError, match="levels 0 to 1"):
         choose_level(info_of((4000, 3000), (1000, 750)), (0.25, 0.25), (4,), 4, None, 2)
 
 
@@ -145,5 +148,42 @@ def test_scanned_bounds_are_the_default_region() -> None:
 
 @pytest.mark.parametrize("region", [Region(3999, 0, 2, 1), Region(0, 0, 0, 5), Region(-1, 0, 5, 5)])
 def test_a_region_outside_the_slide_is_refused(region: Region) -> None:
-    with pytest.raises(PlanError, match="inside"):
+    with pytest.raises(RegionError, match="inside"):
         source_region(info_of((4000, 3000)), 0, region)
+
+
+ROI = Roi((((((400.0, 800.0), (500.0, 800.0), (500.0, 840.0), (400.0, 800.0))),),))
+
+
+def test_plan_source_takes_the_whole_of_level_zero_by_default() -> None:
+    plan = plan_source(info_of((4000, 3000), (1000, 750)), (2, 4), 4, mpp=0.25)
+    assert plan == SourcePlan((0.25, 0.25), 0, 4, Region(0, 0, 4000, 3000))
+    assert plan.output == Size(16000, 12000)
+
+
+def test_plan_source_converts_region_and_roi_to_the_chosen_level() -> None:
+    info = info_of((4000, 3000), (1000, 750))
+    for area in ({"region": (400, 800, 100, 40)}, {"roi": ROI}):
+        plan = plan_source(info, (4,), 4, mpp=0.25, target_mpp=0.25, **area)
+        assert (plan.level, plan.region) == (1, Region(100, 200, 25, 10))
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"level": 2}, NoSuchLevelError),
+        ({"level": -1}, NoSuchLevelError),
+        ({"region": (3999, 0, 2, 1)}, RegionError),
+        ({"region": (0, 0, 0, 5)}, RegionError),
+        ({"region": (0, 0, 9, 9), "roi": ROI}, RoiError),
+        ({"roi": Roi((((((-9.0, -9.0), (-1.0, -9.0), (-1.0, -1.0), (-9.0, -9.0))),),))}, RoiError),
+        ({"target_mpp": 0.1}, PlanError),
+        ({"mpp": None}, PixelSizeMissingError),
+        ({"mpp": None, "level": 9, "region": (0, 0, 0, 0)}, NoSuchLevelError),
+    ],
+)
+def test_plan_source_refuses_what_does_not_fit_the_slide(options: dict[str, Any], error: type[Exception]) -> None:
+    info = replace(info_of((4000, 3000), (1000, 750)), mpp=None)
+    with pytest.raises(error) as caught:
+        plan_source(info, (4,), 4, **{"mpp": 0.25, **options})
+    assert type(caught.value) is error

@@ -1,4 +1,4 @@
-"""One function recommends a model: what it answers for slides of all kinds, and that it costs no torch."""
+"""Recommended model for slides of all kinds, without importing torch."""
 
 import subprocess
 import sys
@@ -39,41 +39,41 @@ def slide(mpp: float | None, downsamples: tuple[float, ...] = (1.0, 4.0, 16.0), 
     ],
 )
 def test_the_model_fits_the_slides_resolution_and_the_effort(mpp, effort, model):
-    found = recommend(slide(mpp), effort=effort)
-    assert (found.model, found.level, found.mpp) == (model, 0, pytest.approx(mpp / catalog()[model].default_scale))
-    assert model in found.reason
-    assert found.warnings == ()
+    answer = recommend(slide(mpp), effort=effort)
+    assert (answer.model, answer.level, answer.mpp) == (model, 0, pytest.approx(mpp / catalog()[model].default_scale))
+    assert model in answer.reason
+    assert answer.warnings == ()
 
 
 @pytest.mark.parametrize("mpp", [0.25, 0.23, 0.35])
-def test_a_slide_as_fine_as_the_result_would_be_has_little_to_gain(mpp):
-    """Also where a coarser level fits a model: its result is what level 0 has already."""
-    found = recommend(slide(mpp))
-    assert found.model is None
-    assert "already as fine as a model would make it: little to gain" in found.reason
+def test_a_slide_as_fine_as_a_result_would_be_has_little_to_gain(mpp):
+    """Also if a coarser level suits a model, since its result would equal level 0."""
+    answer = recommend(slide(mpp))
+    assert answer.model is None
+    assert "already as fine as a model would make it: little to gain" in answer.reason
 
 
-def test_a_wanted_resolution_that_the_slide_has_is_not_computed():
-    found = recommend(slide(0.25), target_mpp=0.25)
-    assert found.model is None
-    assert "as fine as the requested 0.25" in found.reason
+def test_no_model_for_a_target_resolution_that_the_slide_already_has():
+    answer = recommend(slide(0.25), target_mpp=0.25)
+    assert answer.model is None
+    assert "as fine as the requested 0.25" in answer.reason
 
 
-def test_the_finest_source_that_gives_the_wanted_resolution_is_taken():
-    """0.25 µm per pixel from 0.5 twice, not from 1.0 four times."""
-    found = recommend(slide(0.5, (1.0, 2.0, 8.0)), target_mpp=0.25)
-    assert (found.model, found.level, found.scale) == ("compact-x2", 0, 2)
+def test_the_finest_level_that_reaches_the_target_resolution_is_chosen():
+    """0.25 µm per pixel from 0.5 by x2, not from 1.0 by x4."""
+    answer = recommend(slide(0.5, (1.0, 2.0, 8.0)), target_mpp=0.25)
+    assert (answer.model, answer.level, answer.scale) == ("compact-x2", 0, 2)
 
 
-def test_a_wanted_resolution_out_of_reach_names_those_within():
-    found = recommend(slide(1.0, (1.0,)), target_mpp=0.33)
-    assert found.model is None
-    assert "within reach: 0.25, 0.5" in found.reason
+def test_an_unreachable_target_resolution_lists_the_reachable_ones():
+    answer = recommend(slide(1.0, (1.0,)), target_mpp=0.33)
+    assert answer.model is None
+    assert "within reach: 0.25, 0.5" in answer.reason
 
 
 def test_a_chosen_level_is_kept():
-    found = recommend(slide(0.5, (1.0, 4.0)), level=1)
-    assert found.model is None  # 2 µm per pixel times 4 is what level 0 has
+    answer = recommend(slide(0.5, (1.0, 4.0)), level=1)
+    assert answer.model is None  # 2 µm per pixel enlarged x4 equals level 0
     assert recommend(slide(0.5, (1.0, 2.0)), level=0).level == 0
 
 
@@ -81,17 +81,17 @@ def test_a_slide_coarser_than_any_training_gets_the_nearest_model():
     assert recommend(slide(3.0, (1.0,))).model == "compact-x4"
 
 
-def test_fluorescence_gets_no_model():
-    found = recommend(slide(0.5), is_dark=True)
-    assert found.model is None
-    assert "fluorescence" in found.reason
+def test_no_model_for_fluorescence():
+    answer = recommend(slide(0.5), is_dark=True)
+    assert answer.model is None
+    assert "fluorescence" in answer.reason
 
 
-def test_a_gpu_takes_the_small_network_for_nothing():
+def test_fast_equals_balanced_on_a_gpu():
     assert recommend(slide(1.0), effort=Effort.FAST, device="cuda").model == "compact-x4"
 
 
-def test_an_unknown_or_impossible_pixel_size_is_asked_for():
+def test_an_unknown_or_implausible_pixel_size_is_refused():
     with pytest.raises(PixelSizeMissingError):
         recommend(slide(None))
     with pytest.raises(PixelSizeImplausibleError):
@@ -99,7 +99,7 @@ def test_an_unknown_or_impossible_pixel_size_is_asked_for():
     assert recommend(slide(None), mpp=1.0).model == "compact-x4"
 
 
-def test_a_source_that_is_compressed_beyond_what_was_measured_is_warned_of():
+def test_a_source_compressed_more_strongly_than_measured_gets_a_warning():
     least = measured_qualities(catalog()["compact-x4"].gains)[0]
     within = recommend(slide(1.0, compression=Compression(Codec.JPEG, least, "4:2:0")))
     beyond = recommend(slide(1.0, compression=Compression(Codec.JPEG, least - 5, "4:2:0")))
@@ -110,23 +110,23 @@ def test_a_source_that_is_compressed_beyond_what_was_measured_is_warned_of():
 
 
 @pytest.mark.parametrize("compression", [None, Compression(Codec.JPEG_2000)])
-def test_a_compression_that_is_not_known_is_said(compression):
+def test_an_unknown_compression_gets_a_warning(compression):
     [warning] = recommend(slide(1.0, compression=compression)).warnings
     assert "not known" in warning
 
 
-def test_a_model_that_is_no_better_than_bicubic_at_the_slides_quality_is_not_offered():
+def test_a_model_no_better_than_bicubic_at_the_slides_quality_is_not_recommended():
     worse = replace(catalog()["compact-x4"], gains={"a set": {"none": 2.0, "Q70": 0.3, "Q30": -0.2}})
-    at = {
+    by_quality = {
         quality: recommend(slide(1.0, compression=Compression(Codec.JPEG, quality, "4:2:0")), cards=[worse])
         for quality in (30, 69, 70, 95)
     }
-    assert [at[quality].model for quality in at] == [None, None, "compact-x4", "compact-x4"]
-    assert "No model measured better than bicubic" in at[30].reason
-    assert "+0.30 dB" in at[95].reason  # by the next lower quality that was measured
+    assert [answer.model for answer in by_quality.values()] == [None, None, "compact-x4", "compact-x4"]
+    assert "No model measured better than bicubic" in by_quality[30].reason
+    assert "+0.30 dB" in by_quality[95].reason  # the next lower measured quality
 
 
-def test_the_best_is_what_measured_best_on_sources_compressed_as_the_slide_is():
+def test_best_is_the_model_that_measured_best_on_sources_compressed_like_the_slide():
     large = replace(catalog()["realesrgan-x4"], gains={"a": {"none": 1.6, "Q80": 0.28}})
     usual = replace(catalog()["compact-x4"], gains={"a": {"none": 1.4, "Q80": 0.32}})
     clean, compressed = slide(1.0), slide(1.0, compression=Compression(Codec.JPEG, 80, "4:2:0"))
@@ -156,24 +156,24 @@ def test_the_expectation_spans_the_sets():
     effort=st.sampled_from(Effort),
     quality=st.integers(1, 100),
 )
-def test_whatever_the_slide_the_answer_is_finer_than_it_and_no_interpolation(mpp, downsamples, target, effort, quality):
+def test_a_recommendation_is_a_network_and_finer_than_the_slide(mpp, downsamples, target, effort, quality):
     levels = [1.0]
     for step in downsamples:
         levels.append(levels[-1] * step)
     info = slide(mpp, tuple(levels), Compression(Codec.JPEG, quality, "4:2:0"))
-    found = recommend(info, target_mpp=target, effort=effort)
-    assert found.reason
-    if found.model is None:
-        assert (found.level, found.scale, found.mpp) == (None, None, None)
+    answer = recommend(info, target_mpp=target, effort=effort)
+    assert answer.reason
+    if answer.model is None:
+        assert (answer.level, answer.scale, answer.mpp) == (None, None, None)
         return
-    assert catalog()[found.model].kind is ModelKind.NETWORK
-    assert found.mpp < mpp
-    assert found.mpp == pytest.approx(mpp * levels[found.level] / found.scale)
+    assert catalog()[answer.model].kind is ModelKind.NETWORK
+    assert answer.mpp < mpp
+    assert answer.mpp == pytest.approx(mpp * levels[answer.level] / answer.scale)
     if target is not None:
-        assert abs(found.mpp / target - 1) <= 0.05
+        assert abs(answer.mpp / target - 1) <= 0.05
 
 
-def test_asking_costs_no_torch_and_no_decoder():
+def test_recommending_imports_no_torch_and_no_decoder():
     code = "import sys; import slidelift.service.pipeline.recommendation; print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert not {"torch", "openslide", "tifffile", "PIL"} & set(run.stdout.split())

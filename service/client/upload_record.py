@@ -1,7 +1,7 @@
-"""Where unfinished uploads lie, remembered between processes: one small file each below XDG_STATE_HOME.
+"""Records unfinished uploads in files below XDG_STATE_HOME, so that another process can continue them.
 
-A file is named by a hash of the service's address and the slide's path, size and time, so that a slide that has changed
-is another upload. What can't be written is not remembered: the upload itself goes on.
+A file is named by a hash of the service's address and the slide's path, size and modification time, so a changed slide
+starts a new upload. If a file can't be written, the upload continues without a record.
 """
 
 import contextlib
@@ -15,25 +15,25 @@ from slidelift.durable import write_atomically
 from slidelift.service.client.upload_source import UploadSource
 
 _KEPT_SECONDS = 30 * 86400
-"""Longer than a service keeps an upload that does not go on."""
+"""Longer than a service keeps an unfinished upload."""
 
 
-class Journal:
-    """What is remembered of one upload."""
+class UploadRecord:
+    """Record of one upload: its path on the service."""
 
-    def __init__(self, folder: Path, address: str, parcel: UploadSource) -> None:
-        key = "\n".join((address, parcel.name, parcel.mark))
+    def __init__(self, folder: Path, address: str, source: UploadSource) -> None:
+        key = "\n".join((address, source.name, source.version))
         self._file = folder / hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
 
-    def remembered(self) -> str | None:
-        """The path of an upload that was begun before."""
+    def load(self) -> str | None:
+        """The path of an upload that was begun earlier; None without one."""
         try:
             return self._file.read_text("utf-8").strip() or None
         except (OSError, ValueError):
             return None
 
-    def remember(self, upload: str) -> None:
-        """Note the path of an upload that has begun; what is too old goes."""
+    def save(self, upload: str) -> None:
+        """Record the path of an upload that has begun, and delete old records."""
         with contextlib.suppress(OSError):
             self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             for old in self._file.parent.iterdir():
@@ -41,13 +41,13 @@ class Journal:
                     old.unlink()
             write_atomically(self._file, upload.encode())
 
-    def forget(self) -> None:
-        """The upload has ended."""
+    def delete(self) -> None:
+        """Delete the record, after the upload has ended."""
         with contextlib.suppress(OSError):
             self._file.unlink(missing_ok=True)
 
 
-def folder_of(environment: Mapping[str, str] = os.environ) -> Path:
-    """Where programs keep such things (XDG Base Directory specification)."""
+def default_folder(environment: Mapping[str, str] = os.environ) -> Path:
+    """Folder of the records, by the XDG Base Directory specification."""
     home = environment.get("XDG_STATE_HOME", "")
     return (Path(home) if Path(home).is_absolute() else Path.home() / ".local" / "state") / "slidelift" / "uploads"

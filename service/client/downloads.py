@@ -1,4 +1,4 @@
-"""Results fetched whole or not at all: continued after a break, hashed, flushed, then renamed into place."""
+"""Downloads a result: continued after an interruption, verified by SHA-256, then renamed into place."""
 
 import contextlib
 import fcntl
@@ -18,7 +18,7 @@ from slidelift.service.client.errors import (
     UnreachableError,
     UnusableError,
 )
-from slidelift.service.client.uploading import OnBytes
+from slidelift.service.client.uploads import OnBytes
 from slidelift.service.client.values import JobResult
 
 _PIECE_BYTES = 2**20
@@ -27,20 +27,20 @@ _PIECE_BYTES = 2**20
 def download(
     connection: Connection, result: JobResult, path: Path, on_progress: OnBytes | None, *, overwrite: bool
 ) -> Path:
-    """Fetch a result; see `Client.download`."""
+    """Download a result; see `Client.download`."""
     check_free(path, overwrite=overwrite)
     part = path.with_name(f"{path.name}.part")
     with _locked(part) as file:
         is_continued = file.seek(0, os.SEEK_END) > 0
-        is_whole = _fetched(connection, result, file, on_progress)
-        if not is_whole and is_continued:  # what lay there may have been of another result
+        is_whole = _fetch(connection, result, file, on_progress)
+        if not is_whole and is_continued:  # the file may have begun as another result
             file.truncate(0)
-            is_whole = _fetched(connection, result, file, on_progress)
+            is_whole = _fetch(connection, result, file, on_progress)
         if not is_whole:
             part.unlink()
             raise IntegrityError(
-                f"{path.name}: what arrived does not have the SHA-256 that the service says, and was deleted; fetch it "
-                "again, and if that repeats look at what stands between here and the service"
+                f"{path.name}: the SHA-256 of the download differs from the service's, and the file was deleted; "
+                "download it again, and if the error repeats, check proxies between this machine and the service"
             )
         os.fsync(file.fileno())
         check_free(path, overwrite=overwrite)
@@ -50,16 +50,16 @@ def download(
 
 
 def check_free(path: Path, *, overwrite: bool) -> None:
-    """Raise UnusableError where a file can't be put."""
+    """Raise UnusableError if the folder is missing or the file exists."""
     if not path.absolute().parent.is_dir():
         raise UnusableError(f"{path.parent}: no such folder")
     if path.is_dir() or (path.exists() and not overwrite):
-        raise UnusableError(f"{path}: is there already; choose another name, or move it away")
+        raise UnusableError(f"{path} already exists; choose another name, or move the file away")
 
 
 @contextlib.contextmanager
 def _locked(part: Path) -> Iterator[BinaryIO]:
-    """Open what has arrived, for one process alone."""
+    """Open the partial file with an exclusive lock."""
     descriptor = os.open(part, os.O_RDWR | os.O_CREAT, 0o666)
     with os.fdopen(descriptor, "r+b") as file:
         try:
@@ -68,38 +68,38 @@ def _locked(part: Path) -> Iterator[BinaryIO]:
         except BlockingIOError:
             is_mine = False
         if not is_mine:
-            raise UnusableError(f"{part}: another process is fetching this; wait for it, or choose another name")
+            raise UnusableError(f"{part}: another process is downloading it; wait for that, or choose another name")
         yield file
 
 
-def _fetched(connection: Connection, result: JobResult, file: BinaryIO, on_progress: OnBytes | None) -> bool:
-    """Bring the file to its full length; returns whether its hash is the result's."""
-    arrived = _Arrived(file)
-    patience = connection.patience()
-    while arrived.bytes < result.bytes:
+def _fetch(connection: Connection, result: JobResult, file: BinaryIO, on_progress: OnBytes | None) -> bool:
+    """Download until the file has its full length; return whether its hash is the result's."""
+    received = _Received(file)
+    retry = connection.retry()
+    while received.bytes < result.bytes:
         headers = {"Accept-Encoding": "identity"}
-        if arrived.bytes:
-            headers |= {"Range": f"bytes={arrived.bytes}-", "If-Range": f'"{result.sha256}"'}
+        if received.bytes:
+            headers |= {"Range": f"bytes={received.bytes}-", "If-Range": f'"{result.sha256}"'}
         try:
             with connection.stream("GET", result.href, headers=headers) as answer:
-                if arrived.bytes and not _continues(answer, arrived.bytes):
+                if received.bytes and not _continues(answer, received.bytes):
                     file.truncate(0)
-                    arrived = _Arrived(file)
+                    received = _Received(file)
                 for piece in answer.iter_bytes():
-                    arrived.add(piece)
-                    patience.progressed()
+                    received.add(piece)
+                    retry.reset()
                     if on_progress:
-                        on_progress(arrived.bytes, result.bytes)
-            if arrived.bytes < result.bytes:
-                raise UnreachableError(f"{connection.address} ended its answer before the end of the file")
+                        on_progress(received.bytes, result.bytes)
+            if received.bytes < result.bytes:
+                raise UnreachableError(f"{connection.address} closed the connection before the end of the file")
         except ClientError as error:
-            patience.wait(error)
+            retry.wait(error)
     file.flush()
-    return arrived.bytes == result.bytes and arrived.hash.hexdigest() == result.sha256
+    return received.bytes == result.bytes and received.hash.hexdigest() == result.sha256
 
 
-class _Arrived:
-    """What of a file is there, and its hash."""
+class _Received:
+    """Number and hash of the bytes that a partial file holds."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.hash, self._file = hashlib.sha256(), file
@@ -115,9 +115,9 @@ class _Arrived:
 
 
 def _continues(answer: Answer, offset: int) -> bool:
-    """Whether the answer begins where the file ends; False where it is the whole again."""
+    """Whether the answer continues at the end of the file; False if it is the whole result."""
     if answer.status_code != HTTPStatus.PARTIAL_CONTENT:
         return False
     if not answer.headers.get("content-range", "").startswith(f"bytes {offset}-"):
-        raise UnexpectedAnswerError("the service sent another part of the file than it was asked for")
+        raise UnexpectedAnswerError("the service sent another part of the file than requested")
     return True
