@@ -1,4 +1,4 @@
-"""Exceptions of the three packages -> Problems: the one such table."""
+"""Conversion of exceptions to Problems."""
 
 import errno
 
@@ -31,7 +31,7 @@ _CODES: tuple[tuple[type[Exception], str], ...] = (
 
 
 def describe(error: Exception) -> Problem:
-    """What to tell the user of `error`; an exception of no package is an internal error."""
+    """Return the Problem of an exception; one of no package is an internal error."""
     if isinstance(error, ServiceError):
         return error.problem
     for kind, code in _CODES:

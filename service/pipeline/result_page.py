@@ -20,7 +20,7 @@ from slidelift.wsi.geometry import Region
 from slidelift.wsi.slide import Pixels
 
 THUMBNAIL = 500
-"""Pixels of the longer side of the thumbnails."""
+"""Longer side of the thumbnails in pixels."""
 _MAP = 480
 _MOST_BAD = 200
 _MARKS: dict[TileMark, tuple[str, tuple[int, int, int]]] = {
@@ -35,7 +35,7 @@ _MARKS: dict[TileMark, tuple[str, tuple[int, int, int]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Crops:
-    """A square of one tile, three times: the source, its bicubic enlargement, and the result.
+    """A square of one tile: the source, its bicubic enlargement, and the result.
 
     `place` is in pixels of the result; `rmse` is the whole tile's.
     """
@@ -56,7 +56,7 @@ class PageImages:
     Attributes
     ----------
     before
-        None where the source has no level small enough.
+        Thumbnail of the source; None where no level is small enough.
     map
         As `service.pipeline.report_builder.ReportBuilder.map`.
     consistency
@@ -73,7 +73,7 @@ class PageImages:
 
 
 def result_page(report: Report, images: PageImages) -> str:
-    """The report as an HTML document."""
+    """Render the report as an HTML document."""
     output, tiles, model = report.output, report.tiles, report.model
     parts = [
         _summary(report.summary, few=tiles.few_enhanced),
@@ -101,7 +101,7 @@ def _summary(words: str, *, few: bool) -> str:
 
 
 def _chosen(model: ModelReport) -> str:
-    """Why this model, and what it may be expected to gain."""
+    """Why this model was chosen, or what gain to expect of it."""
     if model.chosen_because:
         return f"Recommended: {model.chosen_because}"
     return f"On such sources: {model.expectation}." if model.expectation else ""
@@ -282,6 +282,6 @@ def _region(values: Sequence[int]) -> str:
 
 
 def _drawn(cells: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Each tile as a square, so that the longer side has about `_MAP` pixels."""
+    """Draw each tile as a square, so that the longer side has about `_MAP` pixels."""
     side = max(1, _MAP // max(cells.shape[:2]))
     return cells.repeat(side, axis=0).repeat(side, axis=1)

@@ -1,4 +1,4 @@
-"""One slide, from the request to the verified file: what the command line, the worker and Python all call."""
+"""Upscaling of one slide, from the request to the verified file."""
 
 import os
 import time
@@ -37,12 +37,12 @@ from slidelift.wsi.writers.read_back import read_back
 from slidelift.wsi.writers.segment import Entry, Segment
 from slidelift.wsi.writers.table import OutputFormat, format_of
 
-Tell = Callable[[Progress], None]
+OnProgress = Callable[[Progress], None]
 
 
 @dataclass(frozen=True, slots=True)
-class _Made:
-    """All stripes' segments, in order; how many an earlier run had made."""
+class _MadeStripes:
+    """Segments of all stripes, in order; `resumed` of them are an earlier run's."""
 
     segments: tuple[Segment, ...]
     resumed: int
@@ -50,20 +50,20 @@ class _Made:
 
 
 def upscale(
-    request: UpscaleRequest, on_progress: Tell = lambda _progress: None, cancel: CancelToken | None = None
+    request: UpscaleRequest, on_progress: OnProgress = lambda _progress: None, cancel: CancelToken | None = None
 ) -> Report:
     """Upscale one slide and return the report.
 
-    The output appears under its name only when it is whole and has been read back; beside it, and just before it,
-    its page (``.report.html``) and its tissue (``.tissue.geojson``). An interrupted call leaves its
-    finished stripes in a hidden folder beside the output; the same call goes on from there.
+    The output appears under its name only when it is whole and was read back; just before it its page
+    (``.report.html``) and its tissue outlines (``.tissue.geojson``) appear beside it. An interrupted call leaves its
+    finished stripes in a hidden folder beside the output, and the same call continues from there.
 
     Parameters
     ----------
     on_progress
         Called from this thread at every batch.
     cancel
-        Looked at between batches.
+        Checked between batches.
 
     Returns
     -------
@@ -73,7 +73,7 @@ def upscale(
     Raises
     ------
     WsiError, ModelError, ServiceError
-        As their packages say. A failure that the same request would meet again leaves nothing behind.
+        See the packages' `errors` modules. A failure that would repeat itself leaves nothing behind.
     """
     cancel = cancel or CancelToken()
     started = time.monotonic()
@@ -114,14 +114,14 @@ def upscale(
 
 
 def with_model(request: UpscaleRequest, reader: SlideReader) -> UpscaleRequest:
-    """The request with the recommended model and level in the place of "auto".
+    """Replace the model "auto" by the recommended model and level.
 
     Raises
     ------
     ServiceError
-        request.little-to-gain: no model is worth its time on this slide.
+        request.little-to-gain: no model is recommended for this slide.
     PixelSizeMissingError, PixelSizeImplausibleError
-        The slide's µm per pixel is not known, and the request does not give it.
+        The slide's µm per pixel is unknown, and the request does not give it.
     """
     if request.model != AUTO:
         return request
@@ -146,7 +146,7 @@ def with_model(request: UpscaleRequest, reader: SlideReader) -> UpscaleRequest:
 
 
 def _executor(
-    request: UpscaleRequest, stack: ExitStack, cancel: CancelToken, still_waits: Callable[[], None]
+    request: UpscaleRequest, stack: ExitStack, cancel: CancelToken, on_wait: Callable[[], None]
 ) -> StripeExecutor:
     if request.scheduler is None:
         return LocalExecutor(cancel)
@@ -156,14 +156,14 @@ def _executor(
         raise ServiceError(
             problem("cluster.not-installed", f"{error.name} is not installed here: pip install 'slidelift[cluster]'")
         ) from error
-    return stack.enter_context(ClusterExecutor(request.scheduler, cancel, still_waits))
+    return stack.enter_context(ClusterExecutor(request.scheduler, cancel, on_wait))
 
 
 @contextmanager
 def _kept_if_continuable(workspace: Workspace) -> Iterator[None]:
-    """Finished stripes outlive a crash, a cancel, a full disk or memory; not what would fail the same way again.
+    """Keep finished stripes after a crash, a cancellation or a full disk, but not after errors that would repeat.
 
-    What fails before this request's own work has begun leaves an earlier request's stripes as they are.
+    An error before this request's own work has begun leaves an earlier request's stripes unchanged.
     """
     try:
         yield
@@ -188,7 +188,7 @@ def _kept_if_continuable(workspace: Workspace) -> Iterator[None]:
 
 
 def _refuse_output(request: UpscaleRequest, output_format: OutputFormat) -> None:
-    """Raise where the result or a companion can't take its name, or would replace what this program did not make."""
+    """Raise if the result or a companion can't take its name, or would replace a file of another origin."""
     output = request.output
     refuse_long_names(output)
     refuse_inputs(output, _inputs(request))
@@ -215,7 +215,7 @@ def _refuse_output(request: UpscaleRequest, output_format: OutputFormat) -> None
 
 
 def _publish(request: UpscaleRequest, output_format: OutputFormat, workspace: Workspace) -> None:
-    """Give everything its name, unless something came to lie there during the work, which then is kept."""
+    """Publish the result and its companions; a file that appeared there meanwhile is not replaced."""
     try:
         _refuse_output(request, output_format)
     except ServiceError:
@@ -225,13 +225,15 @@ def _publish(request: UpscaleRequest, output_format: OutputFormat, workspace: Wo
 
 
 def _inputs(request: UpscaleRequest) -> dict[Path, str]:
-    """What is read for a request, and what messages call it."""
+    """Return the files that a request reads, and how messages call each."""
     slide, model = request.slide, Path(request.model)
     files = dict.fromkeys(companion_files(slide), "a part of the slide") if slide.exists() else {}
     return {model: "the file of weights", **files, slide: "the slide"}
 
 
-def _make_stripes(job: Prepared, workspace: Workspace, executor: StripeExecutor, on_progress: Tell) -> _Made:
+def _make_stripes(
+    job: Prepared, workspace: Workspace, executor: StripeExecutor, on_progress: OnProgress
+) -> _MadeStripes:
     plan = job.plan
     mark_bad = job.request.on_bad_tile is BadTilePolicy.MARK
     settings = StripeSettings(plan, job.format.name, job.request.quality, mark_bad)
@@ -252,18 +254,18 @@ def _make_stripes(job: Prepared, workspace: Workspace, executor: StripeExecutor,
     missing = [stripe for stripe in plan.stripes() if found[stripe.number] is None]
     executor.make(job.request, job.reader, settings, missing, workspace, advance)
     segments = (found[stripe.number] or Segment(workspace.segment_path(stripe.number)) for stripe in plan.stripes())
-    return _Made(tuple(segments), sum(segment is not None for segment in found.values()), clock)
+    return _MadeStripes(tuple(segments), sum(segment is not None for segment in found.values()), clock)
 
 
 def _finish(
     job: Prepared,
     workspace: Workspace,
-    made: _Made,
+    made: _MadeStripes,
     bad: Sequence[BadTileReport],
-    on_progress: Tell,
+    on_progress: OnProgress,
     cancel: CancelToken,
 ) -> None:
-    """Join, and read back."""
+    """Join the stripes, and verify the result."""
     plan, facts, quality = job.plan, job.facts, job.request.quality
     on_progress(made.clock.snapshot(Stage.JOINING))
     in_stripe = levels_in_stripe(plan.stripe_height, len(facts.sizes))
@@ -294,5 +296,5 @@ def _finish(
 
 
 def _tile_bytes(segments: Iterable[Segment]) -> int:
-    """What the tiles take that a join copies into the result."""
+    """Bytes of the tiles that the join copies into the result."""
     return sum(int(segment.index["size"].sum()) for segment in segments)

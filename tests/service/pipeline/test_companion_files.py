@@ -371,7 +371,7 @@ def test_a_roi_over_the_slides_edge_is_cut_off_there_with_a_word(tmp_path, write
 
 def test_a_roi_beside_the_slide_or_beside_a_region_is_refused(tmp_path, write_png) -> None:
     request = UpscaleRequest(write_png(300, 300), tmp_path / "o.ome.tiff", model="bicubic", mpp=1.0)
-    with pytest.raises(RoiError, match=r"x 300 to 900, y 20 to 700\) lies beside the slide's 300x300"):
+    with pytest.raises(RoiError, match=r"x 300 to 900, y 20 to 700\) lies outside the slide's 300x300"):
         upscale(replace(request, roi=Roi.from_geojson(TRIANGLE)))
     with pytest.raises(ServiceError) as caught:
         replace(request, roi=Roi.from_geojson(TRIANGLE), region=(0, 0, 10, 10))

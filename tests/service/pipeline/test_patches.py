@@ -15,8 +15,8 @@ from PIL import Image
 from slidelift.service.cli import main
 from slidelift.service.errors import ServiceError
 from slidelift.service.pipeline import patches
-from slidelift.service.pipeline.calibrate import Spread, calibration, entropies
-from slidelift.service.pipeline.patch_folder import PatchFolder, PatchWishes
+from slidelift.service.pipeline.calibrate import Entropies, calibration, measure_entropies
+from slidelift.service.pipeline.patch_folder import PatchFolder, PatchOptions
 from slidelift.service.pipeline.patches import cut_patches, plan_grid, read_resampled
 from slidelift.wsi.errors import PlanError, TileReadError
 from slidelift.wsi.geometry import Region, Size
@@ -26,10 +26,10 @@ from slidelift.wsi.tissue import grey_levels
 GLASS = 243
 
 
-def cut(slide: Path, out: Path, **wishes: object) -> dict:
-    asked = PatchWishes(**{"mpp": 0.5, "size": 128, "entropy": 3.0, **wishes})
-    with PatchFolder(out, asked) as folder:
-        return cut_patches(slide, asked, folder, lambda _done, _total: None)
+def cut(slide: Path, out: Path, **given: object) -> dict:
+    options = PatchOptions(**{"mpp": 0.5, "size": 128, "entropy": 3.0, **given})
+    with PatchFolder(out, options) as folder:
+        return cut_patches(slide, options, folder, lambda _done, _total: None)
 
 
 def index(folder: Path) -> dict:
@@ -103,7 +103,7 @@ def test_levels_are_never_enlarged_by_more_than_two_percent(wanted, level) -> No
 def test_a_slide_that_is_coarser_than_asked_or_too_small_is_refused_with_a_word() -> None:
     with pytest.raises(PlanError, match=r"some.svs: .*coarser.*--mpp 0.25"):
         plan_grid(info(1.0), (0.25, 0.25), 0.24, 64)
-    with pytest.raises(PlanError, match=r"some.svs: not one patch .*--size"):
+    with pytest.raises(PlanError, match=r"some.svs: no patch .*--size"):
         plan_grid(info(1.0), (0.25, 0.25), 0.25, 4001)
 
 
@@ -293,7 +293,7 @@ def test_an_unknown_pixel_size_names_the_flag_that_gives_it(write_png, tmp_path)
 
 
 def test_the_suggested_threshold_is_numpys_percentile_and_keeps_that_share() -> None:
-    spreads = [Spread("a.png", (6.0, 7.0, 4.0)), Spread("b.png", (7.5, 6.5, 5.0, 5.5, 7.25, 6.75, 3.0))]
+    spreads = [Entropies("a.png", (6.0, 7.0, 4.0)), Entropies("b.png", (7.5, 6.5, 5.0, 5.5, 7.25, 6.75, 3.0))]
     found = calibration(spreads, 0.8)
     bits = np.array(sorted((*spreads[0].bits, *spreads[1].bits)))
     assert found["threshold"] == bits[1] == np.percentile(bits, 20, method="lower")  # 0.2 of 9 intervals: index 1.8
@@ -305,8 +305,8 @@ def test_the_suggested_threshold_is_numpys_percentile_and_keeps_that_share() -> 
 
 def test_images_are_cut_into_whole_patches_after_the_reduction(write_png) -> None:
     slide = write_png(600, 300)
-    assert len(entropies(slide, 64).bits) == 9 * 4
-    (small,) = entropies(slide, 256, reduce=2).bits
+    assert len(measure_entropies(slide, 64).bits) == 9 * 4
+    (small,) = measure_entropies(slide, 256, reduce=2).bits
     reduced = Image.open(slide).resize((300, 150), Image.Resampling.BICUBIC)
     assert small == pytest.approx(skimage.measure.shannon_entropy(np.asarray(reduced.convert("L"))[:, :256]))
 
@@ -314,7 +314,7 @@ def test_images_are_cut_into_whole_patches_after_the_reduction(write_png) -> Non
 def test_sun_et_al_s_seven_bits_keep_almost_nothing_of_tnbc(data) -> None:
     """The figures of docs/decisions/entropy.md: 1 of 37 training patches and none of 13 held-out ones."""
     for folder, names, kept in (("train", "tnbc-*", 1), ("eval/tnbc", "*", 0)):
-        spreads = [entropies(image, 256, reduce=4) for image in sorted((data / folder).glob(names))]
+        spreads = [measure_entropies(image, 256, reduce=4) for image in sorted((data / folder).glob(names))]
         found = calibration(spreads, 0.95)
         assert found["kept"]["7"] * found["all"]["patches"] == pytest.approx(kept)
 
