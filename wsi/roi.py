@@ -234,9 +234,9 @@ def _touched(edges: Iterable[tuple[Point, Point]], tile: int, size: Size) -> Ite
             middle = (top + bottom) / 2
             if y1 <= middle < y2:
                 crossings.setdefault(row, []).append(_x_at(x1, y1, x2, y2, middle))
-    for row, found in crossings.items():
-        found.sort()
-        for enter, leave in zip(found[::2], found[1::2], strict=True):
+    for row, at_middle in crossings.items():
+        at_middle.sort()
+        for enter, leave in zip(at_middle[::2], at_middle[1::2], strict=True):
             start, stop = _columns_before(enter, tile, size.width), _columns_before(leave, tile, size.width)
             yield from ((row, column) for column in range(start, stop))
 

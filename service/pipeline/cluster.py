@@ -283,7 +283,7 @@ class ClusterExecutor:
         time.sleep(_POLL_SECONDS)
 
     def _unreachable(self, missing: str) -> ServiceError:
-        detail = f"{self._address}: {missing} for {self._patience:g} s; start it, then ask again"
+        detail = f"{self._address}: {missing} for {self._patience:g} s; start it, then try again"
         return ServiceError(problem("cluster.unreachable", detail))
 
     def _disconnect(self) -> None:
@@ -340,7 +340,7 @@ def _failure(error: BaseException | None, work: str) -> ServiceError:
             problem(
                 "runner.crashed",
                 f"{work}: the workers that tried died, {error.allowed_failures + 1} of them; the slide may be damaged, "
-                "or memory has run out; asking again continues from the finished stripes",
+                "or memory ran out; the same job continues from the finished stripes",
             )
         )
     return ServiceError(

@@ -132,7 +132,7 @@ def _make_segment(task: ClusterTask, number: int, upscaler: PatchUpscaler) -> No
     except OSError as error:
         raise ServiceError(problem("cluster.workers", f"{here} can't read {slide}: {error.strerror}")) from error
     if not is_same:
-        raise ServiceError(problem("cluster.workers", f"{here} sees another {slide} than was asked for"))
+        raise ServiceError(problem("cluster.workers", f"{here} sees other files at {slide} than the job's own machine"))
     cancel = _MarkerToken(task)
     if cancel.is_set:
         raise ServiceError(_invisible_folder(folder))

@@ -38,12 +38,12 @@ def describe(error: Exception) -> Problem:
         if isinstance(error, kind):
             return problem(code, str(error))
     if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return problem("storage.full", "the disk is full; make space, then ask again")
+        return problem("storage.full", "the disk is full; make space, then try again")
     if isinstance(error, OSError) and error.errno == errno.EFBIG:
         said = "a file grew larger than its file system takes (FAT32: 4 GiB) or than `ulimit -f` allows"
         return problem("storage.unusable", f"{said}; write to another disk, or raise the limit")
     if isinstance(error, OSError) and error.filename is not None:
         return problem("storage.unusable", f"{error.filename}: {error.strerror}")
     if isinstance(error, MemoryError):
-        return problem("device.out-of-memory", f"more memory was asked for than this process may hold ({error})")
+        return problem("device.out-of-memory", f"the process needs more memory than its limit allows ({error})")
     return problem("internal", f"{type(error).__name__}: {error}")

@@ -138,9 +138,10 @@ def read_resampled(
     reach = math.ceil(2 * max(1.0, width / size.width, height / size.height)) + 1
     whole = Region(0, 0, reader.info.levels[level].size.width, reader.info.levels[level].size.height)
     wide, high = math.ceil(width - _ROUNDING) + 2 * reach, math.ceil(height - _ROUNDING) + 2 * reach
-    seen = Region(x - reach, y - reach, wide, high).intersect(whole)
-    box = (x - seen.x, y - seen.y, min(x - seen.x + width, seen.width), min(y - seen.y + height, seen.height))
-    picture = Image.fromarray(np.ascontiguousarray(reader.read(level, seen)))
+    source = Region(x - reach, y - reach, wide, high).intersect(whole)
+    left, top = x - source.x, y - source.y
+    box = (left, top, min(left + width, source.width), min(top + height, source.height))
+    picture = Image.fromarray(np.ascontiguousarray(reader.read(level, source)))
     return np.asarray(picture.resize((size.width, size.height), Image.Resampling.BICUBIC, box=box))
 
 

@@ -160,16 +160,17 @@ def _map(rows: Sequence[str]) -> str:
     return f'<ul class="legend">{"".join(items)}</ul><div class="framed">{shown}</div>'
 
 
-def _consistency(found: ConsistencyReport | None, grid: NDArray[np.float64]) -> str:
-    if found is None:
+def _consistency(consistency: ConsistencyReport | None, grid: NDArray[np.float64]) -> str:
+    if consistency is None:
         return "<h3>Downscale-consistency</h3><p>No tile went through the model.</p>"
-    worst, greatest = found.worst, max(float(np.nanmax(grid)), 1e-6)
+    worst, greatest = consistency.worst, max(float(np.nanmax(grid)), 1e-6)
+    mean, median, p95 = consistency.mean, consistency.median, consistency.p95
     x, y, width, height = worst.output_region
-    alt = f"map of consistency: median {found.median:.2f}, greatest {worst.rmse:.2f} grey levels"
+    alt = f"map of consistency: median {median:.2f}, greatest {worst.rmse:.2f} grey levels"
     return (
-        f"<h3>Downscale-consistency</h3><p>{escape(found.explanation)}</p>"
-        f"<p>{found.measured:,} tiles: mean {found.mean:.2f}, median {found.median:.2f}, 95 % of them under "
-        f"{found.p95:.2f}, worst {worst.rmse:.2f} (row {worst.row}, column {worst.column}; x {x}, y {y}, "
+        f"<h3>Downscale-consistency</h3><p>{escape(consistency.explanation)}</p>"
+        f"<p>{consistency.measured:,} tiles: mean {mean:.2f}, median {median:.2f}, 95 % of them under {p95:.2f}, "
+        f"worst {worst.rmse:.2f} (row {worst.row}, column {worst.column}; x {x}, y {y}, "
         f"{width} x {height} px of the result).</p>{heat_scale(greatest, 'grey levels')}"
         f'<div class="framed">{picture(_drawn(heat(grid, greatest)), alt, "light grey: not through the model")}</div>'
     )
@@ -193,9 +194,9 @@ def _bad(bad: Sequence[BadTileReport]) -> str:
     if not bad:
         return "<h3>Bad tiles</h3><p>None: every tile was read and computed as planned.</p>"
     rows = "".join(
-        f'<tr><th scope="row">{one.row}, {one.column}</th><td>{_region(one.region)}</td>'
-        f"<td>{_region(one.affected)}</td><td>{escape(one.cause)}; {escape(one.remedy)}</td></tr>"
-        for one in bad[:_MOST_BAD]
+        f'<tr><th scope="row">{tile.row}, {tile.column}</th><td>{_region(tile.region)}</td>'
+        f"<td>{_region(tile.affected)}</td><td>{escape(tile.cause)}; {escape(tile.remedy)}</td></tr>"
+        for tile in bad[:_MOST_BAD]
     )
     more = f"<p>And {len(bad) - _MOST_BAD:,} more, in the report as JSON.</p>" if len(bad) > _MOST_BAD else ""
     return (

@@ -97,16 +97,9 @@ def upscale(
             job = prepare(request, reader, output_format, workspace, executor)
             cancel.raise_if_cancelled()
             made = _make_stripes(job, workspace, executor, tell)
-            records = tuple(StripeRecord.of(segment) for segment in made.segments)
-            builder = ReportBuilder(job, records, made.resumed)
-            _finish(job, workspace, made, builder.bad_tiles, tell, cancel)
-
-            def keep_alive() -> None:
-                cancel.raise_if_cancelled()
-                tell(made.clock.snapshot(Stage.VERIFYING))
-
-            busy = made.clock.snapshot(Stage.JOINING).device_busy
-            report = builder.build(workspace.result, busy, watch, started, keep_alive)
+            builder = ReportBuilder(job, tuple(map(StripeRecord.of, made.segments)), made.resumed)
+            _join_and_verify(job, workspace, made, builder.bad_tiles, tell, cancel)
+            report = _report(builder, workspace, made.clock, watch, started, tell, cancel)
             write_companions(workspace, builder, report)
             cancel.raise_if_cancelled()
             _publish(request, output_format, workspace)
@@ -129,7 +122,7 @@ def with_model(request: UpscaleRequest, reader: SlideReader) -> UpscaleRequest:
 
     info = reader.info
     device = request.device if request.scheduler else choose_device(request.device).type
-    found = recommend(
+    recommended = recommend(
         info,
         mpp=request.mpp,
         target_mpp=request.target_mpp,
@@ -138,11 +131,11 @@ def with_model(request: UpscaleRequest, reader: SlideReader) -> UpscaleRequest:
         device=device,
         is_dark=samples_dark(reader, 0, Region(0, 0, info.size.width, info.size.height)),
     )
-    if found.model is None:
+    if recommended.model is None:
         raise ServiceError(
-            problem("request.little-to-gain", f"{info.name}: {found.reason} Name a model to run it anyway")
+            problem("request.little-to-gain", f"{info.name}: {recommended.reason} Name a model to run it anyway")
         )
-    return replace(request, model=found.model, level=found.level, chosen_because=found.reason)
+    return replace(request, model=recommended.model, level=recommended.level, chosen_because=recommended.reason)
 
 
 def _executor(
@@ -238,12 +231,12 @@ def _make_stripes(
     mark_bad = job.request.on_bad_tile is BadTilePolicy.MARK
     settings = StripeSettings(plan, job.format.name, job.request.quality, mark_bad)
 
-    def finished(stripe: Stripe) -> Segment | None:
+    def finished_segment(stripe: Stripe) -> Segment | None:
         return workspace.finished_segment(stripe.number, lambda segment: require_finished(segment, settings, stripe))
 
-    found = {stripe.number: finished(stripe) for stripe in plan.stripes()}
+    finished = {stripe.number: finished_segment(stripe) for stripe in plan.stripes()}
     whole = Tally(plan.rows * plan.columns, maybe_tissue_count(plan.mask))
-    resumed = sum((segment_tally(segment) for segment in found.values() if segment), Tally())
+    resumed = sum((segment_tally(segment) for segment in finished.values() if segment), Tally())
     on_progress(TileClock(whole, resumed).snapshot(Stage.UPSCALING))
     clock = TileClock(whole, resumed, executor.trial(plan, whole.passed - resumed.passed))
 
@@ -251,13 +244,13 @@ def _make_stripes(
         clock.advance(tiles, busy_seconds)
         on_progress(clock.snapshot(Stage.UPSCALING))
 
-    missing = [stripe for stripe in plan.stripes() if found[stripe.number] is None]
+    missing = [stripe for stripe in plan.stripes() if finished[stripe.number] is None]
     executor.make(job.request, job.reader, settings, missing, workspace, advance)
-    segments = (found[stripe.number] or Segment(workspace.segment_path(stripe.number)) for stripe in plan.stripes())
-    return _MadeStripes(tuple(segments), sum(segment is not None for segment in found.values()), clock)
+    segments = (finished[stripe.number] or Segment(workspace.segment_path(stripe.number)) for stripe in plan.stripes())
+    return _MadeStripes(tuple(segments), sum(segment is not None for segment in finished.values()), clock)
 
 
-def _finish(
+def _join_and_verify(
     job: Prepared,
     workspace: Workspace,
     made: _MadeStripes,
@@ -265,7 +258,6 @@ def _finish(
     on_progress: OnProgress,
     cancel: CancelToken,
 ) -> None:
-    """Join the stripes, and verify the result."""
     plan, facts, quality = job.plan, job.facts, job.request.quality
     on_progress(made.clock.snapshot(Stage.JOINING))
     in_stripe = levels_in_stripe(plan.stripe_height, len(facts.sizes))
@@ -289,10 +281,26 @@ def _finish(
     made.clock.advance(Tally(bytes_written=_tile_bytes([*made.segments, *([top_levels] if top_levels else [])])), 0.0)
     on_progress(made.clock.snapshot(Stage.VERIFYING))
     read_back(workspace.result, job.format, levels(Stage.VERIFYING), quality)
-    skip = tuple(Region(*one.region) for one in bad)
+    skip = tuple(Region(*tile.region) for tile in bad)
     seed = int(job.provenance.identity[:8], 16)
     verify(workspace.result, job.format.name, facts, quality, Source(job.reader, plan, skip), seed)
     cancel.raise_if_cancelled()
+
+
+def _report(
+    builder: ReportBuilder,
+    workspace: Workspace,
+    clock: TileClock,
+    watch: Stopwatch,
+    started: float,
+    on_progress: OnProgress,
+    cancel: CancelToken,
+) -> Report:
+    def between() -> None:
+        cancel.raise_if_cancelled()
+        on_progress(clock.snapshot(Stage.VERIFYING))
+
+    return builder.build(workspace.result, clock.snapshot(Stage.JOINING).device_busy, watch, started, between)
 
 
 def _tile_bytes(segments: Iterable[Segment]) -> int:
