@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -208,10 +208,10 @@ class Worker:
         return Outcome(JobState.SUCCEEDED, result=result, warnings=report.warnings)
 
     def _left_by_another(self, attempt: _Attempt, output: Path) -> tuple[Report, Result] | None:
-        """The report and the result that an earlier attempt had finished and not packed; None where there is none.
+        """Return the report and result that an earlier attempt finished but did not pack, or None.
 
-        The pipeline's output appears whole, the report after it: a lone output is one whose report was lost with its
-        process. Neither that nor an output that has changed since (a power cut can do that) is used.
+        The pipeline's output appears whole, and the report after it. An output without a report, or one that changed
+        since its report was made (a power cut can do that), is removed.
         """
         report = self._storage.read_report(attempt.job)
         if report is not None and output.exists():
@@ -416,13 +416,13 @@ def _seal(output: Path, report: Report, attempt: _Attempt) -> Result:
     return Result(file.name, size, sha256)
 
 
-def _without_paths(said: Any, source: Path, output: Path, slide: Slide) -> Any:
-    """Replace this machine's paths in a report or a message; a client has no use for them."""
-    if isinstance(said, str):
-        said = under_its_name(said, source, f"slide {slide.id}")
-        return said.replace(str(output), output.name).replace(f"{output.parent}{os.sep}", "")
-    if isinstance(said, Mapping):
-        return {key: _without_paths(value, source, output, slide) for key, value in said.items()}
-    if isinstance(said, (list, tuple)):
-        return [_without_paths(value, source, output, slide) for value in said]
-    return said
+def _without_paths(value: Any, source: Path, output: Path, slide: Slide) -> Any:
+    """Replace this machine's paths in a report or a message."""
+    if isinstance(value, str):
+        text = under_its_name(value, source, f"slide {slide.id}")
+        return text.replace(str(output), output.name).replace(f"{output.parent}{os.sep}", "")
+    if isinstance(value, dict):
+        return {key: _without_paths(member, source, output, slide) for key, member in value.items()}
+    if isinstance(value, list):
+        return [_without_paths(item, source, output, slide) for item in value]
+    return value

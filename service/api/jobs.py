@@ -208,7 +208,7 @@ def delete_result(job: JobId, context: InContext, caller: InCaller) -> None:
     summary="Report of a job",
 )
 def report(job: JobId, context: InContext, caller: InCaller) -> Response:
-    """Tell how the result was made: plan, model, timings, warnings, marked tiles."""
+    """Return how the result was made: slide, model, plan, tiles, times and warnings."""
     found = _succeeded(known(context, caller, job))
     gone = refusal("result.deleted", f"the report of job {found.id} is no longer there; post the job again")
     return OpenedFile(context.storage.report_path(found), gone, headers={}, media_type="application/json")
@@ -223,7 +223,7 @@ def report(job: JobId, context: InContext, caller: InCaller) -> Response:
     summary="Report of a job as a page",
 )
 def report_html(job: JobId, context: InContext, caller: InCaller) -> Response:
-    """Show what the report tells, with pictures: before and after, tissue, agreement with the source."""
+    """Return the report as a page with pictures: before and after, tissue, agreement with the source."""
     return _beside(context, caller, job, "html", "text/html", {"Content-Security-Policy": _REPORT_POLICY})
 
 

@@ -45,7 +45,7 @@ ARRIVING = ".arriving"
 """How a file ends that takes its name when it is whole."""
 _ATTEMPT, _DISCARDED = "attempt-", ".discarded"
 BESIDE = {"html": ".report.html", "geojson": ".tissue.geojson"}
-"""What `service.pipeline.companion_files` puts beside a result, by its suffix."""
+"""Suffixes of the companion files of a result."""
 
 
 class Storage:
@@ -150,17 +150,17 @@ class Storage:
         return self.attempt_folder(job) / job.result.file
 
     def beside_result(self, job: Job, kind: str) -> Path | None:
-        """What the pipeline wrote beside a result; None where that is gone."""
+        """Path of a companion file of a result; None where the result was deleted."""
         if job.result is None or job.result_deleted is not None:
             return None
         return self.attempt_folder(job) / f"result{BESIDE[kind]}"
 
     def report_path(self, job: Job) -> Path:
-        """Where a job's report lies, or would."""
+        """Path of a job's report."""
         return self.attempt_folder(job) / REPORT_FILE
 
     def write_report(self, job: Job, report: Report) -> None:
-        """Put a report durably in place."""
+        """Write a report atomically and durably."""
         with full_disk_said():
             write_atomically(self.report_path(job), report.as_bytes())
 
