@@ -224,7 +224,7 @@ def test_of_a_job_that_begins_anew_nothing_of_before_is_shown(
     assert (seen(decoder, source, 12, 0, 0) == before).all()
 
 
-def test_a_finished_map_tells_place_size_tiles_and_figures(decoder: TileDecoder, tmp_path: Path, cmu: Path) -> None:
+def test_final_map_has_place_size_tiles_and_consistency(decoder: TileDecoder, tmp_path: Path, cmu: Path) -> None:
     output = tmp_path / "result.ome.tiff"
     report = upscale(UpscaleRequest(cmu, output, model="bicubic", region=(512, 256, 700, 600)))
     path = tmp_path / "report.json"
@@ -242,7 +242,7 @@ def test_a_finished_map_tells_place_size_tiles_and_figures(decoder: TileDecoder,
     assert told["bad"] == []
 
 
-def test_failed_tiles_are_in_the_map_with_their_cause(decoder: TileDecoder, tmp_path: Path, data: Path) -> None:
+def test_bad_tiles_are_in_the_map_with_their_cause(decoder: TileDecoder, tmp_path: Path, data: Path) -> None:
     output, slide = tmp_path / "result.ome.tiff", data / "damaged" / "cmu-bitflip-tiles.svs"
     request = UpscaleRequest(
         slide, output, model="nearest", target_mpp=0.499, mpp=0.499, on_bad_tile=BadTilePolicy.MARK
@@ -292,10 +292,10 @@ CORNER = {"type": "Polygon", "coordinates": [[[0, 0], [WIDTH, 0], [0, HEIGHT], [
 
 @pytest.mark.parametrize("roi", [None, Roi.from_geojson(CORNER)], ids=["whole", "roi"])
 @pytest.mark.parametrize("entropy", [0, None])
-def test_the_map_of_a_job_in_the_making_is_that_of_the_finished_one(
+def test_map_of_a_running_job_equals_the_final_map(
     decoder: TileDecoder, tmp_path: Path, write_png: Callable[..., Path], roi: Roi | None, entropy: float | None
 ) -> None:
-    """Every letter: tissue, rejected, glass and outside a region of interest."""
+    """Of every finished row, with all letters: tissue, rejected, glass and outside."""
     pixels = np.random.default_rng(3).integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     pixels[:1100, :300] = 244  # glass
     pixels[1100:1600, :300] = np.random.default_rng(4).integers(230, 237, (500, 300, 1), dtype=np.uint8)
@@ -323,7 +323,7 @@ def test_the_map_of_a_job_in_the_making_is_that_of_the_finished_one(
 
 
 @pytest.mark.parametrize("text", [b"", b"{}", b"[]", b"null", b'{"tiles": 4}', b"[" * 9999])
-def test_a_damaged_report_is_a_clear_error(decoder: TileDecoder, tmp_path: Path, text: bytes) -> None:
+def test_damaged_report_is_a_clear_error(decoder: TileDecoder, tmp_path: Path, text: bytes) -> None:
     path = tmp_path / "report.json"
     path.write_bytes(text)
     with pytest.raises(ServiceError, match="report is damaged") as refused:
