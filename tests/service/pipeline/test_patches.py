@@ -42,7 +42,7 @@ def pictures(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def half_glass(tmp_path, write_pyramid, formula_pixels) -> Path:
-    """1000x600 px: formula on the left, flat glass from x = 400 on, with a dot in it that the survey does not take for glass."""
+    """1000x600 px: formula on the left, flat glass from x = 400 on, with a dot that is not taken for glass."""
     pixels = formula_pixels(Region(0, 0, 1000, 600))
     pixels[:, 400:] = GLASS
     pixels[40:50, 700:710] = 90
