@@ -70,5 +70,5 @@ def test_the_python_example_gives_a_report(slide, tmp_path, monkeypatch) -> None
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     exec(example, names)
-    assert names["report"]["output"]["width"] == 1440
+    assert names["report"].output.width == 1440
     assert (tmp_path / "slide-4x.ome.tiff").exists()
