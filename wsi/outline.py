@@ -1,7 +1,7 @@
 """The outline of a set of tiles: rectilinear polygons with holes, and the GeoJSON that QuPath reads.
 
-Tiles that share a side are one polygon. Where two of them only meet at a corner, rings are cut apart there, so that
-none touches itself, as the Simple Features of OGC want it.
+Tiles that share a side are one polygon. Where two tiles meet only at a corner, the ring is split there, so that no ring
+touches itself, as the Simple Features of the OGC require.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,15 +16,15 @@ from slidelift.wsi.geometry import Size
 
 Corner = tuple[int, int]
 Ring = list[Corner]
-"""Corners (x, y) of the grid; the last is the first."""
+"""Corners (x, y) of the grid; the last one repeats the first."""
 
 _RIGHT, _DOWN, _LEFT, _UP = (1, 0), (0, 1), (-1, 0), (0, -1)
 
 
 def outlines(cells: NDArray[np.bool_]) -> list[list[Ring]]:
-    """Polygons of the true cells (rows, columns), each its outer ring and then its holes, in grid corners.
+    """Trace the true cells (rows, columns); each polygon is its outer ring and then its holes, in grid corners.
 
-    With y pointing down, outer rings run clockwise and holes against it.
+    With y pointing down, outer rings run clockwise and holes counter-clockwise.
     """
     labels, count = scipy.ndimage.label(cells)
     outer: dict[int, Ring] = {}
@@ -41,14 +41,16 @@ def outlines(cells: NDArray[np.bool_]) -> list[list[Ring]]:
 def geojson(
     classes: Mapping[str, tuple[NDArray[np.bool_], tuple[int, int, int]]], side: int, size: Size
 ) -> dict[str, Any]:
-    """A FeatureCollection of QuPath annotations in pixels.
+    """Make a FeatureCollection of QuPath annotations in pixels.
 
     Parameters
     ----------
     classes
-        Name of the classification -> tiles (rows, columns), and its colour.
-    side, size
-        Of a tile, and of the picture at whose right and lower edge tiles are cut.
+        Name of the class -> its tiles (rows, columns), and its colour.
+    side
+        Of a tile.
+    size
+        Of the image; tiles at its right and lower edge are cut off there.
     """
     features = [
         {
@@ -70,7 +72,7 @@ def _pixels(ring: Ring, side: int, size: Size) -> list[list[int]]:
 
 
 def _rings(cells: NDArray[np.bool_]) -> list[Ring]:
-    """Simple rings along the borders, the cells to their right."""
+    """Return simple rings along the borders, with the cells to their right."""
     leaving: dict[Corner, list[Corner]] = {}
     padded = np.pad(cells, 1)
     inside = padded[1:-1, 1:-1]
@@ -85,19 +87,19 @@ def _rings(cells: NDArray[np.bool_]) -> list[Ring]:
     rings = []
     while leaving:
         start = next(iter(leaving))
-        rings += _apart(_walk(leaving, start))
+        rings += _split(_walk(leaving, start))
     return [_straightened(ring) for ring in rings]
 
 
 def _walk(leaving: dict[Corner, list[Corner]], start: Corner) -> Ring:
-    """Follow the border from `start` until it is back; where two ways leave, the right one stays with its own cell."""
+    """Follow the border from `start` back to it; where two edges leave a corner, take the right one."""
     ring, here, step = [start], start, leaving[start][0]
     while True:
-        ways = leaving[here]
+        steps = leaving[here]
         turned = (-step[1], step[0])
-        step = turned if turned in ways else ways[0]
-        ways.remove(step)
-        if not ways:
+        step = turned if turned in steps else steps[0]
+        steps.remove(step)
+        if not steps:
             del leaving[here]
         here = here[0] + step[0], here[1] + step[1]
         ring.append(here)
@@ -105,8 +107,8 @@ def _walk(leaving: dict[Corner, list[Corner]], start: Corner) -> Ring:
             return ring
 
 
-def _apart(ring: Ring) -> list[Ring]:
-    """Cut a ring at corners that it passes twice."""
+def _split(ring: Ring) -> list[Ring]:
+    """Split a ring at corners that it passes twice."""
     rings, path, at = [], list[Corner](), dict[Corner, int]()
     for corner in ring:
         if corner in at:
@@ -122,7 +124,7 @@ def _apart(ring: Ring) -> list[Ring]:
 
 
 def _straightened(ring: Ring) -> Ring:
-    """Without corners at which it goes straight on."""
+    """Remove the corners at which a ring does not turn."""
     body = ring[:-1]
     kept = [
         here
@@ -137,7 +139,7 @@ def _doubled_area(ring: Sequence[Corner]) -> int:
 
 
 def _cell_beside(ring: Ring) -> tuple[int, int]:
-    """Row and column of the cell to the right of the ring's first side."""
+    """Return row and column of the cell to the right of the ring's first edge."""
     (x1, y1), (x2, y2) = ring[0], ring[1]
     if y1 == y2:
         return (y1, x1) if x2 > x1 else (y1 - 1, x1 - 1)

@@ -1,8 +1,8 @@
-"""A region of interest: polygons with holes in level-0 pixels, as QuPath exports them in GeoJSON.
+"""Regions of interest: polygons with holes in level-0 pixels, as QuPath exports them in GeoJSON.
 
-Which tiles a polygon touches is decided exactly: a tile is touched where an edge runs through its open square, or where
-none does and its middle lies inside. So a sliver thinner than a pixel selects what it crosses, and a polygon along a
-tile's border does not select the tile beyond.
+The test whether a polygon touches a tile is exact: an edge runs through the tile's open square, or no edge does and the
+tile's centre lies inside. A sliver thinner than a pixel selects the tiles that it crosses, and a polygon along a tile's
+border does not select the tile beyond.
 """
 
 import json
@@ -33,7 +33,7 @@ class Roi:
     Attributes
     ----------
     polygons
-        Each its outer ring and then its holes; a ring's last point is its first. What lies in any of them is in.
+        Each its outer ring and then its holes; a ring's last point repeats its first. The region is their union.
     """
 
     polygons: tuple[Polygon, ...]
@@ -42,14 +42,14 @@ class Roi:
     def from_geojson(cls, value: Any) -> "Roi":
         """Read a geometry, a Feature, a FeatureCollection or a list of Features.
 
-        Features without a geometry (null, as RFC 7946 allows) and empty geometries are skipped. Of a point all but x
-        and y is left out.
+        Features without a geometry (null, as RFC 7946 allows) and empty geometries are skipped. Of a point only x and y
+        are read.
 
         Raises
         ------
         RoiError
-            It is none of these, holds anything but areas, a ring is open or not of finite numbers, there are more than
-            100,000 points, or none.
+            The value is none of these or holds other geometries than areas, a ring is open or has other values than
+            finite numbers, or there are more than 100,000 points, or none.
         """
         polygons, points = [], 0
         for coordinates in _areas(value, 0):
@@ -69,9 +69,9 @@ class Roi:
         Raises
         ------
         RoiError
-            As `from_geojson`; or it is no JSON, or larger than 64 MiB.
+            As `from_geojson`; or the file is not JSON, or larger than 64 MiB.
         OSError
-            It can't be read.
+            The file can't be read.
         """
         if path.stat().st_size > MAX_FILE_BYTES:
             raise RoiError(f"{path.name}: larger than {MAX_FILE_BYTES >> 20} MiB; simplify the region of interest")
@@ -87,7 +87,7 @@ class Roi:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Roi":
-        """Inverse of `as_dict`, also of what JSON has made of it."""
+        """Inverse of `as_dict`, also after a round trip through JSON."""
         return cls(
             tuple(
                 tuple(tuple((float(x), float(y)) for x, y in ring) for ring in polygon)
@@ -97,38 +97,38 @@ class Roi:
 
     @property
     def points(self) -> int:
-        """How many points all rings have together."""
+        """Number of points of all rings."""
         return sum(len(ring) for polygon in self.polygons for ring in polygon)
 
     @property
     def bounds(self) -> Region:
-        """The least region of whole pixels that holds all polygons."""
+        """Smallest region of whole pixels that holds all polygons."""
         xs = [x for polygon in self.polygons for x, _ in polygon[0]]
         ys = [y for polygon in self.polygons for _, y in polygon[0]]
         left, top = math.floor(min(xs)), math.floor(min(ys))
         return Region(left, top, max(1, math.ceil(max(xs)) - left), max(1, math.ceil(max(ys)) - top))
 
     def clipped_bounds(self, size: Size, name: str) -> Region:
-        """The least region of whole pixels that holds what of the polygons lies on a slide.
+        """Return the smallest region of whole pixels that holds the polygons' parts on the slide.
 
         Parameters
         ----------
         size
-            Of the slide's level 0; a polygon is cut off at its edge, as QuPath does.
+            Of the slide's level 0; polygons are cut off at its edge, as QuPath does.
         name
-            What messages call the slide.
+            Of the slide, for messages.
 
         Raises
         ------
         RoiError
-            All polygons lie beside the slide.
+            All polygons lie outside the slide.
         """
         spots = [spot for polygon in self.polygons for spot in _clipped(polygon, size)]
         if not spots:
             there = self.bounds
             raise RoiError(
                 f"{name}: the region of interest (x {there.x} to {there.right}, y {there.y} to {there.bottom}) lies "
-                f"beside the slide's {size.width}x{size.height} pixels; give its points in pixels of level 0"
+                f"outside the slide's {size.width}x{size.height} pixels; give its points in pixels of level 0"
             )
         left, top = (math.floor(min(spot[axis] for spot in spots)) for axis in (0, 1))
         right, bottom = (math.ceil(max(spot[axis] for spot in spots)) for axis in (0, 1))
@@ -136,13 +136,12 @@ class Roi:
         return Region(left, top, max(1, right - left), max(1, bottom - top))
 
     def tile_rows(self, source: Region, downsample: float, tile: int, rows: int, columns: int) -> tuple[str, ...]:
-        """For each tile of a grid, ``1`` where a polygon touches it, else ``0``.
+        """Return one string per row of tiles, ``1`` where a polygon touches the tile, else ``0``.
 
         Parameters
         ----------
         source
-            What the grid covers, in pixels of a level that has `downsample` level-0 pixels for each of its own. Tiles
-            end where it ends, so that what lies beyond touches none.
+            Region of the grid, in pixels of a level of that `downsample`. Tiles end at its edge.
         """
         touched = [bytearray(b"0" * columns) for _ in range(rows)]
         for polygon in self.polygons:
@@ -152,7 +151,7 @@ class Roi:
 
 
 def _areas(value: Any, depth: int) -> Iterator[Any]:
-    """Coordinates of every polygon; of a Feature without a geometry none."""
+    """Yield the coordinates of every polygon; a Feature without a geometry has none."""
     if depth > _DEEPEST:
         raise RoiError("the region of interest is nested too deeply")
     if isinstance(value, list):
@@ -160,7 +159,7 @@ def _areas(value: Any, depth: int) -> Iterator[Any]:
             yield from _areas(one, depth + 1)
         return
     if not isinstance(value, dict):
-        raise RoiError("the region of interest is not GeoJSON: an object with a type is wanted")
+        raise RoiError("the region of interest is not GeoJSON: expected an object with a type")
     kind = value.get("type")
     if kind == "Polygon":
         yield value.get("coordinates")
@@ -207,14 +206,14 @@ def _is_number(value: Any) -> bool:
 
 
 def _on_grid(polygon: Polygon, source: Region, downsample: float) -> Iterator[tuple[Point, Point]]:
-    """The polygon's edges, in the level's pixels from the grid's corner."""
+    """Yield the polygon's edges, in the level's pixels from the grid's corner."""
     for ring in polygon:
         points = [(x / downsample - source.x, y / downsample - source.y) for x, y in ring]
         yield from pairwise(points)
 
 
 def _touched(edges: Iterable[tuple[Point, Point]], tile: int, size: Size) -> Iterator[tuple[int, int]]:
-    """Rows and columns, some more than once; tiles at the right and lower edge of `size` end there."""
+    """Yield rows and columns of touched tiles, some more than once; tiles end at the edge of `size`."""
     rows, columns = -(-size.height // tile), -(-size.width // tile)
     crossings: dict[int, list[float]] = {}
     for (x1, y1), (x2, y2) in edges:
@@ -223,7 +222,7 @@ def _touched(edges: Iterable[tuple[Point, Point]], tile: int, size: Size) -> Ite
         first, last = max(0, math.floor(y1 / tile)), min(rows - 1, math.floor(y2 / tile))
         for row in range(first, last + 1):
             top, bottom = row * tile, min((row + 1) * tile, size.height)
-            # along the row's border only, or beyond it: not in its open strip
+            # outside the row's open strip, or along its border
             if y2 <= top or y1 >= bottom or (y1 == y2 and y1 == top):
                 continue
             xs = sorted(_x_at(x1, y1, x2, y2, y) for y in (max(y1, top), min(y2, bottom))) if y1 < y2 else (x1, x2)
@@ -235,24 +234,24 @@ def _touched(edges: Iterable[tuple[Point, Point]], tile: int, size: Size) -> Ite
             middle = (top + bottom) / 2
             if y1 <= middle < y2:
                 crossings.setdefault(row, []).append(_x_at(x1, y1, x2, y2, middle))
-    for row, found in crossings.items():
-        found.sort()
-        for enter, leave in zip(found[::2], found[1::2], strict=True):
+    for row, at_middle in crossings.items():
+        at_middle.sort()
+        for enter, leave in zip(at_middle[::2], at_middle[1::2], strict=True):
             start, stop = _columns_before(enter, tile, size.width), _columns_before(leave, tile, size.width)
             yield from ((row, column) for column in range(start, stop))
 
 
 def _columns_before(x: float, tile: int, width: int) -> int:
-    """How many columns of tiles have their middle left of `x`."""
+    """Count the columns of tiles whose centre is left of `x`."""
     whole, rest = divmod(width, tile)
     count = min(max(0, math.ceil(x / tile - 0.5)), whole)
     return count + (rest > 0 and whole * tile + rest / 2 < x)
 
 
 def _clipped(polygon: Polygon, size: Size) -> Iterator[Point]:
-    """Points whose bounding box is that of the polygon's part inside a rectangle at the origin.
+    """Yield points whose bounding box is that of the polygon's part inside a rectangle at the origin.
 
-    They are the ends of the edges' parts inside, and those corners of the rectangle that the polygon covers.
+    These are the ends of the clipped edges, and the corners of the rectangle that the polygon covers.
     """
     edges = [edge for ring in polygon for edge in pairwise(ring)]
     for edge in edges:
@@ -263,7 +262,7 @@ def _clipped(polygon: Polygon, size: Size) -> Iterator[Point]:
 
 
 def _edge_inside(start: Point, end: Point, size: Size) -> tuple[Point, ...]:
-    """The ends of an edge's part in the open rectangle (Liang and Barsky); none for one along its border."""
+    """Clip an edge to the open rectangle (Liang and Barsky); an edge along its border has no part inside."""
     enter, leave = 0.0, 1.0
     for axis, limit in ((0, size.width), (1, size.height)):
         step = end[axis] - start[axis]
@@ -282,13 +281,13 @@ def _edge_inside(start: Point, end: Point, size: Size) -> tuple[Point, ...]:
 
 
 def _between(start: float, end: float, share: float, limit: int) -> float:
-    """The coordinate of a point of an edge; its ends are exact."""
+    """Interpolate a coordinate along an edge; the ends are exact."""
     value = start if share == 0 else end if share == 1 else start + share * (end - start)
     return min(max(value, 0), limit)
 
 
 def _covers_corner(edges: Iterable[tuple[Point, Point]], x: int, y: int) -> bool:
-    """Whether the polygon covers a rectangle's corner, seen from a spot within that is nearer to the level side."""
+    """Whether the polygon covers a rectangle's corner, tested just inside, nearest to the horizontal side."""
     covered = False
     for (x1, y1), (x2, y2) in edges:
         if y1 > y2:
@@ -300,5 +299,5 @@ def _covers_corner(edges: Iterable[tuple[Point, Point]], x: int, y: int) -> bool
 
 
 def _x_at(x1: float, y1: float, x2: float, y2: float, y: float) -> float:
-    """Where an edge that is not level has the height `y`; rounded once."""
+    """Return x of a non-horizontal edge at `y`; rounded once."""
     return (x1 * (y2 - y1) + (y - y1) * (x2 - x1)) / (y2 - y1)

@@ -1,8 +1,8 @@
-"""How strong the borders of tiles show: differences across them against those across parallel lines inside tiles.
+"""Visibility of tile borders: differences across them divided by differences across parallel lines inside the tiles.
 
-Neighbouring pixels differ anyway, and at some places more than at others: an enlarged picture at the borders of the
-source's pixels, a compressed source at those of its blocks. So the lines inside tiles lie 64 source pixels apart,
-where all of these grids repeat, and the same ratio is taken of the source, whose own seams are none of ours.
+Neighbouring pixels differ anyway, and more at some places than at others: an enlarged image at the borders of the
+source's pixels, a compressed source at those of its blocks. The lines inside tiles therefore lie 64 source pixels
+apart, where all of these grids repeat, and the ratio is divided by that of the source, which may have seams of its own.
 """
 
 from collections.abc import Iterable, Sequence
@@ -70,7 +70,7 @@ class _Counter:
 
 @dataclass(frozen=True, slots=True)
 class _Edge:
-    """A finished block's last column or row, and where the next block would begin."""
+    """The last column or row of a block, and where the next block would begin."""
 
     x: int
     y: int
@@ -78,9 +78,9 @@ class _Edge:
 
 
 class SeamGauge:
-    """Looks at the finished blocks of one stripe, row by row, left to right; borders between stripes it does not see.
+    """Measures the blocks of one stripe, row by row, left to right; borders between stripes are not measured.
 
-    Memory: one row of the result.
+    Keeps one row of the result in memory.
     """
 
     def __init__(self, plan: TilePlan) -> None:
@@ -90,7 +90,7 @@ class SeamGauge:
         self._above: dict[int, _Edge] = {}
 
     def add(self, tile: Tile, block: Block, patch: Pixels, *, counted: bool) -> None:
-        """Take a block into account, if `counted`; `patch` is what it was made from."""
+        """Measure a block, if `counted`; `patch` is its source."""
         left, above = self._left, self._above.pop(tile.column, None)
         self._left = None
         height, width, _ = block.pixels.shape
@@ -99,8 +99,8 @@ class SeamGauge:
         plan = self._plan
         x = plan.source.x + block.x // plan.scale - tile.patch.x
         y = plan.source.y + block.y // plan.scale - tile.patch.y
-        seen = patch[: y + height // plan.scale, : x + width // plan.scale]
-        columns, rows = seen[y:].swapaxes(0, 1), seen[:, x:]
+        region = patch[: y + height // plan.scale, : x + width // plan.scale]
+        columns, rows = region[y:].swapaxes(0, 1), region[:, x:]
         _lines(self._upright, block.pixels.swapaxes(0, 1), columns, x, plan.scale)
         _lines(self._level, block.pixels, rows, y, plan.scale)
         if left is not None and (left.x, left.y, len(left.pixels)) == (block.x, block.y, height):
@@ -119,14 +119,14 @@ class SeamGauge:
 
 @dataclass(frozen=True, slots=True)
 class Seam:
-    """Ratios of a whole result; 1 where borders can't be told from the rest.
+    """Ratios of a whole result; 1 where borders can't be distinguished from the rest.
 
     Attributes
     ----------
     result, source
-        Each by itself; None where there is no border between tiles with tissue, or nothing inside them differs.
+        Ratio of each; None where there is no border between tiles with tissue, or nothing inside them differs.
     borders
-        Pixels along the borders that were looked at.
+        Pixels along the measured borders.
     """
 
     result: float | None
@@ -135,7 +135,7 @@ class Seam:
 
     @property
     def figure(self) -> float | None:
-        """What the tiles added: the result's ratio divided by the source's, where that has one."""
+        """Ratio of the result divided by that of the source, where the source has one."""
         return self.result / self.source if self.result is not None and self.source else self.result
 
     @classmethod
@@ -151,7 +151,7 @@ class Seam:
 
 
 def _lines(sums: _Counter, pixels: Pixels, source: Pixels, start: int, scale: int) -> None:
-    """Every `_STEP` source pixels along the first axis; the block begins at `start` of the source."""
+    """Count differences every `_STEP` source pixels along the first axis; the block begins at `start` of the source."""
     for step in range(_STEP, len(pixels) // scale, _STEP):
         _count(sums.inside, pixels[step * scale - 1], pixels[step * scale])
         _count(sums.source_inside, source[start + step - 1], source[start + step])
@@ -167,7 +167,7 @@ def _added(one: Sum, other: Sum) -> Sum:
 
 
 def _ratio(directions: Sequence[tuple[Sum, Sum]]) -> float | None:
-    """What was found across borders, against what is expected from the lines inside, each direction by its own."""
+    """Divide the differences across borders by those expected from the lines inside, each direction by itself."""
     counted = [(border, inside) for border, inside in directions if border[1] and inside[1]]
     expected = sum(border[1] * inside[0] / inside[1] for border, inside in counted)
     return sum(border[0] for border, _ in counted) / expected if expected else None

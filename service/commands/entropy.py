@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from slidelift.service.commands import arguments
 
 if TYPE_CHECKING:
-    from slidelift.service.pipeline.calibrate import Spread
+    from slidelift.service.pipeline.calibrate import Entropies
 
 
 def add(commands: Any) -> None:
@@ -63,11 +63,11 @@ def _run(options: argparse.Namespace) -> int:
     return next((code for code in (EXIT_FAILED, EXIT_USER) if code in codes), EXIT_DONE)
 
 
-def _measured(image: Path, options: argparse.Namespace) -> "Spread | int":
+def _measured(image: Path, options: argparse.Namespace) -> "Entropies | int":
     """Entropies of an image, or the exit code of its error."""
     from slidelift.service.commands.terminal import print_message
     from slidelift.service.errors import ServiceError
-    from slidelift.service.pipeline.calibrate import entropies
+    from slidelift.service.pipeline.calibrate import measure_entropies
     from slidelift.service.pipeline.failures import describe
     from slidelift.service.processes.runner import probe
     from slidelift.wsi.errors import WsiError
@@ -76,7 +76,7 @@ def _measured(image: Path, options: argparse.Namespace) -> "Spread | int":
     try:
         if not (image.is_file() and flat_image.accepts(image)):  # plain images are read by Pillow, which does not crash
             probe(image)
-        return entropies(image, options.size, options.reduce)
+        return measure_entropies(image, options.size, options.reduce)
     except (ServiceError, WsiError, OSError) as error:
         problem = describe(error)
         print_message(f"error: {problem.detail}")

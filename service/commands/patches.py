@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from slidelift.service.commands import arguments
 
 if TYPE_CHECKING:
-    from slidelift.service.pipeline.patch_folder import PatchFolder, PatchWishes
+    from slidelift.service.pipeline.patch_folder import PatchFolder, PatchOptions
     from slidelift.service.pipeline.progress import CancelToken
 
 
@@ -55,22 +55,22 @@ def add(commands: Any) -> None:
 def _run(options: argparse.Namespace) -> int:
     from slidelift.service.commands.signals import signals_cancel
     from slidelift.service.errors import EXIT_DONE, EXIT_FAILED, EXIT_USER, refusal
-    from slidelift.service.pipeline.patch_folder import PatchFolder, PatchWishes
+    from slidelift.service.pipeline.patch_folder import PatchFolder, PatchOptions
     from slidelift.service.pipeline.progress import CancelToken
 
     duplicates = [stem for stem, count in Counter(slide.stem for slide in options.slides).items() if count > 1]
     if duplicates:
         raise refusal("request.output", f"two slides would give patches named {duplicates[0]}-…; rename one of them")
-    wishes = PatchWishes(
+    patch_options = PatchOptions(
         options.mpp, options.size, options.entropy, options.most, options.format, options.source_mpp, options.seed
     )
     cancel = CancelToken()
-    with signals_cancel(cancel), PatchFolder(options.out, wishes) as folder:
-        codes = {_cut_one(slide, wishes, folder, cancel) for slide in options.slides}
+    with signals_cancel(cancel), PatchFolder(options.out, patch_options) as folder:
+        codes = {_cut_one(slide, patch_options, folder, cancel) for slide in options.slides}
     return next((code for code in (EXIT_FAILED, EXIT_USER) if code in codes), EXIT_DONE)
 
 
-def _cut_one(slide: Path, wishes: "PatchWishes", folder: "PatchFolder", cancel: "CancelToken") -> int:
+def _cut_one(slide: Path, patch_options: "PatchOptions", folder: "PatchFolder", cancel: "CancelToken") -> int:
     from tqdm import tqdm
 
     from slidelift.service.commands.terminal import print_message
@@ -90,7 +90,7 @@ def _cut_one(slide: Path, wishes: "PatchWishes", folder: "PatchFolder", cancel: 
                 bar.total = total
                 bar.update(done - bar.n)
 
-            record = cut_patches(slide, wishes, folder, show)
+            record = cut_patches(slide, patch_options, folder, show)
     except Cancelled:
         print_message(f"{slide.name}: interrupted; run the same command again to continue")
         raise
@@ -103,7 +103,7 @@ def _cut_one(slide: Path, wishes: "PatchWishes", folder: "PatchFolder", cancel: 
         print_message(f"warning: {slide.name}: the patch at level-0 {bad['region']} can't be decoded ({bad['cause']})")
     print_message(
         f"{slide.name}: {counts['kept']} of {counts['grid']} patches kept; {counts['background']} are background, "
-        f"{counts['entropy']} have under {wishes.entropy:g} bits, {counts['unreadable']} are unreadable, "
+        f"{counts['entropy']} have under {patch_options.entropy:g} bits, {counts['unreadable']} are unreadable, "
         f"{counts['not_needed']} were not needed"
     )
     return EXIT_DONE

@@ -1,7 +1,7 @@
-"""The entropy threshold for one's own stain and scanner, found from images that are rich in tissue.
+"""Calibration of the entropy threshold to a stain and scanner, from images that are rich in tissue.
 
-Sun, Khvostikov, Krylov, Krainiukov (GraphiCon 2023) chose 100 rich images, looked at the Shannon entropy of their grey
-levels, and kept what has more than 7 bits. Here the threshold is the one that keeps a given share of the rich patches.
+Sun, Khvostikov, Krylov, Krainiukov (GraphiCon 2023) chose 100 images rich in tissue, measured the Shannon entropy of
+their grey levels, and kept patches of more than 7 bits. Here the threshold keeps a given share of the patches.
 """
 
 import os
@@ -23,32 +23,32 @@ THRESHOLDS = tuple(half / 2 for half in range(2, 16))
 
 
 @dataclass(frozen=True, slots=True)
-class Spread:
+class Entropies:
     """Entropies of some patches, in bits."""
 
     name: str
     bits: tuple[float, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """Least, 5th percentile, median and greatest, for JSON."""
+        """Minimum, 5th percentile, median and maximum, for JSON."""
         low, fifth, middle, high = np.percentile(self.bits, (0, 5, 50, 100)).tolist()
         return {"image": self.name, "patches": len(self.bits), "min": low, "p5": fifth, "median": middle, "max": high}
 
 
-def entropies(image: Path, size: int, reduce: int = 1) -> Spread:
-    """Entropy of every whole patch of an image or slide's level 0; an image smaller than a patch is one patch.
+def measure_entropies(image: Path, size: int, reduce: int = 1) -> Entropies:
+    """Measure every whole patch of an image or of a slide's level 0; an image smaller than a patch is one patch.
 
     Parameters
     ----------
     size
         Side of a patch in pixels, after the reduction.
     reduce
-        Whole factor by which the image is made smaller first, antialiased.
+        Whole factor by which the image is reduced first, antialiased.
 
     Raises
     ------
     WsiError
-        The image can't be opened or a patch of it can't be decoded; it has not one pixel left after the reduction.
+        The image can't be opened, a patch can't be decoded, or no pixel is left after the reduction.
     """
     reader = open_slide(image)
     try:
@@ -64,7 +64,7 @@ def entropies(image: Path, size: int, reduce: int = 1) -> Spread:
         ]
         work = _Measure(reader, patch, reduce)
         with ThreadPoolExecutor(os.cpu_count() or 1, "entropy") as pool:
-            return Spread(image.name, tuple(in_parallel(work, corners, pool)))
+            return Entropies(image.name, tuple(in_parallel(work, corners, pool)))
     finally:
         reader.close()
 
@@ -80,12 +80,12 @@ class _Measure:
         return shannon_entropy(grey_levels(read_resampled(self.reader, 0, corner, side, self.patch)))
 
 
-def calibration(spreads: list[Spread], keep: float) -> dict[str, Any]:
-    """All spreads, what round thresholds keep, and the threshold that keeps the share `keep` of the patches or more."""
-    bits = np.array([value for spread in spreads for value in spread.bits])
+def calibration(images: list[Entropies], keep: float) -> dict[str, Any]:
+    """Return all entropies, the shares that round thresholds keep, and the threshold that keeps the share `keep`."""
+    bits = np.array([value for image in images for value in image.bits])
     return {
-        "images": [spread.as_dict() for spread in spreads],
-        "all": Spread("all", tuple(bits.tolist())).as_dict(),
+        "images": [image.as_dict() for image in images],
+        "all": Entropies("all", tuple(bits.tolist())).as_dict(),
         "kept": {f"{threshold:g}": float((bits >= threshold).mean()) for threshold in THRESHOLDS},
         "keep": keep,
         "threshold": float(np.percentile(bits, 100 * (1 - keep), method="lower")),

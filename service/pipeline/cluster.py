@@ -1,8 +1,8 @@
-"""Stripes made by the workers of a Dask cluster, one task a stripe.
+"""Makes stripes on the workers of a Dask cluster, one task per stripe.
 
-Source, result and a user's own weights lie where all machines see them under the same paths. What travels are orders
-and problems, never pixels: a worker reads the slide and writes its segments by itself. A segment takes its name when it
-is whole, so that a stripe made twice (its worker was thought dead) is the same file put in its own place.
+All machines must see the slide, the result and a user's own weights under the same paths. Tasks and problems are sent,
+never pixels: a worker reads the slide and writes the segments itself. A segment takes its name when it is whole, so
+that a stripe that is made twice, since its first worker was taken for dead, replaces an identical file.
 """
 
 import ipaddress
@@ -22,7 +22,7 @@ from distributed.comm import CommClosedError
 
 from slidelift.models.upscaler import OpenedModel, UpscalerFacts
 from slidelift.service.errors import Problem, ServiceError, problem
-from slidelift.service.pipeline.cluster_task import ClusterTask, Model, load_there, make_there, stamps
+from slidelift.service.pipeline.cluster_task import ClusterTask, Model, file_stamps, load_on_worker, make_on_worker
 from slidelift.service.pipeline.finished import require_finished
 from slidelift.service.pipeline.prepare import versions
 from slidelift.service.pipeline.progress import CancelToken, Tally
@@ -36,13 +36,13 @@ from slidelift.wsi.tiling import Stripe, TilePlan
 from slidelift.wsi.writers.segment import Segment
 
 PATIENCE_SECONDS = 120.0
-"""How long a cluster may be without a scheduler or a worker before a job gives up."""
+"""Longest time without a scheduler or a worker before a job fails."""
 
 _POLL_SECONDS = 0.2
-_SIGN_SECONDS = 15.0
+_SIGN_OF_LIFE_SECONDS = 15.0
 _ANSWER_SECONDS = 10.0
 _LOST = (CommClosedError, ConnectionError, CancelledError, TimeoutError)
-"""What calls to a scheduler raise when it is gone; TimeoutError: a result that its worker took along."""
+"""Errors of calls to a lost scheduler; TimeoutError is a result that was lost with its worker."""
 
 
 class ClusterExecutor:
@@ -54,31 +54,31 @@ class ClusterExecutor:
         Of the scheduler: ``tls://host:port``, or ``tcp://host:port`` on this machine. Certificates are those of Dask's
         own configuration (``distributed.comm.tls``).
     cancel
-        Looked at wherever something is waited for.
-    still_waits
-        Called now and then while a model is made ready, which takes long where workers have other stripes to make.
+        Checked wherever the executor waits.
+    on_wait
+        Called now and then while a model is loaded, which takes long where workers make other stripes.
     patience_seconds
-        How long to wait for a scheduler and a worker, at the beginning and whenever they are gone.
+        How long to wait for a scheduler and a worker, at the beginning and whenever they are lost.
 
     Raises
     ------
     ServiceError
-        The address is none, or not of this machine and without TLS (cluster.address); no certificates are configured
-        (cluster.address).
+        cluster.address: the address is not valid, or is another machine's without TLS, or no certificates are
+        configured.
     """
 
     def __init__(
         self,
         address: str,
         cancel: CancelToken,
-        still_waits: Callable[[], None],
+        on_wait: Callable[[], None],
         patience_seconds: float = PATIENCE_SECONDS,
     ) -> None:
         self._host, self._port, self._security = _endpoint(address)
         self._address, self._cancel, self._patience = address, cancel, patience_seconds
-        self._still_waits = still_waits
+        self._on_wait = on_wait
         self._client: Client | None = None
-        self._lonely_since: float | None = None
+        self._without_workers_since: float | None = None
         self._on_gpus = False
 
     def __enter__(self) -> "ClusterExecutor":
@@ -88,12 +88,12 @@ class ClusterExecutor:
         self._disconnect()
 
     def load(self, model: OpenedModel, *, scale: int, device: str, precision: str = "auto") -> UpscalerFacts:
-        """Make a model ready on one worker and return what it is there.
+        """Load a model on one worker and return its facts.
 
         Raises
         ------
         ServiceError
-            As `models.upscaler.load_upscaler` on that worker; or no cluster answers (cluster.unreachable).
+            As `models.upscaler.load_upscaler` on that worker; cluster.unreachable where no cluster answers.
         """
         path = Path(model.model)
         self._model = Model(str(path.absolute()) if path.is_file() else model.model, scale, device, precision)
@@ -103,14 +103,14 @@ class ClusterExecutor:
             client = self._connected()
             with self._unless_lost(client):
                 self._on_gpus = device != "cpu" and any(_has_gpu(worker) for worker in self._workers(client))
-                future = client.submit(load_there, self._model, versions(), pure=False, resources=self._needs)
-                told = time.monotonic()
+                future = client.submit(load_on_worker, self._model, versions(), pure=False, resources=self._needs)
+                last_sign = time.monotonic()
                 while future.status == "pending":
                     self._require_workers(client)
                     self._pause()
-                    if time.monotonic() - told > _SIGN_SECONDS:
-                        told = time.monotonic()
-                        self._still_waits()
+                    if time.monotonic() - last_sign > _SIGN_OF_LIFE_SECONDS:
+                        last_sign = time.monotonic()
+                        self._on_wait()
                 if future.status == "error":
                     raise _failure(future.exception(timeout=_ANSWER_SECONDS), f"loading {model.model}")
                 answer = future.result(timeout=_ANSWER_SECONDS)
@@ -122,8 +122,8 @@ class ClusterExecutor:
         self._on_gpus = self._on_gpus and facts.device != "cpu"
         return facts
 
-    def trial(self, plan: TilePlan, passed: int) -> float | None:  # noqa: ARG002 - the face of all
-        """None: the workers' time for a patch says little of theirs together."""
+    def trial(self, plan: TilePlan, passed: int) -> float | None:  # noqa: ARG002 - part of the protocol
+        """None: one worker's seconds per patch do not predict the cluster's."""
         return None
 
     def make(
@@ -135,56 +135,56 @@ class ClusterExecutor:
         workspace: Workspace,
         advance: Advance,
     ) -> None:
-        """See `StripeExecutor`; goes on after workers or the scheduler were lost and came back.
+        """See `StripeExecutor`; continues after workers or the scheduler were lost and came back.
 
         Raises
         ------
         ServiceError
-            What a worker met; cluster.unreachable, cluster.workers or runner.crashed where the cluster is at fault.
+            The problem of a worker; cluster.unreachable, cluster.workers or runner.crashed for faults of the cluster.
         """
-        sign = workspace.folder.absolute() / f"cluster-{uuid.uuid4().hex[:8]}"
-        errand = ClusterTask(
+        marker = workspace.folder.absolute() / f"cluster-{uuid.uuid4().hex[:8]}"
+        task = ClusterTask(
             slide=str(request.slide.absolute()),
             slide_name=request.slide_name,
-            files=stamps(request.slide),
+            files=file_stamps(request.slide),
             model=self._model,
             fingerprint=self._fingerprint,
             settings=settings,
-            sign=str(sign),
+            marker=str(marker),
             versions=versions(),
         )
         for old in workspace.folder.glob("cluster-*"):
             old.unlink()
-        sign.touch()
+        marker.touch()
         try:
             waiting = {stripe.number: stripe for stripe in stripes}
             while waiting:
                 client = self._connected()
                 with self._unless_lost(client):
-                    self._make_some(client, errand, waiting, workspace, advance)
+                    self._make_some(client, task, waiting, workspace, advance)
         finally:
-            sign.unlink(missing_ok=True)
+            marker.unlink(missing_ok=True)
 
     def _make_some(
         self,
         client: Client,
-        errand: ClusterTask,
+        task: ClusterTask,
         waiting: dict[int, Stripe],
         workspace: Workspace,
         advance: Advance,
     ) -> None:
-        """Make what is waiting; what is made no longer waits, also where the connection is lost in between."""
+        """Make the waiting stripes; a made one is removed from `waiting`, even if the connection is lost afterwards."""
         running: dict[int, Future] = {}
-        told = time.monotonic()
+        last_sign = time.monotonic()
         while waiting:
             threads = sum(int(worker["nthreads"]) for worker in self._require_workers(client))
-            ahead = 2 * threads  # not all, so that a worker that joins late finds some left
+            ahead = 2 * threads  # not all, so that a worker that joins late gets some
             for number in waiting:
                 if number not in running and len(running) < ahead:
-                    running[number] = client.submit(make_there, errand, number, pure=False, resources=self._needs)
+                    running[number] = client.submit(make_on_worker, task, number, pure=False, resources=self._needs)
             self._pause()
-            if time.monotonic() - told > _SIGN_SECONDS:  # a stripe may take long, and this process does not hang
-                told = time.monotonic()
+            if time.monotonic() - last_sign > _SIGN_OF_LIFE_SECONDS:  # a stripe may take longer than the stall limit
+                last_sign = time.monotonic()
                 advance(Tally(), None)
             for number, future in list(running.items()):
                 if future.status == "pending":
@@ -193,7 +193,7 @@ class ClusterExecutor:
                 if future.status == "error":
                     raise _failure(future.exception(timeout=_ANSWER_SECONDS), f"stripe {number}")
                 answer = future.result(timeout=_ANSWER_SECONDS)
-                segment = self._accepted(answer, errand.settings, waiting[number], workspace)
+                segment = self._accepted(answer, task.settings, waiting[number], workspace)
                 del waiting[number]
                 advance(segment_tally(segment), None)
 
@@ -202,7 +202,7 @@ class ClusterExecutor:
     ) -> Segment:
         if answer is not None:
             raise ServiceError(Problem(**answer))
-        deadline = time.monotonic() + _ANSWER_SECONDS  # a network file system shows a new name late
+        deadline = time.monotonic() + _ANSWER_SECONDS  # a network file system may show a new name late
 
         def require(segment: Segment) -> None:
             require_finished(segment, settings, stripe)
@@ -220,7 +220,7 @@ class ClusterExecutor:
         return segment
 
     def _connected(self) -> Client:
-        """A connection to a scheduler that has a worker, made anew where it was lost."""
+        """Return a connection to a scheduler with a worker; reconnect where it was lost."""
         deadline = time.monotonic() + self._patience
         missing = "no scheduler"
         while True:
@@ -231,7 +231,7 @@ class ClusterExecutor:
                         self._address, security=self._security, timeout=5, set_as_default=False, name="slidelift"
                     )
                 if self._workers(self._client):
-                    self._lonely_since = None
+                    self._without_workers_since = None
                     return self._client
                 missing = self._no_worker
             except _LOST as error:
@@ -243,18 +243,18 @@ class ClusterExecutor:
 
     @contextmanager
     def _unless_lost(self, client: Client) -> Iterator[None]:
-        """Give the connection up where it was lost in between; the caller makes a new one and goes on."""
+        """Drop the connection where it was lost; the caller reconnects and continues."""
         try:
             yield
         except _LOST:
             self._disconnect()
-        except RuntimeError:  # a client that has noticed by itself
+        except RuntimeError:  # a client that noticed the loss itself
             if client.status == "running":
                 raise
             self._disconnect()
 
     def _workers(self, client: Client) -> list[dict[str, Any]]:
-        """Those that could make a stripe now."""
+        """Return the workers that can make a stripe now."""
         try:
             info = client.sync(client.scheduler.identity, n_workers=-1, callback_timeout=_ANSWER_SECONDS)
         except TimeoutError as error:
@@ -263,10 +263,10 @@ class ClusterExecutor:
         return [worker for worker in workers if _has_gpu(worker) or not self._on_gpus]
 
     def _require_workers(self, client: Client) -> list[dict[str, Any]]:
-        """As `_workers`; cluster.unreachable where there have been none for too long."""
+        """As `_workers`; raises cluster.unreachable where there were none for too long."""
         workers = self._workers(client)
-        self._lonely_since = None if workers else self._lonely_since or time.monotonic()
-        if self._lonely_since and time.monotonic() - self._lonely_since > self._patience:
+        self._without_workers_since = None if workers else self._without_workers_since or time.monotonic()
+        if self._without_workers_since and time.monotonic() - self._without_workers_since > self._patience:
             raise self._unreachable(self._no_worker)
         return workers
 
@@ -276,7 +276,7 @@ class ClusterExecutor:
 
     @property
     def _needs(self) -> dict[str, int] | None:
-        """One task a GPU, where the job began on workers that say they have some."""
+        """One task per GPU, where the job began on workers that declare GPUs."""
         return {"GPU": 1} if self._on_gpus else None
 
     def _pause(self) -> None:
@@ -284,7 +284,7 @@ class ClusterExecutor:
         time.sleep(_POLL_SECONDS)
 
     def _unreachable(self, missing: str) -> ServiceError:
-        detail = f"{self._address}: {missing} for {self._patience:g} s; start it, then ask again"
+        detail = f"{self._address}: {missing} for {self._patience:g} s; start it, then try again"
         return ServiceError(problem("cluster.unreachable", detail))
 
     def _disconnect(self) -> None:
@@ -341,7 +341,7 @@ def _failure(error: BaseException | None, work: str) -> ServiceError:
             problem(
                 "runner.crashed",
                 f"{work}: the workers that tried died, {error.allowed_failures + 1} of them; the slide may be damaged, "
-                "or memory has run out; asking again continues from the finished stripes",
+                "or memory ran out; the same job continues from the finished stripes",
             )
         )
     return ServiceError(

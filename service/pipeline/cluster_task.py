@@ -1,4 +1,4 @@
-"""A stripe as an errand: what a cluster's worker is told, and what it does."""
+"""The tasks of a cluster's workers: load a model, make a stripe."""
 
 import threading
 import traceback
@@ -24,14 +24,14 @@ from slidelift.wsi.readers.open_slide import open_slide
 from slidelift.wsi.writers.segment import Segment
 
 
-def stamps(slide: Path) -> tuple[tuple[str, int, int], ...]:
-    """Name, bytes and second of change of each of a slide's files: a worker must see the same."""
+def file_stamps(slide: Path) -> tuple[tuple[str, int, int], ...]:
+    """Name, size and modification time of each of a slide's files; a worker must see the same ones."""
     return tuple((file.name, (stat := file.stat()).st_size, int(stat.st_mtime)) for file in companion_files(slide))
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What `models.upscaler.load_upscaler` is asked for."""
+    """Arguments of `models.upscaler.load_upscaler`."""
 
     model: str
     scale: int
@@ -39,13 +39,16 @@ class Model:
     precision: str
 
     def load(self) -> PatchUpscaler:
-        """Load it here."""
+        """Load the model in this process."""
         return load_upscaler(self.model, scale=self.scale, device=self.device, precision=self.precision)
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterTask:
-    """All that a worker needs to make a stripe; it is made as long as the file `sign` is there, in its folder."""
+    """Everything that a worker needs to make a stripe.
+
+    The task is valid as long as the file `marker`, in the job's workspace, exists.
+    """
 
     slide: str
     slide_name: str | None
@@ -53,102 +56,102 @@ class ClusterTask:
     model: Model
     fingerprint: str
     settings: StripeSettings
-    sign: str
+    marker: str
     versions: tuple[str, ...]
 
 
-class _Sign(CancelToken):
-    """Set when the errand's sign is gone: its job ended, or began anew."""
+class _MarkerToken(CancelToken):
+    """Set when the task's marker is gone: its job ended or began anew."""
 
-    def __init__(self, errand: ClusterTask) -> None:
+    def __init__(self, task: ClusterTask) -> None:
         super().__init__()
-        self._path = Path(errand.sign)
+        self._path = Path(task.marker)
 
     @property
     def is_set(self) -> bool:
-        """Whether the errand is still wanted."""
+        """Whether the job no longer needs the task."""
         return not self._path.exists()
 
 
-class _Keeper:
+class _ModelCache:
     """Keeps the last model of a worker's process; one stripe at a time uses it.
 
-    No plugin of Dask's: a scheduler that was restarted may know of none, and a frozen worker holds up the others'.
+    Not a plugin of Dask: a restarted scheduler may have lost it, and a frozen worker delays the plugins of the others.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._held: tuple[Model, PatchUpscaler, int] | None = None
+        self._cached: tuple[Model, PatchUpscaler, int] | None = None
 
     @contextmanager
     def upscaler(self, model: Model) -> Iterator[PatchUpscaler]:
         with self._lock:
-            if self._held is None or self._held[0] != model or self._held[1].batch != self._held[2]:
-                self._held = None  # the old one's memory goes first; a batch that was halved is tried whole again
+            if self._cached is None or self._cached[0] != model or self._cached[1].batch != self._cached[2]:
+                self._cached = None  # frees the memory first; a batch that was halved is tried whole again
                 fresh = model.load()
-                self._held = model, fresh, fresh.batch
-            upscaler = self._held[1]
+                self._cached = model, fresh, fresh.batch
+            upscaler = self._cached[1]
             upscaler.incidents.clear()
             yield upscaler
 
 
-_KEEPER = _Keeper()
+_MODELS = _ModelCache()
 
 
-def load_there(model: Model, wanted: tuple[str, ...]) -> dict[str, Any]:
-    """A worker's task: make the model ready; its ``facts`` (`UpscalerFacts`), or the ``problem`` that was met."""
+def load_on_worker(model: Model, wanted: tuple[str, ...]) -> dict[str, Any]:
+    """Load the model; return its ``facts`` (`UpscalerFacts`) or a ``problem``."""
     try:
         _require_versions(wanted)
-        with _KEEPER.upscaler(model) as upscaler:
+        with _MODELS.upscaler(model) as upscaler:
             return {"facts": {name: getattr(upscaler, name) for name in get_type_hints(UpscalerFacts)}}
-    except Exception as error:  # noqa: BLE001 - the client is told, whatever it is
+    except Exception as error:  # noqa: BLE001 - the client reports any error
         traceback.print_exc()
         return {"problem": describe(error).as_dict()}
 
 
-def make_there(errand: ClusterTask, number: int) -> dict[str, Any] | None:
-    """A worker's task: make one stripe's segment; None, or the problem that was met."""
+def make_on_worker(task: ClusterTask, number: int) -> dict[str, Any] | None:
+    """Make one stripe's segment; return None or a problem."""
     try:
-        _require_versions(errand.versions)
-        with _KEEPER.upscaler(errand.model) as upscaler:
-            _make_alone(errand, number, upscaler)
-    except Cancelled:  # nobody waits for the answer, unless only this worker thinks so
-        return _unseen(Path(errand.sign).parent).as_dict()
+        _require_versions(task.versions)
+        with _MODELS.upscaler(task.model) as upscaler:
+            _make_segment(task, number, upscaler)
+    except Cancelled:  # the client waits for the answer only if this worker alone does not see the marker
+        return _invisible_folder(Path(task.marker).parent).as_dict()
     except Exception as error:  # noqa: BLE001 - as above
         traceback.print_exc()
         return describe(error).as_dict()
     return None
 
 
-def _make_alone(errand: ClusterTask, number: int, upscaler: PatchUpscaler) -> None:
-    slide, folder = Path(errand.slide), Path(errand.sign).parent
-    name = errand.slide_name or str(slide)
+def _make_segment(task: ClusterTask, number: int, upscaler: PatchUpscaler) -> None:
+    slide, folder = Path(task.slide), Path(task.marker).parent
+    name = task.slide_name or str(slide)
     here = f"worker {get_worker().name}"
-    if upscaler.fingerprint != errand.fingerprint:
+    if upscaler.fingerprint != task.fingerprint:
         raise ServiceError(problem("cluster.workers", f"{here} has other weights of {upscaler.name}"))
     try:
-        same = stamps(slide) == errand.files
+        is_same = file_stamps(slide) == task.files
     except OSError as error:
         raise ServiceError(problem("cluster.workers", f"{here} can't read {name}: {error.strerror}")) from error
-    if not same:
-        raise ServiceError(problem("cluster.workers", f"{here} sees another {name} than was asked for"))
-    cancel = _Sign(errand)
+    if not is_same:
+        raise ServiceError(problem("cluster.workers", f"{here} sees other files at {name} than the job's own machine"))
+    cancel = _MarkerToken(task)
     if cancel.is_set:
-        raise ServiceError(_unseen(folder))
+        raise ServiceError(_invisible_folder(folder))
     path = folder / Workspace.segment_name(number)
-    stripe = next(stripe for stripe in errand.settings.plan.stripes() if stripe.number == number)
-    with suppress(FileNotFoundError, SegmentDamagedError):  # made by one that could not say so any more
-        require_finished(Segment(path), errand.settings, stripe)
+    stripe = next(stripe for stripe in task.settings.plan.stripes() if stripe.number == number)
+    with suppress(FileNotFoundError, SegmentDamagedError):  # made by a worker that was lost before it answered
+        require_finished(Segment(path), task.settings, stripe)
         return
-    reader = open_slide(slide, errand.slide_name)
+    reader = open_slide(slide, task.slide_name)
     try:
-        with open_stripe_maker(errand.settings, reader, upscaler, lambda *_: None, cancel) as maker:
+        with open_stripe_maker(task.settings, reader, upscaler, lambda *_: None, cancel) as maker:
             maker.make(stripe, path)
     finally:
         reader.close()
 
 
-def _unseen(folder: Path) -> Problem:
+def _invisible_folder(folder: Path) -> Problem:
     return problem(
         "cluster.workers",
         f"worker {get_worker().name} does not see {folder.parent} as the job's own machine does; let all machines see "

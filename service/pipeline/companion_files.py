@@ -21,7 +21,7 @@ from slidelift.wsi.tissue import grey_levels, thumbnail
 from slidelift.wsi.verify import ReadResult, result_reader
 
 _CROP = 80
-"""Source pixels of a crop's side: nuclei can be seen, and four such pictures keep the page under 2 MB."""
+"""Side of a crop in source pixels: nuclei are visible, and the page stays under 2 MB."""
 _TISSUE, _STRAYED, _BAD = (68, 119, 170), (221, 136, 34), (204, 51, 17)
 
 
@@ -74,7 +74,7 @@ _RULES: tuple[Callable[[Pixels, Pixels], float], ...] = (
     _varied,
     lambda source, result: mean_consistency(result, source),
 )
-"""Which square of the tile is shown: of the median one the richest, of the worst one the worst."""
+"""Which square is shown: the most varied one of the median tile, and the worst one of the worst tile."""
 
 
 def _crops(
@@ -85,7 +85,7 @@ def _crops(
     rmse: float,
     weigh: Callable[[Pixels, Pixels], float],
 ) -> Crops | None:
-    """The square of the tile that weighs most; None where the source can't be read again."""
+    """Cut the square with the highest weight out of a tile; None where the source can't be read again."""
     plan = builder.job.plan
     core = plan.tile(row, column).core
     try:
@@ -102,7 +102,7 @@ def _crops(
 
 
 def _squares(size: Size) -> list[Region]:
-    """A grid of crops over a tile; a tile smaller than one is shown whole."""
+    """Divide a tile into squares; a tile smaller than one square is shown whole."""
     width, height = min(_CROP, size.width), min(_CROP, size.height)
     return [
         Region(x, y, width, height)

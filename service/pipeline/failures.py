@@ -1,4 +1,4 @@
-"""Exceptions of the three packages -> Problems: the one such table."""
+"""Conversion of exceptions to Problems."""
 
 import errno
 
@@ -33,19 +33,19 @@ _CODES: tuple[tuple[type[Exception], str], ...] = (
 
 
 def describe(error: Exception) -> Problem:
-    """What to tell the user of `error`; an exception of no package is an internal error."""
+    """Return the Problem of an exception; one of no package is an internal error."""
     if isinstance(error, ServiceError):
         return error.problem
     for kind, code in _CODES:
         if isinstance(error, kind):
             return problem(code, str(error))
     if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return problem("storage.full", "the disk is full; make space, then ask again")
+        return problem("storage.full", "the disk is full; make space, then try again")
     if isinstance(error, OSError) and error.errno == errno.EFBIG:
         said = "a file grew larger than its file system takes (FAT32: 4 GiB) or than `ulimit -f` allows"
         return problem("storage.unusable", f"{said}; write to another disk, or raise the limit")
     if isinstance(error, OSError) and error.filename is not None:
         return problem("storage.unusable", f"{error.filename}: {error.strerror}")
     if isinstance(error, MemoryError):
-        return problem("device.out-of-memory", f"more memory was asked for than this process may hold ({error})")
+        return problem("device.out-of-memory", f"the process needs more memory than its limit allows ({error})")
     return problem("internal", f"{type(error).__name__}: {error}")

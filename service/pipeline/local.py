@@ -1,4 +1,4 @@
-"""Stripes made in this process, one after another."""
+"""Makes stripes in this process, one after another."""
 
 import time
 from collections.abc import Sequence
@@ -17,19 +17,19 @@ from slidelift.service.pipeline.workspace import Workspace
 from slidelift.wsi.slide import SlideReader
 from slidelift.wsi.tiling import Stripe, TilePlan
 
-# A trial of the model may cost a fiftieth of the work at most.
-_WORTH_A_TRIAL = 50
+# The trial of the model may cost a fiftieth of the work at most.
+_LEAST_WORK = 50
 
 
 class StripeExecutor(Protocol):
-    """Where a job's stripes are made: here, or by the workers of a cluster (`service.pipeline.cluster`)."""
+    """Makes the stripes of a job: in this process, or on a cluster (`service.pipeline.cluster`)."""
 
     def load(self, model: OpenedModel, *, scale: int, device: str, precision: str = "auto") -> UpscalerFacts:
-        """Make the model ready where the stripes will be made; see `models.upscaler.OpenedModel`."""
+        """Load the model where the stripes will be made; see `models.upscaler.OpenedModel`."""
         ...
 
     def trial(self, plan: TilePlan, passed: int) -> float | None:
-        """Seconds that the model takes for a patch of the plan; None where `passed` tiles are not worth trying it."""
+        """Measure the model's seconds per patch of the plan; None where `passed` tiles are too few to be worth it."""
         ...
 
     def make(
@@ -41,7 +41,7 @@ class StripeExecutor(Protocol):
         workspace: Workspace,
         advance: Advance,
     ) -> None:
-        """Put the segment of each stripe into the workspace, with the model that was loaded last.
+        """Write the segment of each stripe into the workspace, with the model that was loaded last.
 
         Parameters
         ----------
@@ -66,7 +66,7 @@ class LocalExecutor:
     def trial(self, plan: TilePlan, passed: int) -> float | None:
         """See `StripeExecutor`; the second of two calls is timed, since the first loads kernels."""
         batch = self._upscaler.batch
-        if passed < 2 * batch * _WORTH_A_TRIAL:
+        if passed < 2 * batch * _LEAST_WORK:
             return None
         patches = np.full((batch, plan.patch, plan.patch, 3), 220, np.uint8)
         with suppress(NonFiniteOutputError):
@@ -78,7 +78,7 @@ class LocalExecutor:
 
     def make(
         self,
-        request: UpscaleRequest,  # noqa: ARG002 - the face of all
+        request: UpscaleRequest,  # noqa: ARG002 - part of the protocol
         reader: SlideReader,
         settings: StripeSettings,
         stripes: Sequence[Stripe],

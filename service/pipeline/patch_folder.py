@@ -1,7 +1,7 @@
-"""A folder of training patches: the files, `patches.json` on all of them, and a diary of the slide in progress.
+"""A folder of training patches: their files, the index `patches.json`, and a journal of the slide in progress.
 
-A patch's file is written whole, then its line in the diary. So after a kill a line means a whole file, and the same
-command goes on behind the last line. `patches.json` gains a slide when all of it is decided.
+A patch's file is written before its line in the journal, so that after a kill each line stands for a whole file and the
+same command continues after the last line. A slide enters the index when it is finished.
 """
 
 import fcntl
@@ -26,21 +26,21 @@ Cell = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class PatchWishes:
-    """What is asked of every patch.
+class PatchOptions:
+    """Options of all patches of a folder.
 
     Attributes
     ----------
     mpp, size
         µm per pixel, and side in pixels.
     entropy
-        Least Shannon entropy of a whole patch in bits; 0 keeps everything and asks no survey.
+        Least Shannon entropy of a whole patch in bits; 0 keeps everything and makes no survey.
     most
-        Patches of each slide at most, drawn by `seed`; None for all.
+        Most patches of a slide, drawn by `seed`; None for all.
     format
         ``png`` or ``jpg`` (quality 95, full chroma).
     source_mpp
-        µm per pixel of the slides' level 0, where they do not say it.
+        µm per pixel of the slides' level 0, where the files have none.
     """
 
     mpp: float
@@ -52,7 +52,7 @@ class PatchWishes:
     seed: int = 0
 
     def as_parameters(self) -> dict[str, Any]:
-        """What all patches of one folder have in common; the source's pixel size stands with each slide."""
+        """Return the parameters that the index stores; `source_mpp` is stored with each slide."""
         names = ("mpp", "size", "entropy", "most", "format", "seed")
         return {"max" if name == "most" else name: getattr(self, name) for name in names}
 
@@ -66,7 +66,7 @@ class Verdict:
     region
         In level-0 pixels.
     entropy
-        Bits; None where the patch can't be decoded, and `cause` says why.
+        In bits; None where the patch can't be decoded, for the reason `cause`.
     """
 
     region: Region
@@ -76,17 +76,16 @@ class Verdict:
 
 
 class PatchFolder:
-    """Owned by one process at a time (a lock on the folder, which dies with it); a context manager.
+    """A context manager that one process owns at a time, by a lock on the folder that ends with the process.
 
     Raises
     ------
     ServiceError
-        On entering: the folder holds other things than patches, patches that were made otherwise, or another
-        process is at work in it.
+        On entering: the folder holds other files, or patches of other options, or another process uses it.
     """
 
-    def __init__(self, path: Path, wishes: PatchWishes) -> None:
-        self.path, self.wishes = path, wishes
+    def __init__(self, path: Path, options: PatchOptions) -> None:
+        self.path, self.options = path, options
         self._slides: dict[str, dict[str, Any]] = {}
 
     def __enter__(self) -> "PatchFolder":
@@ -122,15 +121,15 @@ class PatchFolder:
             index = json.loads((self.path / INDEX).read_text("utf-8"))
             found, slides, patches = index["parameters"], index["slides"], index["patches"]
         except FileNotFoundError:
-            strangers = sorted(entry.name for entry in self.path.iterdir() if not entry.name.startswith("."))
-            if strangers:
-                raise _refused(f"{self.path}: holds {strangers[0]} and no {INDEX}; choose an empty folder") from None
+            others = sorted(entry.name for entry in self.path.iterdir() if not entry.name.startswith("."))
+            if others:
+                raise _refused(f"{self.path}: holds {others[0]} and no {INDEX}; choose an empty folder") from None
             self._write_index()
             return
         except (ValueError, RecursionError, KeyError, TypeError):
             raise _refused(f"{self.path / INDEX}: not what this command writes; choose another folder") from None
-        asked = self.wishes.as_parameters()
-        wrong = [f"{name} {found.get(name)}, not {asked[name]}" for name in asked if found.get(name) != asked[name]]
+        wanted = self.options.as_parameters()
+        wrong = [f"{name} {found.get(name)}, not {wanted[name]}" for name in wanted if found.get(name) != wanted[name]]
         if wrong and (slides or any(self.path.glob(".*.diary"))):
             raise _refused(f"{self.path}: its patches were made with {'; '.join(wrong)}; choose another folder")
         self._slides = {slide["stem"]: {**slide, "patches": []} for slide in slides}
@@ -143,7 +142,7 @@ class PatchFolder:
         slides = [self._slides[stem] for stem in sorted(self._slides)]
         index = {
             "software": software(),
-            "parameters": self.wishes.as_parameters(),
+            "parameters": self.options.as_parameters(),
             "slides": [{key: value for key, value in slide.items() if key != "patches"} for slide in slides],
             "patches": [patch for slide in slides for patch in slide["patches"]],
         }
@@ -152,7 +151,7 @@ class PatchFolder:
         )
 
     def finished(self, stem: str, origin: dict[str, Any]) -> dict[str, Any] | None:
-        """The record of a slide of which everything is there; None where something is still to be done.
+        """Return the record of a finished slide; None where a patch is missing.
 
         Raises
         ------
@@ -163,15 +162,15 @@ class PatchFolder:
         if record is None:
             return None
         self.refuse_another(origin, record)
-        (self.path / f".{stem}.diary").unlink(missing_ok=True)  # a kill came just after the index was written
+        (self.path / f".{stem}.diary").unlink(missing_ok=True)  # left by a kill just after the index was written
         return record if all((self.path / patch["file"]).is_file() for patch in record["patches"]) else None
 
-    def diary(self, stem: str, origin: dict[str, Any]) -> "Diary":
-        """Begin or continue a slide."""
-        return Diary(self, stem, origin)
+    def journal(self, stem: str, origin: dict[str, Any]) -> "PatchJournal":
+        """Begin or continue the journal of a slide."""
+        return PatchJournal(self, stem, origin)
 
     def refuse_another(self, origin: dict[str, Any], found: dict[str, Any]) -> None:
-        """Raise unless what was `found` comes from the slide that `origin` describes."""
+        """Raise ServiceError unless the record `found` is of the slide `origin`."""
         if any(found.get(key) != value for key, value in origin.items()):
             raise _refused(
                 f"{origin['name']}: {self.path} has patches of {found.get('name')} under the same name, which is "
@@ -179,21 +178,21 @@ class PatchFolder:
             )
 
     def patch_name(self, stem: str, region: Region) -> str:
-        """File of the patch that shows that part of level 0."""
-        return f"{stem}-x{region.x}-y{region.y}.{self.wishes.format}"
+        """File name of the patch of that region of level 0."""
+        return f"{stem}-x{region.x}-y{region.y}.{self.options.format}"
 
-    def enter_slide(self, stem: str, record: dict[str, Any]) -> None:
-        """Put a slide that is done into the index."""
+    def add_slide(self, stem: str, record: dict[str, Any]) -> None:
+        """Add a finished slide to the index."""
         self._slides[stem] = record
         self._write_index()
 
 
-class Diary:
-    """What was decided of the slide in progress, a line a patch; a context manager that closes its file.
+class PatchJournal:
+    """The journal of the slide in progress, one line per patch; a context manager.
 
     Attributes
     ----------
-    known
+    earlier
         Verdicts of an earlier run, by column and row.
     """
 
@@ -201,20 +200,20 @@ class Diary:
         self._folder, self._stem = folder, stem
         self._header = {**origin, "versions": {name: version(name) for name in _LIBRARIES}}
         self._path = folder.path / f".{stem}.diary"
-        self.known: dict[Cell, Verdict] = {}
+        self.earlier: dict[Cell, Verdict] = {}
         self._all: dict[Cell, Verdict] = {}
 
-    def __enter__(self) -> "Diary":
-        header, lines = self._earlier()
+    def __enter__(self) -> "PatchJournal":
+        header, lines = self._read()
         if header is not None:
             self._folder.refuse_another({key: self._header[key] for key in ("name", "sha256", "mpp")}, header)
         if header == self._header:
-            self.known = {cell: verdict for cell, verdict in lines if self._is_there(verdict)}
-        else:  # begun with other versions of the libraries: the bytes could differ
+            self.earlier = {cell: verdict for cell, verdict in lines if self._has_file(verdict)}
+        else:  # other versions of the libraries may write other bytes
             for _, verdict in lines:
                 (self._folder.path / self._folder.patch_name(self._stem, verdict.region)).unlink(missing_ok=True)
-        self._all = dict(self.known)
-        text = "".join(_line(cell, verdict) for cell, verdict in self.known.items())
+        self._all = dict(self.earlier)
+        text = "".join(_line(cell, verdict) for cell, verdict in self.earlier.items())
         write_atomically(self._path, (json.dumps(self._header) + "\n" + text).encode())
         self._file: TextIO = self._path.open("a", encoding="utf-8")
         return self
@@ -224,8 +223,8 @@ class Diary:
     ) -> None:
         self._file.close()
 
-    def _earlier(self) -> tuple[dict[str, Any] | None, list[tuple[Cell, Verdict]]]:
-        """Header and verdicts that lie here; a last line that a kill or a power cut tore is left out."""
+    def _read(self) -> tuple[dict[str, Any] | None, list[tuple[Cell, Verdict]]]:
+        """Return the stored header and verdicts; an incomplete last line is ignored."""
         try:
             text = self._path.read_text("utf-8")
             first, *rest = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
@@ -238,21 +237,21 @@ class Diary:
         except (ValueError, TypeError, KeyError, RecursionError):
             raise _refused(f"{self._path}: not what this command writes; choose another folder") from None
 
-    def _is_there(self, verdict: Verdict) -> bool:
+    def _has_file(self, verdict: Verdict) -> bool:
         name = self._folder.patch_name(self._stem, verdict.region)
         return not verdict.kept or (self._folder.path / name).is_file()
 
     def write(self, cell: Cell, verdict: Verdict, encoded: bytes | None) -> None:
-        """Write a patch's file, if it is kept, and then what was decided."""
+        """Write a patch's file, if it is kept, and then its line."""
         if encoded is not None:
             write_atomically(self._folder.path / self._folder.patch_name(self._stem, verdict.region), encoded)
         self._file.write(_line(cell, verdict))
         self._file.flush()
         self._all[cell] = verdict
 
-    def finish(self, counts: dict[str, int], looked_at: list[Cell]) -> dict[str, Any]:
-        """Put the slide into the index, remove the diary, and return the slide's record."""
-        verdicts = [self._all[cell] for cell in sorted(looked_at, key=lambda cell: (cell[1], cell[0]))]
+    def finish(self, counts: dict[str, int], done: list[Cell]) -> dict[str, Any]:
+        """Add the slide to the index, remove the journal, and return the slide's record."""
+        verdicts = [self._all[cell] for cell in sorted(done, key=lambda cell: (cell[1], cell[0]))]
         unreadable = [verdict for verdict in verdicts if verdict.entropy is None]
         kept = [verdict for verdict in verdicts if verdict.kept]
         decided = {
@@ -265,10 +264,10 @@ class Diary:
             "stem": self._stem,
             **self._header,
             "counts": {**counts, **decided, "not_needed": rest},
-            "unreadable": [{"region": _numbers(one.region), "cause": one.cause} for one in unreadable],
+            "unreadable": [{"region": _box(one.region), "cause": one.cause} for one in unreadable],
             "patches": [self._entry(verdict) for verdict in kept],
         }
-        self._folder.enter_slide(self._stem, record)
+        self._folder.add_slide(self._stem, record)
         self._path.unlink()
         return record
 
@@ -277,17 +276,17 @@ class Diary:
             "file": self._folder.patch_name(self._stem, verdict.region),
             "stem": self._stem,
             "slide": self._header["name"],
-            "region": _numbers(verdict.region),
-            "mpp": self._folder.wishes.mpp,
+            "region": _box(verdict.region),
+            "mpp": self._folder.options.mpp,
             "entropy": verdict.entropy,
         }
 
 
 def _line(cell: Cell, verdict: Verdict) -> str:
-    return json.dumps({"cell": cell, **asdict(verdict), "region": _numbers(verdict.region)}) + "\n"
+    return json.dumps({"cell": cell, **asdict(verdict), "region": _box(verdict.region)}) + "\n"
 
 
-def _numbers(region: Region) -> list[int]:
+def _box(region: Region) -> list[int]:
     return [region.x, region.y, region.width, region.height]
 
 

@@ -1,4 +1,4 @@
-"""How far a piece of work is, and the way to stop it."""
+"""Progress and cancellation of a job."""
 
 import math
 import threading
@@ -11,7 +11,7 @@ from slidelift.service.errors import Cancelled
 
 
 class Stage(StrEnum):
-    """The stations of one slide, in order."""
+    """The stages of a job, in order."""
 
     OPENING = "opening"
     PLANNING = "planning"
@@ -22,23 +22,22 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A snapshot.
+    """A snapshot of a job's progress.
 
     Attributes
     ----------
     tiles_done, tiles_total
         Source tiles of the plan; a resumed job starts with those of its finished stripes.
     tiles_per_second
-        Over this process's own work, None before the first tile.
+        Of this process's own work; None before the first tile.
     eta_seconds
-        Of the upscaling stage, None while unknown and in every other stage; see `TileClock`.
+        Of the upscaling stage; None while unknown and in every other stage. See `TileClock`.
     resumed_tiles
-        Tiles that an earlier, interrupted run had finished.
+        Tiles that an interrupted run had finished.
     device_busy
-        Share of this process's upscaling in which the model computed, 0 to 1; None before the first tile, and where
-        others make the stripes.
+        Share of the upscaling stage in which the model computed, 0 to 1; None before the first tile and on a cluster.
     bytes_written
-        What finished stripes and the joined result take on disk; None before the stripes were counted.
+        Size of finished stripes and the joined result; None before the stripes were counted.
     """
 
     stage: Stage
@@ -52,40 +51,40 @@ class Progress:
 
 
 class CancelToken:
-    """Set from any thread; looked at between batches."""
+    """A flag that any thread may set; the pipeline checks it between batches."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
 
     def cancel(self) -> None:
-        """Ask for the work to stop at the next batch."""
+        """Request that the work stops at the next batch."""
         self._event.set()
 
     @property
     def is_set(self) -> bool:
-        """Whether somebody asked to stop."""
+        """Whether the work was cancelled."""
         return self._event.is_set()
 
     def raise_if_cancelled(self) -> None:
-        """Raise Cancelled if somebody asked to stop."""
+        """Raise Cancelled if the work was cancelled."""
         if self.is_set:
             raise Cancelled
 
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """Tiles by what they cost.
+    """Counts of tiles by what they cost.
 
     Attributes
     ----------
     tiles
-        All of them.
+        All tiles.
     passed
-        Those that the plan's mask leaves to the entropy: of the others it is known beforehand that they are cheap.
+        Tiles that the mask does not reject; the others are known to be cheap.
     computed
-        Those that went through the model.
+        Tiles that the model computed.
     bytes_written
-        What was written of them.
+        Size of the written stripes.
     """
 
     tiles: int = 0
@@ -102,34 +101,33 @@ class Tally:
         )
 
 
-# Where nobody has timed the model: a tile of it costs about this many plain ones (compact-x4 on a CPU).
-_WEIGHT = 20
-# What is expected before anything was seen: nearly all that the mask passes is tissue; so many tiles outweigh it.
-_SHARE, _DOUBT = 0.9, 8
-# Tissue lies together: this share of the plan, but so many tiles at least, is what "of late" means.
-_LATE, _LEAST_LATE = 1 / 16, 32
+# Where the model's time is unknown: a tile of it costs about this many resampled ones (compact-x4 on a CPU).
+_MODEL_WEIGHT = 20
+# Prior: share of the tiles that pass the mask which are tissue, and the number of tiles that it counts as.
+_PRIOR_SHARE, _PRIOR_TILES = 0.9, 8
+# Tissue lies together: the recent share is averaged over this share of the plan, but over 32 tiles at least.
+_RECENT, _LEAST_RECENT = 1 / 16, 32
 
 
 @dataclass(slots=True)
 class TileClock:
-    """Counts tiles and derives speed and the time left from this process's own work.
+    """Counts tiles and estimates speed and remaining time from this process's own work.
 
-    The time left is that of the upscaling stage; joining and verifying, a few per cent of a long job, are not in it.
-    It is the sum of two parts, each with its own speed. All tiles are read and encoded: they cost what passed while the
-    model did not compute. Those with tissue cost the model's own time too. How many of the tiles left are such, the
-    mask bounds, and their share so far and of late estimates; where a slide has no small level to make a mask of,
-    nothing foresees tissue that comes late. Before the first of them the model's time is that of a trial
-    (`model_seconds`), else no time left is told. Where the model's own time is unknown (a cluster), a tile with tissue
-    counts as 20.
+    The remaining time is that of the upscaling stage; joining and verifying take a few per cent of a long job more. It
+    is the sum of two parts. All tiles are read and encoded, which takes the time in which the model does not compute.
+    Tissue tiles take the model's time too. The mask bounds the number of tissue tiles left, and their share so far and
+    recently estimates it; on a slide without a small level there is no mask, and tissue that comes late is not
+    foreseen. Before the first tissue tile the model's time is that of a trial (`model_seconds`); without a trial there
+    is no estimate. Where the model's time is unknown (a cluster), a tissue tile counts as 20 others.
 
     Attributes
     ----------
     total, resumed
-        Of the plan, and of an earlier run's stripes.
+        Tiles of the plan, and of an earlier run's stripes.
     model_seconds
-        What one tile took the model in a trial, None without one.
+        Seconds per tile in a trial of the model; None without a trial.
     now
-        The clock.
+        Returns the time in seconds.
     """
 
     total: Tally
@@ -139,23 +137,25 @@ class TileClock:
     done: Tally = field(default_factory=Tally)
     busy_seconds: float | None = 0.0
     started: float = field(init=False)
-    _share_of_late: float = _SHARE
+    _recent_share: float = _PRIOR_SHARE
 
     def __post_init__(self) -> None:
         self.started = self.now()
 
     def advance(self, tally: Tally, busy_seconds: float | None) -> None:
-        """Count finished tiles, and the time for which the model computed; None where that is not known."""
+        """Count finished tiles, and the seconds in which the model computed (None where unknown)."""
         self.done += tally
         if tally.passed:
-            late = max(_LEAST_LATE, self.total.tiles * _LATE)
-            fading = math.exp(-tally.passed / late)
-            self._share_of_late = fading * self._share_of_late + (1 - fading) * tally.computed / tally.passed
-        known = busy_seconds is not None and self.busy_seconds is not None
-        self.busy_seconds = (self.busy_seconds or 0) + (busy_seconds or 0) if known else None
+            recent = max(_LEAST_RECENT, self.total.tiles * _RECENT)
+            fading = math.exp(-tally.passed / recent)
+            self._recent_share = fading * self._recent_share + (1 - fading) * tally.computed / tally.passed
+        if busy_seconds is None or self.busy_seconds is None:
+            self.busy_seconds = None
+        else:
+            self.busy_seconds += busy_seconds
 
     def snapshot(self, stage: Stage) -> Progress:
-        """Where the work is now."""
+        """Return the current progress."""
         elapsed = self.now() - self.started
         begun = bool(self.done.tiles) and elapsed > 0
         return Progress(
@@ -170,11 +170,11 @@ class TileClock:
         )
 
     def _seconds_left(self, elapsed: float) -> float | None:
-        seen = self.resumed + self.done
-        tiles, passed = self.total.tiles - seen.tiles, self.total.passed - seen.passed
-        share = (seen.computed + _SHARE * _DOUBT) / (seen.passed + _DOUBT)
+        finished = self.resumed + self.done
+        tiles, passed = self.total.tiles - finished.tiles, self.total.passed - finished.passed
+        share = (finished.computed + _PRIOR_SHARE * _PRIOR_TILES) / (finished.passed + _PRIOR_TILES)
         if self.done.passed:
-            share = (share + 3 * self._share_of_late) / 4
+            share = (share + 3 * self._recent_share) / 4
         computed = passed * share
         if self.busy_seconds is None:
             return elapsed / _units(self.done.tiles, self.done.computed) * _units(tiles, computed)
@@ -186,4 +186,4 @@ class TileClock:
 
 
 def _units(tiles: float, computed: float) -> float:
-    return tiles + (_WEIGHT - 1) * computed
+    return tiles + (_MODEL_WEIGHT - 1) * computed

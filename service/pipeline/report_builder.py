@@ -327,8 +327,10 @@ class ReportBuilder:
 
 
 def _compression(info: SlideInfo) -> CompressionReport | None:
-    found = info.compression
-    return CompressionReport(str(found.codec), found.quality, found.sampling) if found else None
+    compression = info.compression
+    if compression is None:
+        return None
+    return CompressionReport(str(compression.codec), compression.quality, compression.sampling)
 
 
 def _rounded(value: float | None, digits: int) -> float | None:

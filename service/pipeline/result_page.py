@@ -20,7 +20,7 @@ from slidelift.wsi.geometry import Region
 from slidelift.wsi.slide import Pixels
 
 THUMBNAIL = 500
-"""Pixels of the longer side of the thumbnails."""
+"""Longer side of the thumbnails in pixels."""
 _MAP = 480
 _MOST_BAD = 200
 _MARKS: dict[TileMark, tuple[str, tuple[int, int, int]]] = {
@@ -35,7 +35,7 @@ _MARKS: dict[TileMark, tuple[str, tuple[int, int, int]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Crops:
-    """A square of one tile, three times: the source, its bicubic enlargement, and the result.
+    """A square of one tile: the source, its bicubic enlargement, and the result.
 
     `place` is in pixels of the result; `rmse` is the whole tile's.
     """
@@ -56,7 +56,7 @@ class PageImages:
     Attributes
     ----------
     before
-        None where the source has no level small enough.
+        Thumbnail of the source; None where no level is small enough.
     map
         As `service.pipeline.report_builder.ReportBuilder.map`.
     consistency
@@ -73,7 +73,7 @@ class PageImages:
 
 
 def result_page(report: Report, images: PageImages) -> str:
-    """The report as an HTML document."""
+    """Render the report as an HTML document."""
     output, tiles, model = report.output, report.tiles, report.model
     parts = [
         _summary(report.summary, few=tiles.few_enhanced),
@@ -101,7 +101,7 @@ def _summary(words: str, *, few: bool) -> str:
 
 
 def _chosen(model: ModelReport) -> str:
-    """Why this model, and what it may be expected to gain."""
+    """Why this model was chosen, or what gain to expect of it."""
     if model.chosen_because:
         return f"Recommended: {model.chosen_because}"
     return f"On such sources: {model.expectation}." if model.expectation else ""
@@ -160,16 +160,17 @@ def _map(rows: Sequence[str]) -> str:
     return f'<ul class="legend">{"".join(items)}</ul><div class="framed">{shown}</div>'
 
 
-def _consistency(found: ConsistencyReport | None, grid: NDArray[np.float64]) -> str:
-    if found is None:
+def _consistency(consistency: ConsistencyReport | None, grid: NDArray[np.float64]) -> str:
+    if consistency is None:
         return "<h3>Downscale-consistency</h3><p>No tile went through the model.</p>"
-    worst, greatest = found.worst, max(float(np.nanmax(grid)), 1e-6)
+    worst, greatest = consistency.worst, max(float(np.nanmax(grid)), 1e-6)
+    mean, median, p95 = consistency.mean, consistency.median, consistency.p95
     x, y, width, height = worst.output_region
-    alt = f"map of consistency: median {found.median:.2f}, greatest {worst.rmse:.2f} grey levels"
+    alt = f"map of consistency: median {median:.2f}, greatest {worst.rmse:.2f} grey levels"
     return (
-        f"<h3>Downscale-consistency</h3><p>{escape(found.explanation)}</p>"
-        f"<p>{found.measured:,} tiles: mean {found.mean:.2f}, median {found.median:.2f}, 95 % of them under "
-        f"{found.p95:.2f}, worst {worst.rmse:.2f} (row {worst.row}, column {worst.column}; x {x}, y {y}, "
+        f"<h3>Downscale-consistency</h3><p>{escape(consistency.explanation)}</p>"
+        f"<p>{consistency.measured:,} tiles: mean {mean:.2f}, median {median:.2f}, 95 % of them under {p95:.2f}, "
+        f"worst {worst.rmse:.2f} (row {worst.row}, column {worst.column}; x {x}, y {y}, "
         f"{width} x {height} px of the result).</p>{heat_scale(greatest, 'grey levels')}"
         f'<div class="framed">{picture(_drawn(heat(grid, greatest)), alt, "light grey: not through the model")}</div>'
     )
@@ -193,9 +194,9 @@ def _bad(bad: Sequence[BadTileReport]) -> str:
     if not bad:
         return "<h3>Bad tiles</h3><p>None: every tile was read and computed as planned.</p>"
     rows = "".join(
-        f'<tr><th scope="row">{one.row}, {one.column}</th><td>{_region(one.region)}</td>'
-        f"<td>{_region(one.affected)}</td><td>{escape(one.cause)}; {escape(one.remedy)}</td></tr>"
-        for one in bad[:_MOST_BAD]
+        f'<tr><th scope="row">{tile.row}, {tile.column}</th><td>{_region(tile.region)}</td>'
+        f"<td>{_region(tile.affected)}</td><td>{escape(tile.cause)}; {escape(tile.remedy)}</td></tr>"
+        for tile in bad[:_MOST_BAD]
     )
     more = f"<p>And {len(bad) - _MOST_BAD:,} more, in the report as JSON.</p>" if len(bad) > _MOST_BAD else ""
     return (
@@ -282,6 +283,6 @@ def _region(values: Sequence[int]) -> str:
 
 
 def _drawn(cells: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Each tile as a square, so that the longer side has about `_MAP` pixels."""
+    """Draw each tile as a square, so that the longer side has about `_MAP` pixels."""
     side = max(1, _MAP // max(cells.shape[:2]))
     return cells.repeat(side, axis=0).repeat(side, axis=1)

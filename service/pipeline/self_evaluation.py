@@ -1,9 +1,9 @@
-"""A slide against itself: tissue of level 0, reduced and enlarged again by each model, beside what it was.
+"""Self-evaluation of models on one slide: tissue of level 0 is reduced, enlarged by each model and compared.
 
-Needs no other data than the slide. It tells how a model does on this scanner and stain; it says nothing of what the
-model makes of the slide's own, finest level. Compared are luma by the measuring convention and RGB, tile by tile.
+It needs no data but the slide and measures how a model does on its scanner and stain. It does not measure what the
+model makes of the slide's finest level itself. Luma (by the measuring convention) and RGB are compared tile by tile.
 
-`as_json` gives, and the command writes:
+`as_json` returns:
 
     schema      "slidelift-self-evaluation/2"
     source      {reduction, defocus, noise, quality, sampling, tables}: how the reduced slide was made a source
@@ -37,19 +37,20 @@ from slidelift.wsi.errors import PlanError
 from slidelift.wsi.geometry import Region
 from slidelift.wsi.readers.open_slide import open_slide
 from slidelift.wsi.slide import Compression, Pixels, SlideReader
+from slidelift.wsi.tile_mask import MaskCell, maybe_tissue_count
 from slidelift.wsi.tiler import PatchBatch, Tiler
 from slidelift.wsi.tiling import Tile, TilePlan, source_region
 from slidelift.wsi.tissue import DEFAULT_ENTROPY, survey
 
 MEASURED = ("psnr_y", "ssim_y", "rmse", "consistency")
-"""Of each tile and model; `rmse` is over RGB, in grey levels."""
+"""Measures of each tile and model; `rmse` is over RGB, in grey levels."""
 
-_TILE = 512
-"""Pixels of level 0: context adds two thirds to the work at halo 18, and a small slide still has a map."""
+_TILE_SIDE = 512
+"""Side of a tile in level-0 pixels; at halo 18 the context adds two thirds to the work."""
 _REDUCTION_REACH = 2
-"""Source pixels that Pillow's antialiased bicubic reaches; what is nearer to a patch's edge is made of a cut kernel."""
+"""Reach of Pillow's antialiased bicubic in source pixels; nearer to a patch's edge its kernel is cut off."""
 _WINDOW = 2
-"""Runs of 16 patches that are read ahead: two windows, about 90 MB."""
+"""Runs of 16 patches in a window; two windows are in memory, about 90 MB."""
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 _Some = TypeVar("_Some", NDArray[np.uint8], NDArray[np.uint8] | NDArray[np.float32])
@@ -57,7 +58,7 @@ _Some = TypeVar("_Some", NDArray[np.uint8], NDArray[np.uint8] | NDArray[np.float
 
 @dataclass(frozen=True, slots=True)
 class TileScore:
-    """One tile: where it lies in level 0, and each model's measures and luma errors.
+    """Place and measures of one tile.
 
     Attributes
     ----------
@@ -80,9 +81,14 @@ class TileScore:
 
 @dataclass(frozen=True, slots=True)
 class SelfEvaluation:
-    """All measured tiles of one slide, and a small picture of its region (None where it has no small level).
+    """All measured tiles of one slide.
 
-    `computed_on` and its words are those of `models.hardware`.
+    Attributes
+    ----------
+    overview
+        Low-resolution picture of the region; None where the slide has no small level.
+    computed_on, computed_on_words
+        As `models.hardware` returns them.
     """
 
     name: str
@@ -99,7 +105,7 @@ class SelfEvaluation:
     computed_on_words: str
 
     def grid(self, model: str, measure: str) -> NDArray[np.float64]:
-        """A measure, or ``psnr_y_gain``, over the plan's cells (rows, columns); NaN where nothing was measured."""
+        """Return a measure, or ``psnr_y_gain``, of all tiles (rows, columns); NaN where nothing was measured."""
         cells = np.full((self.plan.rows, self.plan.columns), math.nan)
         for tile in self.tiles:
             value = tile.gain(model) if measure == "psnr_y_gain" else tile.values[model][measure]
@@ -127,7 +133,7 @@ def evaluate_slide(
     as_compressed: bool = True,
     on_tile: Callable[[int], None] = lambda _tile: None,
 ) -> SelfEvaluation:
-    """Measure every model on a slide's own tissue; holds at most a few dozen tiles at a time.
+    """Measure every model on a slide's own tissue; a few dozen tiles at most are in memory.
 
     Parameters
     ----------
@@ -136,15 +142,15 @@ def evaluate_slide(
     region
         In level-0 pixels; None for the scanned part.
     tiles
-        At most so many tissue tiles, spread evenly; None for all.
+        Greatest number of tissue tiles, spread evenly; None for all.
     mpp
-        µm per pixel of level 0 where the slide does not say, for the report alone.
+        µm per pixel of level 0 for the report, instead of the slide's.
     source
-        How the slide's pixels are made a source.
+        How the reduced pixels are degraded.
     as_compressed
-        Compress the source with the slide's own quantisation tables and sampling, where the file tells them.
+        Compress the source with the slide's own quantisation tables and sampling, where the file has them.
     on_tile
-        Called with the number of the tiles of the plan that were just looked at.
+        Called with the number of tiles that were just processed.
 
     Raises
     ------
@@ -154,13 +160,13 @@ def evaluate_slide(
         No tile has tissue.
     """
     with closing(open_slide(slide)) as reader:
-        look, plan = _plan(reader, upscalers, scale, region, entropy)
+        overview, plan = _plan(reader, upscalers, scale, region, entropy)
         if as_compressed:
             source = _compressed_as(source, reader.info.compression)
-        found = []
+        scores = []
         for tile, pixels in _tissue(reader, plan, tiles, on_tile):
-            found.append(_score(tile, pixels, plan, upscalers, source))
-        if not found:
+            scores.append(_score(tile, pixels, plan, upscalers, source))
+        if not scores:
             raise ServiceError(
                 problem("request.plan", f"{reader.info.name}: no tile with tissue there; give another --region")
             )
@@ -171,9 +177,9 @@ def evaluate_slide(
             mpp=(mpp, mpp) if mpp else info.mpp,
             plan=plan,
             models=tuple(upscalers),
-            tiles=tuple(sorted(found, key=lambda tile: (tile.row, tile.column))),
-            tissue=sum(row.count("1") for row in plan.mask),
-            overview=look,
+            tiles=tuple(sorted(scores, key=lambda tile: (tile.row, tile.column))),
+            tissue=maybe_tissue_count(plan.mask),
+            overview=overview,
             warnings=info.warnings,
             source=source,
             computed_on=computed_on(upscalers),
@@ -187,40 +193,41 @@ def _compressed_as(source: SourceModel, compression: Compression | None) -> Sour
     return replace(source, tables=compression.quantization_tables, sampling=compression.sampling)
 
 
-def table(found: SelfEvaluation) -> str:
-    """Means over the tiles as a Markdown table."""
+def table(evaluation: SelfEvaluation) -> str:
+    """Return the means over the tiles as a Markdown table."""
     rows = ["| slide | tiles | model | PSNR-Y, dB | SSIM-Y | gain, dB | RMSE | consistency p5, dB |", "|---" * 8 + "|"]
-    for name in found.models:
-        mean = {key: Summary.of(tile.values[name][key] for tile in found.tiles) for key in MEASURED}
-        gain = Summary.of(tile.gain(name) for tile in found.tiles)
+    for name in evaluation.models:
+        mean = {key: Summary.of(tile.values[name][key] for tile in evaluation.tiles) for key in MEASURED}
+        gain = Summary.of(tile.gain(name) for tile in evaluation.tiles)
         rows.append(
-            f"| {found.name} | {len(found.tiles)} | {name} | {mean['psnr_y'].mean:.2f} | {mean['ssim_y'].mean:.4f}"
-            f" | {gain.mean:+.2f} | {mean['rmse'].mean:.2f} | {mean['consistency'].p5:.2f} |"
+            f"| {evaluation.name} | {len(evaluation.tiles)} | {name} | {mean['psnr_y'].mean:.2f}"
+            f" | {mean['ssim_y'].mean:.4f} | {gain.mean:+.2f} | {mean['rmse'].mean:.2f}"
+            f" | {mean['consistency'].p5:.2f} |"
         )
     return "\n".join(rows)
 
 
-def as_json(found: SelfEvaluation) -> dict[str, Any]:
-    """Everything as plain values, by the schema that stands at the head of this module."""
-    source = found.plan.source
+def as_json(evaluation: SelfEvaluation) -> dict[str, Any]:
+    """Return everything as JSON values; the schema is in the docstring of this module."""
+    source = evaluation.plan.source
     return {
         "schema": "slidelift-self-evaluation/2",
-        "source": found.source.as_dict(),
-        "computed_on": dict(found.computed_on),
+        "source": evaluation.source.as_dict(),
+        "computed_on": dict(evaluation.computed_on),
         "slide": {
-            "name": found.name,
-            "width": found.size[0],
-            "height": found.size[1],
-            "mpp": list(found.mpp) if found.mpp else None,
+            "name": evaluation.name,
+            "width": evaluation.size[0],
+            "height": evaluation.size[1],
+            "mpp": list(evaluation.mpp) if evaluation.mpp else None,
             "region": _corners(source),
         },
-        "scale": found.plan.scale,
-        "tile": found.plan.core,
-        "rows": found.plan.rows,
-        "columns": found.plan.columns,
-        "tissue": found.tissue,
-        "warnings": list(found.warnings),
-        "models": {name: _summaries(found, name) for name in found.models},
+        "scale": evaluation.plan.scale,
+        "tile": evaluation.plan.core,
+        "rows": evaluation.plan.rows,
+        "columns": evaluation.plan.columns,
+        "tissue": evaluation.tissue,
+        "warnings": list(evaluation.warnings),
+        "models": {name: _summaries(evaluation, name) for name in evaluation.models},
         "tiles": [
             {
                 "row": tile.row,
@@ -231,22 +238,22 @@ def as_json(found: SelfEvaluation) -> dict[str, Any]:
                         **{measure: finite(value) for measure, value in tile.values[name].items()},
                         "psnr_y_gain": finite(tile.gain(name)),
                     }
-                    for name in found.models
+                    for name in evaluation.models
                 },
             }
-            for tile in found.tiles
+            for tile in evaluation.tiles
         ],
     }
 
 
-def _summaries(found: SelfEvaluation, name: str) -> dict[str, Any]:
-    values = {measure: [tile.values[name][measure] for tile in found.tiles] for measure in MEASURED}
-    plain = {measure: [tile.values[BASELINE][measure] for tile in found.tiles] for measure in MEASURED}
+def _summaries(evaluation: SelfEvaluation, name: str) -> dict[str, Any]:
+    values = {measure: [tile.values[name][measure] for tile in evaluation.tiles] for measure in MEASURED}
+    plain = {measure: [tile.values[BASELINE][measure] for tile in evaluation.tiles] for measure in MEASURED}
     gains = {key: [a - b for a, b in zip(values[key], plain[key], strict=True)] for key in MEASURED}
     return {
         "summary": {key: finite_summary(Summary.of(one)) for key, one in values.items()},
         "gain": {key: finite_summary(Summary.of(one)) for key, one in gains.items()},
-        "psnr_y_pooled": finite(found.pooled_psnr_y(name)),
+        "psnr_y_pooled": finite(evaluation.pooled_psnr_y(name)),
     }
 
 
@@ -261,12 +268,12 @@ def _plan(
     region: Region | None,
     entropy: float,
 ) -> tuple[Pixels | None, TilePlan]:
-    """The cut of level 0, whose patches hold every model's context and the reduction's; and a look at the region."""
+    """Cut level 0 into tiles whose patches hold the context of every model and of the reduction; survey the region."""
     whole = source_region(reader.info, 0, region)
     source = replace(whole, width=whole.width // scale * scale, height=whole.height // scale * scale)
     if source.is_empty:
         raise PlanError(f"{reader.info.name}: {whole.width}x{whole.height} px are too few to be reduced by {scale}")
-    # once for the patch's own reduction, once for that of the enlarged tile
+    # once for the reduction of the patch, once for that of the enlarged tile
     halo = max(upscaler.halo for upscaler in upscalers.values()) + 2 * _REDUCTION_REACH
     plan = TilePlan(
         level=0,
@@ -277,7 +284,7 @@ def _plan(
         batch=1,
         entropy=entropy,
         mask=(),
-        core=_TILE // scale * scale,
+        core=_TILE_SIDE // scale * scale,
     )
     look = survey(reader, 0, source)
     return look.pixels, replace(plan, mask=look.tissue_rows(plan.core, plan.rows, plan.columns))
@@ -286,7 +293,7 @@ def _plan(
 def _tissue(
     reader: SlideReader, plan: TilePlan, tiles: int | None, on_tile: Callable[[int], None]
 ) -> Iterator[tuple[Tile, Pixels]]:
-    """Patches with tissue; all of the plan, or the first `tiles` of an order that is even at any length."""
+    """Yield patches with tissue: all of the plan, or `tiles` of them, spread evenly."""
     if tiles is None:
         with closing(Tiler(reader, plan, mark_bad=False, window=_WINDOW)) as tiler:
             for batch in tiler.rows(0, plan.rows):
@@ -294,13 +301,16 @@ def _tissue(
                 on_tile(len(batch.tiles))
         return
     cells = [
-        (row, column) for row in range(plan.rows) for column in range(plan.columns) if plan.mask[row][column] == "1"
+        (row, column)
+        for row in range(plan.rows)
+        for column in range(plan.columns)
+        if plan.mask[row][column] == MaskCell.MAYBE_TISSUE
     ]
     left = tiles
-    # multiples of the golden ratio, modulo one, are spread evenly however many there are
+    # any number of multiples of the golden ratio, modulo one, is spread evenly
     for number in dict.fromkeys(int(len(cells) * (step * _GOLDEN % 1)) for step in range(8 * len(cells))):
         tile = plan.tile(*cells[number])
-        alone = replace(plan, source=tile.core, mask=("1",))
+        alone = replace(plan, source=tile.core, mask=(MaskCell.MAYBE_TISSUE,))
         with closing(Tiler(reader, alone, mark_bad=False, threads=1, window=1)) as tiler:
             [batch] = tiler.rows(0, 1)
         for _, pixels in _with_tissue(batch):

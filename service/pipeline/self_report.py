@@ -1,4 +1,4 @@
-"""A slide's self-evaluation as one HTML file: figures, and maps of gain and error over the slide."""
+"""The self-evaluation of a slide as one HTML file, with tables, plots and maps."""
 
 from html import escape
 
@@ -13,30 +13,33 @@ from slidelift.service.pipeline.self_evaluation import SelfEvaluation
 from slidelift.wsi.slide import Pixels
 
 _OVERVIEW = 480
-"""Pixels of the longer side of every map."""
+"""Longer side of every map in pixels."""
 _TITLES = {"psnr_y": "PSNR-Y, dB", "ssim_y": "SSIM-Y", "rmse": "RMSE, grey levels", "consistency": "consistency, dB"}
 _DIGITS = {"psnr_y": 2, "ssim_y": 4, "rmse": 2, "consistency": 2}
 
 
-def slide_report(found: SelfEvaluation, *, crops: bool = True) -> str:
-    """The report as an HTML document; without `crops` it shows no pixels of the slide."""
-    plan, colour = found.plan, colours(found.models, BASELINE)
-    size = "µm per pixel unknown" if found.mpp is None else f"{found.mpp[0]:.4g} µm per pixel"
+def slide_report(evaluation: SelfEvaluation, *, crops: bool = True) -> str:
+    """Render the evaluation as an HTML document; without `crops` it shows no pixels of the slide."""
+    plan, colour = evaluation.plan, colours(evaluation.models, BASELINE)
+    size = "µm per pixel unknown" if evaluation.mpp is None else f"{evaluation.mpp[0]:.4g} µm per pixel"
     parts = [
-        f"<p>{found.size[0]} x {found.size[1]} px, {size}. {len(found.tiles)} tiles of {plan.core} px with tissue, "
+        f"<p>{evaluation.size[0]} x {evaluation.size[1]} px, {size}. "
+        f"{len(evaluation.tiles)} tiles of {plan.core} px with tissue, "
         f"reduced by {plan.scale}, enlarged again and compared to level 0. Background is left out. "
-        f"{escape(found.source.description)} {escape(found.computed_on_words)}</p>",
-        *(f"<p><b>Warning:</b> {escape(warning)}</p>" for warning in found.warnings),
+        f"{escape(evaluation.source.description)} {escape(evaluation.computed_on_words)}</p>",
+        *(f"<p><b>Warning:</b> {escape(warning)}</p>" for warning in evaluation.warnings),
         legend(colour),
-        _table(found),
+        _table(evaluation),
         "<h2>Over the slide</h2>",
     ]
-    if crops and found.overview is not None:
-        parts.append(picture(_small(found.overview), "the slide, made small", "the slide"))
-    parts += [_maps(found, "psnr_y_gain", "gain of PSNR-Y over bicubic, dB", tuple(colour)[1:] or (BASELINE,))]
-    parts += [_maps(found, "rmse", "RMSE over RGB, grey levels", found.models)]
+    if crops and evaluation.overview is not None:
+        parts.append(picture(_small(evaluation.overview), "the slide, made small", "the slide"))
+    parts += [_maps(evaluation, "psnr_y_gain", "gain of PSNR-Y over bicubic, dB", tuple(colour)[1:] or (BASELINE,))]
+    parts += [_maps(evaluation, "rmse", "RMSE over RGB, grey levels", evaluation.models)]
     plots = [
-        box_plot(title, {m: [t.values[m][key] for t in found.tiles] for m in found.models}, colour, _DIGITS[key])
+        box_plot(
+            title, {m: [t.values[m][key] for t in evaluation.tiles] for m in evaluation.models}, colour, _DIGITS[key]
+        )
         for key, title in _TITLES.items()
     ]
     figures = "".join(
@@ -44,23 +47,23 @@ def slide_report(found: SelfEvaluation, *, crops: bool = True) -> str:
         for plot, title in zip(plots, _TITLES.values(), strict=True)
     )
     parts += [f'<h2>Over the tiles</h2><div class="plots">{figures}</div>']
-    return page(f"{found.name} against itself", "\n".join(parts))
+    return page(f"{evaluation.name} against itself", "\n".join(parts))
 
 
-def _table(found: SelfEvaluation) -> str:
+def _table(evaluation: SelfEvaluation) -> str:
     head = "".join(f'<th scope="col">{escape(title)}</th>' for title in _TITLES.values())
     rows = []
-    for model in found.models:
+    for model in evaluation.models:
         cells = []
         for key in _TITLES:
             digits = _DIGITS[key]
-            one = Summary.of(tile.values[model][key] for tile in found.tiles)
+            one = Summary.of(tile.values[model][key] for tile in evaluation.tiles)
             worst = one.p95 if key == "rmse" else one.p5
             below = f"median {one.median:.{digits}f}<br>worst {worst:.{digits}f}"
             cells.append(f"<td>{one.mean:.{digits}f}<small>{below}</small></td>")
-        gain = Summary.of(tile.gain(model) for tile in found.tiles)
+        gain = Summary.of(tile.gain(model) for tile in evaluation.tiles)
         cells.append(f"<td>{gain.mean:+.2f}<small>median {gain.median:+.2f}<br>worst {gain.p5:+.2f}</small></td>")
-        cells.append(f"<td>{found.pooled_psnr_y(model):.2f}</td>")
+        cells.append(f"<td>{evaluation.pooled_psnr_y(model):.2f}</td>")
         rows.append(f'<tr><th scope="row">{escape(model)}</th>{"".join(cells)}</tr>')
     return (
         '<div class="scroll" tabindex="0" role="region" aria-label="Figures"><table>'
@@ -70,9 +73,9 @@ def _table(found: SelfEvaluation) -> str:
     )
 
 
-def _maps(found: SelfEvaluation, measure: str, title: str, models: tuple[str, ...]) -> str:
-    """A map a model, all on one scale; a loss against bicubic is shown as no gain and told in the caption."""
-    grids = {model: found.grid(model, measure) for model in models}
+def _maps(evaluation: SelfEvaluation, measure: str, title: str, models: tuple[str, ...]) -> str:
+    """Draw one map per model on a common scale; a loss against bicubic is drawn as no gain, and the caption has it."""
+    grids = {model: evaluation.grid(model, measure) for model in models}
     finite = np.concatenate([grid[np.isfinite(grid)] for grid in grids.values()])
     greatest = max(float(finite.max(initial=0)), 1e-6)
     pictures = [
@@ -95,7 +98,7 @@ def _range(grid: NDArray[np.float64]) -> str:
 
 
 def _enlarged(grid: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Each cell as a square, so that the longer side has about `_OVERVIEW` pixels."""
+    """Draw each cell as a square, so that the longer side has about `_OVERVIEW` pixels."""
     side = max(1, _OVERVIEW // max(grid.shape))
     return grid.repeat(side, axis=0).repeat(side, axis=1)
 

@@ -1,8 +1,8 @@
-"""Where a result and its companions go, and what they may replace: what this program made there, and no input.
+"""Paths of a result and its companions, and checks that they replace no input and no file of another origin.
 
-A result is known by its metadata (`wsi.verify.is_result`). A companion holds the suffix of the result that it was made
-beside, so that `x.ome.tiff` and `x.ome.zarr`, whose companions have the same names, don't take each other's. Each also
-holds a hash of itself: one that somebody has edited is no longer taken for this program's.
+A result is recognised by its metadata (`wsi.verify.is_result`). A companion holds the suffix of its result, since the
+companions of `x.ome.tiff` and `x.ome.zarr` have the same names, and a hash of its content, so that a file that was
+edited is not replaced.
 """
 
 import hashlib
@@ -17,25 +17,25 @@ from slidelift.wsi.suffixes import suffix_of, without_suffix
 
 PAGE, OUTLINES, REPORT = "report.html", "tissue.geojson", "report.json"
 COMPANIONS = (PAGE, OUTLINES)
-"""What is published beside the result: its name without the format's suffix, a dot, and this. The command line writes
-the report (`REPORT`) there too."""
+"""Companions that are published with a result: its name without the format's suffix, a dot, and one of these. The
+command line writes the report (`REPORT`) there too."""
 
-_SIGN = b"\n<!-- slidelift, beside "
+_SIGNATURE = b"\n<!-- slidelift, beside "
 _MEMBER = "slidelift"
 
 
 def companion(output: Path, name: str) -> Path:
-    """Where a companion of a result stands."""
+    """Path of a companion of a result."""
     return output.with_name(f"{without_suffix(output.name)}.{name}")
 
 
 def targets(output: Path) -> tuple[Path, ...]:
-    """All names that a result takes: its own and its companions'."""
+    """Paths of a result and all its companions."""
     return (output, *(companion(output, name) for name in (*COMPANIONS, REPORT)))
 
 
 def refuse_long_names(output: Path) -> None:
-    """Raise ServiceError (request.output) where the file system can't hold the longest of the names."""
+    """Raise ServiceError (request.output) if the longest name is too long for the file system."""
     longest = max((target.name for target in targets(output)), key=lambda name: len(os.fsencode(name)))
     try:
         most = os.pathconf(output.parent, "PC_NAME_MAX")
@@ -49,12 +49,12 @@ def refuse_long_names(output: Path) -> None:
 
 
 def refuse_inputs(output: Path, inputs: Mapping[Path, str]) -> None:
-    """Raise ServiceError (request.output) where the result or a companion would replace an input.
+    """Raise ServiceError (request.output) if the result or a companion would replace an input.
 
     Parameters
     ----------
     inputs
-        Files that are read for it, under whatever spelling, and what messages call each.
+        Files that are read, and how messages call each.
     """
     for target in targets(output):
         for path, word in inputs.items():
@@ -63,7 +63,7 @@ def refuse_inputs(output: Path, inputs: Mapping[Path, str]) -> None:
 
 
 def refuse_strangers(output: Path, names: Iterable[str] = (*COMPANIONS, REPORT)) -> None:
-    """Raise ServiceError where a companion stands under its name that was not made beside this output."""
+    """Raise ServiceError if a companion's name is taken by a file that does not belong to this output."""
     suffix = suffix_of(output.name)
     for name in names:
         target = companion(output, name)
@@ -79,45 +79,46 @@ def refuse_strangers(output: Path, names: Iterable[str] = (*COMPANIONS, REPORT))
 
 
 def signed_page(html: str, output: Path) -> str:
-    """A page that can be told from others."""
-    shown = html.encode("utf-8", "backslashreplace").decode()  # a name that it quotes may hold any byte
-    digest = hashlib.sha256(shown.encode()).hexdigest()
-    return f"{shown}{_SIGN.decode()}{suffix_of(output.name)}, {digest} -->\n"
+    """Append the signature to a page."""
+    page = html.encode("utf-8", "backslashreplace").decode()  # a name that it quotes may hold any byte
+    digest = hashlib.sha256(page.encode()).hexdigest()
+    return f"{page}{_SIGNATURE.decode()}{suffix_of(output.name)}, {digest} -->\n"
 
 
 def signed_outlines(collection: Mapping[str, Any], output: Path) -> str:
-    """GeoJSON that can be told from others."""
-    sign = {"beside": suffix_of(output.name), "sha256": _digest(collection["features"])}
-    return json.dumps({"type": collection["type"], _MEMBER: sign, **collection})
+    """Return GeoJSON with a signature."""
+    signature = {"beside": suffix_of(output.name), "sha256": _digest(collection["features"])}
+    return json.dumps({"type": collection["type"], _MEMBER: signature, **collection})
 
 
 def signed_report(report: Mapping[str, Any]) -> dict[str, Any]:
-    """A report that can be told from one that somebody has edited."""
+    """Return a report with a signature."""
     return {**report, _MEMBER: {"sha256": _digest(report)}}
 
 
 def _beside(path: Path, name: str) -> str | None:
-    """The suffix of the result that a companion was made beside; None for what is none, or was edited."""
+    """Return the suffix of the result that a companion belongs to; None if it has no valid signature."""
     try:
-        told = path.read_bytes()
-        return _page_beside(told) if name == PAGE else _json_beside(json.loads(told), name)
+        content = path.read_bytes()
+        return _page_beside(content) if name == PAGE else _json_beside(json.loads(content), name)
     except (OSError, ValueError, RecursionError):
         return None
 
 
-def _page_beside(told: bytes) -> str | None:
-    html, _, sign = told.rpartition(_SIGN)
-    suffix, _, digest = sign.decode().partition(", ")
+def _page_beside(page: bytes) -> str | None:
+    html, _, signature = page.rpartition(_SIGNATURE)
+    suffix, _, digest = signature.decode().partition(", ")
     return suffix if digest == f"{hashlib.sha256(html).hexdigest()} -->\n" else None
 
 
-def _json_beside(told: Any, name: str) -> str | None:
-    sign = told.pop(_MEMBER, None) if isinstance(told, dict) else None
-    if not isinstance(sign, dict) or sign.get("sha256") != _digest(told if name == REPORT else told.get("features")):
+def _json_beside(values: Any, name: str) -> str | None:
+    signature = values.pop(_MEMBER, None) if isinstance(values, dict) else None
+    signed = values if name == REPORT else values.get("features") if isinstance(values, dict) else None
+    if not isinstance(signature, dict) or signature.get("sha256") != _digest(signed):
         return None
     if name != REPORT:
-        return str(sign.get("beside"))
-    output = told.get("output")
+        return str(signature.get("beside"))
+    output = values.get("output")
     return str(output.get("suffix")) if isinstance(output, dict) else None
 
 
@@ -126,10 +127,10 @@ def _digest(value: Any) -> str:
 
 
 def _holds(target: Path, path: Path) -> bool:
-    """Whether a file is what stands at `target`, or lies in the folder there."""
+    """Whether a file is `target` itself, or lies in the folder `target`."""
     try:
         return target.samefile(path) or (target.is_dir() and path.resolve().is_relative_to(target.resolve()))
-    except OSError:  # one of them is not there
+    except OSError:  # one of them does not exist
         return False
 
 

@@ -1,4 +1,4 @@
-"""One slide, from the request to the verified file: what the command line, the worker and Python all call."""
+"""Upscaling of one slide, from the request to the verified file."""
 
 import os
 import time
@@ -38,12 +38,12 @@ from slidelift.wsi.writers.formats import OutputFormat, format_for
 from slidelift.wsi.writers.read_back import read_back
 from slidelift.wsi.writers.segment import Entry, Segment
 
-Tell = Callable[[Progress], None]
+OnProgress = Callable[[Progress], None]
 
 
 @dataclass(frozen=True, slots=True)
-class _Made:
-    """All stripes' segments, in order; how many an earlier run had made."""
+class _MadeStripes:
+    """Segments of all stripes, in order; `resumed` of them are an earlier run's."""
 
     segments: tuple[Segment, ...]
     resumed: int
@@ -51,20 +51,20 @@ class _Made:
 
 
 def upscale(
-    request: UpscaleRequest, on_progress: Tell = lambda _progress: None, cancel: CancelToken | None = None
+    request: UpscaleRequest, on_progress: OnProgress = lambda _progress: None, cancel: CancelToken | None = None
 ) -> Report:
     """Upscale one slide and return the report.
 
-    The output appears under its name only when it is whole and has been read back; beside it, and just before it,
-    its page (``.report.html``) and its tissue (``.tissue.geojson``). An interrupted call leaves its
-    finished stripes in a hidden folder beside the output; the same call goes on from there.
+    The output appears under its name only when it is whole and was read back; just before it its page
+    (``.report.html``) and its tissue outlines (``.tissue.geojson``) appear beside it. An interrupted call leaves its
+    finished stripes in a hidden folder beside the output, and the same call continues from there.
 
     Parameters
     ----------
     on_progress
         Called from this thread at every batch.
     cancel
-        Looked at between batches.
+        Checked between batches.
 
     Returns
     -------
@@ -74,7 +74,7 @@ def upscale(
     Raises
     ------
     WsiError, ModelError, ServiceError
-        As their packages say. A failure that the same request would meet again leaves nothing behind.
+        See the packages' `errors` modules. A failure that would repeat itself leaves nothing behind.
     """
     cancel = cancel or CancelToken()
     started = time.monotonic()
@@ -98,16 +98,9 @@ def upscale(
             job = prepare(request, reader, output_format, workspace, executor)
             cancel.raise_if_cancelled()
             made = _make_stripes(job, workspace, executor, tell)
-            records = tuple(StripeRecord.of(segment) for segment in made.segments)
-            builder = ReportBuilder(job, records, made.resumed)
-            _finish(job, workspace, made, builder.bad_tiles, tell, cancel)
-
-            def keep_alive() -> None:
-                cancel.raise_if_cancelled()
-                tell(made.clock.snapshot(Stage.VERIFYING))
-
-            busy = made.clock.snapshot(Stage.JOINING).device_busy
-            report = builder.build(workspace.result, busy, watch, started, keep_alive)
+            builder = ReportBuilder(job, tuple(map(StripeRecord.of, made.segments)), made.resumed)
+            _join_and_verify(job, workspace, made, builder.bad_tiles, tell, cancel)
+            report = _report(builder, workspace, made.clock, watch, started, tell, cancel)
             write_companions(workspace, builder, report)
             cancel.raise_if_cancelled()
             _publish(request, output_format, workspace)
@@ -115,14 +108,14 @@ def upscale(
 
 
 def with_model(request: UpscaleRequest, reader: SlideReader) -> UpscaleRequest:
-    """The request with the recommended model and level in the place of "auto".
+    """Replace the model "auto" by the recommended model and level.
 
     Raises
     ------
     ServiceError
-        request.little-to-gain: no model is worth its time on this slide.
+        request.little-to-gain: no model is recommended for this slide.
     PixelSizeMissingError, PixelSizeImplausibleError
-        The slide's µm per pixel is not known, and the request does not give it.
+        The slide's µm per pixel is unknown, and the request does not give it.
     """
     if request.model != AUTO:
         return request
@@ -130,7 +123,7 @@ def with_model(request: UpscaleRequest, reader: SlideReader) -> UpscaleRequest:
 
     info = reader.info
     device = request.device if request.scheduler else choose_device(request.device).type
-    found = recommend(
+    recommended = recommend(
         info,
         mpp=request.mpp,
         target_mpp=request.target_mpp,
@@ -139,15 +132,15 @@ def with_model(request: UpscaleRequest, reader: SlideReader) -> UpscaleRequest:
         device=device,
         is_dark=samples_dark(reader, 0, Region(0, 0, info.size.width, info.size.height)),
     )
-    if found.model is None:
+    if recommended.model is None:
         raise ServiceError(
-            problem("request.little-to-gain", f"{info.name}: {found.reason} Name a model to run it anyway")
+            problem("request.little-to-gain", f"{info.name}: {recommended.reason} Name a model to run it anyway")
         )
-    return replace(request, model=found.model, level=found.level, chosen_because=found.reason)
+    return replace(request, model=recommended.model, level=recommended.level, chosen_because=recommended.reason)
 
 
 def _executor(
-    request: UpscaleRequest, stack: ExitStack, cancel: CancelToken, still_waits: Callable[[], None]
+    request: UpscaleRequest, stack: ExitStack, cancel: CancelToken, on_wait: Callable[[], None]
 ) -> StripeExecutor:
     if request.scheduler is None:
         return LocalExecutor(cancel)
@@ -157,14 +150,14 @@ def _executor(
         raise ServiceError(
             problem("cluster.not-installed", f"{error.name} is not installed here: pip install 'slidelift[cluster]'")
         ) from error
-    return stack.enter_context(ClusterExecutor(request.scheduler, cancel, still_waits))
+    return stack.enter_context(ClusterExecutor(request.scheduler, cancel, on_wait))
 
 
 @contextmanager
 def _kept_if_continuable(workspace: Workspace) -> Iterator[None]:
-    """Finished stripes outlive a crash, a cancel, a full disk or memory; not what would fail the same way again.
+    """Keep finished stripes after a crash, a cancellation or a full disk, but not after errors that would repeat.
 
-    What fails before this request's own work has begun leaves an earlier request's stripes as they are.
+    An error before this request's own work has begun leaves an earlier request's stripes unchanged.
     """
     try:
         yield
@@ -189,7 +182,7 @@ def _kept_if_continuable(workspace: Workspace) -> Iterator[None]:
 
 
 def _refuse_output(request: UpscaleRequest, output_format: OutputFormat) -> None:
-    """Raise where the result or a companion can't take its name, or would replace what this program did not make."""
+    """Raise if the result or a companion can't take its name, or would replace a file of another origin."""
     output = request.output
     refuse_long_names(output)
     refuse_inputs(output, _inputs(request))
@@ -216,7 +209,7 @@ def _refuse_output(request: UpscaleRequest, output_format: OutputFormat) -> None
 
 
 def _publish(request: UpscaleRequest, output_format: OutputFormat, workspace: Workspace) -> None:
-    """Give everything its name, unless something came to lie there during the work, which then is kept."""
+    """Publish the result and its companions; a file that appeared there meanwhile is not replaced."""
     try:
         _refuse_output(request, output_format)
     except ServiceError:
@@ -226,23 +219,25 @@ def _publish(request: UpscaleRequest, output_format: OutputFormat, workspace: Wo
 
 
 def _inputs(request: UpscaleRequest) -> dict[Path, str]:
-    """What is read for a request, and what messages call it."""
+    """Return the files that a request reads, and how messages call each."""
     slide, model = request.slide, Path(request.model)
     files = dict.fromkeys(companion_files(slide), "a part of the slide") if slide.exists() else {}
     return {model: "the file of weights", **files, slide: "the slide"}
 
 
-def _make_stripes(job: Prepared, workspace: Workspace, executor: StripeExecutor, on_progress: Tell) -> _Made:
+def _make_stripes(
+    job: Prepared, workspace: Workspace, executor: StripeExecutor, on_progress: OnProgress
+) -> _MadeStripes:
     plan = job.plan
     mark_bad = job.request.on_bad_tile is BadTilePolicy.MARK
     settings = StripeSettings(plan, job.format.name, job.request.quality, mark_bad)
 
-    def finished(stripe: Stripe) -> Segment | None:
+    def finished_segment(stripe: Stripe) -> Segment | None:
         return workspace.finished_segment(stripe.number, lambda segment: require_finished(segment, settings, stripe))
 
-    found = {stripe.number: finished(stripe) for stripe in plan.stripes()}
+    finished = {stripe.number: finished_segment(stripe) for stripe in plan.stripes()}
     whole = Tally(plan.rows * plan.columns, maybe_tissue_count(plan.mask))
-    resumed = sum((segment_tally(segment) for segment in found.values() if segment), Tally())
+    resumed = sum((segment_tally(segment) for segment in finished.values() if segment), Tally())
     on_progress(TileClock(whole, resumed).snapshot(Stage.UPSCALING))
     clock = TileClock(whole, resumed, executor.trial(plan, whole.passed - resumed.passed))
 
@@ -250,21 +245,20 @@ def _make_stripes(job: Prepared, workspace: Workspace, executor: StripeExecutor,
         clock.advance(tiles, busy_seconds)
         on_progress(clock.snapshot(Stage.UPSCALING))
 
-    missing = [stripe for stripe in plan.stripes() if found[stripe.number] is None]
+    missing = [stripe for stripe in plan.stripes() if finished[stripe.number] is None]
     executor.make(job.request, job.reader, settings, missing, workspace, advance)
-    segments = (found[stripe.number] or Segment(workspace.segment_path(stripe.number)) for stripe in plan.stripes())
-    return _Made(tuple(segments), sum(segment is not None for segment in found.values()), clock)
+    segments = (finished[stripe.number] or Segment(workspace.segment_path(stripe.number)) for stripe in plan.stripes())
+    return _MadeStripes(tuple(segments), sum(segment is not None for segment in finished.values()), clock)
 
 
-def _finish(
+def _join_and_verify(
     job: Prepared,
     workspace: Workspace,
-    made: _Made,
+    made: _MadeStripes,
     bad: Sequence[BadTileReport],
-    on_progress: Tell,
+    on_progress: OnProgress,
     cancel: CancelToken,
 ) -> None:
-    """Join, and read back."""
     plan, facts, quality = job.plan, job.facts, job.request.quality
     on_progress(made.clock.snapshot(Stage.JOINING))
     in_stripe = levels_in_stripe(plan.stripe_height, len(facts.sizes))
@@ -288,12 +282,28 @@ def _finish(
     made.clock.advance(Tally(bytes_written=_tile_bytes([*made.segments, *([top_levels] if top_levels else [])])), 0.0)
     on_progress(made.clock.snapshot(Stage.VERIFYING))
     read_back(workspace.result, job.format, levels(Stage.VERIFYING), quality)
-    skip = tuple(Region(*one.region) for one in bad)
+    skip = tuple(Region(*tile.region) for tile in bad)
     seed = int(job.provenance.identity[:8], 16)
     verify(workspace.result, job.format.name, facts, quality, Source(job.reader, plan, skip), seed)
     cancel.raise_if_cancelled()
 
 
+def _report(
+    builder: ReportBuilder,
+    workspace: Workspace,
+    clock: TileClock,
+    watch: Stopwatch,
+    started: float,
+    on_progress: OnProgress,
+    cancel: CancelToken,
+) -> Report:
+    def between() -> None:
+        cancel.raise_if_cancelled()
+        on_progress(clock.snapshot(Stage.VERIFYING))
+
+    return builder.build(workspace.result, clock.snapshot(Stage.JOINING).device_busy, watch, started, between)
+
+
 def _tile_bytes(segments: Iterable[Segment]) -> int:
-    """What the tiles take that a join copies into the result."""
+    """Bytes of the tiles that the join copies into the result."""
     return sum(int(segment.index["size"].sum()) for segment in segments)

@@ -1,4 +1,4 @@
-"""Where a result is made: a hidden folder beside it, with the plan and the finished stripes, kept across crashes."""
+"""The workspace of a result: a hidden folder beside it with the plan and the finished stripes, kept across crashes."""
 
 import errno
 import fcntl
@@ -19,15 +19,15 @@ from slidelift.wsi.errors import SegmentDamagedError
 from slidelift.wsi.writers.segment import Segment
 
 _IN_PIXELS = ("key", "precision", "plan")
-"""What of the state the result's bytes depend on; a checksum of them stands beside."""
+"""Members of the state that the result's bytes depend on; the state has a checksum of them."""
 
 
 WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
-"""What `flock` answers on a file system that has no locks."""
+"""Errors of `flock` on a file system without locks."""
 
 
 def no_locks(error: OSError) -> str:
-    """What to tell the user of such a file system."""
+    """Return the message about a file system without locks."""
     return (
         f"this file system has no file locks ({error.strerror}), without which two runs could spoil each other's work; "
         "choose a folder on another disk"
@@ -35,9 +35,9 @@ def no_locks(error: OSError) -> str:
 
 
 class Workspace:
-    """Owned by one process at a time (a file lock, which dies with it); a context manager.
+    """A context manager that one process owns at a time, by a file lock that ends with the process.
 
-    Its name holds no ``.zarr``: readers take the first such part of a path for the image.
+    The folder's name holds no ``.zarr``, since readers take the first such part of a path for the image.
     """
 
     def __init__(self, output: Path) -> None:
@@ -46,7 +46,7 @@ class Workspace:
         self._output = output
         self._kept = False
         self.adopted = False
-        """Whether what lies here is this request's: continued or begun by it."""
+        """Whether the stored work belongs to this request: it was continued or begun."""
 
     def __enter__(self) -> "Workspace":
         while (lock := self._locked()) is None:
@@ -61,15 +61,15 @@ class Workspace:
             if not (self._kept and self.state() is not None):
                 self._clear()
                 (self.folder / "lock").unlink(missing_ok=True)
-                with suppress(OSError):  # another process has come for the next run
+                with suppress(OSError):  # another process has begun the next run
                     self.folder.rmdir()
         finally:
             os.close(self._lock)
 
     def _locked(self) -> int | None:
-        """The lock's descriptor; None if the folder's last owner removed it meanwhile."""
+        """Lock the folder and return the descriptor; None if its last owner removed it meanwhile."""
         try:
-            with suppress(FileExistsError):  # exist_ok would look again, when it may be gone
+            with suppress(FileExistsError):  # exist_ok would check again, when it may be gone
                 self.folder.mkdir()
         except FileNotFoundError:
             raise ServiceError(
@@ -110,17 +110,17 @@ class Workspace:
                 _remove(old)
 
     def keep(self) -> None:
-        """Leave finished work in place when the process ends, to be continued; otherwise everything is removed."""
+        """Keep finished work when the context ends, to be continued; otherwise everything is removed."""
         self._kept = True
 
     def adopt(self) -> None:
-        """Continue what lies here, but for what was never finished."""
+        """Continue the stored work; unfinished files are removed."""
         self.adopted = True
         for partial in self.folder.glob("*.part"):
             partial.unlink(missing_ok=True)
 
     def state(self) -> dict[str, Any] | None:
-        """What `begin` stored, None where nothing can be continued: it is not there, or was damaged since."""
+        """Return what `begin` stored, or None where it is missing or damaged."""
         try:
             state = json.loads((self.folder / "plan.json").read_bytes())
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, RecursionError):
@@ -128,27 +128,27 @@ class Workspace:
         return state if _is_state(state) else None
 
     def begin(self, state: dict[str, Any]) -> None:
-        """Forget earlier work and store `state` (write, flush, rename)."""
+        """Remove earlier work and store `state` atomically."""
         self.adopt()
         self._clear()
         write_atomically(self.folder / "plan.json", json.dumps({**state, "checksum": _checksum(state)}).encode())
 
     def segment_path(self, number: int) -> Path:
-        """Where a stripe's encoded tiles lie."""
+        """Path of a stripe's encoded tiles."""
         return self.folder / self.segment_name(number)
 
     @staticmethod
     def segment_name(number: int) -> str:
-        """The name of a stripe's file in the folder."""
+        """File name of a stripe in the folder."""
         return f"stripe-{number:05}.segment"
 
     def finished_segment(self, number: int, require: Callable[[Segment], None]) -> Segment | None:
-        """A stripe's segment if it is whole; a damaged one is removed, to be made again.
+        """Open a stripe's segment; a damaged one is removed, to be made again.
 
         Parameters
         ----------
         require
-            Raises SegmentDamagedError where the segment is whole but not this stripe's.
+            Raises SegmentDamagedError where a whole segment is not this stripe's.
         """
         path = self.segment_path(number)
         try:
@@ -168,21 +168,21 @@ class Workspace:
 
     @property
     def top_levels(self) -> Path:
-        """Where the coarse levels are gathered."""
+        """Path of the coarse levels."""
         return self.folder / "top_levels.segment"
 
     def clear_result(self) -> None:
-        """Remove what an interrupted join left."""
+        """Remove the remains of an interrupted join."""
         _remove(self.result)
 
     def write_companion(self, name: str, text: str) -> None:
-        """Keep one of `COMPANIONS` until the result is published."""
+        """Store one of `COMPANIONS` until the result is published."""
         write_atomically(self.folder / name, text.encode("utf-8"))
 
     def publish(self) -> None:
-        """Give the verified result and its companions their names, in the place of earlier ones; the result last.
+        """Move the verified result and its companions to their names, in place of earlier ones; the result is last.
 
-        Where one of them can't take its place, all earlier ones stay.
+        Where one of them can't be moved, all earlier ones are restored.
         """
         made = {companion(self._output, name): self.folder / name for name in COMPANIONS} | {self._output: self.result}
         earlier = self.folder / "earlier"
@@ -206,7 +206,7 @@ class Workspace:
 
 
 def _keep_aside(target: Path, kept: Path) -> None:
-    """Let an earlier result have a second name, or another one where it is a folder, until the new one is in place."""
+    """Keep an earlier file under a second name (a folder under another name) until the new one is in place."""
     _remove(kept)
     if target.is_dir():
         target.rename(kept)
@@ -227,13 +227,13 @@ def _is_state(state: Any) -> bool:
 
 
 def _checksum(state: Mapping[str, Any]) -> str:
-    """SHA-256 of what pixels depend on."""
+    """SHA-256 of the members that pixels depend on."""
     text = json.dumps([state[name] for name in _IN_PIXELS], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _remove(path: Path) -> None:
-    """Remove a file or a folder, if it is there: a cluster's worker may have been quicker."""
+    """Remove a file or folder, if it exists; a worker of a cluster may have removed it before."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

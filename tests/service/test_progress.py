@@ -1,4 +1,4 @@
-"""The time left is honest: weighed by what kind of tiles remain, checked against simulated clocks."""
+"""The remaining time: weighted by the kind of tiles that remain, checked with simulated clocks."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ PLAIN, MODEL = 0.02, 0.40  # seconds: a tile with tissue takes 21 times as long
 
 @dataclass
 class Clock:
-    """Time that passes when told."""
+    """A clock that a test advances."""
 
     time: float = 100.0
 
@@ -23,7 +23,7 @@ class Clock:
 def run(
     kinds: str, *, trial: float | None = MODEL, known: bool = True, resumed: int = 0
 ) -> tuple[Sequence[tuple[float, Progress]], Callable[[float], float]]:
-    """Every snapshot with its moment, and the naive time left at a share of the tiles.
+    """Every snapshot with its time, and the naive remaining time at a share of the tiles.
 
     `kinds`: a letter a tile, t through the model, r rejected by entropy, g known to be glass.
     """
@@ -45,14 +45,14 @@ def run(
 
 
 def off(seen: Sequence[tuple[float, Progress]], share: float) -> float:
-    """Told time left over the truth."""
+    """Ratio of the estimated to the true remaining time."""
     time, progress = seen[round(share * (len(seen) - 1))]
     assert progress.eta_seconds is not None
     return progress.eta_seconds / (seen[-1][0] - time)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
-def test_tissue_at_the_very_end_is_foreseen_where_the_naive_reckoning_fails(share) -> None:
+def test_tissue_at_the_end_is_estimated_where_the_naive_estimate_fails(share) -> None:
     seen, naive = run("g" * 600 + "t" * 400)
     assert 1 / 1.5 < off(seen, share) < 1.5
     if share <= 0.5:
@@ -62,47 +62,47 @@ def test_tissue_at_the_very_end_is_foreseen_where_the_naive_reckoning_fails(shar
 
 @pytest.mark.parametrize("share", [0.1, 0.5])
 @pytest.mark.parametrize("kinds", ["t" * 400 + "g" * 600, "tgggr" * 200, "g" * 300 + "trtt" * 100 + "g" * 300])
-def test_any_order_of_tissue_and_glass_is_reckoned_within_half(kinds, share) -> None:
+def test_any_order_of_tissue_and_glass_is_estimated_within_half(kinds, share) -> None:
     assert 1 / 1.5 < off(run(kinds)[0], share) < 1.5
 
 
-def test_tissue_that_no_mask_foretold_is_believed_soon_after_it_came() -> None:
+def test_estimate_adapts_to_unexpected_tissue() -> None:
     """Without a mask every tile might be tissue, and the first 600 are not."""
     seen, _ = run("r" * 600 + "t" * 400)
     assert 1 / 2 < off(seen, 0.7) < 1.5
     assert 1 / 1.5 < off(seen, 0.9) < 1.5
 
 
-def test_a_trial_that_was_wrong_is_forgotten_with_the_first_tiles() -> None:
+def test_wrong_trial_is_replaced_by_the_first_tiles() -> None:
     assert 1 / 1.5 < off(run("t" * 400 + "g" * 600, trial=40.0)[0], 0.1) < 1.5
 
 
-def test_without_a_trial_no_time_is_told_before_the_model_has_been_seen() -> None:
+def test_without_a_trial_there_is_no_estimate_before_the_first_tissue() -> None:
     seen, _ = run("g" * 60 + "t" * 40, trial=None)
     assert seen[50][1].eta_seconds is None
     assert seen[62][1].eta_seconds is not None
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5])
-def test_where_others_compute_a_tile_of_tissue_counts_as_twenty(share) -> None:
+def test_on_a_cluster_a_tissue_tile_counts_as_twenty(share) -> None:
     seen, _ = run("g" * 600 + "t" * 400, known=False)
     assert 1 / 1.5 < off(seen, share) < 1.5
     assert seen[-1][1].device_busy is None
 
 
-def test_what_an_earlier_run_made_is_neither_counted_nor_forgotten() -> None:
+def test_resumed_tiles_count_as_done_but_not_for_the_speed() -> None:
     seen, _ = run("tttrrrtttt" * 100, resumed=500)
     assert 1 / 1.5 < off(seen, 0.1) < 1.5
     assert seen[0][1].resumed_tiles == seen[0][1].tiles_done == 500
 
 
-def test_the_share_that_the_model_computed_is_told() -> None:
+def test_device_busy_is_the_share_of_the_model() -> None:
     seen, _ = run("t" * 10)
     assert seen[0][1].device_busy is None
     assert seen[-1][1].device_busy == pytest.approx(MODEL / (MODEL + PLAIN))
 
 
-def test_only_upscaling_has_a_time_left() -> None:
+def test_only_upscaling_has_a_remaining_time() -> None:
     now = Clock()
     clock = TileClock(Tally(2, 2), now=now)
     now.time += 1

@@ -1,4 +1,4 @@
-"""Outlines of tiles: each tile once, holes cut out, no ring touching itself."""
+"""Outlines of tiles: each tile is covered once, holes are cut out, no ring touches itself."""
 
 import json
 from itertools import pairwise
@@ -19,14 +19,14 @@ def area(ring: list) -> float:
 
 
 def inside(ring: list, x: float, y: float) -> bool:
-    """Even-odd, by the ring's upright sides to the left of the point."""
+    """Even-odd rule, by the ring's vertical edges to the left of the point."""
     sides = pairwise(ring)
     return sum(x1 == x2 < x and min(y1, y2) < y < max(y1, y2) for (x1, y1), (x2, y2) in sides) % 2 == 1
 
 
 @settings(deadline=None, max_examples=150)
 @given(MASKS)
-def test_every_tile_is_inside_exactly_one_polygon_and_nothing_else_is(mask) -> None:
+def test_polygons_cover_every_tile_once_and_nothing_else(mask) -> None:
     polygons = outlines(mask)
     for row, column in np.ndindex(mask.shape):
         at = column + 0.5, row + 0.5
@@ -37,7 +37,7 @@ def test_every_tile_is_inside_exactly_one_polygon_and_nothing_else_is(mask) -> N
 
 @settings(deadline=None, max_examples=150)
 @given(MASKS)
-def test_rings_are_closed_simple_and_turn_as_they_should(mask) -> None:
+def test_rings_are_closed_simple_and_correctly_oriented(mask) -> None:
     for outer, *holes in outlines(mask):
         assert area(outer) > 0
         assert all(area(hole) < 0 for hole in holes)
@@ -52,7 +52,7 @@ def test_rings_are_closed_simple_and_turn_as_they_should(mask) -> None:
 
 @settings(deadline=None, max_examples=50)
 @given(MASKS, st.integers(1, 6), st.integers(1, 6))
-def test_geojson_covers_as_many_pixels_as_the_tiles_that_are_cut_at_the_edge(mask, right, below) -> None:
+def test_geojson_area_equals_that_of_the_clipped_tiles(mask, right, below) -> None:
     size = Size((mask.shape[1] - 1) * 6 + right, (mask.shape[0] - 1) * 6 + below)
     found = json.loads(json.dumps(geojson({"Tissue": (mask, (1, 2, 3)), "None": (mask & False, (0, 0, 0))}, 6, size)))
     assert found["type"] == "FeatureCollection"

@@ -1,4 +1,4 @@
-"""Regions of interest: what is read, what is refused, and exactly which tiles are touched."""
+"""Regions of interest: accepted and refused GeoJSON, and exactly which tiles a polygon touches."""
 
 import json
 from fractions import Fraction
@@ -25,7 +25,7 @@ def rows_of(value: dict, downsample: float = 1.0) -> tuple[str, ...]:
 
 
 def clipped(points: list, axis: int, limit: int, sign: int) -> list:
-    """A polygon's part on one side of a line (Sutherland and Hodgman), in fractions."""
+    """Clip a polygon to one side of a line (Sutherland and Hodgman), in fractions."""
     kept = []
     for here, after in zip(points, [*points[1:], points[0]], strict=True):
         inside, next_inside = (sign * (point[axis] - limit) >= 0 for point in (here, after))
@@ -55,7 +55,7 @@ CORNERS = st.tuples(st.integers(-4, TILE * COLUMNS + 4), st.integers(-4, TILE * 
 
 @settings(deadline=None, max_examples=300)
 @given(st.tuples(CORNERS, CORNERS, CORNERS))
-def test_a_tile_is_touched_if_and_only_if_the_polygon_covers_some_of_it(triangle) -> None:
+def test_tile_is_touched_exactly_if_the_polygon_covers_a_part(triangle) -> None:
     assume(area(list(triangle)) > 0)
     found = rows_of(polygon([*triangle, triangle[0]]))
     truth = tuple("".join("01"[touches(list(triangle), r, c)] for c in range(COLUMNS)) for r in range(ROWS))
@@ -64,7 +64,7 @@ def test_a_tile_is_touched_if_and_only_if_the_polygon_covers_some_of_it(triangle
 
 @settings(deadline=None, max_examples=60)
 @given(st.integers(0, 40), st.integers(0, 32), st.integers(1, 20), st.integers(1, 20), st.data())
-def test_a_hole_leaves_out_the_tiles_that_lie_in_it(x, y, width, height, data) -> None:
+def test_tiles_in_a_hole_are_not_touched(x, y, width, height, data) -> None:
     outer = [(-1, -1), (49, -1), (49, 41), (-1, 41), (-1, -1)]
     hole = [(x, y), (x, y + height), (x + width, y + height), (x + width, y), (x, y)]
     found = rows_of(polygon(outer, hole))
@@ -74,14 +74,14 @@ def test_a_hole_leaves_out_the_tiles_that_lie_in_it(x, y, width, height, data) -
             assert found[row][column] == "01"[not Region(x, y, width, height).contains(tile)]
 
 
-def test_a_sliver_and_a_speck_select_what_they_touch() -> None:
+def test_slivers_and_specks_select_the_tiles_they_touch() -> None:
     sliver = polygon([(1, 3.0), (47, 3.0), (47, 3.0001), (1, 3.0)])
     speck = polygon([(17.2, 18.1), (17.3, 18.1), (17.3, 18.2), (17.2, 18.1)])
     assert rows_of(sliver) == ("111111", *["000000"] * 4)
     assert rows_of(speck) == ("000000", "000000", "001000", "000000", "000000")
 
 
-def test_levels_are_taken_into_account() -> None:
+def test_downsample_of_the_level_is_used() -> None:
     assert rows_of(polygon([(0, 0), (16, 0), (16, 16), (0, 16), (0, 0)]), 2.0)[0] == "100000"
 
 
@@ -96,7 +96,7 @@ def test_levels_are_taken_into_account() -> None:
         [{"type": "Feature", "geometry": {"type": "Polygon", "coordinates": SQUARE}}],
     ],
 )
-def test_every_form_that_qupath_exports_is_read(value, tmp_path) -> None:
+def test_every_form_of_qupath_export_is_read(value, tmp_path) -> None:
     file = tmp_path / "a.geojson"
     file.write_text(json.dumps(value))
     roi = Roi.read(file)
@@ -146,7 +146,7 @@ def test_every_form_that_qupath_exports_is_read(value, tmp_path) -> None:
         ({"type": "Polygon", "coordinates": [[[0, 0]] * (MAX_POINTS + 1)]}, "100,000"),
     ],
 )
-def test_what_is_no_area_is_refused_with_its_reason(value, says) -> None:
+def test_other_values_than_areas_are_refused_with_the_reason(value, says) -> None:
     with pytest.raises(RoiError, match=says):
         Roi.from_geojson(value)
 
@@ -161,7 +161,7 @@ def test_what_is_no_area_is_refused_with_its_reason(value, says) -> None:
         {"type": "Feature", "geometry": {"type": "MultiPolygon", "coordinates": [[], []]}},
     ],
 )
-def test_a_feature_without_geometry_beside_a_good_one_is_skipped(beside) -> None:
+def test_feature_without_geometry_is_skipped(beside) -> None:
     good = {"type": "Feature", "geometry": polygon(*SQUARE)}
     alone = Roi.from_geojson(good)
     assert Roi.from_geojson({"type": "FeatureCollection", "features": [beside, good, beside]}) == alone
@@ -176,14 +176,14 @@ def test_null_geometry_of_the_odd_files_is_skipped(data) -> None:
     assert Roi.read(file) == Roi.from_geojson(good)
 
 
-def test_heights_are_left_out_and_collections_are_looked_through() -> None:
+def test_heights_are_ignored_and_collections_are_read() -> None:
     high = {"type": "Polygon", "coordinates": [[[*point, 7.5, None] for point in SQUARE[0]]]}
     nested = {"type": "GeometryCollection", "geometries": [{"type": "GeometryCollection", "geometries": [high]}]}
     assert Roi.from_geojson({"type": "Feature", "geometry": nested}) == Roi.from_geojson(polygon(*SQUARE))
 
 
 @pytest.mark.parametrize("text", [b"\xff", b"", b"[1, 2", b'{"type": "Polygon", "coordinates": 1e', b"\x00" * 9])
-def test_what_is_no_json_is_refused_with_the_files_name(tmp_path, text) -> None:
+def test_invalid_json_is_refused_with_the_file_name(tmp_path, text) -> None:
     file = tmp_path / "a.geojson"
     file.write_bytes(text)
     with pytest.raises(RoiError, match=r"a\.geojson: not GeoJSON"):
@@ -202,12 +202,12 @@ FAR = st.tuples(st.integers(-60, 80), st.integers(-60, 80))
 
 @settings(deadline=None, max_examples=400)
 @given(st.tuples(FAR, FAR, FAR), st.integers(1, 30), st.integers(1, 30))
-def test_bounds_are_those_of_the_part_on_the_slide(triangle, width, height) -> None:
+def test_clipped_bounds_are_those_of_the_part_on_the_slide(triangle, width, height) -> None:
     assume(area(list(triangle)) > 0)
     roi = Roi.from_geojson(polygon([*triangle, triangle[0]]))
     points = parts_in(list(triangle), width, height)
     if not points:
-        with pytest.raises(RoiError, match=f"beside the slide's {width}x{height}"):
+        with pytest.raises(RoiError, match=f"outside the slide's {width}x{height}"):
             roi.clipped_bounds(Size(width, height), "a.svs")
         return
     found = roi.clipped_bounds(Size(width, height), "a.svs")
@@ -220,13 +220,13 @@ def test_bounds_are_those_of_the_part_on_the_slide(triangle, width, height) -> N
     assert found.bottom >= float(highs[1]) - 1e-6
 
 
-def test_a_hole_over_the_slides_edge_is_no_part_of_it() -> None:
-    """A frame around the slide with a hole that leaves only a strip of it."""
+def test_hole_over_the_slides_edge_is_excluded() -> None:
+    """A frame around the slide, whose hole leaves only a strip of the slide."""
     outer = [(-10, -10), (110, -10), (110, 110), (-10, 110), (-10, -10)]
     hole = [(-5, -5), (-5, 105), (80, 105), (80, -5), (-5, -5)]
     roi = Roi.from_geojson(polygon(outer, hole))
     assert roi.clipped_bounds(Size(100, 100), "a") == Region(80, 0, 20, 100)
-    with pytest.raises(RoiError, match="beside"):
+    with pytest.raises(RoiError, match="outside"):
         roi.clipped_bounds(Size(70, 100), "a")
     whole = polygon([(0, 0), (100, 0), (100, 100), (0, 100), (0, 0)])
     assert Roi.from_geojson(whole).clipped_bounds(Size(100, 100), "a") == Region(0, 0, 100, 100)
@@ -234,8 +234,8 @@ def test_a_hole_over_the_slides_edge_is_no_part_of_it() -> None:
 
 @settings(deadline=None, max_examples=200)
 @given(st.tuples(CORNERS, CORNERS, CORNERS), st.integers(1, TILE * COLUMNS), st.integers(1, TILE * ROWS))
-def test_what_lies_beside_the_slide_touches_no_tile_at_its_edge(triangle, width, height) -> None:
-    """Tiles that the slide's edge cuts are touched where their part on the slide is."""
+def test_polygon_outside_the_slide_touches_no_tile(triangle, width, height) -> None:
+    """Tiles end at the slide's edge."""
     assume(area(list(triangle)) > 0)
     rows, columns = -(-height // TILE), -(-width // TILE)
     roi = Roi.from_geojson(polygon([*triangle, triangle[0]]))
@@ -263,7 +263,7 @@ ANYTHING = st.recursive(
 
 @settings(deadline=None, max_examples=500)
 @given(ANYTHING)
-def test_whatever_json_is_given_it_is_read_or_refused(value) -> None:
+def test_any_json_is_read_or_refused(value) -> None:
     try:
         roi = Roi.from_geojson(value)
         found = roi.clipped_bounds(Size(40, 32), "a.svs")
@@ -273,7 +273,7 @@ def test_whatever_json_is_given_it_is_read_or_refused(value) -> None:
     roi.tile_rows(found, 1.0, TILE, -(-found.height // TILE), -(-found.width // TILE))
 
 
-def test_nesting_without_end_is_refused(tmp_path) -> None:
+def test_deep_nesting_is_refused(tmp_path) -> None:
     nested: dict = {"type": "Polygon", "coordinates": SQUARE}
     for _ in range(30):
         nested = {"type": "GeometryCollection", "geometries": [nested]}

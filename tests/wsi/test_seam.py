@@ -1,4 +1,4 @@
-"""The seam figure: 1 for a picture without tiles, more where their borders show."""
+"""The seam figure: 1 for an image without tiles, more where tile borders are visible."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from scipy.ndimage import gaussian_filter
 
 from slidelift.wsi.blending import Block
 from slidelift.wsi.geometry import Region
-from slidelift.wsi.seam import Seam, SeamGauge
+from slidelift.wsi.seam import DirectionSums, Seam, SeamGauge, SeamSums
 from slidelift.wsi.tiling import TilePlan
 
 SCALE, HALO = 2, 8
@@ -36,14 +36,14 @@ def enlarged(source: np.ndarray) -> np.ndarray:
     return source.repeat(SCALE, axis=0).repeat(SCALE, axis=1)
 
 
-def test_a_picture_without_tiles_has_a_figure_of_one() -> None:
+def test_image_without_tiles_has_figure_one() -> None:
     found = measured(enlarged(picture()), picture())
     assert found.figure == 1.0
     assert found.result == pytest.approx(1.0, abs=0.05)
     assert found.borders == 2 * 3 * SIDE * SCALE
 
 
-def test_tiles_that_differ_by_a_level_or_two_are_told_from_those_that_join() -> None:
+def test_tiles_that_differ_by_a_few_levels_raise_the_figure() -> None:
     result, rng = enlarged(picture()).astype(int), np.random.default_rng(1)
     side = 256 * SCALE
     for y in range(0, SIDE * SCALE, side):
@@ -54,7 +54,7 @@ def test_tiles_that_differ_by_a_level_or_two_are_told_from_those_that_join() -> 
     assert figure > 1.2
 
 
-def test_seams_that_the_source_has_already_are_not_held_against_the_tiles() -> None:
+def test_seams_of_the_source_do_not_raise_the_figure() -> None:
     source = picture().astype(int)
     source[:, 256:512] += 20
     source = source.clip(0, 255).astype(np.uint8)
@@ -64,15 +64,20 @@ def test_seams_that_the_source_has_already_are_not_held_against_the_tiles() -> N
     assert found.figure == 1.0
 
 
-def test_only_borders_between_tiles_that_count_are_looked_at() -> None:
+def test_only_borders_between_counted_tiles_are_measured() -> None:
     found = measured(enlarged(picture()), picture(), lambda tile: tile.row == 1 and tile.column < 2)
     assert found.borders == 256 * SCALE
     assert measured(enlarged(picture()), picture(), lambda tile: False).figure is None
 
 
-def test_stripes_add_up() -> None:
+def test_sums_of_stripes_can_be_added() -> None:
     whole = measured(enlarged(picture()), picture())
     plan = TilePlan(0, Region(0, 0, SIDE, SIDE), SCALE, HALO, 0, 1, 0.0, ("1111",) * 4)
     empty = SeamGauge(plan).sums()
     assert Seam.of([empty]).borders == 0
     assert whole.borders > 0
+    one = SeamSums(DirectionSums((1, 2), (3, 4), (5, 6), (7, 8)), DirectionSums((8, 7), (6, 5), (4, 3), (2, 1)))
+    assert one + empty == one
+    assert one + one == SeamSums(
+        DirectionSums((2, 4), (6, 8), (10, 12), (14, 16)), DirectionSums((16, 14), (12, 10), (8, 6), (4, 2))
+    )

@@ -1,4 +1,4 @@
-"""Entropy as published; pale tissue and fat stay, glass goes, nothing else is rejected."""
+"""Tissue detection: pale tissue and fat are kept, glass is rejected."""
 
 import numpy as np
 import pytest
@@ -30,18 +30,18 @@ def test_noisy_glass_is_rejected() -> None:
     assert not is_tissue(glass(), DEFAULT_ENTROPY)
 
 
-def test_zero_rejects_nothing_at_all() -> None:
+def test_threshold_zero_rejects_nothing() -> None:
     assert is_tissue(np.full((256, 256, 3), 243, np.uint8), 0)
 
 
-def test_a_sliver_of_tissue_saves_its_patch() -> None:
+def test_patch_with_a_sliver_of_tissue_is_kept() -> None:
     patch = glass()
     patch[:, :14] = np.random.default_rng(2).integers(90, 230, (256, 14, 3))
     assert is_tissue(patch, DEFAULT_ENTROPY)
 
 
 def test_all_tissue_of_the_training_and_evaluation_sets_is_kept(data) -> None:
-    """Pale stroma and fat among it, at the scale of a 10x scan, where a patch is 256 px."""
+    """Including pale stroma and fat, at the scale of a 10x scan, where a patch has 256 px."""
     rejected = []
     for folder in ("train", "eval/tnbc", "eval/kumar"):
         for path in sorted((data / folder).iterdir()):
@@ -72,7 +72,7 @@ def test_without_bright_colourless_glass_nothing_is_rejected() -> None:
     assert Survey(stained, (16.0, 16.0)).tissue_rows(256, 4, 4) == ("1111",) * 4
 
 
-def test_pale_flat_tissue_beside_glass_is_not_called_glass() -> None:
+def test_pale_flat_tissue_next_to_glass_is_kept() -> None:
     picture = glass(64, 64, 0.5)
     picture[:, 32:] = (232, 225, 236)
     assert Survey(picture, (16.0, 16.0)).tissue_rows(256, 4, 4)[1][2:] == "11"
@@ -92,12 +92,12 @@ def test_the_survey_takes_the_finest_level_that_is_small_enough(formula_reader) 
     assert look.per_pixel == (16.0, 16.0)
 
 
-def test_fluorescence_is_seen_to_be_dark(data) -> None:
+def test_fluorescence_is_dark(data) -> None:
     reader = open_slide(data / "slides" / "dapi (387).ndpi")
     assert survey(reader, 0, Region(0, 0, 3968, 4864)).is_dark()
 
 
-def test_brightfield_in_a_black_frame_is_not_called_fluorescence() -> None:
+def test_brightfield_in_a_black_frame_is_not_dark() -> None:
     framed = np.zeros((100, 100, 3), np.uint8)
     framed[:40] = glass(40, 100)
     assert not Survey(framed, (1.0, 1.0)).is_dark()

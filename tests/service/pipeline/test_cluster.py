@@ -1,4 +1,4 @@
-"""Stripes on a real Dask cluster of processes: the same bytes as here, whatever happens to workers and scheduler."""
+"""Stripes on a Dask cluster of processes: the bytes of one process, also when workers and scheduler are lost."""
 
 import hashlib
 import os
@@ -28,11 +28,11 @@ IDLE_QUIETLY = {
     "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",
     "DASK_DISTRIBUTED__ADMIN__SYSTEM_MONITOR__INTERVAL": "10s",
 }
-"""Without Dask's looks at itself a hundred times a second."""
+"""Dask without its profiler, which samples a hundred times a second."""
 
 
 class Machines:
-    """A scheduler and workers, each a process of its own; all are killed at the end."""
+    """A scheduler and workers, each in its own process; all are killed at the end."""
 
     def __init__(self, folder: Path, **environment: str) -> None:
         with socket.socket() as free:
@@ -71,7 +71,7 @@ class Machines:
 
 @pytest.fixture
 def machines(tmp_path) -> Iterator[Machines]:
-    """Of a test that kills some."""
+    """For a test that kills processes."""
     folder = tmp_path / "machines"
     folder.mkdir()
     started = Machines(folder)
@@ -81,7 +81,7 @@ def machines(tmp_path) -> Iterator[Machines]:
 
 @pytest.fixture(scope="module")
 def standing(tmp_path_factory) -> Iterator[Machines]:
-    """A scheduler and one worker for all tests that kill none."""
+    """A scheduler and one worker for tests that kill no process."""
     started = Machines(tmp_path_factory.mktemp("standing"))
     started.start_worker()
     yield started
@@ -106,13 +106,13 @@ MODEL = "espcn-x4"
 
 @pytest.fixture(scope="module")
 def here(tall, tmp_path_factory) -> Report:
-    """What one process tells of it."""
+    """The report of one process."""
     return upscale(UpscaleRequest(tall, tmp_path_factory.mktemp("here") / "here.ome.tiff", model=MODEL, mpp=1.0))
 
 
 @pytest.fixture(scope="module")
 def undisturbed(here) -> str:
-    """What one process makes of it."""
+    """The hash of one process's result."""
     return str(here.output.sha256)
 
 
@@ -125,7 +125,7 @@ def leftovers(folder: Path) -> list[str]:
 
 
 def at(tiles: int, action) -> object:
-    """A listener that acts once, as soon as so many tiles are done."""
+    """A listener that acts once, when so many tiles are done."""
     done = threading.Event()
 
     def listen(progress: Progress) -> None:
@@ -136,7 +136,7 @@ def at(tiles: int, action) -> object:
     return listen
 
 
-def test_any_number_of_workers_makes_the_bytes_of_one_process(standing, tall, here, undisturbed, tmp_path) -> None:
+def test_cluster_makes_the_bytes_of_one_process(standing, tall, here, undisturbed, tmp_path) -> None:
     for number, options in enumerate([(), (), ("--resources", "GPU=1")]):
         if number:
             standing.start_worker(*options)
@@ -148,7 +148,7 @@ def test_any_number_of_workers_makes_the_bytes_of_one_process(standing, tall, he
     assert leftovers(tmp_path) == []
 
 
-def test_a_worker_killed_in_mid_stripe_and_one_that_joins_late(machines, tall, undisturbed, tmp_path) -> None:
+def test_killed_worker_is_replaced_by_one_that_joins_late(machines, tall, undisturbed, tmp_path) -> None:
     victim = machines.start_worker()
     output = tmp_path / "out.ome.tiff"
     partials: list[str] = []
@@ -170,7 +170,7 @@ def test_a_worker_killed_in_mid_stripe_and_one_that_joins_late(machines, tall, u
     assert leftovers(tmp_path) == []
 
 
-def test_a_scheduler_that_is_started_again(machines, tall, undisturbed, tmp_path) -> None:
+def test_restarted_scheduler_is_used_again(machines, tall, undisturbed, tmp_path) -> None:
     machines.start_worker()
     output = tmp_path / "out.ome.tiff"
 
@@ -188,7 +188,7 @@ def test_a_scheduler_that_is_started_again(machines, tall, undisturbed, tmp_path
     assert max(progress.tiles_done for progress in seen) == seen[-1].tiles_total
 
 
-def test_cancelled_there_and_continued_here(standing, tall, undisturbed, tmp_path) -> None:
+def test_job_cancelled_on_the_cluster_continues_locally(standing, tall, undisturbed, tmp_path) -> None:
     output, token = tmp_path / "out.ome.tiff", CancelToken()
     with pytest.raises(Cancelled):
         upscale(
@@ -198,13 +198,13 @@ def test_cancelled_there_and_continued_here(standing, tall, undisturbed, tmp_pat
     assert digest(output) == undisturbed
 
 
-def test_waiting_for_a_busy_worker_tells_progress(machines, tall, undisturbed, tmp_path, monkeypatch) -> None:
-    """A worker's watchdog (`service.worker`) ends what tells nothing."""
+def test_waiting_for_a_busy_worker_reports_progress(machines, tall, undisturbed, tmp_path, monkeypatch) -> None:
+    """The watchdog of `service.worker` ends jobs without progress."""
     from distributed import Client
 
     from slidelift.service.pipeline import cluster
 
-    monkeypatch.setattr(cluster, "_SIGN_SECONDS", 0.1)
+    monkeypatch.setattr(cluster, "_SIGN_OF_LIFE_SECONDS", 0.1)
     machines.start_worker()  # the only one
     output, enough, told = tmp_path / "out.ome.tiff", tmp_path / "enough", list[Stage]()
 
@@ -230,7 +230,7 @@ def test_waiting_for_a_busy_worker_tells_progress(machines, tall, undisturbed, t
     assert digest(output) == undisturbed
 
 
-def test_what_a_worker_meets_is_told_as_if_met_here(standing, data, tmp_path) -> None:
+def test_error_of_a_worker_is_raised(standing, data, tmp_path) -> None:
     slide = data / "damaged" / "cmu-bitflip-tiles.svs"
     with pytest.raises(ServiceError) as met:
         upscale(UpscaleRequest(slide, tmp_path / "o.ome.tiff", model=MODEL, scheduler=standing.address))
@@ -250,15 +250,15 @@ def test_what_a_worker_meets_is_told_as_if_met_here(standing, data, tmp_path) ->
         "tcp://127.0.0.1:1@10.0.0.7:8786",
     ],
 )
-def test_a_scheduler_elsewhere_without_tls_is_refused(address, tall, tmp_path) -> None:
+def test_remote_scheduler_without_tls_is_refused(address, tall, tmp_path) -> None:
     with pytest.raises(ServiceError) as met:
         upscale(UpscaleRequest(tall, tmp_path / "o.ome.tiff", model=MODEL, mpp=1.0, scheduler=address))
     assert met.value.problem.code == "cluster.address"
     assert address in met.value.problem.detail
 
 
-def test_over_tls_with_the_certificates_of_dasks_configuration(tall, undisturbed, tmp_path) -> None:
-    """In a process of its own, as the configuration is read from the environment once."""
+def test_tls_with_the_certificates_of_dasks_configuration(tall, undisturbed, tmp_path) -> None:
+    """In a separate process, since Dask reads its configuration from the environment once."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(tmp_path / "node.pem")
@@ -293,9 +293,7 @@ def test_over_tls_with_the_certificates_of_dasks_configuration(tall, undisturbed
         machines.close()
 
 
-def test_a_cluster_that_does_not_answer_is_said_and_costs_no_finished_stripe(
-    tall, undisturbed, tmp_path, monkeypatch
-) -> None:
+def test_unreachable_cluster_is_an_error_that_keeps_finished_stripes(tall, undisturbed, tmp_path, monkeypatch) -> None:
     from slidelift.service.pipeline import cluster
 
     monkeypatch.setattr(cluster.ClusterExecutor.__init__, "__defaults__", (0.5,))

@@ -1,4 +1,4 @@
-"""What comes with a result: figures tile by tile, one page, the tissue for QuPath; and regions of interest."""
+"""The report, page and tissue outlines of a result; regions of interest."""
 
 import base64
 import hashlib
@@ -46,7 +46,7 @@ def area(coordinates: list) -> float:
 
 
 class Page(HTMLParser):
-    """Tags that are open, pictures and their words; raises at what a page by itself can't show."""
+    """Parses a page; fails at external resources, scripts and unclosed tags."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ def made(cmu, tmp_path_factory) -> tuple[Path, Report]:
     return output, upscale(request)
 
 
-def test_every_tile_of_the_map_is_told_and_counted(made) -> None:
+def test_every_tile_is_in_the_map_and_in_the_counts(made) -> None:
     _, report = made
     tiles = report.tiles
     letters = "".join(tiles.map)
@@ -90,7 +90,7 @@ def test_every_tile_of_the_map_is_told_and_counted(made) -> None:
     assert len(letters) == tiles.total
 
 
-def test_the_first_line_says_how_much_was_enhanced(made) -> None:
+def test_summary_counts_the_enhanced_tiles(made) -> None:
     output, report = made
     assert report.summary == f"The model enhanced {report.tiles.enhanced} of {report.tiles.tissue} tissue tiles."
     assert not report.tiles.few_enhanced
@@ -99,7 +99,7 @@ def test_the_first_line_says_how_much_was_enhanced(made) -> None:
     assert f'<p class="summary"><strong>{report.summary}' in page
 
 
-def test_figures_stand_in_their_order_and_name_their_place(made) -> None:
+def test_consistency_is_ordered_and_locates_the_worst_tile(made) -> None:
     found = made[1].tiles.consistency
     assert 0.2 < found.median <= found.p95 <= found.worst.rmse < 10
     x, y, width, height = found.worst.output_region
@@ -107,14 +107,14 @@ def test_figures_stand_in_their_order_and_name_their_place(made) -> None:
     assert found.worst.region == (500 + x // 4, y // 4, width // 4, height // 4)
 
 
-def test_tiles_that_join_exactly_show_no_seam(made) -> None:
+def test_exact_tiles_show_no_seam(made) -> None:
     seam = made[1].seam
     assert 0.9 < seam.figure < 1.1
     assert seam.figure == pytest.approx(seam.result / seam.source, abs=2e-4)
     assert seam.pixels > 0
 
 
-def test_hashes_model_and_seconds_are_told(made, cmu) -> None:
+def test_report_has_hashes_model_and_seconds(made, cmu) -> None:
     output, report = made
     assert report.output.sha256 == hashlib.sha256(output.read_bytes()).hexdigest()
     assert report.slide.sha256 == hashlib.sha256(cmu.read_bytes()).hexdigest()
@@ -126,7 +126,7 @@ def test_hashes_model_and_seconds_are_told(made, cmu) -> None:
     assert 0 < report.device_busy <= 1
 
 
-def test_the_page_stands_alone_and_shows_what_it_must(made) -> None:
+def test_page_is_self_contained_and_complete(made) -> None:
     output, report = made
     text = companions(output)[0].read_text("utf-8")
     page = Page(text)
@@ -148,7 +148,7 @@ def test_the_page_stands_alone_and_shows_what_it_must(made) -> None:
     assert len(text) < 4_000_000
 
 
-def test_the_tissue_covers_exactly_the_tiles_of_the_map(made) -> None:
+def test_tissue_outlines_cover_exactly_the_tissue_tiles(made) -> None:
     output, report = made
     found = json.loads(companions(output)[1].read_text("utf-8"))
     size = report.output.width, report.output.height
@@ -162,7 +162,7 @@ def test_the_tissue_covers_exactly_the_tiles_of_the_map(made) -> None:
     assert {one["properties"]["classification"]["name"] for one in found["features"]} == {"Tissue"}
 
 
-def test_tiles_that_stray_from_their_source_are_warned_of(tmp_path, cmu, monkeypatch) -> None:
+def test_warning_of_tiles_that_differ_from_their_source(tmp_path, cmu, monkeypatch) -> None:
     monkeypatch.setattr("slidelift.service.pipeline.report_builder.STRAY_RMSE", 0.1)
     request = UpscaleRequest(cmu, tmp_path / "o.ome.tiff", model="compact-x4-fast", region=(900, 1200, 300, 200))
     report = upscale(request)
@@ -171,8 +171,8 @@ def test_tiles_that_stray_from_their_source_are_warned_of(tmp_path, cmu, monkeyp
     assert not any("the worst" in warning for warning in upscale(replace(request, model="bicubic")).warnings)
 
 
-def test_a_model_that_draws_something_else_is_not_believed(tmp_path, cmu, monkeypatch) -> None:
-    """Whatever it drew: the tile is its source, resampled plainly, and the report says where."""
+def test_model_output_far_from_its_source_is_replaced(tmp_path, cmu, monkeypatch) -> None:
+    """The tile is resampled instead, and the report lists it."""
     monkeypatch.setattr("slidelift.service.pipeline.tile_upscaling.MAX_BLOCK_RMSE", 0.01)
     request = UpscaleRequest(cmu, tmp_path / "o.ome.tiff", model="compact-x4-fast", region=(900, 1200, 300, 200))
     report = upscale(request)
@@ -190,8 +190,8 @@ def test_a_model_that_draws_something_else_is_not_believed(tmp_path, cmu, monkey
         assert (made.series[0].asarray() == resampled.series[0].asarray()).all()
 
 
-def test_nearest_neighbour_is_perfectly_consistent(tmp_path, write_png) -> None:
-    """Every tile, at every scale, also those that the edge cuts."""
+def test_nearest_neighbour_has_no_consistency_error(tmp_path, write_png) -> None:
+    """At every scale, including tiles at the edge."""
     for scale in (1, 2, 3, 4):
         report = upscale(
             UpscaleRequest(
@@ -202,7 +202,7 @@ def test_nearest_neighbour_is_perfectly_consistent(tmp_path, write_png) -> None:
         assert report.tiles.consistency.worst.rmse == 0
 
 
-def test_a_resumed_run_tells_of_the_tiles_that_it_did_not_make(tmp_path, write_png) -> None:
+def test_report_of_a_resumed_run_covers_earlier_stripes(tmp_path, write_png) -> None:
     request = UpscaleRequest(write_png(500, 5000), tmp_path / "whole.ome.tiff", model="bicubic", mpp=1.0)
     whole, token = upscale(request), CancelToken()
 
@@ -219,7 +219,7 @@ def test_a_resumed_run_tells_of_the_tiles_that_it_did_not_make(tmp_path, write_p
     assert resumed.seam == whole.seam
 
 
-def test_bad_tiles_are_marked_on_map_page_and_in_geojson(tmp_path, data) -> None:
+def test_bad_tiles_are_in_map_page_and_geojson(tmp_path, data) -> None:
     request = UpscaleRequest(
         data / "damaged" / "cmu-bitflip-tiles.svs",
         tmp_path / "o.ome.tiff",
@@ -237,7 +237,7 @@ def test_bad_tiles_are_marked_on_map_page_and_in_geojson(tmp_path, data) -> None
     assert "Unreadable" in names
 
 
-def test_companions_are_replaced_with_their_result_and_stay_when_a_run_fails(tmp_path, write_png, monkeypatch) -> None:
+def test_companions_are_replaced_with_their_result_and_kept_when_a_run_fails(tmp_path, write_png, monkeypatch) -> None:
     request = UpscaleRequest(write_png(300, 300), tmp_path / "o.ome.tiff", model="nearest", mpp=1.0)
     upscale(request)
     before = [path.read_bytes() for path in companions(request.output)]
@@ -263,7 +263,7 @@ def test_companions_are_replaced_with_their_result_and_stay_when_a_run_fails(tmp
 
 
 @pytest.mark.parametrize("suffix", ["tiff", "zarr"])
-def test_an_earlier_result_and_its_companions_stay_where_the_new_one_cannot_be_published(tmp_path, suffix) -> None:
+def test_earlier_files_are_kept_when_publishing_fails(tmp_path, suffix) -> None:
     output = tmp_path / f"out.ome.{suffix}"
     if suffix == "zarr":
         output.mkdir()
@@ -279,7 +279,7 @@ def test_an_earlier_result_and_its_companions_stay_where_the_new_one_cannot_be_p
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_nothing_stays_of_a_first_result_that_cannot_be_published(tmp_path) -> None:
+def test_nothing_is_left_when_publishing_a_first_result_fails(tmp_path) -> None:
     with Workspace(tmp_path / "out.ome.tiff") as workspace:
         for name in COMPANIONS:
             workspace.write_companion(name, "new")
@@ -288,7 +288,7 @@ def test_nothing_stays_of_a_first_result_that_cannot_be_published(tmp_path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_companion_is_left_alone_where_the_result_cannot_be_published(tmp_path, write_png, monkeypatch) -> None:
+def test_no_companion_is_left_without_its_result(tmp_path, write_png, monkeypatch) -> None:
     request = UpscaleRequest(write_png(300, 300), tmp_path / "o.ome.tiff", model="nearest", mpp=1.0)
     replaced = Path.replace
 
@@ -303,7 +303,7 @@ def test_no_companion_is_left_alone_where_the_result_cannot_be_published(tmp_pat
     assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")] == ["slide.png"]
 
 
-def test_a_roi_is_its_bounding_box_and_only_touched_tiles_meet_the_model(tmp_path, write_png) -> None:
+def test_roi_is_cut_to_its_bounding_box_and_only_touched_tiles_use_the_model(tmp_path, write_png) -> None:
     request = UpscaleRequest(write_png(1200, 900), tmp_path / "o.ome.zarr", model="nearest", mpp=1.0, entropy=0)
     roi = Roi.from_geojson(TRIANGLE)
     report = upscale(replace(request, roi=roi))
@@ -314,7 +314,7 @@ def test_a_roi_is_its_bounding_box_and_only_touched_tiles_meet_the_model(tmp_pat
     assert (pixels_of(request.output) == truth).all()
 
 
-def test_tiles_outside_a_roi_are_resampled_and_never_blank(tmp_path, cmu) -> None:
+def test_tiles_outside_a_roi_are_resampled_not_blank(tmp_path, cmu) -> None:
     roi = Roi.from_geojson({"type": "Polygon", "coordinates": [[[900, 1200], [1400, 1200], [900, 1700], [900, 1200]]]})
     request = UpscaleRequest(cmu, tmp_path / "o.ome.zarr", model="espcn-x4", entropy=0, roi=roi)
     assert upscale(request).tiles.map == ("tt", "to")
@@ -324,8 +324,8 @@ def test_tiles_outside_a_roi_are_resampled_and_never_blank(tmp_path, cmu) -> Non
     assert (one[:1024] != other[:1024]).any()
 
 
-def test_another_roi_is_another_plan(tmp_path, write_png) -> None:
-    """Also where the bounding box is the same."""
+def test_stripes_of_another_roi_are_not_continued(tmp_path, write_png) -> None:
+    """Even if the bounding box is the same."""
     slide, token = write_png(300, 5000), CancelToken()
     first = {"type": "Polygon", "coordinates": [[[0, 0], [300, 0], [0, 5000], [0, 0]]]}
     second = {"type": "Polygon", "coordinates": [[[0, 0], [300, 0], [300, 5000], [0, 0]]]}
@@ -347,7 +347,7 @@ def test_a_roi_reaches_the_child_process_unchanged(tmp_path, write_png) -> None:
     assert report.tiles.map == ("ttt", "tto", "too")
 
 
-def test_a_roi_of_a_coarser_level_takes_in_every_pixel_it_touches(tmp_path, write_pyramid, formula_pixels) -> None:
+def test_roi_on_a_coarser_level_includes_every_touched_pixel(tmp_path, write_pyramid, formula_pixels) -> None:
     slide = write_pyramid(tmp_path / "s.tiff", formula_pixels(Region(0, 0, 1200, 800)))
     speck = Roi.from_geojson({"type": "Polygon", "coordinates": [[[601, 401], [602, 401], [602, 402], [601, 401]]]})
     report = upscale(UpscaleRequest(slide, tmp_path / "o.ome.tiff", model="bicubic", level=2, entropy=0, roi=speck))
@@ -355,7 +355,7 @@ def test_a_roi_of_a_coarser_level_takes_in_every_pixel_it_touches(tmp_path, writ
     assert report.tiles.map == ("t",)
 
 
-def test_a_roi_over_the_slides_edge_is_cut_off_there_with_a_word(tmp_path, write_png) -> None:
+def test_roi_over_the_slides_edge_is_clipped_with_a_warning(tmp_path, write_png) -> None:
     output = tmp_path / "o.ome.zarr"
     request = UpscaleRequest(write_png(700, 500), output, model="nearest", mpp=1.0, entropy=0)
     over = {"type": "Polygon", "coordinates": [[[600, 300], [9000, 300], [9000, 9000], [600, 9000], [600, 300]]]}
@@ -370,9 +370,9 @@ def test_a_roi_over_the_slides_edge_is_cut_off_there_with_a_word(tmp_path, write
     assert (pixels_of(output) == pixels_of(there)).all()
 
 
-def test_a_roi_beside_the_slide_or_beside_a_region_is_refused(tmp_path, write_png) -> None:
+def test_roi_outside_the_slide_or_together_with_a_region_is_refused(tmp_path, write_png) -> None:
     request = UpscaleRequest(write_png(300, 300), tmp_path / "o.ome.tiff", model="bicubic", mpp=1.0)
-    with pytest.raises(RoiError, match=r"x 300 to 900, y 20 to 700\) lies beside the slide's 300x300"):
+    with pytest.raises(RoiError, match=r"x 300 to 900, y 20 to 700\) lies outside the slide's 300x300"):
         upscale(replace(request, roi=Roi.from_geojson(TRIANGLE)))
     with pytest.raises(ServiceError) as caught:
         replace(request, roi=Roi.from_geojson(TRIANGLE), region=(0, 0, 10, 10))

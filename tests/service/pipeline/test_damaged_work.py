@@ -1,4 +1,4 @@
-"""Whatever has become of an interrupted run's files, they are made anew; the bytes are those of an undisturbed run."""
+"""Damaged files of an interrupted run are made anew; the result has the bytes of an undisturbed run."""
 
 import json
 import math
@@ -26,14 +26,14 @@ STRIPES = 2
 
 @dataclass(frozen=True)
 class Left:
-    """What was left by a run that was stopped with all its stripes, and the bytes of one that was not."""
+    """Workspace of a run that was stopped with all its stripes, and the bytes of an undisturbed run."""
 
     slide: Path
     folder: Path
     truth: bytes
 
     def copied_to(self, place: Path) -> tuple[UpscaleRequest, Path]:
-        """The request and the workspace that it would go on in."""
+        """Return the request, and the workspace that it would continue."""
         place.mkdir()
         shutil.copytree(self.folder, place / self.folder.name)
         return _request(self.slide, place), place / self.folder.name
@@ -64,7 +64,7 @@ def left(tmp_path_factory) -> Left:
     return Left(slide, workspace, (folder / "whole" / "o.ome.tiff").read_bytes())
 
 
-def test_what_is_whole_is_continued(left, tmp_path) -> None:
+def test_undamaged_work_is_continued(left, tmp_path) -> None:
     request, _ = left.copied_to(tmp_path / "a")
     assert upscale(request).stripes == StripesReport(STRIPES, STRIPES)
     assert request.output.read_bytes() == left.truth
@@ -75,7 +75,7 @@ TEXTS = [b"", b"\xff", b"\xff" * 400, b"null", b"[]", b"{}", b"3", b'"x"', b"NaN
 
 @pytest.mark.parametrize("text", TEXTS, ids=lambda text: repr(text[:9]))
 @pytest.mark.parametrize("name", ["plan.json", "stripe-00000.segment"])
-def test_a_file_that_became_something_else_is_made_anew(left, tmp_path, name, text) -> None:
+def test_overwritten_file_is_made_anew(left, tmp_path, name, text) -> None:
     request, workspace = left.copied_to(tmp_path / "a")
     (workspace / name).write_bytes(text)
     assert upscale(request).stripes.resumed == (0 if name == "plan.json" else STRIPES - 1)
@@ -84,7 +84,7 @@ def test_a_file_that_became_something_else_is_made_anew(left, tmp_path, name, te
 
 
 @pytest.mark.parametrize("name", ["plan.json", "stripe-00001.segment"])
-def test_a_file_that_became_a_folder_is_made_anew(left, tmp_path, name) -> None:
+def test_file_replaced_by_a_folder_is_made_anew(left, tmp_path, name) -> None:
     request, workspace = left.copied_to(tmp_path / "a")
     (workspace / name).unlink()
     (workspace / name / "in").mkdir(parents=True)
@@ -96,7 +96,7 @@ WRONG: list[Any] = [None, True, -1, 10**30, math.nan, math.inf, "", "1", [], {},
 
 
 def _altered(value: Any, chance: random.Random) -> Any:
-    """A JSON value with one thing in it replaced, removed, repeated or cut."""
+    """Replace, remove or cut one value of a JSON value."""
     if isinstance(value, dict) and value and chance.random() < 0.9:
         key = chance.choice(sorted(value))
         rest = {name: one for name, one in value.items() if name != key}
@@ -111,8 +111,8 @@ def _altered(value: Any, chance: random.Random) -> Any:
     return chance.choice(WRONG)
 
 
-def test_any_alteration_of_the_plan_makes_it_anew_or_changes_nothing(left, tmp_path) -> None:
-    """40 seeded alterations of values; the words that are only told may be others, the pixels not."""
+def test_altered_plan_is_made_anew_or_changes_no_pixel(left, tmp_path) -> None:
+    """40 seeded alterations; warnings may differ, pixels may not."""
     state = json.loads((left.folder / "plan.json").read_bytes())
     for seed in range(40):
         request, workspace = left.copied_to(tmp_path / str(seed))
@@ -126,8 +126,8 @@ def test_any_alteration_of_the_plan_makes_it_anew_or_changes_nothing(left, tmp_p
         assert resumed in ((0, STRIPES) if same_pixels else (0,)), (seed, altered)
 
 
-def test_any_altered_byte_of_a_segment_is_found(left, tmp_path) -> None:
-    """Every byte from the index on, and 300 of the tiles; those when they are read."""
+def test_every_altered_byte_of_a_segment_is_detected(left, tmp_path) -> None:
+    """Every seventh byte from the index on, and 300 of the tiles, which are checked when read."""
     whole = (left.folder / "stripe-00000.segment").read_bytes()
     segment = Segment(left.folder / "stripe-00000.segment")
     tiles = int((segment.index["offset"] + segment.index["size"]).max())
@@ -145,7 +145,7 @@ def test_any_altered_byte_of_a_segment_is_found(left, tmp_path) -> None:
             list(_tiles(Segment(path)))
 
 
-def test_a_segment_cut_anywhere_is_found(left, tmp_path) -> None:
+def test_truncated_segment_is_detected(left, tmp_path) -> None:
     whole, path, chance = (left.folder / "stripe-00001.segment").read_bytes(), tmp_path / "a.segment", random.Random(1)
     for size in [*range(130), *(chance.randrange(len(whole)) for _ in range(200))]:
         for part in (whole[:size], whole[len(whole) - size :]):
@@ -156,7 +156,7 @@ def test_a_segment_cut_anywhere_is_found(left, tmp_path) -> None:
 
 
 def _rewritten(path: Path, report: Any, keep: Callable[[int, Any], bool] = lambda _number, _entry: True) -> None:
-    """The same segment with a right checksum, another report, and only some of its tiles."""
+    """Rewrite a segment with a valid checksum, another record, and only some of its tiles."""
     old = Segment(path)
     rest, entries = old.remainder(), list(_tiles(old))
     with SegmentWriter(path) as writer:
@@ -173,8 +173,8 @@ def _tiles(segment: Segment) -> Iterator[tuple[int, int, int, Any]]:
             yield level, entry.row, entry.column, payload
 
 
-def test_a_report_that_is_none_of_this_stripe_makes_it_anew(left, tmp_path) -> None:
-    """40 seeded alterations with a right checksum, as another program or a bug would leave them."""
+def test_stripe_with_an_altered_record_is_made_anew(left, tmp_path) -> None:
+    """40 seeded alterations with a valid checksum, as another program or a bug would leave them."""
     report = Segment(left.folder / "stripe-00000.segment").report
     taken = 0
     for seed in range(40):
@@ -183,18 +183,18 @@ def test_a_report_that_is_none_of_this_stripe_makes_it_anew(left, tmp_path) -> N
         _rewritten(workspace / "stripe-00000.segment", altered)
         taken += upscale(request).stripes.resumed == STRIPES
         assert request.output.read_bytes() == left.truth, (seed, altered)
-    assert taken < 15  # another count or letter of the right kind can't be told from the right one
+    assert taken < 15  # another valid count or letter can't be detected
 
 
 @pytest.mark.parametrize("report", [None, [], {}, 3, "x"])
-def test_a_report_of_another_kind_makes_the_stripe_anew(left, tmp_path, report) -> None:
+def test_stripe_with_a_record_of_another_type_is_made_anew(left, tmp_path, report) -> None:
     request, workspace = left.copied_to(tmp_path / "a")
     _rewritten(workspace / "stripe-00001.segment", report)
     assert upscale(request).stripes.resumed == STRIPES - 1
     assert request.output.read_bytes() == left.truth
 
 
-def test_another_stripe_or_fewer_tiles_make_it_anew(left, tmp_path) -> None:
+def test_another_stripes_segment_or_missing_tiles_are_made_anew(left, tmp_path) -> None:
     request, workspace = left.copied_to(tmp_path / "other")
     shutil.copy(workspace / "stripe-00000.segment", workspace / "stripe-00001.segment")
     assert upscale(request).stripes.resumed == STRIPES - 1

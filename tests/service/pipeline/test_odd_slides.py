@@ -51,7 +51,7 @@ def test_an_odd_objective_costs_no_result(tmp_path, formula_pixels, power: str, 
     assert output.exists()
     assert report.output.magnification == magnification
     assert any("NominalMagnification" in warning for warning in report.warnings) == (power != "0.1")
-    json.dumps(report, allow_nan=False)
+    json.dumps(report.as_dict(), allow_nan=False)
 
 
 @pytest.mark.parametrize("mpp", ["NaN", "INF", "0", "-1", "1,234", "true"])

@@ -1,4 +1,4 @@
-"""Patches are the slide's own pixels at the µm per pixel asked for, tissue alone, and made once."""
+"""Training patches: the slide's pixels at the requested µm per pixel, tissue only, each made once."""
 
 import errno
 import fcntl
@@ -15,8 +15,8 @@ from PIL import Image
 from slidelift.service.cli import main
 from slidelift.service.errors import ServiceError
 from slidelift.service.pipeline import patches
-from slidelift.service.pipeline.calibrate import Spread, calibration, entropies
-from slidelift.service.pipeline.patch_folder import PatchFolder, PatchWishes
+from slidelift.service.pipeline.calibrate import Entropies, calibration, measure_entropies
+from slidelift.service.pipeline.patch_folder import PatchFolder, PatchOptions
 from slidelift.service.pipeline.patches import cut_patches, plan_grid, read_resampled
 from slidelift.wsi.errors import PlanError, TileReadError
 from slidelift.wsi.geometry import Region, Size
@@ -26,10 +26,10 @@ from slidelift.wsi.tissue import grey_levels
 GLASS = 243
 
 
-def cut(slide: Path, out: Path, **wishes: object) -> dict:
-    asked = PatchWishes(**{"mpp": 0.5, "size": 128, "entropy": 3.0, **wishes})
-    with PatchFolder(out, asked) as folder:
-        return cut_patches(slide, asked, folder, lambda _done, _total: None)
+def cut(slide: Path, out: Path, **given: object) -> dict:
+    options = PatchOptions(**{"mpp": 0.5, "size": 128, "entropy": 3.0, **given})
+    with PatchFolder(out, options) as folder:
+        return cut_patches(slide, options, folder, lambda _done, _total: None)
 
 
 def index(folder: Path) -> dict:
@@ -42,7 +42,7 @@ def pictures(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def half_glass(tmp_path, write_pyramid, formula_pixels) -> Path:
-    """1000x600 px: formula on the left, flat glass from x = 400 on, and in it a dot that no survey takes for glass."""
+    """1000x600 px: formula on the left, flat glass from x = 400 on, with a dot that is not taken for glass."""
     pixels = formula_pixels(Region(0, 0, 1000, 600))
     pixels[:, 400:] = GLASS
     pixels[40:50, 700:710] = 90
@@ -54,7 +54,7 @@ def info(*downsamples: float) -> SlideInfo:
     return SlideInfo("some.svs", "test", levels, (0.25, 0.25), 40.0, None)
 
 
-def test_a_patch_holds_the_slides_pixels_at_the_place_that_it_is_named_after(half_glass, tmp_path) -> None:
+def test_patch_has_the_pixels_of_the_place_in_its_name(half_glass, tmp_path) -> None:
     truth = tifffile.imread(half_glass, key=0)
     cut(half_glass, tmp_path / "out", entropy=0)
     listed = index(tmp_path / "out")["patches"]
@@ -83,8 +83,8 @@ def test_entropy_is_scikit_images_and_counts_add_up(half_glass, tmp_path) -> Non
     }
 
 
-def test_the_level_at_or_just_finer_than_asked_is_read(half_glass, tmp_path) -> None:
-    """The fixture's levels are every second pixel, not means, so they tell which was read."""
+def test_level_at_or_just_finer_than_requested_is_read(half_glass, tmp_path) -> None:
+    """The fixture's levels are subsampled, not averaged, which shows which one was read."""
     record = cut(half_glass, tmp_path / "out", mpp=1.0, entropy=0)
     assert record["level"] == 1
     truth = tifffile.imread(half_glass, key=0)[::2, ::2]
@@ -100,10 +100,10 @@ def test_levels_are_never_enlarged_by_more_than_two_percent(wanted, level) -> No
     assert grid.side[0] == pytest.approx(64 * wanted / (0.25 * grid.downsample))
 
 
-def test_a_slide_that_is_coarser_than_asked_or_too_small_is_refused_with_a_word() -> None:
+def test_slide_that_is_too_coarse_or_too_small_is_refused() -> None:
     with pytest.raises(PlanError, match=r"some.svs: .*coarser.*--mpp 0.25"):
         plan_grid(info(1.0), (0.25, 0.25), 0.24, 64)
-    with pytest.raises(PlanError, match=r"some.svs: not one patch .*--size"):
+    with pytest.raises(PlanError, match=r"some.svs: no patch .*--size"):
         plan_grid(info(1.0), (0.25, 0.25), 0.25, 4001)
 
 
@@ -117,8 +117,8 @@ def test_reduction_by_a_whole_factor_is_exact_on_a_ramp(write_png, tmp_path) -> 
 
 
 @pytest.mark.parametrize("factor", [2.0, 3.0, 1.37])
-def test_patches_join_as_if_the_whole_slide_had_been_resampled(write_png, tmp_path, factor) -> None:
-    """No patch has an edge of its own; at whole factors each is a crop of Pillow's reduction, to the bit."""
+def test_patches_are_crops_of_the_resampled_slide(write_png, tmp_path, factor) -> None:
+    """No patch has edge effects; at whole factors each equals a crop of Pillow's reduction."""
     slide = write_png(600, 410)
     cut(slide, tmp_path / "out", mpp=0.25 * factor, source_mpp=0.25, size=64, entropy=0)
     source = Image.open(slide)
@@ -155,7 +155,7 @@ def test_unreadable_patches_are_skipped_and_listed(tmp_path, monkeypatch, formul
     assert not (tmp_path / "out" / "formula-x256-y256.png").exists()
 
 
-def test_what_an_earlier_run_decided_is_neither_read_nor_written_again(tmp_path, monkeypatch, formula_reader) -> None:
+def test_patches_of_an_earlier_run_are_neither_read_nor_written_again(tmp_path, monkeypatch, formula_reader) -> None:
     monkeypatch.setattr(patches, "content_hash", lambda _path: "0")
 
     class Stalls(formula_reader):
@@ -171,8 +171,8 @@ def test_what_an_earlier_run_decided_is_neither_read_nor_written_again(tmp_path,
         cut(Path("formula.svs"), tmp_path / "out")
     done = {path: path.stat().st_ino for path in (tmp_path / "out").glob("*.png")}
     assert done
-    (diary,) = (tmp_path / "out").glob(".*.diary")
-    with diary.open("a") as file:
+    (journal,) = (tmp_path / "out").glob(".*.diary")
+    with journal.open("a") as file:
         file.write('{"cell": [4, ')  # torn by a power cut
     sound = formula_reader(Size(640, 640), (1, 8))
     monkeypatch.setattr(patches, "open_slide", lambda _path: sound)
@@ -188,7 +188,7 @@ def test_what_an_earlier_run_decided_is_neither_read_nor_written_again(tmp_path,
     assert len(sound.reads) == reads
 
 
-def test_a_patch_that_was_removed_is_made_again(half_glass, tmp_path) -> None:
+def test_removed_patch_is_made_again(half_glass, tmp_path) -> None:
     cut(half_glass, tmp_path / "out")
     before = pictures(tmp_path / "out")
     (tmp_path / "out" / "half-x0-y0.png").unlink()
@@ -196,7 +196,7 @@ def test_a_patch_that_was_removed_is_made_again(half_glass, tmp_path) -> None:
     assert pictures(tmp_path / "out") == before
 
 
-def test_a_draw_of_some_patches_is_the_seeds_alone(half_glass, tmp_path) -> None:
+def test_drawn_patches_depend_on_the_seed_alone(half_glass, tmp_path) -> None:
     record = cut(half_glass, tmp_path / "a", most=5, seed=1)
     counts = record["counts"]
     assert counts["kept"] == 5
@@ -215,7 +215,7 @@ def test_jpegs_are_close_to_the_slide(half_glass, tmp_path) -> None:
         assert image.layer == [(1, 1, 1, 0), (2, 1, 1, 1), (3, 1, 1, 1)]  # chroma at full resolution
 
 
-def test_a_folder_keeps_to_one_set_of_parameters_and_to_itself(half_glass, tmp_path) -> None:
+def test_folder_has_one_set_of_parameters_and_no_other_files(half_glass, tmp_path) -> None:
     cut(half_glass, tmp_path / "out", most=2)
     with pytest.raises(ServiceError, match="size 128, not 64"):
         cut(half_glass, tmp_path / "out", most=2, size=64)
@@ -232,7 +232,7 @@ def test_a_folder_keeps_to_one_set_of_parameters_and_to_itself(half_glass, tmp_p
 
 
 @pytest.mark.parametrize("text", [b"\xff", b"null", b"[]", b"", b"[" * 100_000])
-def test_a_damaged_index_is_refused_by_name(half_glass, tmp_path, text) -> None:
+def test_damaged_index_is_refused_by_name(half_glass, tmp_path, text) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "patches.json").write_bytes(text)
     with pytest.raises(ServiceError, match=r"patches\.json: not what this command writes"):
@@ -240,14 +240,14 @@ def test_a_damaged_index_is_refused_by_name(half_glass, tmp_path, text) -> None:
 
 
 @pytest.mark.parametrize("text", [b"\xff\n", b"null\n{}\n", b"{}\n[]\n", b"{}\n{}\n", b"\n", b""])
-def test_a_damaged_diary_is_refused_by_name(half_glass, tmp_path, text) -> None:
+def test_damaged_journal_is_refused_by_name(half_glass, tmp_path, text) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / ".half.diary").write_bytes(text)
     with pytest.raises(ServiceError, match=r"half\.diary: not what this command writes|under the same name"):
         cut(half_glass, tmp_path / "out", most=2)
 
 
-def test_patches_want_a_file_system_with_locks(half_glass, tmp_path, monkeypatch) -> None:
+def test_file_system_without_locks_is_refused(half_glass, tmp_path, monkeypatch) -> None:
     def without(*_: int) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
@@ -257,7 +257,7 @@ def test_patches_want_a_file_system_with_locks(half_glass, tmp_path, monkeypatch
     assert caught.value.problem.by_user
 
 
-def test_another_slide_of_the_same_name_never_overwrites(half_glass, tmp_path, write_png) -> None:
+def test_another_slide_of_the_same_name_is_refused(half_glass, tmp_path, write_png) -> None:
     cut(half_glass, tmp_path / "out", source_mpp=0.5)
     before = pictures(tmp_path / "out")
     other = write_png(600, 410, "half.png")
@@ -286,14 +286,14 @@ def _run_command(*arguments: object) -> int:
     return options.command(options)
 
 
-def test_an_unknown_pixel_size_names_the_flag_that_gives_it(write_png, tmp_path) -> None:
+def test_unknown_pixel_size_error_names_the_flag(write_png, tmp_path) -> None:
     with pytest.raises(ServiceError, match="--source-mpp") as caught:
         cut(write_png(300, 300), tmp_path / "out")
     assert caught.value.problem.code == "slide.mpp-missing"
 
 
 def test_the_suggested_threshold_is_numpys_percentile_and_keeps_that_share() -> None:
-    spreads = [Spread("a.png", (6.0, 7.0, 4.0)), Spread("b.png", (7.5, 6.5, 5.0, 5.5, 7.25, 6.75, 3.0))]
+    spreads = [Entropies("a.png", (6.0, 7.0, 4.0)), Entropies("b.png", (7.5, 6.5, 5.0, 5.5, 7.25, 6.75, 3.0))]
     found = calibration(spreads, 0.8)
     bits = np.array(sorted((*spreads[0].bits, *spreads[1].bits)))
     assert found["threshold"] == bits[1] == np.percentile(bits, 20, method="lower")  # 0.2 of 9 intervals: index 1.8
@@ -305,8 +305,8 @@ def test_the_suggested_threshold_is_numpys_percentile_and_keeps_that_share() -> 
 
 def test_images_are_cut_into_whole_patches_after_the_reduction(write_png) -> None:
     slide = write_png(600, 300)
-    assert len(entropies(slide, 64).bits) == 9 * 4
-    (small,) = entropies(slide, 256, reduce=2).bits
+    assert len(measure_entropies(slide, 64).bits) == 9 * 4
+    (small,) = measure_entropies(slide, 256, reduce=2).bits
     reduced = Image.open(slide).resize((300, 150), Image.Resampling.BICUBIC)
     assert small == pytest.approx(skimage.measure.shannon_entropy(np.asarray(reduced.convert("L"))[:, :256]))
 
@@ -314,7 +314,7 @@ def test_images_are_cut_into_whole_patches_after_the_reduction(write_png) -> Non
 def test_sun_et_al_s_seven_bits_keep_almost_nothing_of_tnbc(data) -> None:
     """The figures of docs/decisions/entropy.md: 1 of 37 training patches and none of 13 held-out ones."""
     for folder, names, kept in (("train", "tnbc-*", 1), ("eval/tnbc", "*", 0)):
-        spreads = [entropies(image, 256, reduce=4) for image in sorted((data / folder).glob(names))]
+        spreads = [measure_entropies(image, 256, reduce=4) for image in sorted((data / folder).glob(names))]
         found = calibration(spreads, 0.95)
         assert found["kept"]["7"] * found["all"]["patches"] == pytest.approx(kept)
 
@@ -331,7 +331,7 @@ def test_the_entropy_command_goes_on_after_a_bad_image(write_png, tmp_path, caps
     assert f"--entropy {int(figures['threshold'] * 100) / 100:g} keeps at least 95%" in said.out
 
 
-def test_a_reader_that_fails_for_another_reason_than_its_pixels_is_not_hidden(tmp_path, monkeypatch) -> None:
+def test_other_errors_of_a_reader_are_raised(tmp_path, monkeypatch) -> None:
     class Broken:
         info = info(1.0)
 

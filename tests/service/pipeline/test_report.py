@@ -1,4 +1,4 @@
-"""The report as JSON: written as it was read, checked when it is read, described in the OpenAPI document."""
+"""The report as JSON: round trip, validation, schema in the OpenAPI document."""
 
 import json
 import random
@@ -14,7 +14,7 @@ from slidelift.service.pipeline.report import Report, ReportError
 REAL = (Path(__file__).parent.parent / "report.json").read_bytes()
 
 
-def test_a_real_report_is_written_as_it_was_read() -> None:
+def test_round_trip_keeps_every_byte() -> None:
     assert Report.from_bytes(REAL).as_bytes() == REAL
 
 
@@ -36,7 +36,7 @@ def test_unknown_members_are_ignored() -> None:
         (b"{}", "summary is missing"),
     ],
 )
-def test_what_is_no_report_is_told_so(text: bytes, words: str) -> None:
+def test_other_files_are_refused(text: bytes, words: str) -> None:
     with pytest.raises(ReportError, match=words):
         Report.from_bytes(text)
 
@@ -56,7 +56,7 @@ def test_what_is_no_report_is_told_so(text: bytes, words: str) -> None:
         (("tiles", "consistency", "worst", "rmse"), "1", "tiles.consistency.worst.rmse is not of type float"),
     ],
 )
-def test_a_wrong_member_is_named(place: tuple[str, ...], value: Any, words: str) -> None:
+def test_error_names_the_wrong_member(place: tuple[str, ...], value: Any, words: str) -> None:
     values = json.loads(REAL)
     parent = values
     for name in place[:-1]:
@@ -66,7 +66,7 @@ def test_a_wrong_member_is_named(place: tuple[str, ...], value: Any, words: str)
         Report.from_dict(values)
 
 
-def test_any_missing_member_is_found() -> None:
+def test_every_missing_member_is_detected() -> None:
     def cut(values: Any, chance: random.Random) -> None:
         name = chance.choice(sorted(values))
         if isinstance(values[name], dict) and chance.random() < 0.7:
@@ -81,7 +81,7 @@ def test_any_missing_member_is_found() -> None:
             Report.from_dict(values)
 
 
-def test_the_openapi_document_holds_its_schema(open_app: Callable[..., FastAPI]) -> None:
+def test_openapi_document_has_the_schema(open_app: Callable[..., FastAPI]) -> None:
     document = open_app().openapi()
     answer = document["paths"]["/v1/jobs/{job}/report"]["get"]["responses"]["200"]
     assert answer["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/Report"}

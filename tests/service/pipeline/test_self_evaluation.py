@@ -1,4 +1,4 @@
-"""A slide against itself: what tiles measure is what the whole picture would, and background is left out."""
+"""Self-evaluation: tiles measure what the whole image would, and background is left out."""
 
 import json
 import math
@@ -37,7 +37,7 @@ def picture() -> np.ndarray:
     return pixels
 
 
-def test_tiles_measure_what_the_whole_picture_does(write_png, picture) -> None:
+def test_tiles_measure_what_the_whole_image_does(write_png, picture) -> None:
     found = evaluate_slide(write_png(0, 0, pixels=picture), MODELS, 4)
     whole = Image.fromarray(picture).resize((384, 275), Image.Resampling.BICUBIC)
     for name, method in (("bicubic", Image.Resampling.BICUBIC), ("nearest", Image.Resampling.NEAREST)):
@@ -54,7 +54,7 @@ def test_tiles_measure_what_the_whole_picture_does(write_png, picture) -> None:
         assert tile.luma_mse[name] == pytest.approx(error)
 
 
-def test_a_slide_is_recompressed_with_its_own_tables_and_sampling(cmu) -> None:
+def test_source_is_compressed_with_the_slides_tables_and_sampling(cmu) -> None:
     region = Region(900, 1200, 512, 512)
     own = evaluate_slide(cmu, MODELS, 4, region=region)
     clean = evaluate_slide(cmu, MODELS, 4, region=region, as_compressed=False)
@@ -68,7 +68,7 @@ def test_a_slide_is_recompressed_with_its_own_tables_and_sampling(cmu) -> None:
     assert "the slide&#x27;s own tables, RGB" in slide_report(own)
 
 
-def test_consistency_of_a_tile_is_not_that_of_its_cut_edges(write_png, picture) -> None:
+def test_consistency_of_a_tile_has_no_edge_effects(write_png, picture) -> None:
     found = evaluate_slide(write_png(0, 0, pixels=picture), MODELS, 4, region=Region(0, 0, 1024, 1024))
     whole = np.asarray(Image.fromarray(picture).resize((384, 275), Image.Resampling.BICUBIC))
     enlarged = np.asarray(Image.fromarray(whole).resize((1536, 1100), Image.Resampling.BICUBIC))
@@ -87,7 +87,7 @@ def test_background_is_left_out(write_png, picture) -> None:
     assert np.isfinite(found.grid("nearest", "psnr_y_gain")[:, :2]).all()
 
 
-def test_pooled_psnr_weighs_tiles_by_their_pixels(write_png, picture) -> None:
+def test_pooled_psnr_weights_tiles_by_their_pixels(write_png, picture) -> None:
     found = evaluate_slide(write_png(0, 0, pixels=picture), MODELS, 4)
     pixels = [tile.region.width * tile.region.height for tile in found.tiles]
     pooled = np.average([tile.luma_mse["nearest"] for tile in found.tiles], weights=pixels)
@@ -96,7 +96,7 @@ def test_pooled_psnr_weighs_tiles_by_their_pixels(write_png, picture) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 3, 50])
-def test_a_limit_takes_so_many_tiles_and_finds_the_same_in_them(write_png, picture, count) -> None:
+def test_limited_tiles_have_the_same_measures(write_png, picture, count) -> None:
     slide = write_png(0, 0, pixels=picture)
     every = {(tile.row, tile.column): tile for tile in evaluate_slide(slide, MODELS, 4).tiles}
     some = evaluate_slide(slide, MODELS, 4, tiles=count).tiles
@@ -131,7 +131,7 @@ class Images(HTMLParser):
             self.alts.append(dict(attrs)["alt"])
 
 
-def test_report_maps_every_model_and_hides_the_slide_when_asked(write_png, picture) -> None:
+def test_report_maps_every_model_and_can_hide_the_slide(write_png, picture) -> None:
     found = evaluate_slide(write_png(0, 0, pixels=picture), MODELS, 4)
     seen, hidden = Images(), Images()
     seen.feed(slide_report(found))
@@ -153,7 +153,7 @@ def test_command_writes_table_and_json_of_a_real_slide(cmu, tmp_path, capsys) ->
 
 
 @pytest.mark.parametrize("name", ["text.svs", "cmu-bitflip-tiles.svs"])
-def test_damaged_slide_is_named_and_the_users_to_change(data, capsys, name) -> None:
+def test_damaged_slide_is_a_user_error_that_names_it(data, capsys, name) -> None:
     assert main(["evaluate", "--slide", str(data / "damaged" / name), "--model", "nearest"]) == 2
     said = capsys.readouterr().err
     assert name in said

@@ -1,4 +1,4 @@
-"""A result replaces what this program made under its names, and nothing else: no input, nobody's own file."""
+"""A result replaces only files of this program: no input and no file of another origin."""
 
 import json
 import os
@@ -52,7 +52,7 @@ def refused(request: UpscaleRequest) -> Problem:
 
 @pytest.mark.parametrize("name", COMPANIONS)
 @pytest.mark.parametrize("text", [b"", b"my own", b"{}", b"\xff", b'{"type": "FeatureCollection", "features": []}'])
-def test_a_companion_that_somebody_else_wrote_is_kept(request_of, tmp_path, name, text) -> None:
+def test_companion_of_another_origin_is_kept(request_of, tmp_path, name, text) -> None:
     (tmp_path / name).write_bytes(text)
     found = refused(request_of())
     assert (found.code, found.by_user) == ("request.output", True)
@@ -79,7 +79,7 @@ def test_a_result_and_its_companions_are_replaced_by_the_next(request_of, tmp_pa
         ("o.ome.tif", "o.OME.TIFF"),
     ],
 )
-def test_another_formats_companions_of_the_same_names_are_kept(request_of, first, second) -> None:
+def test_companions_of_another_format_are_kept(request_of, first, second) -> None:
     upscale(request_of(first))
     found = refused(request_of(second))
     assert "o.report.html is there, and was not made with" in found.detail
@@ -89,7 +89,7 @@ def test_another_formats_companions_of_the_same_names_are_kept(request_of, first
 
 
 @pytest.mark.parametrize("name", ["o.report.html", "o.tissue.geojson", "o.report.json"])
-def test_a_companion_that_somebody_edited_is_kept(request_of, tmp_path, name) -> None:
+def test_edited_companion_is_kept(request_of, tmp_path, name) -> None:
     report = upscale(request_of(entropy=0))
     (tmp_path / "o.report.json").write_text(json.dumps(signed_report(report.as_dict())))
     target = tmp_path / name
@@ -107,7 +107,7 @@ def test_a_companion_that_somebody_edited_is_kept(request_of, tmp_path, name) ->
     assert name in refused(request_of(entropy=0)).detail
 
 
-def test_a_folder_in_a_companions_place_is_said_before_the_work(request_of, tmp_path) -> None:
+def test_folder_in_place_of_a_companion_is_refused_before_the_work(request_of, tmp_path) -> None:
     for name in COMPANIONS:
         (tmp_path / name).mkdir()
         assert refused(request_of()).code == "request.output"
@@ -134,7 +134,7 @@ def foreign(path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["ome", "tiff", "cut", "empty", "link to nothing", "zarr"])
-def test_an_image_that_is_no_result_of_this_program_is_kept(request_of, kind) -> None:
+def test_image_of_another_program_is_kept(request_of, kind) -> None:
     request = request_of("o.ome.zarr" if kind == "zarr" else "o.ome.tiff")
     foreign(request.output, kind)
     assert "is no result of this program: it would be lost" in refused(request).detail
@@ -154,7 +154,7 @@ def named(path: Path, target: Path, spelling: str) -> Path:
 
 @pytest.mark.parametrize("spelling", ["symlink", "hard link", "other spelling"])
 @pytest.mark.parametrize("place", ["o.ome.tiff", *COMPANIONS])
-def test_no_input_is_replaced_under_whatever_name(request_of, tmp_path, place, spelling) -> None:
+def test_no_input_is_replaced_under_any_name(request_of, tmp_path, place, spelling) -> None:
     request = request_of()
     slide = named(request.slide, tmp_path / place, spelling)
     assert "is the slide itself" in refused(replace(request, slide=slide)).detail
@@ -167,14 +167,14 @@ def test_a_slide_in_a_folder_that_would_be_replaced_is_kept(request_of, tmp_path
     assert "is the slide itself" in refused(replace(request, slide=inside)).detail
 
 
-def test_weights_are_an_input_too(request_of, tmp_path) -> None:
+def test_weights_are_not_replaced(request_of, tmp_path) -> None:
     request = request_of()
     weights = tmp_path / "o.report.html"
     shutil.copy(next(iter((Path(__file__).parents[3] / "models").rglob("*.safetensors"))), weights)
     assert "is the file of weights itself" in refused(replace(request, model=str(weights))).detail
 
 
-def test_what_comes_to_lie_there_during_the_work_is_kept_and_so_is_the_work(request_of, tmp_path) -> None:
+def test_file_that_appears_during_the_work_is_kept_and_so_is_the_work(request_of, tmp_path) -> None:
     request = request_of()
 
     def drop(progress) -> None:
@@ -193,8 +193,8 @@ def test_what_comes_to_lie_there_during_the_work_is_kept_and_so_is_the_work(requ
     ("stem", "fits"), [("a" * 240, True), ("a" * 241, False), ("ä" * 120, True), ("ä" * 121, False)]
 )
 @pytest.mark.parametrize("suffix", [".ome.tiff", ".ome.zarr"])
-def test_the_longest_name_is_looked_at_before_the_work(request_of, stem, fits, suffix) -> None:
-    """255 bytes are taken by stem and .tissue.geojson."""
+def test_longest_name_is_checked_before_the_work(request_of, stem, fits, suffix) -> None:
+    """The stem and .tissue.geojson have 255 bytes together."""
     request = request_of(f"{stem}{suffix}")
     if fits:
         upscale(request)
@@ -206,7 +206,7 @@ def test_the_longest_name_is_looked_at_before_the_work(request_of, stem, fits, s
 
 @pytest.mark.parametrize("suffix", [".ome.tiff", ".ome.zarr"])
 @pytest.mark.parametrize("kind", ["png", "tiff"])
-def test_names_that_are_no_utf_8_go_through(tmp_path, write_png, write_pyramid, formula_pixels, kind, suffix) -> None:
+def test_names_need_not_be_utf_8(tmp_path, write_png, write_pyramid, formula_pixels, kind, suffix) -> None:
     folder = tmp_path / os.fsdecode(b"M\xfcller")
     folder.mkdir()
     slide = folder / os.fsdecode(b"Gr\xf6\xdfe." + kind.encode())
@@ -221,7 +221,7 @@ def test_names_that_are_no_utf_8_go_through(tmp_path, write_png, write_pyramid, 
     assert names >= {b"Gr\xf6\xdfe" + end for end in (suffix.encode(), b".report.html", b".tissue.geojson")}
 
 
-def test_names_are_told_apart_as_the_file_system_does(request_of, tmp_path) -> None:
+def test_names_are_compared_as_the_file_system_does(request_of, tmp_path) -> None:
     composed, apart = (unicodedata.normalize(form, "ö.ome.tiff") for form in ("NFC", "NFD"))
     upscale(request_of(composed))
     upscale(request_of(apart))

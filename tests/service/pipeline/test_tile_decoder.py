@@ -286,10 +286,10 @@ CORNER = {"type": "Polygon", "coordinates": [[[0, 0], [WIDTH, 0], [0, HEIGHT], [
 
 @pytest.mark.parametrize("roi", [None, Roi.from_geojson(CORNER)], ids=["whole", "roi"])
 @pytest.mark.parametrize("entropy", [0, None])
-def test_the_map_of_a_job_in_the_making_is_that_of_the_finished_one(
+def test_map_of_a_running_job_equals_the_final_map(
     decoder: TileDecoder, tmp_path: Path, write_png: Callable[..., Path], roi: Roi | None, entropy: float | None
 ) -> None:
-    """Every letter: tissue, rejected, glass and outside a region of interest."""
+    """Of every finished row, with all letters: tissue, rejected, glass and outside."""
     pixels = np.random.default_rng(3).integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     pixels[:1100, :300] = 244  # glass
     pixels[1100:1600, :300] = np.random.default_rng(4).integers(230, 237, (500, 300, 1), dtype=np.uint8)
@@ -317,7 +317,7 @@ def test_the_map_of_a_job_in_the_making_is_that_of_the_finished_one(
 
 
 @pytest.mark.parametrize("text", [b"", b"{}", b"[]", b"null", b'{"tiles": 4}', b"[" * 9999])
-def test_a_damaged_report_is_a_clear_error(decoder: TileDecoder, tmp_path: Path, text: bytes) -> None:
+def test_damaged_report_is_a_clear_error(decoder: TileDecoder, tmp_path: Path, text: bytes) -> None:
     path = tmp_path / "report.json"
     path.write_bytes(text)
     with pytest.raises(ServiceError, match="report is damaged") as refused:
