@@ -8,12 +8,11 @@ its standard input does, so that none outlives its parent.
 import math
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from slidelift.service.errors import Cancelled, Problem, ServiceError, problem
+from slidelift.service.errors import Cancelled, ServiceError, problem
 from slidelift.service.pipeline.progress import CancelToken, Progress
 from slidelift.service.pipeline.request import UpscaleRequest
 from slidelift.service.processes.child_process import CHILD_MODULE, ChildEndedError, ChildProcess
@@ -29,7 +28,6 @@ from slidelift.service.processes.protocol import (
     Unpacked,
     Upscaled,
 )
-from slidelift.wsi.errors import without_path
 
 CANCEL_SECONDS = 15.0
 """How long a cancelled upscale may go on before its child is killed. A batch of the slowest network takes seconds. The
@@ -73,7 +71,7 @@ class Runner:
             except ChildEndedError:
                 self.close()
                 name = request.slide_name or request.slide.name
-                raise Cancelled if deadline else ServiceError(_crash(child, name, request.slide)) from None
+                raise Cancelled if deadline else ServiceError(child.failure(name, request.slide)) from None
             if isinstance(answer, ProgressChanged):
                 on_progress(answer.progress)
             elif isinstance(answer, Upscaled):
@@ -108,7 +106,7 @@ def _do_nothing() -> None:
 def probe(
     slide: Path,
     name: str | None = None,
-    between: Callable[[], None] = _do_nothing,
+    on_poll: Callable[[], None] = _do_nothing,
     *,
     timeout_seconds: float = 120,
 ) -> dict[str, Any]:
@@ -120,8 +118,8 @@ def probe(
     ----------
     name
         How messages call the slide; None for the name of its file.
-    between
-        Called repeatedly while the child runs; may raise to stop it.
+    on_poll
+        Called every 0.2 s while the child runs; may raise to stop it.
 
     Raises
     ------
@@ -130,17 +128,17 @@ def probe(
         time.
     """
     request = ProbeSlide(slide, name or slide.name)
-    return _retried_if_killed(lambda: _probe_once(request, between, timeout_seconds), between)
+    return _retried_if_killed(lambda: _probe_once(request, on_poll, timeout_seconds), on_poll)
 
 
-def _retried_if_killed(work: Callable[[], T], between: Callable[[], None]) -> T:
+def _retried_if_killed(work: Callable[[], T], on_poll: Callable[[], None]) -> T:
     for pause in _RESTART_PAUSES_SECONDS:
         try:
             return work()
         except _KilledError:
             end = time.monotonic() + pause
             while time.monotonic() < end:
-                between()
+                on_poll()
                 time.sleep(_POLL_SECONDS)
     return work()
 
@@ -157,10 +155,10 @@ class _CrashedError(ServiceError):
     """A child was ended by a signal that the file can have caused."""
 
 
-def _probe_once(request: ProbeSlide, between: Callable[[], None], timeout_seconds: float) -> dict[str, Any]:
+def _probe_once(request: ProbeSlide, on_poll: Callable[[], None], timeout_seconds: float) -> dict[str, Any]:
     child = ChildProcess(CHILD_MODULE, "probe")
     try:
-        answer = _only_answer(child, request, request.name, request.path, between, timeout_seconds)
+        answer = _only_answer(child, request, request.name, request.path, on_poll, timeout_seconds)
     except _CrashedError as error:
         detail = f"{error.problem.detail.split(';')[0]}; it is damaged: copy or export it again"
         raise ServiceError(problem("slide.unreadable", detail)) from None
@@ -180,7 +178,7 @@ def _only_answer(
     request: ProbeSlide | UnpackArchive,
     name: str,
     path: Path,
-    between: Callable[[], None],
+    on_poll: Callable[[], None],
     timeout_seconds: float = math.inf,
 ) -> Answer:
     """Send the only request of a child, and end the child once it has answered.
@@ -199,14 +197,14 @@ def _only_answer(
             try:
                 return child.receive(_POLL_SECONDS)
             except TimeoutError:
-                between()
+                on_poll()
                 if time.monotonic() > deadline:
                     raise
     except ChildEndedError:
         if child.was_killed_from_outside:
             raise _KilledError(name, child.cause_of_death()) from None
         is_crash = not child.is_malformed and child.process.returncode < 0
-        raise (_CrashedError if is_crash else ServiceError)(_crash(child, name, path)) from None
+        raise (_CrashedError if is_crash else ServiceError)(child.failure(name, path)) from None
     finally:
         child.kill()
         child.close()
@@ -220,7 +218,7 @@ def unpack(
     name: str,
     most_bytes: int,
     free_bytes: int,
-    between: Callable[[], None],
+    on_poll: Callable[[], None],
 ) -> str:
     """Unpack the one slide of an archive into an empty folder, in a child with little memory that loads no decoder.
 
@@ -230,8 +228,8 @@ def unpack(
         How messages call the archive.
     most_bytes, free_bytes
         Limits of the unpacked size: in all, and before the disk's reserve is touched.
-    between
-        Called repeatedly while the child runs; may raise to stop it.
+    on_poll
+        Called every 0.2 s while the child runs; may raise to stop it.
 
     Returns
     -------
@@ -244,21 +242,16 @@ def unpack(
         upload.bundle, slide.multi-file, upload.too-large, storage.full; slide.not-checked where the child was killed.
     """
     request = UnpackArchive(archive, bundle, target, most_bytes, free_bytes)
-    between()
+    on_poll()
     child = ChildProcess("slidelift.service.uploads.unpack")
     try:
-        answer = _only_answer(child, request, name, archive, between)
+        answer = _only_answer(child, request, name, archive, on_poll)
     except _CrashedError:
         detail = f"{name}: unpacking it takes more memory or time than allowed; pack it again"
         raise ServiceError(problem("upload.bundle", detail)) from None
     if not isinstance(answer, Unpacked):
         raise error_of(answer)
     return answer.file
-
-
-def _crash(child: ChildProcess, name: str, path: Path) -> Problem:
-    crash = child.failure(name)
-    return replace(crash, detail=without_path(crash.detail, path, name))
 
 
 def error_of(answer: Answer) -> ServiceError:

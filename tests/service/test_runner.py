@@ -33,14 +33,14 @@ def test_a_probe_is_put_down_in_the_middle_when_the_service_stops(tmp_path: Path
     before = {child.pid for child in psutil.Process().children()}
     asked = []
 
-    def between() -> None:
+    def stop() -> None:
         """Called while the child is still loading its decoders."""
         asked.append({child.pid for child in psutil.Process().children()} - before)
         raise StoppedError
 
     started = time.monotonic()
     with pytest.raises(StoppedError):
-        probe(slide, between=between)
+        probe(slide, on_poll=stop)
     assert len(asked[0]) == 1
     assert {child.pid for child in psutil.Process().children()} <= before
     assert time.monotonic() - started < 20
@@ -192,7 +192,7 @@ def test_a_killed_unpacking_says_nothing_against_the_archive(tmp_path: Path) -> 
             name="a.zip",
             most_bytes=1000,
             free_bytes=1000,
-            between=lambda: None,
+            on_poll=lambda: None,
         )
     assert error.value.problem.code == "slide.not-checked"
 
