@@ -1,18 +1,19 @@
 """Exceptions of this package.
 
 WsiError
-├── SlideError                the slide, as a file, is at fault; the message names it
-│   ├── SlideUnreadableError      no reader can open it, or it opens and nothing can be decoded
-│   ├── ForeignFileError          it names a file that is not one of its own, or stands beside a link
-│   ├── UnsupportedPixelsError    16-bit, fluorescence, one channel: readable, not what this program is for
-│   ├── PixelSizeMissingError     no µm per pixel in the slide and none given
-│   └── PixelSizeImplausibleError µm per pixel no microscope has, not confirmed
-├── TileReadError             one region can't be decoded; carries it
-├── PlanError                 what was asked can't be cut from this slide (level, region, target)
-├── TooCoarseError            a view of an open slide takes more decoding than one may ask for
-├── RoiError                  what is given as region of interest is no GeoJSON of areas
-├── OutputFormatError         the output's suffix names no format
-└── VerificationError         what was written does not read back as it should
+├── SlideError                the file of a slide can't be used; the message names it
+│   ├── SlideUnreadableError      no reader can open it, or none of it can be decoded
+│   ├── ForeignFileError          it refers to a file that is not its own, or to a link
+│   ├── UnsupportedPixelsError    readable, but 16-bit, fluorescence or several channels
+│   ├── PixelSizeMissingError     neither the slide nor the request gives µm per pixel
+│   └── PixelSizeImplausibleError µm per pixel that no slide scanner has, not confirmed by the request
+├── TileReadError             one region can't be decoded
+├── PlanError                 level, region or target of the request do not fit the slide
+├── TooCoarseError            a view would decode more pixels than the limit
+├── RoiError                  the region of interest is not GeoJSON of polygons
+├── OutputFormatError         the suffix of the output is not that of a format
+└── VerificationError         a written file does not read back as it should
+    └── SegmentDamagedError       the file of one stripe is damaged
 """
 
 import os
@@ -22,19 +23,19 @@ from slidelift.wsi.geometry import Region
 
 
 class WsiError(Exception):
-    """Root of this package's failures."""
+    """Base class of this package's exceptions."""
 
 
 class SlideError(WsiError):
-    """The slide itself is at fault."""
+    """The file of a slide can't be used."""
 
 
 class SlideUnreadableError(SlideError):
-    """No reader can make pixels of the file."""
+    """No reader can decode the file."""
 
 
 class ForeignFileError(SlideError):
-    """The slide leads to a file that is not one of its own; that file was not opened."""
+    """The slide refers to a file that is not its own; that file was not opened."""
 
 
 class UnsupportedPixelsError(SlideError):
@@ -42,11 +43,11 @@ class UnsupportedPixelsError(SlideError):
 
 
 class PixelSizeMissingError(SlideError):
-    """The slide does not say its µm per pixel."""
+    """The slide has no µm per pixel."""
 
 
 class PixelSizeImplausibleError(SlideError):
-    """The slide says a µm per pixel that no slide scanner has."""
+    """The slide has a µm per pixel that no slide scanner has."""
 
 
 class TileReadError(WsiError):
@@ -55,14 +56,16 @@ class TileReadError(WsiError):
     Attributes
     ----------
     level, region
-        Where, in the pixels of that level.
+        What can't be decoded, in pixels of that level.
+    cause
+        The decoder's message.
     """
 
     def __init__(self, slide: str, level: int, region: Region, cause: str) -> None:
         super().__init__(
             f"{slide}: level {level}, x {region.x}, y {region.y}, {region.width}x{region.height} px "
             f"can't be decoded ({cause}); scan or export the slide again, or set on_bad_tile to mark "
-            "(--on-bad-tile mark) to go on and have such tiles listed in the report"
+            "(--on-bad-tile mark) to continue and list such tiles in the report"
         )
         self.level, self.region, self.cause = level, region, cause
 
@@ -72,26 +75,26 @@ class PlanError(WsiError):
 
 
 class TooCoarseError(WsiError):
-    """A small view of a large slide that has no coarse level."""
+    """A small view of a large slide without a coarse level would decode too many pixels."""
 
 
 class RoiError(WsiError):
-    """A region of interest that can't be understood."""
+    """The region of interest is not valid."""
 
 
 class OutputFormatError(WsiError):
-    """No writer for that suffix."""
+    """There is no writer for that suffix."""
 
 
 class VerificationError(WsiError):
-    """A finished file failed its check; it is not a result."""
+    """A written file failed its check and is not a result."""
 
 
 class SegmentDamagedError(VerificationError):
-    """A stripe's segment is not what was written; it alone must be made again."""
+    """The segment of one stripe is damaged; only that stripe must be made again."""
 
     def __init__(self, path: Path, message: str) -> None:
-        super().__init__(f"{path.name}: {message}; ask again: only this stripe is made anew")
+        super().__init__(f"{path.name}: {message}; run it again: only this stripe is made again")
         self.path = path
 
 

@@ -117,7 +117,7 @@ class ChildProcess:
         if self._malformed is not None:
             return f"sent a malformed message ({self._malformed})"
         code = self.process.wait()
-        return f"died of signal {signal.Signals(-code).name}" if code < 0 else f"died of exit code {code}"
+        return f"died of signal {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
 
     def _read_stderr(self) -> None:
         """Keep the end of its error output, and keep it from blocking on a full pipe."""

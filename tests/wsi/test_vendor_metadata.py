@@ -1,4 +1,4 @@
-"""What vendors' own words say of size and objective goes through one place; profiles that can't be read are told."""
+"""Pixel size and objective in vendors' metadata, and colour profiles: read, or unknown with a warning."""
 
 import json
 import math
@@ -28,7 +28,7 @@ _TAGS = (258, 259, 262, 266, 270, 274, 277, 282, 283, 284, 296, 317, 320, 338, 3
 
 
 def entries(whole: bytes) -> dict[int, int]:
-    """Where each tag's entry of twelve bytes stands in the first table of a little-endian TIFF."""
+    """Return the offset of each tag's 12-byte entry in the first IFD of a little-endian TIFF."""
     table = struct.unpack_from("<I", whole, 4)[0]
     count = struct.unpack_from("<H", whole, table)[0]
     places = range(table + 2, table + 2 + 12 * count, 12)
@@ -62,7 +62,7 @@ def write_aperio(path: Path, pixels: np.ndarray, words: str, **options) -> Path:
         ("ScanScope ID = 7", None, None, ()),
     ],
 )
-def test_aperios_words_are_numbers_or_unknown(
+def test_values_of_aperio_are_numbers_or_unknown(
     tmp_path, pixels, open_slide, parts: dict, words: str, mpp: float | None, objective: float | None, told
 ) -> None:
     info = open_slide(write_aperio(tmp_path / "slide.svs", pixels, words, **parts)).info
@@ -107,7 +107,7 @@ def test_resolution_tags_are_sizes_or_unknown(tmp_path, pixels, open_slide, part
         ("f", 11, math.nan, None), ("d", 12, math.inf, None), ("d", 12, -20_000.0, None), ("I", 4, 4_294_967_295, None),
     ],
 )  # fmt: skip
-def test_a_resolution_that_is_no_fraction_is_turned_round_too(
+def test_resolution_that_is_not_a_fraction_is_inverted_too(
     tmp_path, pixels, open_slide, kind, code, value, mpp
 ) -> None:
     path = tmp_path / "slide.tif"
@@ -127,7 +127,7 @@ def test_a_resolution_that_is_no_fraction_is_turned_round_too(
 
 
 @pytest.mark.parametrize(("said", "power"), [("20", 20.0), ("40x", 40.0), ("0", None), ("NaN", None), ("many", None)])
-def test_another_scanners_objective_goes_the_same_way(tmp_path, pixels, open_slide, said: str, power) -> None:
+def test_objective_of_another_vendor_is_a_number_or_unknown(tmp_path, pixels, open_slide, said: str, power) -> None:
     path = tmp_path / "slide.tif"
     words = {"software": "MedScan 1", "description": f"Objective Power={said};OverlapsXY=0 0"}
     tifffile.imwrite(path, pixels, photometric="rgb", metadata=None, tile=(64, 64), **words)
@@ -136,7 +136,7 @@ def test_another_scanners_objective_goes_the_same_way(tmp_path, pixels, open_sli
     assert any("Objective Power" in warning for warning in info.warnings) == (said != "20")
 
 
-def test_a_macro_of_more_pixels_than_the_slide_is_not_the_slide(tmp_path, pixels, open_slide) -> None:
+def test_macro_image_larger_than_the_slide_is_not_read_as_the_slide(tmp_path, pixels, open_slide) -> None:
     path = tmp_path / "slide.svs"
     with tifffile.TiffWriter(path) as tiff:
         options = {
@@ -156,7 +156,7 @@ def test_a_macro_of_more_pixels_than_the_slide_is_not_the_slide(tmp_path, pixels
 @pytest.mark.parametrize("parts", [{"tile": (64, 64)}, {"rowsperstrip": 32}])
 @pytest.mark.parametrize("spoilt", _SPOILT)
 @pytest.mark.parametrize("vendor", ["plain", "aperio", "ome"])
-def test_a_damaged_profile_of_a_tiff_is_told_and_not_carried(
+def test_damaged_profile_of_a_tiff_is_a_warning_and_not_kept(
     tmp_path, pixels, open_slide, parts, spoilt, vendor
 ) -> None:
     options = {**parts, "extratags": [(_ICC, 7, len(_SPOILT[spoilt]), _SPOILT[spoilt], True)]}
@@ -173,7 +173,7 @@ def test_a_damaged_profile_of_a_tiff_is_told_and_not_carried(
 
 
 @pytest.mark.parametrize("kind", [3, 2])
-def test_a_profile_that_is_no_bytes_is_told(tmp_path, pixels, open_slide, kind: int) -> None:
+def test_profile_that_is_not_bytes_is_a_warning(tmp_path, pixels, open_slide, kind: int) -> None:
     value = (300, 2, 3, 4) if kind == 3 else "a profile"
     tags = [(_ICC, kind, 0 if kind == 2 else 4, value, True)]
     path = tmp_path / "slide.tif"
@@ -185,7 +185,7 @@ def test_a_profile_that_is_no_bytes_is_told(tmp_path, pixels, open_slide, kind: 
 
 @pytest.mark.parametrize("kind", ["png", "jpg"])
 @pytest.mark.parametrize("name", [None, *_SPOILT])
-def test_a_pictures_profile_is_carried_or_told(tmp_path, pixels, open_slide, kind: str, name: str | None) -> None:
+def test_profile_of_an_image_is_kept_or_a_warning(tmp_path, pixels, open_slide, kind: str, name: str | None) -> None:
     profile = _SPOILT[name] if name else _PROFILE
     path = tmp_path / f"slide.{kind}"
     Image.fromarray(pixels).save(path, icc_profile=profile)
@@ -195,7 +195,7 @@ def test_a_pictures_profile_is_carried_or_told(tmp_path, pixels, open_slide, kin
     assert bool(info.warnings) == bool(name)
 
 
-def test_a_pictures_profile_that_is_not_even_packed_is_told(tmp_path, pixels, open_slide) -> None:
+def test_profile_of_an_image_that_is_not_compressed_is_a_warning(tmp_path, pixels, open_slide) -> None:
     path = tmp_path / "slide.png"
     Image.fromarray(pixels).save(path, icc_profile=_PROFILE)
     whole = path.read_bytes()
@@ -210,9 +210,7 @@ def test_a_pictures_profile_that_is_not_even_packed_is_told(tmp_path, pixels, op
 
 @pytest.mark.parametrize("kind", [2, 3, 5, 12])
 @pytest.mark.parametrize("written", ["strips", "tiles", "aperio", "palette", "ycbcr"])
-def test_any_value_of_any_tag_is_read_or_refused_in_words(
-    tmp_path, pixels, open_slide, written: str, kind: int
-) -> None:
+def test_any_value_of_any_tag_is_read_or_refused(tmp_path, pixels, open_slide, written: str, kind: int) -> None:
     options: dict = {
         "strips": {"photometric": "rgb", "rowsperstrip": 32},
         "tiles": {"photometric": "rgb", "tile": (64, 64)},
