@@ -57,7 +57,9 @@ class Pipeline:
         self.closed.set()
 
 
-def honest(request: UpscaleRequest, on_progress: Callable[[Progress], None], cancel: CancelToken) -> dict[str, Any]:
+def write_result(
+    request: UpscaleRequest, on_progress: Callable[[Progress], None], cancel: CancelToken
+) -> dict[str, Any]:
     on_progress(Progress(Stage.UPSCALING, 1, 2))
     on_progress(Progress(Stage.VERIFYING, 2, 2))
     if request.output.suffix == ".zarr":
@@ -71,13 +73,13 @@ def honest(request: UpscaleRequest, on_progress: Callable[[Progress], None], can
     return {"output": {"sha256": result_hash(request.output)}, "warnings": ["pale"]}
 
 
-def patient(request: UpscaleRequest, on_progress: Callable[[Progress], None], cancel: CancelToken) -> dict[str, Any]:
+def run_slowly(request: UpscaleRequest, on_progress: Callable[[Progress], None], cancel: CancelToken) -> dict[str, Any]:
     (request.output.parent / "stripes").mkdir(exist_ok=True)
     for tile in range(3000):
         cancel.raise_if_cancelled()
         on_progress(Progress(Stage.UPSCALING, tile, 3000))
         time.sleep(0.01)
-    return honest(request, on_progress, cancel)
+    return write_result(request, on_progress, cancel)
 
 
 @pytest.fixture
@@ -133,7 +135,7 @@ def ended(job: Job) -> bool:
 
 def test_job_succeeds_with_a_sealed_result_and_a_report(settings: Settings, store: SqlStore) -> None:
     add(store, "j", JobOrder("s", "bicubic", mpp=0.5, region=(0, 0, 4, 4)))
-    pipeline = Pipeline(honest)
+    pipeline = Pipeline(write_result)
     with working(settings.model_copy(update={"scheduler": "tls://there:8786"}), pipeline):
         job = until(store, "j", ended)
     assert (job.state, job.attempt, job.warnings) == (JobState.SUCCEEDED, 1, ("pale",))
@@ -160,7 +162,7 @@ def test_job_succeeds_with_a_sealed_result_and_a_report(settings: Settings, stor
 def test_zarr_result_is_one_stored_zip_of_the_same_bytes_each_time(settings: Settings, store: SqlStore) -> None:
     for name in ("a", "b"):
         add(store, name, JobOrder("s", "bicubic", format=ResultFormat.OME_ZARR))
-    with working(settings, Pipeline(honest)):
+    with working(settings, Pipeline(write_result)):
         first, second = until(store, "a", ended), until(store, "b", ended)
     assert first.result is not None
     assert first.result == second.result
@@ -176,7 +178,7 @@ def test_zarr_result_is_one_stored_zip_of_the_same_bytes_each_time(settings: Set
 
 def test_running_job_is_cancelled_within_seconds_and_leaves_no_files(settings: Settings, store: SqlStore) -> None:
     add(store, "j", JobOrder("s", "bicubic"))
-    with working(settings, Pipeline(patient)):
+    with working(settings, Pipeline(run_slowly)):
         until(store, "j", lambda job: job.progress is not None)
         store.cancel("j")
         assert until(store, "j", ended, seconds=3).state is JobState.CANCELLED
@@ -185,7 +187,7 @@ def test_running_job_is_cancelled_within_seconds_and_leaves_no_files(settings: S
 
 def test_paused_job_keeps_its_stripes_and_continues_when_resumed(settings: Settings, store: SqlStore) -> None:
     add(store, "j", JobOrder("s", "bicubic"))
-    with working(settings, Pipeline(patient)):
+    with working(settings, Pipeline(run_slowly)):
         until(store, "j", lambda job: job.progress is not None)
         assert store.pause("j").pause_requested
         paused = until(store, "j", lambda job: job.state is JobState.PAUSED)
@@ -212,7 +214,7 @@ def test_failed_job_keeps_only_its_stripes_for_a_retry(settings: Settings, store
     folder = settings.data_dir / "jobs" / "j" / "attempt-1"
     assert [path.name for path in folder.iterdir()] == [".slidelift-0"]
     store.retry("j")
-    with working(settings, Pipeline(honest)):
+    with working(settings, Pipeline(write_result)):
         assert until(store, "j", ended).state is JobState.SUCCEEDED
 
 
@@ -252,12 +254,12 @@ def test_retry_during_the_tidying_of_a_cancelled_job_keeps_its_files(
 
 def test_stopped_worker_hands_its_job_back(settings: Settings, store: SqlStore) -> None:
     add(store, "j", JobOrder("s", "bicubic"))
-    with working(settings, Pipeline(patient)):
+    with working(settings, Pipeline(run_slowly)):
         until(store, "j", lambda job: job.progress is not None)
     job = until(store, "j", lambda job: True)
     assert (job.state, job.crashes, job.lease_until) == (JobState.QUEUED, 0, None)
     assert (settings.data_dir / "jobs" / "j" / "attempt-1" / "stripes").exists()
-    with working(settings, Pipeline(honest)):
+    with working(settings, Pipeline(write_result)):
         job = until(store, "j", ended)
     assert (job.state, job.attempt) == (JobState.SUCCEEDED, 2)
 
@@ -268,7 +270,7 @@ def test_job_is_retried_after_a_crash_and_fails_after_three(settings: Settings, 
     def once(*arguments: Any) -> dict[str, Any]:
         for _ in crashes:
             raise refusal("runner.crashed", "signal 11")
-        return honest(*arguments)
+        return write_result(*arguments)
 
     def always(*_: Any) -> dict[str, Any]:
         raise refusal("runner.crashed", "signal 11")
@@ -340,7 +342,7 @@ def test_unexpected_failure_is_logged_and_the_worker_continues(
     def surprise(request: UpscaleRequest, *rest: Any) -> dict[str, Any]:
         if request.output.parent.parent.name == "j":
             raise KeyError("secret words")
-        return honest(request, *rest)
+        return write_result(request, *rest)
 
     add(store, "j", JobOrder("s", "bicubic"))
     add(store, "k", JobOrder("s", "bicubic"))
@@ -365,17 +367,17 @@ def test_worker_that_lost_its_lease_changes_nothing(tmp_path: Path, settings: Se
     sleepy = settings.model_copy(update={"lease_seconds": 0.3, "heartbeat_seconds": 0.9})
     taken = threading.Event()
 
-    def overslept(request: UpscaleRequest, on_progress: Callable[[Progress], None], cancel: CancelToken) -> Any:
+    def lose_lease(request: UpscaleRequest, on_progress: Callable[[Progress], None], cancel: CancelToken) -> Any:
         time.sleep(0.4)
         claimed = store.claim("other")
         assert claimed is not None
         assert claimed.attempt == 2
         taken.set()
         on_progress(Progress(Stage.JOINING, 9, 9))
-        return honest(request, lambda _: None, cancel)
+        return write_result(request, lambda _: None, cancel)
 
     add(store, "j", JobOrder("s", "bicubic"))
-    with working(sleepy, Pipeline(overslept)):
+    with working(sleepy, Pipeline(lose_lease)):
         assert taken.wait(10)
         time.sleep(0.3)
     job = until(store, "j", lambda job: True)
@@ -400,7 +402,7 @@ def write_first_attempt(store: SqlStore, settings: Settings, name: str, content:
 def test_finished_output_of_a_killed_attempt_is_sealed_and_not_made_again(settings: Settings, store: SqlStore) -> None:
     sha256 = hashlib.sha256(b"finished").hexdigest()
     folder = write_first_attempt(store, settings, "result.ome.tiff", b"finished", sha256)
-    pipeline = Pipeline(honest)
+    pipeline = Pipeline(write_result)
     with working(settings, pipeline):
         job = until(store, "j", ended)
     assert (job.state, job.warnings, pipeline.requests) == (JobState.SUCCEEDED, ("kept",), [])
@@ -414,7 +416,7 @@ def test_finished_output_that_a_power_cut_has_emptied_is_made_again(
     file = hashlib.sha256(b"finished").hexdigest()
     listing = hashlib.sha256(f"{file}  0/0/0\n".encode()).hexdigest()
     write_first_attempt(store, settings, name, b"", file if name.endswith("tiff") else listing)
-    pipeline = Pipeline(honest)
+    pipeline = Pipeline(write_result)
     with working(settings, pipeline):
         job = until(store, "j", ended)
     assert (job.state, job.warnings, len(pipeline.requests)) == (JobState.SUCCEEDED, ("pale",), 1)
@@ -426,21 +428,21 @@ def test_finished_output_that_a_power_cut_has_emptied_is_made_again(
 def test_output_whose_report_is_damaged_is_made_again(settings: Settings, store: SqlStore, damaged: str) -> None:
     folder = write_first_attempt(store, settings, "result.ome.tiff", b"of unknown origin", "")
     (folder.with_name("attempt-1") / "report.json").write_text(damaged)
-    with working(settings, Pipeline(honest)):
+    with working(settings, Pipeline(write_result)):
         assert until(store, "j", ended).state is JobState.SUCCEEDED
     assert (folder / "result.ome.tiff").read_bytes() == b"pixels"
 
 
 def test_output_without_a_report_is_made_again(settings: Settings, store: SqlStore) -> None:
     folder = write_first_attempt(store, settings, "result.ome.tiff", b"of unknown origin", None)
-    with working(settings, Pipeline(honest)):
+    with working(settings, Pipeline(write_result)):
         until(store, "j", ended)
     assert (folder / "result.ome.tiff").read_bytes() == b"pixels"
 
 
 def test_output_that_changes_after_it_was_verified_fails_the_job(settings: Settings, store: SqlStore) -> None:
     def altered(request: UpscaleRequest, *rest: Any) -> dict[str, Any]:
-        report = honest(request, *rest)
+        report = write_result(request, *rest)
         request.output.write_bytes(b"pixelz")
         return report
 
@@ -468,16 +470,16 @@ def test_stopped_worker_has_time_to_write_the_end_of_an_attempt_that_it_killed()
 
 
 def test_stalled_pipeline_is_ended_and_the_job_retried(settings: Settings, store: SqlStore) -> None:
-    hung = iter(range(1))
+    hanging_once = iter(range(1))
 
-    def hangs(request: UpscaleRequest, on_progress: Callable[[Progress], None], cancel: CancelToken) -> Any:
-        for _ in hung:
+    def hang(request: UpscaleRequest, on_progress: Callable[[Progress], None], cancel: CancelToken) -> Any:
+        for _ in hanging_once:
             on_progress(Progress(Stage.UPSCALING, 1, 2))
             assert pipeline.closed.wait(20)
             raise refusal("runner.crashed", "killed")
-        return honest(request, on_progress, cancel)
+        return write_result(request, on_progress, cancel)
 
-    pipeline = Pipeline(hangs)
+    pipeline = Pipeline(hang)
     add(store, "j", JobOrder("s", "bicubic"))
     with working(settings.model_copy(update={"stall_seconds": 0.3}), pipeline):
         job = until(store, "j", ended)
@@ -485,13 +487,13 @@ def test_stalled_pipeline_is_ended_and_the_job_retried(settings: Settings, store
 
 
 def test_pipeline_that_always_stalls_fails_the_job_and_frees_the_queue(settings: Settings, store: SqlStore) -> None:
-    def hangs(request: UpscaleRequest, *rest: Any) -> Any:
+    def hang(request: UpscaleRequest, *rest: Any) -> Any:
         if request.output.parent.parent.name == "k":
-            return honest(request, *rest)
+            return write_result(request, *rest)
         assert pipeline.closed.wait(20)
         raise refusal("runner.crashed", "killed")
 
-    pipeline = Pipeline(hangs)
+    pipeline = Pipeline(hang)
     for name in "jk":
         add(store, name, JobOrder("s", "bicubic"))
     with working(settings.model_copy(update={"stall_seconds": 0.2}), pipeline):
@@ -509,7 +511,7 @@ def test_full_disk_while_packing_keeps_the_output_and_a_retry_only_packs(
         raise OSError(errno.ENOSPC, "no space")
 
     add(store, "j", JobOrder("s", "bicubic", format=ResultFormat.OME_ZARR))
-    pipeline = Pipeline(honest)
+    pipeline = Pipeline(write_result)
     with monkeypatch.context() as patched:
         patched.setattr("slidelift.service.result_seal.archive", full)
         with working(settings, pipeline):
@@ -535,13 +537,13 @@ def test_attempt_that_could_not_begin_keeps_the_stripes_of_the_previous_one(
 
     with monkeypatch.context() as patched:
         patched.setattr(Storage, "begin_attempt", full)
-        with working(settings, Pipeline(honest)):
+        with working(settings, Pipeline(write_result)):
             assert until(store, "j", ended).state is JobState.FAILED
     stripes: list[bytes] = []
 
     def read_stripe(request: UpscaleRequest, *rest: Any) -> dict[str, Any]:
         stripes.append((request.output.parent / ".slidelift-0" / "stripe").read_bytes())
-        return honest(request, *rest)
+        return write_result(request, *rest)
 
     store.retry("j")
     with working(settings, Pipeline(read_stripe)):
@@ -553,7 +555,7 @@ def test_missing_slide_fails_the_job(settings: Settings, store: SqlStore) -> Non
     add(store, "j", JobOrder("s", "bicubic"))
     with store._database.writing() as db:
         db.execute("DELETE FROM slides")
-    with working(settings, Pipeline(honest)):
+    with working(settings, Pipeline(write_result)):
         job = until(store, "j", ended)
     assert job.problem is not None
     assert job.problem.code == "slide.unknown"
