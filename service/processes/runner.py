@@ -106,7 +106,7 @@ def _do_nothing() -> None:
 def probe(
     slide: Path,
     name: str | None = None,
-    on_poll: Callable[[], None] = _do_nothing,
+    between: Callable[[], None] = _do_nothing,
     *,
     timeout_seconds: float = 120,
 ) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def probe(
     ----------
     name
         How messages call the slide; None for the name of its file.
-    on_poll
+    between
         Called every 0.2 s while the child runs; may raise to stop it.
 
     Raises
@@ -128,17 +128,17 @@ def probe(
         time.
     """
     request = ProbeSlide(slide, name or slide.name)
-    return _retried_if_killed(lambda: _probe_once(request, on_poll, timeout_seconds), on_poll)
+    return _retried_if_killed(lambda: _probe_once(request, between, timeout_seconds), between)
 
 
-def _retried_if_killed(work: Callable[[], T], on_poll: Callable[[], None]) -> T:
+def _retried_if_killed(work: Callable[[], T], between: Callable[[], None]) -> T:
     for pause in _RESTART_PAUSES_SECONDS:
         try:
             return work()
         except _KilledError:
             end = time.monotonic() + pause
             while time.monotonic() < end:
-                on_poll()
+                between()
                 time.sleep(_POLL_SECONDS)
     return work()
 
@@ -155,10 +155,10 @@ class _CrashedError(ServiceError):
     """A child was ended by a signal that the file can have caused."""
 
 
-def _probe_once(request: ProbeSlide, on_poll: Callable[[], None], timeout_seconds: float) -> dict[str, Any]:
+def _probe_once(request: ProbeSlide, between: Callable[[], None], timeout_seconds: float) -> dict[str, Any]:
     child = ChildProcess(CHILD_MODULE, "probe")
     try:
-        answer = _only_answer(child, request, request.name, request.path, on_poll, timeout_seconds)
+        answer = _only_answer(child, request, request.name, request.path, between, timeout_seconds)
     except _CrashedError as error:
         detail = f"{error.problem.detail.split(';')[0]}; it is damaged: copy or export it again"
         raise ServiceError(problem("slide.unreadable", detail)) from None
@@ -178,7 +178,7 @@ def _only_answer(
     request: ProbeSlide | UnpackArchive,
     name: str,
     path: Path,
-    on_poll: Callable[[], None],
+    between: Callable[[], None],
     timeout_seconds: float = math.inf,
 ) -> Answer:
     """Send the only request of a child, and end the child once it has answered.
@@ -197,7 +197,7 @@ def _only_answer(
             try:
                 return child.receive(_POLL_SECONDS)
             except TimeoutError:
-                on_poll()
+                between()
                 if time.monotonic() > deadline:
                     raise
     except ChildEndedError:
@@ -218,7 +218,7 @@ def unpack(
     name: str,
     most_bytes: int,
     free_bytes: int,
-    on_poll: Callable[[], None],
+    between: Callable[[], None],
 ) -> str:
     """Unpack the one slide of an archive into an empty folder, in a child with little memory that loads no decoder.
 
@@ -228,7 +228,7 @@ def unpack(
         How messages call the archive.
     most_bytes, free_bytes
         Limits of the unpacked size: in all, and before the disk's reserve is touched.
-    on_poll
+    between
         Called every 0.2 s while the child runs; may raise to stop it.
 
     Returns
@@ -242,10 +242,10 @@ def unpack(
         upload.bundle, slide.multi-file, upload.too-large, storage.full; slide.not-checked where the child was killed.
     """
     request = UnpackArchive(archive, bundle, target, most_bytes, free_bytes)
-    on_poll()
+    between()
     child = ChildProcess("slidelift.service.uploads.unpack")
     try:
-        answer = _only_answer(child, request, name, archive, on_poll)
+        answer = _only_answer(child, request, name, archive, between)
     except _CrashedError:
         detail = f"{name}: unpacking it takes more memory or time than allowed; pack it again"
         raise ServiceError(problem("upload.bundle", detail)) from None

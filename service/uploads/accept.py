@@ -134,5 +134,5 @@ def _unpacked(
         name=writer.upload.name,
         most_bytes=most,
         free_bytes=max(0, free),
-        on_poll=between,
+        between=between,
     )

@@ -40,7 +40,7 @@ def test_running_probe_is_ended_when_the_service_stops(tmp_path: Path) -> None:
 
     started = time.monotonic()
     with pytest.raises(StoppedError):
-        probe(slide, on_poll=stop)
+        probe(slide, between=stop)
     assert len(seen_children[0]) == 1
     assert {child.pid for child in psutil.Process().children()} <= before
     assert time.monotonic() - started < 20
@@ -192,7 +192,7 @@ def test_killed_unpacking_does_not_blame_the_archive(tmp_path: Path) -> None:
             name="a.zip",
             most_bytes=1000,
             free_bytes=1000,
-            on_poll=lambda: None,
+            between=lambda: None,
         )
     assert error.value.problem.code == "slide.not-checked"
 

@@ -98,7 +98,7 @@ def opened(folder: Path, data: bytes, kind: Bundle = Bundle.ZIP, **limits: int) 
     archive.write_bytes(data)
     target.mkdir()
     allowed = {"most_bytes": 2**30, "free_bytes": 2**30} | limits
-    return unpack(archive, kind, target, name="mine.zip", **allowed, on_poll=lambda: None)
+    return unpack(archive, kind, target, name="mine.zip", **allowed, between=lambda: None)
 
 
 def refused(folder: Path, data: bytes, kind: Bundle = Bundle.ZIP, **limits: int) -> str:

@@ -1,4 +1,4 @@
-"""Every reader returns the exact pixels of a region, survives bad tiles, and warns of conversions."""
+"""Every reader gives the slide's own pixels, keeps to its region, survives a bad one, says what it converts."""
 
 import hashlib
 import shutil
@@ -28,7 +28,7 @@ from slidelift.wsi.readers.result import open_result
 
 
 class ReaderContract:
-    """Tests for every reader; a subclass writes a lossless slide of the formula."""
+    """What holds for any reader; a subclass writes a lossless slide of the formula."""
 
     name: str
     levels = 1
@@ -40,13 +40,13 @@ class ReaderContract:
     def slide(self, tmp_path, formula_pixels, open_slide):
         return open_slide(self.write(tmp_path / "slide", formula_pixels(Region(0, 0, 700, 500))))
 
-    def test_open_slide_selects_this_reader(self, slide) -> None:
+    def test_the_table_gives_the_file_to_this_reader(self, slide) -> None:
         assert slide.info.reader == self.name
         assert slide.info.size == Size(700, 500)
         assert len(slide.info.levels) == self.levels
 
     @pytest.mark.parametrize("region", [(0, 0, 700, 500), (699, 499, 1, 1), (255, 250, 300, 12), (13, 0, 1, 500)])
-    def test_regions_have_exact_pixels(self, slide, formula_pixels, region) -> None:
+    def test_regions_hold_the_slides_own_pixels(self, slide, formula_pixels, region) -> None:
         pixels = slide.read(0, Region(*region))
         assert pixels.dtype == np.uint8
         assert (pixels == formula_pixels(Region(*region))).all()
@@ -57,7 +57,7 @@ class ReaderContract:
             for region, pixels in zip(regions, pool.map(lambda r: slide.read(0, r), regions), strict=True):
                 assert (pixels == formula_pixels(region)).all()
 
-    def test_coarser_levels_have_exact_pixels(self, slide, formula_pixels) -> None:
+    def test_coarser_levels_hold_their_own_pixels(self, slide, formula_pixels) -> None:
         full = formula_pixels(Region(0, 0, 700, 500))
         for level in range(1, self.levels):
             step = 2**level
@@ -104,7 +104,7 @@ class TestFlatImage(ReaderContract):
         return path.with_suffix(".png")
 
 
-def test_metadata_of_a_real_slide(cmu, open_slide) -> None:
+def test_what_a_real_slide_says(cmu, open_slide) -> None:
     info = open_slide(cmu).info
     assert (info.vendor, info.size, info.mpp, info.objective) == ("aperio", Size(2220, 2967), (0.499, 0.499), 20.0)
 
@@ -118,7 +118,7 @@ def test_an_ome_tiff_that_openslide_refuses_is_read(data, open_slide) -> None:
     assert (reader.read(0, Region(300, 200, 100, 90)) == truth[200:290, 300:400]).all()
 
 
-def test_levels_with_an_odd_ratio_are_aligned_through_tiffslide(tmp_path, formula_pixels, open_slide) -> None:
+def test_levels_of_an_odd_ratio_keep_their_place_through_tiffslide(tmp_path, formula_pixels, open_slide) -> None:
     full, coarse = formula_pixels(Region(0, 0, 2003, 403)), formula_pixels(Region(0, 0, 500, 100), 1)
     path = tmp_path / "odd.ome.tif"
     with tifffile.TiffWriter(path, ome=True) as tiff:
@@ -144,7 +144,7 @@ def test_a_tiled_ome_tiff_shows_its_levels_and_pixel_size(tmp_path, formula_pixe
     assert info.mpp == pytest.approx((0.25, 0.25))
 
 
-def test_compression_unknown_to_openslide_is_read_by_tiffslide(tmp_path, open_slide) -> None:
+def test_a_compression_that_openslide_does_not_know_is_left_to_tiffslide(tmp_path, open_slide) -> None:
     pixels = np.full((256, 256, 3), (200, 120, 180), np.uint8)
     path = tmp_path / "j2k.tif"
     tifffile.imwrite(path, pixels, photometric="rgb", tile=(256, 256), compression="jpeg2000", metadata=None)
@@ -159,7 +159,7 @@ def test_a_bad_tile_fails_and_the_others_stay_readable(data, open_slide) -> None
     assert (reader.read(0, Region(0, 0, 100, 100)) == before).all()
 
 
-def test_bad_tile_in_one_thread_does_not_affect_others(data, open_slide) -> None:
+def test_threads_do_not_suffer_from_one_anothers_bad_tiles(data, open_slide) -> None:
     reader = open_slide(data / "damaged" / "cmu-bitflip-tiles.svs")
     good = reader.read(0, Region(0, 0, 64, 64))
 
@@ -180,7 +180,7 @@ def test_a_damaged_slide_is_not_handed_to_a_more_lenient_decoder(data, open_slid
 
 
 @pytest.mark.parametrize("name", ["zero-byte.svs", "text.svs", "cmu-truncated-46pct.svs"])
-def test_file_that_is_no_slide_is_refused_by_name(data, name: str, open_slide) -> None:
+def test_what_is_no_slide_is_refused_by_name(data, name: str, open_slide) -> None:
     with pytest.raises(SlideUnreadableError, match=name):
         open_slide(data / "damaged" / name)
 
@@ -196,7 +196,7 @@ def test_a_tiff_that_ends_within_its_header_or_table_is_refused_by_name(tmp_path
             open_slide(path)
 
 
-def test_missing_file_and_folder_have_different_messages(tmp_path, open_slide) -> None:
+def test_a_missing_file_and_a_folder_are_told_apart(tmp_path, open_slide) -> None:
     with pytest.raises(SlideUnreadableError, match="no such file"):
         open_slide(tmp_path / "none.svs")
     with pytest.raises(SlideUnreadableError, match="a folder"):
@@ -204,7 +204,7 @@ def test_missing_file_and_folder_have_different_messages(tmp_path, open_slide) -
 
 
 @pytest.mark.parametrize("tile", [(64, 64), None])
-def test_sixteen_bits_are_refused_and_not_truncated(tmp_path, tile, open_slide) -> None:
+def test_sixteen_bits_are_refused_not_cut(tmp_path, tile, open_slide) -> None:
     path = tmp_path / "deep.tiff"
     tifffile.imwrite(path, np.zeros((128, 128, 3), np.uint16), photometric="rgb", tile=tile, metadata=None)
     with pytest.raises(UnsupportedPixelsError, match="16"):
@@ -246,14 +246,14 @@ def test_grey_pictures_become_three_equal_channels(tmp_path, open_slide) -> None
         assert (pixels == grey[..., None]).all()
 
 
-def test_transparent_pixels_become_white_with_a_warning(tmp_path, open_slide) -> None:
+def test_transparent_pixels_are_laid_on_white_and_said(tmp_path, open_slide) -> None:
     Image.new("RGBA", (10, 10), (255, 0, 0, 0)).save(tmp_path / "clear.png")
     reader = open_slide(tmp_path / "clear.png")
     assert (reader.read(0, Region(0, 0, 10, 10)) == 255).all()
     assert any("transparent" in warning for warning in reader.info.warnings)
 
 
-def test_a_16_bit_png_is_converted_with_a_warning(tmp_path, open_slide) -> None:
+def test_a_16_bit_png_is_converted_with_a_word(tmp_path, open_slide) -> None:
     deep = np.full((8, 8, 3), 0x80FF, ">u2")
     rows = b"".join(b"\0" + row.tobytes() for row in deep)
     import struct
@@ -272,7 +272,7 @@ def test_a_16_bit_png_is_converted_with_a_warning(tmp_path, open_slide) -> None:
     assert any("16-bit" in warning for warning in reader.info.warnings)
 
 
-def test_colour_profiles_are_kept(tmp_path, data, open_slide) -> None:
+def test_colour_profiles_are_carried(tmp_path, data, open_slide) -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     Image.new("RGB", (10, 10)).save(tmp_path / "p.png", icc_profile=profile)
     assert open_slide(tmp_path / "p.png").info.icc_profile == profile
@@ -281,21 +281,21 @@ def test_colour_profiles_are_kept(tmp_path, data, open_slide) -> None:
         assert open_slide(boxes).info.icc_profile == slide.color_profile.tobytes()
 
 
-def test_missing_pixel_size_must_be_given(write_png, open_slide) -> None:
+def test_an_unknown_pixel_size_is_asked_for(write_png, open_slide) -> None:
     info = open_slide(write_png(10, 10)).info
     with pytest.raises(PixelSizeMissingError, match="--mpp"):
         info.trusted_mpp(None)
     assert info.trusted_mpp(0.5) == (0.5, 0.5)
 
 
-def test_implausible_pixel_size_must_be_confirmed(data, open_slide) -> None:
+def test_an_impossible_pixel_size_is_questioned_until_confirmed(data, open_slide) -> None:
     info = open_slide(data / "slides" / "cmu-1-wrong-mpp.tiff").info
     with pytest.raises(PixelSizeImplausibleError, match=r"0\.00499"):
         info.trusted_mpp(None)
     assert info.trusted_mpp(0.00499) == (0.00499, 0.00499)
 
 
-def test_content_hash_depends_on_all_files_and_not_on_names(tmp_path) -> None:
+def test_the_hash_is_of_content_and_companions_not_of_names(tmp_path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a.mrxs").write_bytes(b"index")
     (tmp_path / "a" / "Data0.dat").write_bytes(b"pixels")
@@ -308,7 +308,7 @@ def test_content_hash_depends_on_all_files_and_not_on_names(tmp_path) -> None:
     assert content_hash(tmp_path / "b.mrxs") != first
 
 
-def test_content_hash_of_one_file_is_its_sha256(cmu) -> None:
+def test_the_hash_of_one_file_is_its_sha256(cmu) -> None:
     assert content_hash(cmu) == hashlib.sha256(cmu.read_bytes()).hexdigest()
 
 
