@@ -1,4 +1,4 @@
-"""The log of a process: lines to read, or JSON objects to collect; ids in it, never the name of a slide."""
+"""The log of a process, as text lines or JSON objects. It contains ids of slides, never their names."""
 
 import json
 import logging
@@ -10,12 +10,12 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 _job: ContextVar[str | None] = ContextVar("job", default=None)
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
+_STANDARD_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 
 
 @contextmanager
 def logged_job(job_id: str) -> Iterator[None]:
-    """What this thread logs meanwhile carries the job's id."""
+    """Add the id of a job to everything that this thread logs inside the block."""
     token = _job.set(job_id)
     try:
         yield
@@ -24,7 +24,7 @@ def logged_job(job_id: str) -> Iterator[None]:
 
 
 class JsonFormatter(logging.Formatter):
-    """A record as one JSON object: time, level, logger, message, job, what `extra` gave, and the traceback if any."""
+    """Formats a record as one JSON object: time, level, logger, message, job, values of `extra`, and the traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
         members: dict[str, Any] = {
@@ -35,14 +35,14 @@ class JsonFormatter(logging.Formatter):
         }
         if job := _job.get():
             members["job"] = job
-        members |= {key: value for key, value in vars(record).items() if key not in _STANDARD}
+        members |= {key: value for key, value in vars(record).items() if key not in _STANDARD_ATTRIBUTES}
         if record.exc_info:
             members["exception"] = self.formatException(record.exc_info)
         return json.dumps(members, ensure_ascii=False, default=str)
 
 
 def log_config(log_format: Literal["text", "json"]) -> dict[str, Any]:
-    """Make the argument of `logging.config.dictConfig`: all to standard error, from INFO on."""
+    """Return the argument of `logging.config.dictConfig`: everything from INFO on goes to standard error."""
     formatter: dict[str, Any] = (
         {"()": JsonFormatter} if log_format == "json" else {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}
     )
@@ -52,11 +52,11 @@ def log_config(log_format: Literal["text", "json"]) -> dict[str, Any]:
         "formatters": {"line": formatter},
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
         "root": {"level": "INFO", "handlers": ["stderr"]},
-        # Their lines hold addresses, and an upload's address holds the slide's name.
+        # Their lines contain URLs, and the URL of an upload contains the name of the slide.
         "loggers": {"uvicorn.access": {"level": "WARNING"}, "httpx": {"level": "WARNING"}},
     }
 
 
 def configure(log_format: Literal["text", "json"]) -> None:
-    """Set up this process's log."""
+    """Configure the log of this process."""
     logging.config.dictConfig(log_config(log_format))

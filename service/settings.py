@@ -1,4 +1,4 @@
-"""What the service can be told: one frozen object, made once at the edge and handed down."""
+"""Settings of the service: one frozen object, read once at the start and passed down."""
 
 import json
 from pathlib import Path
@@ -14,98 +14,102 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="SLIDELIFT_", env_ignore_empty=True, frozen=True, extra="forbid")
 
     data_dir: Path = Path("slidelift-data")
-    """Slides, results and the database. Beside where the service was started, so that it is seen; local disk, since
-    SQLite's write-ahead log does not work over a network file system."""
+    """Folder of slides, results and the database, by default below the current folder. It must be on a local disk:
+    SQLite's write-ahead log does not work on a network file system."""
 
     database_url: SecretStr | None = None
-    """``postgresql://…`` where several machines share the jobs; none: a SQLite file in the data folder."""
+    """``postgresql://…`` if several machines share the jobs; None for a SQLite file in the data folder."""
 
     host: str = "127.0.0.1"
-    """This machine only; anywhere else access tokens are required."""
+    """Address to listen on. By default only this machine can connect; other addresses require access tokens."""
 
     port: int = Field(default=8000, ge=0, le=65535)
-    """What uvicorn's users expect; 0 takes a free one."""
+    """Port to listen on; the default is uvicorn's, and 0 selects a free port."""
 
     auth: Literal["auto", "on"] = "auto"
-    """``auto`` asks for access tokens unless `host` is this machine alone; there is no way to be open to a network."""
+    """``auto`` requires access tokens unless `host` is this machine. No value opens the service to a network without
+    tokens."""
 
     root_path: str = ""
-    """Path under which a reverse proxy shows the service and which it takes away, such as ``/slidelift``."""
+    """Path prefix that a reverse proxy adds for clients and strips from requests, such as ``/slidelift``."""
 
     cors_origins: tuple[str, ...] = ()
-    """Web origins whose pages may call the service; none, since a page of another site has no business here."""
+    """Origins of other web sites whose pages may call the service; by default none."""
 
     log_format: Literal["text", "json"] = "text"
-    """``json`` for a log collector: one object a line."""
+    """``json`` writes one object per line, for a log collector."""
 
     max_upload_bytes: int = Field(default=32 * 2**30, gt=0)
-    """Larger than any compressed slide of a scanner today; what is refused here is refused before it is read."""
+    """Largest upload; a larger one is refused before it is read. No scanner today writes larger compressed slides."""
 
     disk_reserve_bytes: int = Field(default=2**30, ge=0)
-    """Room that uploads leave free, so that the database can still write down that the disk was full."""
+    """Disk space that uploads and results leave free, so that the database can still record that the disk is full."""
 
     max_queue: int = Field(default=1000, ge=1)
-    """Unfinished jobs of all; each costs 2 kB of memory when one more is admitted."""
+    """Limit of unfinished jobs; admitting a job reads all of them, 2 kB of memory each."""
 
     max_jobs_per_token: int = Field(default=100, ge=1)
-    """Unfinished jobs of one access token, unless the token says otherwise: no one fills the queue alone."""
+    """Limit of unfinished jobs per access token, unless the token has its own; one user must not fill the queue."""
 
     max_bytes_per_token: int = Field(default=2**40, ge=1)
-    """Bytes of slides of one access token, unless the token says otherwise: a thousand slides."""
+    """Limit of bytes of slides per access token, unless the token has its own; about a thousand slides."""
 
     keep_results_seconds: float | None = Field(default=None, gt=0)
-    """How long after its end a job's result stays; none: until it is deleted."""
+    """How long the result of a finished job is kept; None: until it is deleted."""
 
     keep_slides_seconds: float | None = Field(default=None, gt=0)
-    """How long a slide stays that no unfinished job needs; none: until it is deleted."""
+    """How long a slide is kept that no unfinished job needs; None: until it is deleted."""
 
     keep_stripes_seconds: float = Field(default=7 * 86400, gt=0)
-    """How long a failed job's finished stripes wait for a retry."""
+    """How long the finished stripes of a failed job are kept for a retry."""
 
     keep_set_aside_seconds: float = Field(default=7 * 86400, ge=86400)
-    """How long files stay that the database does not know: a restored database is noticed within a week. A day at
-    least."""
+    """How long files that are not in the database are kept, at least a day. After an older database was restored, that
+    is the time in which somebody must notice."""
 
     sweep_seconds: float = Field(default=300, gt=0)
-    """How often what is over its time is looked for; a look reads one index."""
+    """Interval between searches for expired slides, results and uploads; a search reads one index."""
+
     upload_expiry_seconds: float = Field(default=86400, gt=0)
-    """A day: an upload that broke off in the evening can be continued in the morning; then its room is needed."""
+    """How long an interrupted upload can be continued; by default until the next morning."""
 
     upload_roots: tuple[Path, ...] = ()
-    """Folders that ``file://`` addresses may name; none, since what lies on the server is not every client's to read.
-    In the environment a JSON list."""
+    """Folders from which clients may import files by ``file://`` addresses, by default none. A JSON list in the
+    environment."""
 
     upload_https: bool = False
-    """Fetch from public ``https://`` addresses. Off: a service in a hospital's network should not call out unasked."""
+    """Whether to fetch from public ``https://`` addresses. Off, since a service in a hospital's network should not
+    connect to other hosts by default."""
 
     upload_s3: bool = False
-    """Fetch from ``s3://`` with the service's own credentials, which may open more than its clients should see."""
+    """Whether to fetch from ``s3://`` with the service's own credentials, which may give access to more than clients
+    should read."""
 
     lease_seconds: float = Field(default=15, gt=0)
-    """How long a job stays a silent worker's: several heartbeats, and short enough to wait for after a crash."""
+    """How long a job stays assigned to a worker without heartbeats: several beats, and a short wait after a crash."""
 
     heartbeat_seconds: float = Field(default=2, gt=0)
-    """How often a worker says that it lives and hears of cancellations; a beat costs one commit of 0.3 ms."""
+    """Interval of a worker's heartbeats, at which it also learns of cancellations; a beat costs a commit of 0.3 ms."""
 
     stall_seconds: float = Field(default=900, gt=0)
-    """How long a job may tell no progress before its process is ended and the job tried again: many times what the
-    slowest network takes for a batch on one CPU core, so that only what hangs meets it."""
+    """How long a job may make no progress before its process is ended and the job retried. Many times as long as the
+    slowest network takes for a batch on one CPU core, so that only a hanging process reaches it."""
 
     poll_seconds: float = Field(default=1, gt=0)
-    """How often an idle worker looks for a job: the longest that a job waits for nothing."""
+    """Interval at which an idle worker looks for a job."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """The GPU if the worker has one."""
+    """Device of the networks; ``auto`` is the GPU if the worker has one."""
 
     scheduler: str | None = None
-    """Address of a Dask scheduler whose workers make the stripes of every job; none: the worker makes them."""
+    """Address of a Dask scheduler whose workers make the stripes of every job; None: the worker makes them itself."""
 
     @field_validator("root_path")
     @classmethod
     def _prefix(cls, path: str) -> str:
         path = path.rstrip("/")
         if path and not path.startswith("/"):
-            raise ValueError("it begins with a slash, as /slidelift")
+            raise ValueError("it must begin with a slash, such as /slidelift")
         return path
 
     @field_validator("data_dir")
@@ -119,11 +123,9 @@ class Settings(BaseSettings):
         return tuple(root.expanduser().absolute() for root in roots)
 
     def as_environment(self) -> dict[str, str]:
-        """The variables by which another process reads the same."""
-        stated = self.model_dump(exclude_none=True)
-        return {
-            f"{self.model_config['env_prefix']}{name.upper()}": _as_variable(value) for name, value in stated.items()
-        }
+        """Return the environment variables from which another process reads the same settings."""
+        prefix, values = self.model_config["env_prefix"], self.model_dump(exclude_none=True)
+        return {f"{prefix}{name.upper()}": _as_variable(value) for name, value in values.items()}
 
     @property
     def is_private(self) -> bool:
@@ -132,12 +134,12 @@ class Settings(BaseSettings):
 
     @property
     def asks_for_tokens(self) -> bool:
-        """Whether a request must bring an access token."""
+        """Whether requests need an access token."""
         return self.auth == "on" or not self.is_private
 
     @property
     def database(self) -> Path:
-        """The SQLite file of slides and jobs."""
+        """Path of the SQLite file of slides and jobs."""
         return self.data_dir / "slidelift.sqlite3"
 
 

@@ -117,25 +117,25 @@ def series_of_folder(folder: Path, name: str | None = None) -> list[Path]:
     ForeignFileError
         A link lies among them.
     """
-    found = slides_in(_regular_files(folder))
-    if not found:
+    slides = slides_in(_regular_files(folder))
+    if not slides:
         raise SlideUnreadableError(f"{name or folder}: a folder without a DICOM slide; pass the slide's file")
-    if len(found) > 1:
-        firsts = ", ".join(sorted(files[0].name for files in found.values())[:5])
+    if len(slides) > 1:
+        main_files = ", ".join(sorted(files[0].name for files in slides.values())[:5])
         raise SlideUnreadableError(
-            f"{name or folder}: a folder with {len(found)} DICOM slides; pass a file of one of them: {firsts}"
+            f"{name or folder}: a folder with {len(slides)} DICOM slides; pass a file of one of them: {main_files}"
         )
-    return next(iter(found.values()))
+    return next(iter(slides.values()))
 
 
 def slides_in(files: Iterable[Path]) -> dict[str, list[Path]]:
     """Group the files that are levels of DICOM slides by SeriesInstanceUID, the largest of each first."""
-    found: dict[str, list[Path]] = {}
+    slides: dict[str, list[Path]] = {}
     for file in files:
         instance = read_instance(file)
         if instance is not None and instance.is_slide:
-            found.setdefault(instance.series, []).append(file)
-    return {series: sorted(one, key=lambda file: (-file.stat().st_size, file.name)) for series, one in found.items()}
+            slides.setdefault(instance.series, []).append(file)
+    return {series: sorted(one, key=lambda file: (-file.stat().st_size, file.name)) for series, one in slides.items()}
 
 
 def _text(data: bytes) -> str:
@@ -158,18 +158,18 @@ def _is_of(main: Instance, other: Instance | None) -> bool:
 
 def _regular_files(folder: Path) -> list[Path]:
     """List a folder's files by name; raises ForeignFileError for a link or pipe, which decoders would open."""
-    found = []
+    files = []
     for file in sorted(folder.iterdir()):
         mode = file.lstat().st_mode
         if stat.S_ISREG(mode):
-            found.append(file)
+            files.append(file)
         elif not stat.S_ISDIR(mode) and not file.is_dir():
             kind = "a link" if stat.S_ISLNK(mode) else "no regular file"
             raise ForeignFileError(
                 f"{file.name}: it lies in the folder of a DICOM slide and is {kind}, which is not followed; put the "
                 "slide's own files into a folder of their own"
             )
-    return found
+    return files
 
 
 def _of_mrxs(main: Path, name: str) -> list[Path]:
@@ -194,14 +194,14 @@ def _listed(index: Path, names: Iterable[str], slide_name: str) -> list[Path]:
 
 def _without_folders(index_name: str, names: Iterable[str]) -> list[str]:
     """Sort the names that a list of files contains; raise ForeignFileError for a name with a path."""
-    found = sorted({name for name in names if name})
-    for name in found:
+    unique = sorted({name for name in names if name})
+    for name in unique:
         if "/" in name or "\\" in name or name in (".", "..") or "\0" in name:
             raise ForeignFileError(
                 f"{index_name} names a file elsewhere: {name[:80]!r}; a slide's files lie in one folder and "
                 "are named without a path: copy or export the whole slide again"
             )
-    return found
+    return unique
 
 
 def _require_own(file: Path, slide_name: str, shown: str) -> None:

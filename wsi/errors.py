@@ -29,15 +29,15 @@ class WsiError(SlideliftError):
 
 
 class SlideError(WsiError):
-    """The slide itself is at fault."""
+    """The file of a slide can't be used."""
 
 
 class SlideUnreadableError(SlideError):
-    """No reader can make pixels of the file."""
+    """No reader can decode the file."""
 
 
 class ForeignFileError(SlideError):
-    """The slide leads to a file that is not one of its own; that file was not opened."""
+    """The slide refers to a file that is not its own; that file was not opened."""
 
 
 class UnsupportedPixelsError(SlideError):
@@ -45,11 +45,11 @@ class UnsupportedPixelsError(SlideError):
 
 
 class PixelSizeMissingError(SlideError):
-    """The slide does not say its µm per pixel."""
+    """The slide has no µm per pixel."""
 
 
 class PixelSizeImplausibleError(SlideError):
-    """The slide says a µm per pixel that no slide scanner has."""
+    """The slide has a µm per pixel that no slide scanner has."""
 
 
 class TileReadError(WsiError):
@@ -58,14 +58,16 @@ class TileReadError(WsiError):
     Attributes
     ----------
     level, region
-        Where, in the pixels of that level.
+        What can't be decoded, in pixels of that level.
+    cause
+        The decoder's message.
     """
 
     def __init__(self, slide: str, level: int, region: Region, cause: str) -> None:
         super().__init__(
             f"{slide}: level {level}, x {region.x}, y {region.y}, {region.width}x{region.height} px "
             f"can't be decoded ({cause}); scan or export the slide again, or set on_bad_tile to mark "
-            "(--on-bad-tile mark) to go on and have such tiles listed in the report"
+            "(--on-bad-tile mark) to continue and list such tiles in the report"
         )
         self.level, self.region, self.cause = level, region, cause
 
@@ -83,26 +85,26 @@ class RegionError(PlanError):
 
 
 class TooCoarseError(WsiError):
-    """A small view of a large slide that has no coarse level."""
+    """A small view of a large slide without a coarse level would decode too many pixels."""
 
 
 class RoiError(WsiError):
-    """A region of interest that can't be understood."""
+    """The region of interest is not valid."""
 
 
 class OutputFormatError(WsiError):
-    """No writer for that suffix."""
+    """There is no writer for that suffix."""
 
 
 class VerificationError(WsiError):
-    """A finished file failed its check; it is not a result."""
+    """A written file failed its check and is not a result."""
 
 
 class SegmentDamagedError(VerificationError):
-    """A stripe's segment is not what was written; it alone must be made again."""
+    """The segment of one stripe is damaged; only that stripe must be made again."""
 
     def __init__(self, path: Path, message: str) -> None:
-        super().__init__(f"{path.name}: {message}; ask again: only this stripe is made anew")
+        super().__init__(f"{path.name}: {message}; run it again: only this stripe is made again")
         self.path = path
 
 

@@ -6,9 +6,11 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 from slidelift.service.errors import Problem, problem
 from slidelift.service.processes.protocol import Answer, MalformedMessageError, Request, decode_answer, encode
+from slidelift.wsi.errors import without_path
 
 CHILD_MODULE = "slidelift.service.processes.child"
 _OUTSIDE_SIGNALS = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT})
@@ -82,18 +84,18 @@ class ChildProcess:
         self.process.kill()
         self.process.wait()
 
-    def failure(self, name: str) -> Problem:
+    def failure(self, name: str, path: Path) -> Problem:
         """Describe why there is no answer; waits for the end of the process.
 
         Parameters
         ----------
-        name
-            How the message calls the file that the child was given.
+        name, path
+            How the message calls the file that the child was given; and the file, whose path is kept out of it.
         """
         end = self.cause_of_death()
         self._stderr_reader.join(timeout=_CLOSE_SECONDS)
         last_line = self._stderr_end.strip().splitlines()[-1:]
-        hint = f" ({last_line[0]})" if last_line else ""
+        hint = f" ({without_path(last_line[0], path, name)})" if last_line else ""
         return problem(
             "runner.crashed",
             f"{name}: the process that decodes and computes {end}{hint}; the slide may be damaged, or memory has run "
@@ -115,7 +117,7 @@ class ChildProcess:
         if self._malformed is not None:
             return f"sent a malformed message ({self._malformed})"
         code = self.process.wait()
-        return f"died of signal {signal.Signals(-code).name}" if code < 0 else f"died of exit code {code}"
+        return f"died of signal {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
 
     def _read_stderr(self) -> None:
         """Keep the end of its error output, and keep it from blocking on a full pipe."""

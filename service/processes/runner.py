@@ -8,12 +8,11 @@ its standard input does, so that none outlives its parent.
 import math
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from slidelift.service.errors import Cancelled, Problem, ServiceError, problem
+from slidelift.service.errors import Cancelled, ServiceError, problem
 from slidelift.service.pipeline.progress import CancelToken, Progress
 from slidelift.service.pipeline.report import Report
 from slidelift.service.pipeline.request import UpscaleRequest
@@ -30,7 +29,6 @@ from slidelift.service.processes.protocol import (
     Unpacked,
     Upscaled,
 )
-from slidelift.wsi.errors import without_path
 
 CANCEL_SECONDS = 15.0
 """How long a cancelled upscale may go on before its child is killed. A batch of the slowest network takes seconds. The
@@ -72,7 +70,7 @@ class Runner:
             except ChildEndedError:
                 self.close()
                 name = request.slide_name or request.slide.name
-                raise Cancelled if deadline else ServiceError(_crash(child, name, request.slide)) from None
+                raise Cancelled if deadline else ServiceError(child.failure(name, request.slide)) from None
             if isinstance(answer, ProgressChanged):
                 on_progress(answer.progress)
             elif isinstance(answer, Upscaled):
@@ -120,7 +118,7 @@ def probe(
     name
         How messages call the slide; None for the name of its file.
     between
-        Called repeatedly while the child runs; may raise to stop it.
+        Called every 0.2 s while the child runs; may raise to stop it.
 
     Raises
     ------
@@ -205,7 +203,7 @@ def _only_answer(
         if child.was_killed_from_outside:
             raise _KilledError(name, child.cause_of_death()) from None
         is_crash = not child.is_malformed and child.process.returncode < 0
-        raise (_CrashedError if is_crash else ServiceError)(_crash(child, name, path)) from None
+        raise (_CrashedError if is_crash else ServiceError)(child.failure(name, path)) from None
     finally:
         child.kill()
         child.close()
@@ -230,7 +228,7 @@ def unpack(
     most_bytes, free_bytes
         Limits of the unpacked size: in all, and before the disk's reserve is touched.
     between
-        Called repeatedly while the child runs; may raise to stop it.
+        Called every 0.2 s while the child runs; may raise to stop it.
 
     Returns
     -------
@@ -253,11 +251,6 @@ def unpack(
     if not isinstance(answer, Unpacked):
         raise error_of(answer)
     return answer.file
-
-
-def _crash(child: ChildProcess, name: str, path: Path) -> Problem:
-    crash = child.failure(name)
-    return replace(crash, detail=without_path(crash.detail, path, name))
 
 
 def error_of(answer: Answer) -> ServiceError:

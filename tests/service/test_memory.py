@@ -1,4 +1,4 @@
-"""What real children hold at most: probes and jobs of files that declare more than anybody should decode."""
+"""Peak memory of real children: probes and jobs of files that declare huge tiles or images."""
 
 import io
 import struct
@@ -49,8 +49,8 @@ def answer(one: ChildProcess, request: ProbeSlide | RunUpscale) -> Answer:
 
 
 def peak_bytes(one: ChildProcess) -> int:
-    said = Path(f"/proc/{one.process.pid}/status").read_text()
-    return int(next(line.split()[1] for line in said.splitlines() if line.startswith("VmHWM"))) * 1024
+    status = Path(f"/proc/{one.process.pid}/status").read_text()
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) * 1024
 
 
 def job_of(slide: Path, output: Path, level: int, **options: Any) -> RunUpscale:
@@ -66,7 +66,7 @@ def write_level_of_one_tile(path: Path, tile: bytes, side: int) -> Path:
     return path
 
 
-def test_level_of_one_vast_tile_costs_neither_probe_nor_job_its_size(tmp_path: Path) -> None:
+def test_level_of_one_huge_tile_is_refused_before_it_takes_memory(tmp_path: Path) -> None:
     slide = write_level_of_one_tile(tmp_path / "a.tif", b"x", 46_000)
     job = job_of(slide, tmp_path / "o.ome.tiff", 1)
     for role, request in [("probe", ProbeSlide(slide, "a.tif")), ("upscale", job)]:
@@ -91,7 +91,7 @@ def small_jpeg(side: int) -> bytes:
     ("side", "code"),
     [(13_000, "slide.unsupported-pixels"), (9_000, "slide.unreadable"), (65_000, "slide.unsupported-pixels")],
 )
-def test_few_bytes_of_jpeg_that_declare_much_cost_the_probe_little(tmp_path: Path, side: int, code: str) -> None:
+def test_small_jpeg_that_declares_a_huge_image_takes_little_memory(tmp_path: Path, side: int, code: str) -> None:
     (tmp_path / "a.jpg").write_bytes(small_jpeg(side))
     assert (tmp_path / "a.jpg").stat().st_size < 700
     with child("probe") as one:
@@ -101,7 +101,7 @@ def test_few_bytes_of_jpeg_that_declare_much_cost_the_probe_little(tmp_path: Pat
         assert peak_bytes(one) < 300 * MIB
 
 
-def test_largest_picture_that_is_taken_costs_a_probe_what_is_said(tmp_path: Path) -> None:
+def test_largest_accepted_image_stays_within_the_documented_memory(tmp_path: Path) -> None:
     Image.new("RGB", (10_000, 10_000), (200, 120, 180)).save(tmp_path / "a.png")
     with child("probe") as one:
         probed = answer(one, ProbeSlide(tmp_path / "a.png", "a.png"))
@@ -110,7 +110,7 @@ def test_largest_picture_that_is_taken_costs_a_probe_what_is_said(tmp_path: Path
         assert 300 * MIB < peak_bytes(one) < 1400 * MIB
 
 
-def test_largest_tile_that_is_taken_is_read_by_a_job(tmp_path: Path) -> None:
+def test_largest_accepted_tile_is_read_by_a_job(tmp_path: Path) -> None:
     made = io.BytesIO()
     options = {"photometric": "rgb", "compression": "deflate", "metadata": None, "tile": (5632, 5632)}
     tifffile.imwrite(made, np.full((5632, 5632, 3), (200, 120, 180), np.uint8), **options)
@@ -121,15 +121,15 @@ def test_largest_tile_that_is_taken_is_read_by_a_job(tmp_path: Path) -> None:
         assert peak_bytes(one) < work_memory_bytes() // 2
 
 
-def test_child_of_a_job_has_a_bound_of_data(tmp_path: Path) -> None:
+def test_child_of_a_job_has_a_data_limit(tmp_path: Path) -> None:
     with child("upscale") as one:
         answer(one, job_of(tmp_path / "absent.tif", tmp_path / "o.ome.tiff", 0))
-        said = Path(f"/proc/{one.process.pid}/limits").read_text()
-    bound = next(line.split()[3] for line in said.splitlines() if line.startswith("Max data size"))
+        status = Path(f"/proc/{one.process.pid}/limits").read_text()
+    bound = next(line.split()[3] for line in status.splitlines() if line.startswith("Max data size"))
     assert int(bound) == work_memory_bytes()
 
 
-def test_level_that_cannot_be_decoded_is_told_by_the_probe(
+def test_probe_warns_of_a_level_that_cannot_be_decoded(
     tmp_path: Path, write_pyramid: Callable[..., Path], formula_pixels: Callable[..., Any]
 ) -> None:
     sound = write_level_of_one_tile(tmp_path / "a.tif", b"not deflate", 512)

@@ -1,4 +1,4 @@
-"""The parent's side of the processes that decode."""
+"""Runner, probe and unpack: children that hang, crash, are killed, or send malformed messages."""
 
 import os
 import signal
@@ -27,21 +27,21 @@ class StoppedError(Exception):
     pass
 
 
-def test_a_probe_is_put_down_in_the_middle_when_the_service_stops(tmp_path: Path) -> None:
+def test_running_probe_is_ended_when_the_service_stops(tmp_path: Path) -> None:
     slide = tmp_path / "slide.svs"
     slide.write_bytes(b"II*\0")
     before = {child.pid for child in psutil.Process().children()}
-    asked = []
+    seen_children = []
 
-    def between() -> None:
-        """Called while the child is still loading its decoders."""
-        asked.append({child.pid for child in psutil.Process().children()} - before)
+    def stop() -> None:
+        """Called while the child is loading its decoders."""
+        seen_children.append({child.pid for child in psutil.Process().children()} - before)
         raise StoppedError
 
     started = time.monotonic()
     with pytest.raises(StoppedError):
-        probe(slide, between=between)
-    assert len(asked[0]) == 1
+        probe(slide, between=stop)
+    assert len(seen_children[0]) == 1
     assert {child.pid for child in psutil.Process().children()} <= before
     assert time.monotonic() - started < 20
 
@@ -96,7 +96,7 @@ print('{"kind": "SizeRead", "width": 1, "height": 2}')""")
     assert error.value.problem.code == "internal"
 
 
-def test_last_words_of_a_dead_child_name_the_slide_and_no_path(start_instead: Callable[[str], None]) -> None:
+def test_error_output_of_a_crashed_child_names_the_slide_and_no_path(start_instead: Callable[[str], None]) -> None:
     start_instead("""import os, sys
 sys.stderr.write("can't read /data/slides/1/slide.svs: sector lost in /data/slides/1/other.dat")
 sys.stderr.flush()
@@ -129,17 +129,17 @@ def children() -> set[int]:
 
 
 class Killer(threading.Thread):
-    """Sends a signal to each new child of this process, as often as it is told; to a stopped one if need be."""
+    """Sends a signal to each new child of this process, up to `times`."""
 
     def __init__(self, number: int, times: int) -> None:
         super().__init__(daemon=True)
         self.number, self.times, self.killed = number, times, list[int]()
-        self.known, self.ended = children(), threading.Event()
+        self.seen, self.ended = children(), threading.Event()
 
     def run(self) -> None:
         while len(self.killed) < self.times and not self.ended.wait(0.01):
-            for pid in children() - self.known:
-                self.known.add(pid)
+            for pid in children() - self.seen:
+                self.seen.add(pid)
                 os.kill(pid, self.number)
                 self.killed.append(pid)
 
@@ -151,14 +151,14 @@ def whole_slide(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_killed_probe_looks_again(tmp_path: Path, number: int) -> None:
+def test_killed_probe_is_repeated(tmp_path: Path, number: int) -> None:
     killer = Killer(number, 2)
     killer.start()
     facts = probe(whole_slide(tmp_path))
     assert (facts["width"], len(killer.killed)) == (300, 2)
 
 
-def test_a_probe_killed_each_time_says_nothing_against_the_file(tmp_path: Path) -> None:
+def test_probe_that_is_killed_each_time_does_not_blame_the_file(tmp_path: Path) -> None:
     killer = Killer(signal.SIGKILL, 99)
     killer.start()
     with pytest.raises(ServiceError) as error:
@@ -171,7 +171,7 @@ def test_a_probe_killed_each_time_says_nothing_against_the_file(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGXCPU, signal.SIGABRT, signal.SIGBUS])
-def test_a_probe_that_dies_by_itself_is_the_files_fault(tmp_path: Path, number: int) -> None:
+def test_probe_that_crashes_blames_the_file(tmp_path: Path, number: int) -> None:
     killer = Killer(number, 99)
     killer.start()
     with pytest.raises(ServiceError) as error:
@@ -180,7 +180,7 @@ def test_a_probe_that_dies_by_itself_is_the_files_fault(tmp_path: Path, number: 
     assert (error.value.problem.code, len(killer.killed)) == ("slide.unreadable", 1)
 
 
-def test_a_killed_unpacking_says_nothing_against_the_archive(tmp_path: Path) -> None:
+def test_killed_unpacking_does_not_blame_the_archive(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
         packed.writestr("a.svs", b"II*\0")
     (tmp_path / "out").mkdir()
@@ -197,8 +197,8 @@ def test_a_killed_unpacking_says_nothing_against_the_archive(tmp_path: Path) -> 
     assert error.value.problem.code == "slide.not-checked"
 
 
-def test_processor_time_used_up_is_told_from_a_kill_from_outside(tmp_path: Path) -> None:
-    """The kernel sends SIGKILL at the hard limit, so that one must lie above the soft one."""
+def test_hard_limit_of_processor_time_is_above_the_soft_limit(tmp_path: Path) -> None:
+    """The soft limit sends SIGXCPU; the hard limit sends SIGKILL, which would look like a kill from outside."""
     child = ChildProcess(CHILD_MODULE, "probe")
     try:
         for _ in range(500):
@@ -214,7 +214,7 @@ def test_processor_time_used_up_is_told_from_a_kill_from_outside(tmp_path: Path)
 
 @pytest.mark.parametrize("limit", ["-v 3000000", "-n 100", "-t 20", "-d 3000000", "-f 2000"])
 @pytest.mark.parametrize("command", ["info", "upscale"])
-def test_limits_below_those_of_the_children_are_kept(tmp_path: Path, write_png, command: str, limit: str) -> None:
+def test_lower_inherited_limits_are_kept(tmp_path: Path, write_png, command: str, limit: str) -> None:
     slide = write_png(64, 64)
     asked = [str(slide)]
     asked += [str(tmp_path / "out.ome.tiff"), "--model", "bicubic", "--mpp", "0.5"] if command == "upscale" else []
@@ -233,7 +233,7 @@ def test_limits_below_those_of_the_children_are_kept(tmp_path: Path, write_png, 
     assert done.returncode == 0, done.stderr
 
 
-def test_file_larger_than_its_limit_is_told_in_words(tmp_path: Path, write_png) -> None:
+def test_exceeded_file_size_limit_is_explained(tmp_path: Path, write_png) -> None:
     slide = write_png(400, 400)
     asked = ["upscale", str(slide), str(tmp_path / "out.ome.tiff"), "--model", "bicubic", "--mpp", "0.5"]
     shell = ["bash", "-c", 'ulimit -f 8; exec "$@"', "-", sys.executable, "-m", "slidelift", *asked]

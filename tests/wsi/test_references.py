@@ -1,4 +1,4 @@
-"""No reader follows a name in a file, or a link beside it, to a neighbour; what belongs to a slide still opens."""
+"""No slide makes a reader open another file, by a name in it or a link beside it; its own files still open."""
 
 import importlib.util
 import os
@@ -61,7 +61,7 @@ def dicom() -> ModuleType:
 
 @pytest.fixture
 def homes(tmp_path: Path) -> tuple[Path, Path]:
-    """A folder of one's own, and that of a neighbour."""
+    """The folder of the slide, and the folder of another user."""
     mine, neighbour = tmp_path / "mine", tmp_path / "neighbour"
     mine.mkdir()
     neighbour.mkdir()
@@ -92,7 +92,7 @@ NAMES = ["{neighbour}/secret.ome.tif", "../neighbour/secret.ome.tif", "link.ome.
 
 @pytest.mark.parametrize("own", ["", 'UUID="urn:uuid:own"'])
 @pytest.mark.parametrize("name", [*NAMES, "beside.ome.tif", "absent.ome.tif"])
-def test_ome_xml_leads_to_no_other_file(homes: tuple[Path, Path], name: str, own: str) -> None:
+def test_ome_xml_that_refers_to_another_file_is_refused(homes: tuple[Path, Path], name: str, own: str) -> None:
     mine, neighbour = homes
     write_ome(neighbour / "secret.ome.tif", ome("<TiffData/>"), SECRET)
     shutil.copy(neighbour / "secret.ome.tif", mine / "beside.ome.tif")
@@ -114,7 +114,7 @@ def test_ome_xml_leads_to_no_other_file(homes: tuple[Path, Path], name: str, own
         (ome("<TiffData><UUID>urn:uuid:another</UUID></TiffData>", 'UUID="urn:uuid:own"'), "another file"),
     ],
 )
-def test_ome_xml_whose_pixels_or_metadata_lie_elsewhere_is_refused(tmp_path: Path, xml: str, said: str) -> None:
+def test_ome_xml_with_pixels_or_metadata_elsewhere_is_refused(tmp_path: Path, xml: str, said: str) -> None:
     with pytest.raises(ForeignFileError, match=said):
         open_slide(write_ome(tmp_path / "a.ome.tif", xml))
 
@@ -128,13 +128,13 @@ def test_ome_xml_whose_pixels_or_metadata_lie_elsewhere_is_refused(tmp_path: Pat
         ome('<TiffData/><Notes><UUID FileName="b.tif">of another program</UUID></Notes>'),
     ],
 )
-def test_ome_tiff_that_names_itself_opens(tmp_path: Path, xml: str) -> None:
+def test_ome_tiff_that_refers_to_itself_opens(tmp_path: Path, xml: str) -> None:
     with closing(open_slide(write_ome(tmp_path / "a.ome.tif", xml))) as reader:
         assert (reader.read_region(0, Region(0, 0, SIZE, SIZE)) == OWN).all()
 
 
-def test_tifffile_gets_a_handle_that_leads_nowhere(homes: tuple[Path, Path]) -> None:
-    """Even where the words were not looked at before: by its path the same file leads to the neighbour."""
+def test_handle_for_tifffile_does_not_reveal_the_folder(homes: tuple[Path, Path]) -> None:
+    """Opened by its path instead, the same file makes tifffile read the other folder."""
     mine, neighbour = homes
     write_ome(neighbour / "secret.ome.tif", ome("<TiffData/>"), SECRET)
     path = write_ome(mine / "a.ome.tif", ome(planes_in("../neighbour/secret.ome.tif")))
@@ -167,7 +167,7 @@ def write_vms(folder: Path, name: str = "s.vms", **names: str) -> Path:
     return folder / name
 
 
-def test_vms_with_its_files_opens(tmp_path: Path) -> None:
+def test_vms_with_its_own_files_opens(tmp_path: Path) -> None:
     path = write_vms(tmp_path)
     truth = np.asarray(Image.open(tmp_path / "a.jpg"))
     with closing(open_slide(path)) as reader:
@@ -181,7 +181,7 @@ def test_vms_with_its_files_opens(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["{neighbour}/secret.jpg", "../neighbour/secret.jpg", "link.jpg", "pipe.jpg", "sub/../a.jpg"]
 )
-def test_vms_names_no_file_elsewhere_whatever_it_is_called(
+def test_vms_that_names_a_file_elsewhere_is_refused_under_any_suffix(
     homes: tuple[Path, Path], name: str, key: str, suffix: str
 ) -> None:
     mine, neighbour = homes
@@ -195,7 +195,7 @@ def test_vms_names_no_file_elsewhere_whatever_it_is_called(
 
 
 @pytest.mark.parametrize("before", ["Other=", "Other =  ", "[Group]", "# ImageFile=a.jpg", "ImageFile=a.jpg", "A=\r"])
-def test_name_is_found_whatever_line_stands_before_it(homes: tuple[Path, Path], before: str) -> None:
+def test_file_name_is_found_after_any_line(homes: tuple[Path, Path], before: str) -> None:
     mine, neighbour = homes
     Image.fromarray(SECRET).save(neighbour / "secret.jpg")
     path = write_vms(mine)
@@ -218,7 +218,7 @@ def write_mrxs(folder: Path, index: str = "Index.dat", data: str = "Data0000.dat
 
 @pytest.mark.parametrize("key", ["index", "data"])
 @pytest.mark.parametrize("name", ["{neighbour}/Data.dat", "../../neighbour/Data.dat", "..\\neighbour\\Data.dat"])
-def test_slidedat_names_no_file_elsewhere(homes: tuple[Path, Path], name: str, key: str) -> None:
+def test_slidedat_that_names_a_file_elsewhere_is_refused(homes: tuple[Path, Path], name: str, key: str) -> None:
     mine, neighbour = homes
     (neighbour / "Data.dat").write_bytes(b"x")
     path = write_mrxs(mine, **{key: name.format(neighbour=neighbour)})
@@ -230,7 +230,7 @@ def test_slidedat_names_no_file_elsewhere(homes: tuple[Path, Path], name: str, k
 
 
 @pytest.mark.parametrize("linked", ["s", "s/Slidedat.ini", "s/Data0000.dat"])
-def test_mrxs_is_not_followed_through_links(homes: tuple[Path, Path], linked: str) -> None:
+def test_mrxs_with_a_link_is_refused(homes: tuple[Path, Path], linked: str) -> None:
     mine, neighbour = homes
     path = write_mrxs(mine)
     (mine / linked).rename(neighbour / "secret")
@@ -239,7 +239,7 @@ def test_mrxs_is_not_followed_through_links(homes: tuple[Path, Path], linked: st
         open_slide(path)
 
 
-def test_sound_mrxs_is_left_to_its_decoder(tmp_path: Path) -> None:
+def test_mrxs_without_links_reaches_its_decoder(tmp_path: Path) -> None:
     path = write_mrxs(tmp_path)
     assert [file.name for file in companion_files(path)] == ["s.mrxs", "Data0000.dat", "Index.dat", "Slidedat.ini"]
     with pytest.raises(SlideUnreadableError, match="OpenSlide can't open"):
@@ -247,7 +247,7 @@ def test_sound_mrxs_is_left_to_its_decoder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["s.Full", "s.svslide-journal", "s.svslide-wal"])
-def test_files_that_decoders_look_for_beside_a_slide_are_no_links(homes: tuple[Path, Path], name: str) -> None:
+def test_link_that_decoders_would_open_beside_a_slide_is_refused(homes: tuple[Path, Path], name: str) -> None:
     mine, neighbour = homes
     (mine / "s.svslide").write_bytes(b"x")
     (mine / name).symlink_to(neighbour / "secret")
@@ -268,7 +268,7 @@ def write_series(folder: Path, dicom: ModuleType, *, series: str = "1.2.840.99",
 
 
 @pytest.mark.parametrize("suffix", [".dcm", "", ".bin"])
-def test_dicom_slide_is_its_series_whatever_lies_beside_it(tmp_path: Path, dicom: ModuleType, suffix: str) -> None:
+def test_dicom_slide_is_the_files_of_its_series(tmp_path: Path, dicom: ModuleType, suffix: str) -> None:
     path = write_series(tmp_path, dicom, suffix=suffix)
     alone = content_hash(path)
     fine, _ = pictures()
@@ -287,8 +287,8 @@ def test_dicom_slide_is_its_series_whatever_lies_beside_it(tmp_path: Path, dicom
     assert content_hash(tmp_path / f"zzz{suffix}") != alone
 
 
-def test_series_that_a_file_refers_to_is_not_its_own(tmp_path: Path, dicom: ModuleType) -> None:
-    """A ReferencedSeriesSequence holds the same tag, and stands before it."""
+def test_referenced_series_is_not_taken_for_the_own_series(tmp_path: Path, dicom: ModuleType) -> None:
+    """A ReferencedSeriesSequence contains the same tag and comes first."""
     path = write_series(tmp_path, dicom)
     data = path.read_bytes()
     for length in ("defined", "undefined"):
@@ -306,7 +306,7 @@ def test_series_that_a_file_refers_to_is_not_its_own(tmp_path: Path, dicom: Modu
             assert len(reader.info.levels) == 2
 
 
-def test_folder_of_one_dicom_slide_is_that_slide(tmp_path: Path, dicom: ModuleType) -> None:
+def test_folder_of_one_dicom_slide_opens_as_that_slide(tmp_path: Path, dicom: ModuleType) -> None:
     path = write_series(tmp_path, dicom)
     with closing(open_slide(tmp_path)) as reader:
         assert (reader.info.size, reader.info.mpp) == (Size(256, 128), (0.5, 0.5))
@@ -325,7 +325,7 @@ def test_folder_without_a_dicom_slide_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["level.dcm", "level", "level.bin"])
 @pytest.mark.parametrize("by_folder", [False, True])
-def test_dicom_series_is_not_followed_through_links(
+def test_dicom_series_with_a_link_is_refused(
     homes: tuple[Path, Path], dicom: ModuleType, name: str, by_folder: bool
 ) -> None:
     mine, neighbour = homes
@@ -337,7 +337,7 @@ def test_dicom_series_is_not_followed_through_links(
         open_slide(mine if by_folder else path)
 
 
-def test_pipe_beside_a_dicom_slide_is_refused_and_never_waited_for(tmp_path: Path, dicom: ModuleType) -> None:
+def test_pipe_beside_a_dicom_slide_is_refused_and_not_opened(tmp_path: Path, dicom: ModuleType) -> None:
     path = write_series(tmp_path, dicom)
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ForeignFileError, match=r"pipe: .* no regular file"):
@@ -352,13 +352,13 @@ def write_zarr(path: Path, pixels: np.ndarray, said: str = "0") -> Path:
     return path
 
 
-def test_zarr_of_its_own_opens(tmp_path: Path) -> None:
+def test_zarr_without_links_opens(tmp_path: Path) -> None:
     with closing(open_result(write_zarr(tmp_path / "a.ome.zarr", OWN), "ome-zarr")) as reader:
         assert (reader.read_region(0, Region(0, 0, SIZE, SIZE)) == OWN).all()
 
 
 @pytest.mark.parametrize("said", ["../../neighbour/b.ome.zarr/0", "{neighbour}/b.ome.zarr/0", "http://localhost/0", 7])
-def test_zarr_whose_attributes_name_a_level_elsewhere_is_refused(homes: tuple[Path, Path], said: str | int) -> None:
+def test_zarr_with_a_level_elsewhere_is_refused(homes: tuple[Path, Path], said: str | int) -> None:
     mine, neighbour = homes
     write_zarr(neighbour / "b.ome.zarr", SECRET)
     said = said.format(neighbour=neighbour) if isinstance(said, str) else said
@@ -368,7 +368,7 @@ def test_zarr_whose_attributes_name_a_level_elsewhere_is_refused(homes: tuple[Pa
 
 
 @pytest.mark.parametrize("linked", ["0", "0/.zarray", "0/0", "0/0/0/0", ".zattrs"])
-def test_zarr_is_not_followed_through_links(homes: tuple[Path, Path], linked: str) -> None:
+def test_zarr_with_a_link_is_refused(homes: tuple[Path, Path], linked: str) -> None:
     mine, neighbour = homes
     path = write_zarr(mine / "a.ome.zarr", OWN)
     (path / linked).rename(neighbour / "own")
@@ -382,7 +382,7 @@ def test_zarr_is_not_followed_through_links(homes: tuple[Path, Path], linked: st
         reader.read_region(0, Region(0, 0, SIZE, SIZE))
 
 
-def test_result_whose_xml_names_another_file_is_not_shown(homes: tuple[Path, Path]) -> None:
+def test_result_whose_xml_refers_to_another_file_is_refused(homes: tuple[Path, Path]) -> None:
     mine, neighbour = homes
     write_ome(neighbour / "secret.ome.tif", ome("<TiffData/>"), SECRET)
     path = write_ome(mine / "a.ome.tif", ome(planes_in("../neighbour/secret.ome.tif")))

@@ -1,8 +1,8 @@
-"""Keeps a TIFF to itself: no word in it makes a library open another file.
+"""Prevents a TIFF from making a library open another file.
 
-OME-XML may say that planes lie in other files (`UUID FileName`), or that the metadata do (`BinaryOnly`); tifffile
-follows the first, and the lists of Micro-Manager (`NDTiff.index`, `_MMStack`) too. Here none is followed. What names
-another file is refused before it is opened, and tifffile gets a handle that shows it no folder.
+OME-XML can refer to other files for planes (`UUID FileName`) or for metadata (`BinaryOnly`). tifffile opens the former,
+and the files listed by Micro-Manager (`NDTiff.index`, `_MMStack`). A TIFF with such a reference is refused before the
+other file is opened, and tifffile gets a handle that does not reveal the folder.
 
 https://docs.openmicroscopy.org/ome-model/latest/ome-tiff/specification.html
 """
@@ -23,50 +23,55 @@ _DAMAGE = (tifffile.TiffFileError, ArithmeticError, AttributeError, LookupError,
 
 
 class LoneFile(io.BufferedReader):
-    """A file for tifffile, which looks for others only beside what has a descriptor and a name."""
+    """File for tifffile without a descriptor and a name, so that tifffile looks for no other files beside it."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(io.FileIO(path))
 
     def fileno(self) -> int:
-        """See `io.IOBase.fileno`; there is none."""
+        """Raise UnsupportedOperation."""
         raise io.UnsupportedOperation("fileno")
 
     @property
     def name(self) -> str:
-        """Nothing that says where the file lies."""
+        """Raise AttributeError."""
         raise AttributeError("name")
 
 
 def options_for(path: Path) -> dict[str, str | bool]:
-    """Make what `tifffile.TiffFile` needs to know beside a `LoneFile`."""
+    """Return the options of `tifffile.TiffFile` for a `LoneFile`."""
     return {"name": path.name, "_multifile": False}
 
 
 def require_alone(path: Path, name: str) -> None:
-    """Refuse an OME-TIFF whose XML leads to another file, which is not opened.
+    """Refuse an OME-TIFF whose XML refers to another file; that file is not opened.
+
+    Parameters
+    ----------
+    name
+        How messages call the slide.
 
     Raises
     ------
     ForeignFileError
-        With the name that stands in it.
+        The message contains the reference.
     """
     with path.open("rb") as file:
         if file.read(4) not in _SIGNATURES:
             return
-    for named in _foreign_names(path):
+    for reference in _foreign_references(path):
         raise ForeignFileError(
-            f"{name}: its OME-XML says that pixels or metadata lie {named}; a slide's file may not lead to "
-            "others: export the slide as one OME-TIFF that holds all of it"
+            f"{name}: its OME-XML says that pixels or metadata are {reference}; a slide must not refer to other files: "
+            "export it as one OME-TIFF that contains everything"
         )
 
 
-def _foreign_names(path: Path) -> Iterator[str]:
+def _foreign_references(path: Path) -> Iterator[str]:
     try:
         with LoneFile(path) as file, tifffile.TiffFile(file, **options_for(path)) as tiff:
             root = ElementTree.fromstring(tiff.ome_metadata) if tiff.is_ome else None  # noqa: S314 - no entities
     except (*_DAMAGE, ElementTree.ParseError):
-        return  # a reader says what is wrong with a damaged file
+        return  # the reader reports damaged files
     if root is None:
         return
     own = root.get("UUID")
