@@ -57,7 +57,7 @@ def by_slidelift(folder: str, width: int, height: int, name: str = "ome-tiff") -
             top_levels = build_top_levels(Path(folder) / "top_levels.segment", segments, sizes, in_stripe, encode)
         joined = assemble_levels(segments, top_levels, _STRIPE, sizes, in_stripe, lambda: None)
         facts = ImageMetadata("urn:uuid:0", "", "", "", sizes, (0.25, 0.25), None, (), None)
-        file_format.join(Path(folder) / f"ours{file_format.suffixes[0]}", joined, facts, _QUALITY, lambda: None)
+        file_format.write(Path(folder) / f"ours{file_format.suffixes[0]}", joined, facts, _QUALITY, lambda: None)
 
     return write
 

@@ -385,7 +385,7 @@ def test_unreadable_region_names_the_display_name_and_no_path(tmp_path: Path, da
     pyramid.write_bytes(content)
     for path, region in [(slide, Region(1000, 1200, 100, 100)), (pyramid, Region(0, 0, 10, 10))]:
         with closing(open_by_name(path, NAME)) as reader, pytest.raises(TileReadError) as error:
-            reader.read(0, region)
+            reader.read_region(0, region)
         assert str(error.value).startswith(f"{NAME}: level 0")
         assert str(tmp_path) not in str(error.value)
 
