@@ -2,15 +2,16 @@
 
 import argparse
 import json
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+import httpx
 import pytest
+from fastapi import FastAPI
 
 from slidelift.service import cli
-from slidelift.service.api.schemas import BatchIn, JobIn, JobOut
-from slidelift.service.api.slides import _Wanted as RecommendationIn
 from slidelift.service.client import values as client_values
 from slidelift.service.jobs.job import JobOrder, ResultFormat, UnloadedRoi
 from slidelift.service.pipeline.options import DEFAULTS, OPTION_NAMES, BadTilePolicy, Effort, UpscaleOptions
@@ -38,30 +39,47 @@ def test_each_option_has_another_value_in_these_tests() -> None:
     assert all(OTHER[name] != getattr(DEFAULTS, name) for name in OPTIONS)
 
 
-@pytest.mark.parametrize(("schema", "more"), [(JobIn, {"slide", "roi", "format"}), (BatchIn, {"slides", "format"})])
-def test_the_api_has_the_same_options_and_defaults(schema: Any, more: set[str]) -> None:
-    assert set(schema.model_fields) == OPTIONS | more
-    assert {name: schema.model_fields[name].default for name in OPTIONS} == DEFAULTS.option_values()
-    assert schema.model_fields["format"].default == JobOrder("s").format
+@pytest.fixture
+def openapi(app: FastAPI) -> dict[str, Any]:
+    return app.openapi()
 
 
-def test_a_recommendation_takes_some_of_the_options_with_their_defaults() -> None:
-    assert set(RecommendationIn.model_fields) < OPTIONS
-    for name, field in RecommendationIn.model_fields.items():
-        assert field.default == getattr(DEFAULTS, name)
-    assert set(get_type_hints(client_values.RecommendationOptions)) == set(RecommendationIn.model_fields)
+def schema_of(openapi: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a JSON body."""
+    name = content["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
+    schema: dict[str, Any] = openapi["components"]["schemas"][name]
+    return schema
+
+
+@pytest.mark.parametrize(
+    ("path", "more"), [("/v1/jobs", {"slide", "roi", "format"}), ("/v1/batches", {"slides", "format"})]
+)
+def test_the_api_has_the_same_options_and_defaults(openapi: dict[str, Any], path: str, more: set[str]) -> None:
+    members = schema_of(openapi, openapi["paths"][path]["post"]["requestBody"])["properties"]
+    assert set(members) == OPTIONS | more
+    assert {name: members[name].get("default") for name in OPTIONS} == DEFAULTS.option_values()
+    assert members["format"]["default"] == JobOrder("s").format
+
+
+def test_a_recommendation_takes_some_of_the_options_with_their_defaults(openapi: dict[str, Any]) -> None:
+    parameters = openapi["paths"]["/v1/slides/{slide}/recommendation"]["get"]["parameters"]
+    defaults = {one["name"]: one["schema"].get("default") for one in parameters if one["in"] == "query"}
+    assert set(defaults) < OPTIONS
+    assert defaults == {name: getattr(DEFAULTS, name) for name in defaults}
+    assert set(get_type_hints(client_values.RecommendationOptions)) == set(defaults)
 
 
 def test_the_client_has_the_same_options() -> None:
     hints = get_type_hints(client_values.JobOptions)
-    assert set(hints) == set(JobIn.model_fields) - {"slide"}
+    assert set(hints) == OPTIONS | {"roi", "format"}
     assert set(get_args(hints["effort"])) == set(Effort)
     assert set(get_args(hints["on_bad_tile"])) == set(BadTilePolicy)
     assert set(get_args(hints["format"])) == set(ResultFormat)
 
 
-def test_a_job_tells_every_option_but_the_effort() -> None:
-    assert set(JobOut.model_fields) >= OPTIONS - {"effort"}
+def test_a_job_has_every_option_but_the_effort(openapi: dict[str, Any]) -> None:
+    members = schema_of(openapi, openapi["paths"]["/v1/jobs"]["post"]["responses"]["202"])["properties"]
+    assert set(members) >= OPTIONS - {"effort"}
     assert {field.name for field in fields(client_values.Job)} >= OPTIONS - {"effort"}
 
 
@@ -84,13 +102,18 @@ def test_a_job_hands_every_option_to_the_pipeline() -> None:
     assert (request.roi, order.roi_points) == (ROI, 4)
 
 
-def test_an_api_request_becomes_an_order_with_every_option() -> None:
-    body = json.loads(json.dumps({"slide": "s", "format": "ome-zarr", **OTHER}))
-    order = JobIn.model_validate(body).order()
-    assert order.option_values() == OTHER
-    assert (order.slide, order.format, order.roi) == ("s", ResultFormat.OME_ZARR, None)
-    del body["slide"]
-    assert BatchIn.model_validate({**body, "slides": ["s", "t"]}).orders() == [order, replace(order, slide="t")]
+@pytest.mark.parametrize(("path", "slides"), [("/v1/jobs", "slide"), ("/v1/batches", "slides")])
+def test_an_api_request_becomes_an_order_with_every_option(
+    app: FastAPI, call: Callable[..., httpx.Response], facts: dict[str, Any], tiff: bytes, path: str, slides: str
+) -> None:
+    facts["levels"].append({"width": 1110, "height": 1483, "downsample": 2.0})
+    slide_id = call("PUT", "/v1/slides/b.tif", content=tiff).json()["id"]
+    options = {**OTHER, "target_mpp": 0.25, "format": "ome-zarr"}  # 0.5 µm per pixel, level 1, x4
+    answer = call("POST", path, json={slides: slide_id if slides == "slide" else [slide_id], **options})
+    assert answer.status_code == 202, answer.text
+    order = app.state.context.store.claim("w").order
+    assert order.option_values() == {**OTHER, "target_mpp": 0.25}
+    assert (order.slide, order.format, order.roi) == (slide_id, ResultFormat.OME_ZARR, None)
 
 
 def test_a_request_survives_the_way_to_the_child_process() -> None:
