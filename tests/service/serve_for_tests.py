@@ -20,6 +20,7 @@ from slidelift.service.jobs.store import JobFilter, LeaseLostError, UnknownJobEr
 from slidelift.service.pipeline.progress import Progress, Stage
 from slidelift.service.settings import Settings
 
+REPORT = Path(__file__).with_name("report.json").read_bytes()
 FACTS = {
     "width": 64,
     "height": 48,
@@ -50,7 +51,7 @@ def work(settings: Settings) -> None:
             if end is JobState.SUCCEEDED:
                 folder = settings.data_dir / "jobs" / job.id / f"attempt-{job.attempt}"
                 folder.mkdir(parents=True, exist_ok=True)
-                (folder / "report.json").write_text("{}")
+                (folder / "report.json").write_bytes(REPORT)
                 (folder / "result.report.html").write_text("<!DOCTYPE html>")
                 (folder / "result.tissue.geojson").write_text("{}")
                 (folder / "result.ome.tiff").write_bytes(b"pixels")
