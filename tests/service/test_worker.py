@@ -310,7 +310,7 @@ def test_neither_problem_nor_report_of_a_real_run_contains_a_path(
     slide = settings.data_dir / "slides" / "s" / "slide.svs"
     slide.write_bytes((data / "damaged" / "cmu-bitflip-tiles.svs").read_bytes())
     region = (768, 1024, 512, 512)
-    add(store, "j", JobOrder("s", "bicubic", mpp=0.5, region=region, on_bad_tile=on_bad_tile, entropy=0))
+    add(store, "j", JobOrder("s", model="bicubic", mpp=0.5, region=region, on_bad_tile=on_bad_tile, entropy=0))
     with working(settings, Runner):
         job = until(store, "j", ended, seconds=120)
     if on_bad_tile is BadTilePolicy.FAIL:
@@ -328,7 +328,7 @@ def test_neither_problem_nor_report_of_a_real_run_contains_a_path(
 
 
 def test_slide_that_a_real_run_cannot_open_is_named_by_its_id(settings: Settings, store: SqlStore) -> None:
-    add(store, "j", JobOrder("s", "bicubic"))  # its file holds three letters
+    add(store, "j", JobOrder("s", model="bicubic"))  # its file holds three letters
     with working(settings, Runner):
         job = until(store, "j", ended, seconds=120)
     assert job.problem is not None
