@@ -1,20 +1,21 @@
 """Exceptions of this package.
 
 WsiError
-├── SlideError                the slide, as a file, is at fault; the message names it
-│   ├── SlideUnreadableError      no reader can open it, or it opens and nothing can be decoded
-│   ├── ForeignFileError          it names a file that is not one of its own, or stands beside a link
-│   ├── UnsupportedPixelsError    16-bit, fluorescence, one channel: readable, not what this program is for
-│   ├── PixelSizeMissingError     no µm per pixel in the slide and none given
-│   └── PixelSizeImplausibleError µm per pixel no microscope has, not confirmed
-├── TileReadError             one region can't be decoded; carries it
+├── SlideError                the file of a slide can't be used; the message names it
+│   ├── SlideUnreadableError      no reader can open it, or none of it can be decoded
+│   ├── ForeignFileError          it refers to a file that is not its own, or to a link
+│   ├── UnsupportedPixelsError    readable, but 16-bit, fluorescence or several channels
+│   ├── PixelSizeMissingError     neither the slide nor the request gives µm per pixel
+│   └── PixelSizeImplausibleError µm per pixel that no slide scanner has, not confirmed by the request
+├── TileReadError             one region can't be decoded
 ├── PlanError                 the request does not fit this slide
 │   ├── NoSuchLevelError          the slide has no level of that number
 │   └── RegionError               the region is empty or reaches outside the slide
-├── TooCoarseError            a view of an open slide takes more decoding than one may ask for
-├── RoiError                  what is given as region of interest is no GeoJSON of areas
-├── OutputFormatError         the output's suffix names no format
-└── VerificationError         what was written does not read back as it should
+├── TooCoarseError            a view would decode more pixels than the limit
+├── RoiError                  the region of interest is not GeoJSON of polygons
+├── OutputFormatError         the suffix of the output is not that of a format
+└── VerificationError         a written file does not read back as it should
+    └── SegmentDamagedError       the file of one stripe is damaged
 """
 
 import os
@@ -25,7 +26,7 @@ from slidelift.wsi.geometry import Region
 
 
 class WsiError(SlideliftError):
-    """Root of this package's failures."""
+    """Base class of this package's exceptions."""
 
 
 class SlideError(WsiError):

@@ -40,7 +40,7 @@ Run = Callable[[UpscaleRequest, Callable[[Progress], None], CancelToken], Report
 
 
 class Pipeline:
-    """Runs what a test says; counts its runs and whether it was closed."""
+    """Runs a function of the test; records its requests and whether it was closed."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -65,7 +65,7 @@ def report_of(sha256: str, warning: str) -> Report:
     return replace(report, output=replace(report.output, sha256=sha256), warnings=(warning,))
 
 
-def honest(request: UpscaleRequest, on_progress: Callable[[Progress], None], cancel: CancelToken) -> Report:
+def write_result(request: UpscaleRequest, on_progress: Callable[[Progress], None], cancel: CancelToken) -> Report:
     on_progress(Progress(Stage.UPSCALING, 1, 2))
     on_progress(Progress(Stage.VERIFYING, 2, 2))
     if request.output.suffix == ".zarr":
@@ -79,13 +79,13 @@ def honest(request: UpscaleRequest, on_progress: Callable[[Progress], None], can
     return report_of(result_hash(request.output), "pale")
 
 
-def patient(request: UpscaleRequest, on_progress: Callable[[Progress], None], cancel: CancelToken) -> Report:
+def run_slowly(request: UpscaleRequest, on_progress: Callable[[Progress], None], cancel: CancelToken) -> Report:
     (request.output.parent / "stripes").mkdir(exist_ok=True)
     for tile in range(3000):
         cancel.raise_if_cancelled()
         on_progress(Progress(Stage.UPSCALING, tile, 3000))
         time.sleep(0.01)
-    return honest(request, on_progress, cancel)
+    return write_result(request, on_progress, cancel)
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def ended(job: Job) -> bool:
 
 def test_job_succeeds_with_a_sealed_result_and_a_report(settings: Settings, store: SqlStore) -> None:
     add(store, "j", JobOrder("s", model="bicubic", mpp=0.5, region=(0, 0, 4, 4)))
-    pipeline = Pipeline(honest)
+    pipeline = Pipeline(write_result)
     with working(settings.model_copy(update={"scheduler": "tls://there:8786"}), pipeline):
         job = until(store, "j", ended)
     assert (job.state, job.attempt, job.warnings) == (JobState.SUCCEEDED, 1, ("pale",))
@@ -149,10 +149,10 @@ def test_job_succeeds_with_a_sealed_result_and_a_report(settings: Settings, stor
     assert (job.result.file, job.result.bytes) == ("result.ome.tiff", 6)
     assert job.result.sha256 == hashlib.sha256(b"pixels").hexdigest()
     assert job.progress == Progress(Stage.VERIFYING, 2, 2)
-    asked = pipeline.requests[0]
-    assert (asked.device, asked.scheduler) == (settings.device, "tls://there:8786")
-    assert (asked.model, asked.mpp, asked.region, asked.slide_sha256) == ("bicubic", 0.5, (0, 0, 4, 4), "ab" * 32)
-    assert asked.slide_name == "slide s"
+    sent = pipeline.requests[0]
+    assert (sent.device, sent.scheduler) == (settings.device, "tls://there:8786")
+    assert (sent.model, sent.mpp, sent.region, sent.slide_sha256) == ("bicubic", 0.5, (0, 0, 4, 4), "ab" * 32)
+    assert sent.slide_name == "slide s"
     folder = settings.data_dir / "jobs" / "j" / "attempt-1"
     assert sorted(path.name for path in folder.iterdir()) == ["report.json", "result.ome.tiff"]
     assert str(settings.data_dir) not in (folder / "report.json").read_text()
@@ -163,7 +163,7 @@ def test_job_succeeds_with_a_sealed_result_and_a_report(settings: Settings, stor
 def test_zarr_result_is_one_stored_zip_of_the_same_bytes_each_time(settings: Settings, store: SqlStore) -> None:
     for name in ("a", "b"):
         add(store, name, JobOrder("s", model="bicubic", format=ResultFormat.OME_ZARR))
-    with working(settings, Pipeline(honest)):
+    with working(settings, Pipeline(write_result)):
         first, second = until(store, "a", ended), until(store, "b", ended)
     assert first.result is not None
     assert first.result == second.result
@@ -177,18 +177,18 @@ def test_zarr_result_is_one_stored_zip_of_the_same_bytes_each_time(settings: Set
         assert archived.read(names[1]) == b"0/0.0.0"
 
 
-def test_running_job_is_cancelled_within_seconds_and_leaves_nothing(settings: Settings, store: SqlStore) -> None:
+def test_running_job_is_cancelled_within_seconds_and_leaves_no_files(settings: Settings, store: SqlStore) -> None:
     add(store, "j", JobOrder("s", model="bicubic"))
-    with working(settings, Pipeline(patient)):
+    with working(settings, Pipeline(run_slowly)):
         until(store, "j", lambda job: job.progress is not None)
         store.cancel("j")
         assert until(store, "j", ended, seconds=3).state is JobState.CANCELLED
     until(store, "j", lambda _: not (settings.data_dir / "jobs" / "j").exists())
 
 
-def test_paused_job_keeps_what_is_finished_and_goes_on_when_resumed(settings: Settings, store: SqlStore) -> None:
+def test_paused_job_keeps_its_stripes_and_continues_when_resumed(settings: Settings, store: SqlStore) -> None:
     add(store, "j", JobOrder("s", model="bicubic"))
-    with working(settings, Pipeline(patient)):
+    with working(settings, Pipeline(run_slowly)):
         until(store, "j", lambda job: job.progress is not None)
         assert store.pause("j").pause_requested
         paused = until(store, "j", lambda job: job.state is JobState.PAUSED)
@@ -199,7 +199,7 @@ def test_paused_job_keeps_what_is_finished_and_goes_on_when_resumed(settings: Se
         assert again.attempt == 2
 
 
-def test_failed_jobs_stripes_wait_for_a_retry_and_nothing_else_does(settings: Settings, store: SqlStore) -> None:
+def test_failed_job_keeps_only_its_stripes_for_a_retry(settings: Settings, store: SqlStore) -> None:
     def full(request: UpscaleRequest, *_: Any) -> Report:
         stripes = request.output.parent / ".slidelift-0" / "stripe"
         stripes.parent.mkdir()
@@ -215,11 +215,11 @@ def test_failed_jobs_stripes_wait_for_a_retry_and_nothing_else_does(settings: Se
     folder = settings.data_dir / "jobs" / "j" / "attempt-1"
     assert [path.name for path in folder.iterdir()] == [".slidelift-0"]
     store.retry("j")
-    with working(settings, Pipeline(honest)):
+    with working(settings, Pipeline(write_result)):
         assert until(store, "j", ended).state is JobState.SUCCEEDED
 
 
-def test_retry_that_begins_while_a_cancelled_job_is_tidied_keeps_what_it_writes(
+def test_retry_during_the_tidying_of_a_cancelled_job_keeps_its_files(
     settings: Settings, store: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add(store, "j", JobOrder("s", model="bicubic"))
@@ -253,25 +253,25 @@ def test_retry_that_begins_while_a_cancelled_job_is_tidied_keeps_what_it_writes(
     assert [path.name for path in (settings.data_dir / "jobs" / "j").iterdir()] == ["attempt-2"]
 
 
-def test_stopped_worker_hands_its_job_back_for_another(settings: Settings, store: SqlStore) -> None:
+def test_stopped_worker_hands_its_job_back(settings: Settings, store: SqlStore) -> None:
     add(store, "j", JobOrder("s", model="bicubic"))
-    with working(settings, Pipeline(patient)):
+    with working(settings, Pipeline(run_slowly)):
         until(store, "j", lambda job: job.progress is not None)
     job = until(store, "j", lambda job: True)
     assert (job.state, job.crashes, job.lease_until) == (JobState.QUEUED, 0, None)
     assert (settings.data_dir / "jobs" / "j" / "attempt-1" / "stripes").exists()
-    with working(settings, Pipeline(honest)):
+    with working(settings, Pipeline(write_result)):
         job = until(store, "j", ended)
     assert (job.state, job.attempt) == (JobState.SUCCEEDED, 2)
 
 
-def test_crash_costs_an_attempt_and_three_the_job(settings: Settings, store: SqlStore) -> None:
+def test_job_is_retried_after_a_crash_and_fails_after_three(settings: Settings, store: SqlStore) -> None:
     crashes = iter(range(1))
 
     def once(*arguments: Any) -> Report:
         for _ in crashes:
             raise refusal("runner.crashed", "signal 11")
-        return honest(*arguments)
+        return write_result(*arguments)
 
     def always(*_: Any) -> Report:
         raise refusal("runner.crashed", "signal 11")
@@ -316,15 +316,15 @@ def test_neither_problem_nor_report_of_a_real_run_contains_a_path(
     if on_bad_tile is BadTilePolicy.FAIL:
         assert job.problem is not None
         assert job.problem.detail.startswith("slide s: level 0")
-        said = job.problem.detail
+        text = job.problem.detail
     else:
         assert job.state is JobState.SUCCEEDED, job.problem
         report = settings.data_dir / "jobs" / "j" / "attempt-1" / "report.json"
         assert json.loads(report.read_text())["tiles"]["bad"]
-        said = report.read_text() + "".join(job.warnings)
-    assert str(settings.data_dir) not in said
-    assert "slide.svs" not in said
-    assert "Patient" not in said
+        text = report.read_text() + "".join(job.warnings)
+    assert str(settings.data_dir) not in text
+    assert "slide.svs" not in text
+    assert "Patient" not in text
 
 
 def test_slide_that_a_real_run_cannot_open_is_named_by_its_id(settings: Settings, store: SqlStore) -> None:
@@ -337,13 +337,13 @@ def test_slide_that_a_real_run_cannot_open_is_named_by_its_id(settings: Settings
     assert str(settings.data_dir) not in job.problem.detail
 
 
-def test_unexpected_failure_is_logged_and_the_worker_goes_on(
+def test_unexpected_failure_is_logged_and_the_worker_continues(
     settings: Settings, store: SqlStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     def surprise(request: UpscaleRequest, *rest: Any) -> Report:
         if request.output.parent.parent.name == "j":
             raise KeyError("secret words")
-        return honest(request, *rest)
+        return write_result(request, *rest)
 
     add(store, "j", JobOrder("s", model="bicubic"))
     add(store, "k", JobOrder("s", model="bicubic"))
@@ -356,7 +356,7 @@ def test_unexpected_failure_is_logged_and_the_worker_goes_on(
     assert "secret words" in caplog.text
 
 
-def test_success_without_a_file_is_no_success(settings: Settings, store: SqlStore) -> None:
+def test_success_without_an_output_file_fails_the_job(settings: Settings, store: SqlStore) -> None:
     add(store, "j", JobOrder("s", model="bicubic"))
     with working(settings, Pipeline(lambda *_: {"warnings": []})):
         job = until(store, "j", ended)
@@ -364,29 +364,29 @@ def test_success_without_a_file_is_no_success(settings: Settings, store: SqlStor
     assert (job.state, job.problem.code, job.result) == (JobState.FAILED, "internal", None)
 
 
-def test_worker_that_lost_its_lease_touches_nothing(tmp_path: Path, settings: Settings, store: SqlStore) -> None:
+def test_worker_that_lost_its_lease_changes_nothing(tmp_path: Path, settings: Settings, store: SqlStore) -> None:
     sleepy = settings.model_copy(update={"lease_seconds": 0.3, "heartbeat_seconds": 0.9})
     taken = threading.Event()
 
-    def overslept(request: UpscaleRequest, on_progress: Callable[[Progress], None], cancel: CancelToken) -> Any:
+    def lose_lease(request: UpscaleRequest, on_progress: Callable[[Progress], None], cancel: CancelToken) -> Any:
         time.sleep(0.4)
         claimed = store.claim("other")
         assert claimed is not None
         assert claimed.attempt == 2
         taken.set()
         on_progress(Progress(Stage.JOINING, 9, 9))
-        return honest(request, lambda _: None, cancel)
+        return write_result(request, lambda _: None, cancel)
 
     add(store, "j", JobOrder("s", model="bicubic"))
-    with working(sleepy, Pipeline(overslept)):
+    with working(sleepy, Pipeline(lose_lease)):
         assert taken.wait(10)
         time.sleep(0.3)
     job = until(store, "j", lambda job: True)
     assert (job.state, job.worker, job.attempt, job.progress) == (JobState.RUNNING, "other", 2, None)
 
 
-def left_by(store: SqlStore, settings: Settings, name: str, content: bytes, sha256: str | None) -> Path:
-    """What attempt 1 of a job, killed since, has left: an output, perhaps a report. Returns attempt 2's folder."""
+def write_first_attempt(store: SqlStore, settings: Settings, name: str, content: bytes, sha256: str | None) -> Path:
+    """Write the files of a killed attempt 1: an output, perhaps a report. Return the folder of attempt 2."""
     add(store, "j", JobOrder("s", model="bicubic", format=ResultFormat("ome-zarr" if "zarr" in name else "ome-tiff")))
     claimed = store.claim("dead")
     assert claimed is not None
@@ -400,10 +400,10 @@ def left_by(store: SqlStore, settings: Settings, name: str, content: bytes, sha2
     return folder.with_name("attempt-2")
 
 
-def test_finished_output_of_a_dead_attempt_is_sealed_and_not_made_again(settings: Settings, store: SqlStore) -> None:
+def test_finished_output_of_a_killed_attempt_is_sealed_and_not_made_again(settings: Settings, store: SqlStore) -> None:
     sha256 = hashlib.sha256(b"finished").hexdigest()
-    folder = left_by(store, settings, "result.ome.tiff", b"finished", sha256)
-    pipeline = Pipeline(honest)
+    folder = write_first_attempt(store, settings, "result.ome.tiff", b"finished", sha256)
+    pipeline = Pipeline(write_result)
     with working(settings, pipeline):
         job = until(store, "j", ended)
     assert (job.state, job.warnings, pipeline.requests) == (JobState.SUCCEEDED, ("kept",), [])
@@ -416,8 +416,8 @@ def test_finished_output_that_a_power_cut_has_emptied_is_made_again(
 ) -> None:
     file = hashlib.sha256(b"finished").hexdigest()
     listing = hashlib.sha256(f"{file}  0/0/0\n".encode()).hexdigest()
-    left_by(store, settings, name, b"", file if name.endswith("tiff") else listing)
-    pipeline = Pipeline(honest)
+    write_first_attempt(store, settings, name, b"", file if name.endswith("tiff") else listing)
+    pipeline = Pipeline(write_result)
     with working(settings, pipeline):
         job = until(store, "j", ended)
     assert (job.state, job.warnings, len(pipeline.requests)) == (JobState.SUCCEEDED, ("pale",), 1)
@@ -428,23 +428,23 @@ def test_finished_output_that_a_power_cut_has_emptied_is_made_again(
     ["{}", "[]", "null", '{"output": null}', '{"output": {"sha256": null}}', '{"output": {"sha256": ""}}', "[" * 9999],
 )
 def test_output_whose_report_is_damaged_is_made_again(settings: Settings, store: SqlStore, damaged: str) -> None:
-    folder = left_by(store, settings, "result.ome.tiff", b"of unknown origin", "")
+    folder = write_first_attempt(store, settings, "result.ome.tiff", b"of unknown origin", "")
     (folder.with_name("attempt-1") / "report.json").write_text(damaged)
-    with working(settings, Pipeline(honest)):
+    with working(settings, Pipeline(write_result)):
         assert until(store, "j", ended).state is JobState.SUCCEEDED
     assert (folder / "result.ome.tiff").read_bytes() == b"pixels"
 
 
 def test_output_without_a_report_is_made_again(settings: Settings, store: SqlStore) -> None:
-    folder = left_by(store, settings, "result.ome.tiff", b"of unknown origin", None)
-    with working(settings, Pipeline(honest)):
+    folder = write_first_attempt(store, settings, "result.ome.tiff", b"of unknown origin", None)
+    with working(settings, Pipeline(write_result)):
         until(store, "j", ended)
     assert (folder / "result.ome.tiff").read_bytes() == b"pixels"
 
 
-def test_output_that_changes_after_it_was_verified_is_no_success(settings: Settings, store: SqlStore) -> None:
+def test_output_that_changes_after_it_was_verified_fails_the_job(settings: Settings, store: SqlStore) -> None:
     def altered(request: UpscaleRequest, *rest: Any) -> Report:
-        report = honest(request, *rest)
+        report = write_result(request, *rest)
         request.output.write_bytes(b"pixelz")
         return report
 
@@ -471,33 +471,31 @@ def test_stopped_worker_has_time_to_write_the_end_of_an_attempt_that_it_killed()
     assert CANCEL_SECONDS + 5 <= STOP_SECONDS
 
 
-def test_pipeline_that_makes_no_progress_is_ended_and_the_job_tried_again(settings: Settings, store: SqlStore) -> None:
-    hung = iter(range(1))
+def test_stalled_pipeline_is_ended_and_the_job_retried(settings: Settings, store: SqlStore) -> None:
+    hanging_once = iter(range(1))
 
-    def hangs(request: UpscaleRequest, on_progress: Callable[[Progress], None], cancel: CancelToken) -> Any:
-        for _ in hung:
+    def hang(request: UpscaleRequest, on_progress: Callable[[Progress], None], cancel: CancelToken) -> Any:
+        for _ in hanging_once:
             on_progress(Progress(Stage.UPSCALING, 1, 2))
             assert pipeline.closed.wait(20)
             raise refusal("runner.crashed", "killed")
-        return honest(request, on_progress, cancel)
+        return write_result(request, on_progress, cancel)
 
-    pipeline = Pipeline(hangs)
+    pipeline = Pipeline(hang)
     add(store, "j", JobOrder("s", model="bicubic"))
     with working(settings.model_copy(update={"stall_seconds": 0.3}), pipeline):
         job = until(store, "j", ended)
     assert (job.state, job.attempt, job.crashes) == (JobState.SUCCEEDED, 2, 1)
 
 
-def test_pipeline_that_never_makes_progress_fails_the_job_and_frees_the_queue(
-    settings: Settings, store: SqlStore
-) -> None:
-    def hangs(request: UpscaleRequest, *rest: Any) -> Any:
+def test_pipeline_that_always_stalls_fails_the_job_and_frees_the_queue(settings: Settings, store: SqlStore) -> None:
+    def hang(request: UpscaleRequest, *rest: Any) -> Any:
         if request.output.parent.parent.name == "k":
-            return honest(request, *rest)
+            return write_result(request, *rest)
         assert pipeline.closed.wait(20)
         raise refusal("runner.crashed", "killed")
 
-    pipeline = Pipeline(hangs)
+    pipeline = Pipeline(hang)
     for name in "jk":
         add(store, name, JobOrder("s", model="bicubic"))
     with working(settings.model_copy(update={"stall_seconds": 0.2}), pipeline):
@@ -508,14 +506,14 @@ def test_pipeline_that_never_makes_progress_fails_the_job_and_frees_the_queue(
     assert "made no progress for 0.2 s" in job.problem.detail
 
 
-def test_disk_full_while_packing_keeps_the_result_and_a_retry_only_packs(
+def test_full_disk_while_packing_keeps_the_output_and_a_retry_only_packs(
     settings: Settings, store: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any) -> str:
         raise OSError(errno.ENOSPC, "no space")
 
     add(store, "j", JobOrder("s", model="bicubic", format=ResultFormat.OME_ZARR))
-    pipeline = Pipeline(honest)
+    pipeline = Pipeline(write_result)
     with monkeypatch.context() as patched:
         patched.setattr("slidelift.service.attempts.result_seal.archive", full)
         with working(settings, pipeline):
@@ -531,35 +529,35 @@ def test_disk_full_while_packing_keeps_the_result_and_a_retry_only_packs(
     until(store, "j", lambda _: sorted(one.name for one in folder.iterdir()) == ["report.json", "result.ome.zarr.zip"])
 
 
-def test_attempt_that_could_not_begin_leaves_the_stripes_of_the_one_before(
+def test_attempt_that_could_not_begin_keeps_the_stripes_of_the_previous_one(
     settings: Settings, store: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    left_by(store, settings, ".slidelift-0/stripe", b"finished", None)
+    write_first_attempt(store, settings, ".slidelift-0/stripe", b"finished", None)
 
     def full(*_: Any) -> Path:
         raise OSError(errno.ENOSPC, "no space")
 
     with monkeypatch.context() as patched:
         patched.setattr(Storage, "begin_attempt", full)
-        with working(settings, Pipeline(honest)):
+        with working(settings, Pipeline(write_result)):
             assert until(store, "j", ended).state is JobState.FAILED
-    found: list[bytes] = []
+    stripes: list[bytes] = []
 
-    def looks(request: UpscaleRequest, *rest: Any) -> Report:
-        found.append((request.output.parent / ".slidelift-0" / "stripe").read_bytes())
-        return honest(request, *rest)
+    def read_stripe(request: UpscaleRequest, *rest: Any) -> Report:
+        stripes.append((request.output.parent / ".slidelift-0" / "stripe").read_bytes())
+        return write_result(request, *rest)
 
     store.retry("j")
-    with working(settings, Pipeline(looks)):
+    with working(settings, Pipeline(read_stripe)):
         assert until(store, "j", ended).state is JobState.SUCCEEDED
-    assert found == [b"finished"]
+    assert stripes == [b"finished"]
 
 
-def test_slide_that_vanished_fails_the_job(settings: Settings, store: SqlStore) -> None:
+def test_missing_slide_fails_the_job(settings: Settings, store: SqlStore) -> None:
     add(store, "j", JobOrder("s", model="bicubic"))
     with store._database.writing() as db:
         db.execute("DELETE FROM slides")
-    with working(settings, Pipeline(honest)):
+    with working(settings, Pipeline(write_result)):
         job = until(store, "j", ended)
     assert job.problem is not None
     assert job.problem.code == "slide.unknown"
@@ -604,7 +602,7 @@ def process(settings: Settings, seconds_a_tile: float) -> Iterator["subprocess.P
             started.kill()
 
 
-def test_killed_worker_costs_no_more_than_its_lease(settings: Settings, store: SqlStore) -> None:
+def test_job_of_a_killed_worker_is_retried_after_its_lease(settings: Settings, store: SqlStore) -> None:
     add(store, "j", JobOrder("s", model="bicubic"))
     with process(settings, 0.2) as first:
         until(store, "j", lambda job: job.progress is not None)
@@ -615,7 +613,7 @@ def test_killed_worker_costs_no_more_than_its_lease(settings: Settings, store: S
     assert (job.state, job.attempt, job.crashes) == (JobState.SUCCEEDED, 2, 1)
 
 
-def test_terminated_worker_hands_back_and_leaves_in_good_order(settings: Settings, store: SqlStore) -> None:
+def test_terminated_worker_hands_its_job_back_and_exits_with_0(settings: Settings, store: SqlStore) -> None:
     add(store, "j", JobOrder("s", model="bicubic"))
     with process(settings, 0.2) as worker:
         until(store, "j", lambda job: job.progress is not None)
