@@ -171,3 +171,15 @@ def test_the_changelog_names_the_version_of_the_package() -> None:
     version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text("utf-8"), re.MULTILINE)
     assert version
     assert version[1] in (ROOT / "CHANGELOG.md").read_text("utf-8")
+
+
+def test_every_command_of_the_guarantees_selects_tests() -> None:
+    commands = re.findall(r"`pytest ([^`]+)`", (ROOT / "README.md").read_text("utf-8"))
+    assert len(commands) > 10
+    for command in commands:
+        paths, _, keyword = command.replace('"', "").partition(" -k ")
+        keyword, *more = keyword.split() or [""]
+        folders = [ROOT / path for path in (*paths.split(), *more)]
+        files = [file for path in folders for file in (path.rglob("test_*.py") if path.is_dir() else [path])]
+        names = [name for file in files for name in re.findall(r"def (test_\w+)", file.read_text("utf-8"))]
+        assert any(keyword in name for name in names), command

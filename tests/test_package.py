@@ -73,7 +73,7 @@ def test_every_public_name_loads_and_is_documented(tmp_path: Path) -> None:
     for name in slidelift.__all__:
         assert getattr(slidelift, name).__doc__
     readme = (ROOT / "README.md").read_text("utf-8")
-    [section] = re.findall(r"^## From Python$(.*?)^## ", readme, re.MULTILINE | re.DOTALL)
+    [section] = re.findall(r"^## In Python$(.*?)^## ", readme, re.MULTILINE | re.DOTALL)
     assert {name for name in slidelift.__all__ if re.search(rf"\b{name}\b", section)} == set(slidelift.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = slidelift.nothing
