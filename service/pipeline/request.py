@@ -1,11 +1,10 @@
 """Request for one upscale on this machine: slide, output and options."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
 
 from slidelift.service.errors import refusal
-from slidelift.service.pipeline.options import BadTilePolicy, Effort, UpscaleOptions
+from slidelift.service.pipeline.options import UpscaleOptions
 from slidelift.wsi.errors import RoiError
 from slidelift.wsi.roi import Roi
 from slidelift.wsi.tiling import require_single_area
@@ -54,22 +53,3 @@ class UpscaleRequest(UpscaleOptions):
             require_single_area(self.region, self.roi)
         except RoiError as error:
             raise refusal("request.roi", str(error)) from error
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {**asdict(self), "slide": str(self.slide), "output": str(self.output)}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Inverse of `as_dict`, also after a round trip through JSON."""
-        return cls(
-            **{
-                **values,
-                "slide": Path(values["slide"]),
-                "output": Path(values["output"]),
-                "region": tuple(values["region"]) if values["region"] else None,
-                "on_bad_tile": BadTilePolicy(values["on_bad_tile"]),
-                "effort": Effort(values["effort"]),
-                "roi": Roi.from_dict(values["roi"]) if values["roi"] else None,
-            }
-        )

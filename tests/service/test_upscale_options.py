@@ -1,7 +1,6 @@
 """The options of an upscale have one definition: every layer offers the same names with the same defaults."""
 
 import argparse
-import json
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -15,7 +14,6 @@ from slidelift.service import cli
 from slidelift.service.client import values as client_values
 from slidelift.service.jobs.job import JobOrder, ResultFormat, UnloadedRoi
 from slidelift.service.pipeline.options import DEFAULTS, OPTION_NAMES, BadTilePolicy, Effort, UpscaleOptions
-from slidelift.service.pipeline.request import UpscaleRequest
 from slidelift.wsi.roi import Roi
 
 OPTIONS = set(OPTION_NAMES)
@@ -114,12 +112,6 @@ def test_an_api_request_becomes_an_order_with_every_option(
     order = app.state.context.store.claim("w").order
     assert order.option_values() == {**OTHER, "target_mpp": 0.25}
     assert (order.slide, order.format, order.roi) == (slide_id, ResultFormat.OME_ZARR, None)
-
-
-def test_a_request_survives_the_way_to_the_child_process() -> None:
-    for options in ({}, OTHER, {"roi": ROI}):
-        request = UpscaleRequest(Path("a.svs"), Path("b.ome.tiff"), **options)
-        assert UpscaleRequest.from_dict(json.loads(json.dumps(request.as_dict()))) == request
 
 
 def test_an_order_without_a_region_of_interest_differs_from_one_that_is_not_loaded() -> None:
