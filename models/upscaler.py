@@ -132,7 +132,7 @@ class OpenedModel:
 
 
 def load_upscaler(
-    model: str, *, scale: int | None = None, device: str = "auto", precision: str = "auto"
+    model: str | Path, *, scale: int | None = None, device: str = "auto", precision: str = "auto"
 ) -> PatchUpscaler:
     """Load a model and make it ready to compute.
 
@@ -153,7 +153,7 @@ def load_upscaler(
     UnknownModelError, WeightsError, UnsupportedScaleError, DeviceError
         If there is no such model, file, scale or device.
     """
-    return OpenedModel(model).upscaler(scale=scale, device=device, precision=precision)
+    return OpenedModel(str(model)).upscaler(scale=scale, device=device, precision=precision)
 
 
 def _is_file(model: str) -> bool:

@@ -100,7 +100,7 @@ def picture(height: int = 300, width: int = 530) -> np.ndarray:
 
 @pytest.mark.parametrize("model", ["compact-x4-fast", "bicubic"])
 def test_an_array_becomes_what_a_slide_of_its_pixels_becomes(model: str, cmu: Path, tmp_path: Path) -> None:
-    reader = slidelift.open_slide(cmu)
+    reader = slidelift.open_slide(str(cmu))
     pixels = reader.read_region(0, Region(600, 900, 530, 300))
     reader.close()
     Image.fromarray(pixels).save(tmp_path / "slide.png")

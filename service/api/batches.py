@@ -8,7 +8,7 @@ from fastapi import APIRouter, Path, Request, Response
 from slidelift.service.api import schemas
 from slidelift.service.api.access import Caller, InCaller
 from slidelift.service.api.context import Context, InContext
-from slidelift.service.api.job_creation import KeyHeader, checked, keyed_by, queued
+from slidelift.service.api.job_creation import KeyHeader, idempotency_key, new_job, queue_jobs
 from slidelift.service.api.problems import BODY_MAX_BYTES, error_responses
 from slidelift.service.api.responses import ResponseDocs, get_and_head, url_path
 from slidelift.service.errors import refusal
@@ -40,11 +40,11 @@ def create_batch(
     key: KeyHeader = None,
 ) -> schemas.Batch:
     """Queue the same job for each slide, all of them or none: one slide that can't be taken refuses the batch."""
-    keyed = keyed_by(caller, key, request, wanted)
+    keyed = idempotency_key(caller, key, request, wanted)
     jobs = context.store.jobs_of_key(keyed) if keyed else None
     if not jobs:
         batch = uuid.uuid4().hex
-        jobs = queued(context, caller, [checked(context, caller, order, batch) for order in wanted.orders()], keyed)
+        jobs = queue_jobs(context, caller, [new_job(context, caller, order, batch) for order in wanted.orders()], keyed)
     found = str(jobs[0].batch)
     response.headers["Location"] = url_path(request, f"/v1/batches/{found}")
     return schemas.Batch.of(found, jobs, url_path(request, f"/v1/jobs?batch={found}"))

@@ -53,16 +53,16 @@ KeyHeader = Annotated[
 ]
 
 
-def keyed_by(caller: Caller, key: str | None, request: Request, wanted: BaseModel) -> IdempotencyKey | None:
-    """The client's key with a hash of route and body, by which a repeated request is recognised; None without a key."""
+def idempotency_key(caller: Caller, key: str | None, request: Request, wanted: BaseModel) -> IdempotencyKey | None:
+    """Return the client's key with a hash of route and body, which identifies a repeated request; None without a key."""
     if key is None:
         return None
     content = f"{request.scope['route'].path}\n{wanted.model_dump_json()}"
     return IdempotencyKey(caller.owner or "", key, hashlib.sha256(content.encode()).hexdigest())
 
 
-def checked(context: Context, caller: Caller, order: JobOrder, batch: str | None = None) -> Job:
-    """Check an order against slide and catalog, and make a job of it; the job is not queued yet.
+def new_job(context: Context, caller: Caller, order: JobOrder, batch: str | None = None) -> Job:
+    """Check an order against slide and catalog and return its job, which is not queued yet.
 
     Raises
     ------
@@ -92,15 +92,15 @@ def checked(context: Context, caller: Caller, order: JobOrder, batch: str | None
     )
 
 
-def queued(context: Context, caller: Caller, jobs: Sequence[Job], key: IdempotencyKey | None) -> list[Job]:
+def queue_jobs(context: Context, caller: Caller, jobs: Sequence[Job], key: IdempotencyKey | None) -> list[Job]:
     """Queue all jobs or none, or return those that an earlier request with the same key made."""
     limits = Limits.of(context.settings, caller.token)
     admit = limits.admit_jobs(jobs, context.storage.available_bytes)
-    found, _ = context.store.add_jobs(jobs, admit, key)
-    return found
+    stored, _ = context.store.add_jobs(jobs, admit, key)
+    return stored
 
 
-def recommended(context: Context, slide: Slide, options: RecommendationOptions) -> Recommendation:
+def recommend_model(context: Context, slide: Slide, options: RecommendationOptions) -> Recommendation:
     """Recommend a model for an uploaded slide; see `service.pipeline.recommendation`.
 
     Raises
@@ -126,7 +126,7 @@ def _with_model(context: Context, order: JobOrder, slide: Slide) -> JobOrder:
     """Replace the model "auto" by the recommended one."""
     if order.model != AUTO:
         return order
-    answer = recommended(context, slide, order)
+    answer = recommend_model(context, slide, order)
     if answer.model is None:
         raise refusal("request.little-to-gain", f"{answer.reason} Name a model to run it anyway")
     return replace(order, model=answer.model, level=answer.level, chosen_because=answer.reason)

@@ -11,7 +11,7 @@ from slidelift.service.api import schemas
 from slidelift.service.api.access import Caller, InCaller
 from slidelift.service.api.context import Context, InContext
 from slidelift.service.api.file_responses import OpenFileResponse
-from slidelift.service.api.job_creation import KeyHeader, checked, keyed_by, queued
+from slidelift.service.api.job_creation import KeyHeader, idempotency_key, new_job, queue_jobs
 from slidelift.service.api.prefer_wait import Prefer, wait_seconds
 from slidelift.service.api.problems import BODY_MAX_BYTES, error_responses
 from slidelift.service.api.responses import (
@@ -91,9 +91,9 @@ async def create_job(
     """
 
     def create() -> Job:
-        keyed = keyed_by(caller, key, request, wanted)
+        keyed = idempotency_key(caller, key, request, wanted)
         made = context.store.jobs_of_key(keyed) if keyed else None
-        (job,) = made or queued(context, caller, [checked(context, caller, wanted.order())], keyed)
+        (job,) = made or queue_jobs(context, caller, [new_job(context, caller, wanted.order())], keyed)
         return job
 
     job = await run_in_threadpool(create)

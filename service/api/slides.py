@@ -12,7 +12,7 @@ from starlette.convertors import StringConvertor, register_url_convertor
 from slidelift.service.api import schemas
 from slidelift.service.api.access import Caller, InCaller
 from slidelift.service.api.context import Context, InContext
-from slidelift.service.api.job_creation import recommended
+from slidelift.service.api.job_creation import recommend_model
 from slidelift.service.api.prefer_wait import Prefer, wait_for_upload, wait_seconds
 from slidelift.service.api.problems import error_responses
 from slidelift.service.api.request_body import (
@@ -214,7 +214,7 @@ def get_recommendation(
 
     A job with the model `auto` uses the same recommendation.
     """
-    return schemas.Recommendation.model_validate(recommended(context, find_slide(context, caller, slide), wanted))
+    return schemas.Recommendation.model_validate(recommend_model(context, find_slide(context, caller, slide), wanted))
 
 
 @router.delete("/{slide:slide_id}", operation_id="delete_slide", status_code=204, summary="Delete a slide")

@@ -22,7 +22,7 @@ READERS: tuple[tuple[Callable[[Path], bool], Callable[[Path, str], SlideReader]]
 )
 
 
-def open_slide(path: Path, name: str | None = None) -> SlideReader:
+def open_slide(path: str | Path, name: str | None = None) -> SlideReader:
     """Open a slide.
 
     Parameters
@@ -42,6 +42,7 @@ def open_slide(path: Path, name: str | None = None) -> SlideReader:
     UnsupportedPixelsError
         Its pixels are not 8-bit RGB or grey.
     """
+    path = Path(path)
     if not path.exists():
         raise SlideUnreadableError(f"{name or path}: no such file")
     if path.is_dir():
