@@ -54,7 +54,7 @@ KeyHeader = Annotated[
 
 
 def idempotency_key(caller: Caller, key: str | None, request: Request, wanted: BaseModel) -> IdempotencyKey | None:
-    """Return the client's key with a hash of route and body, which identifies a repeated request; None without a key."""
+    """Return the key with a hash of route and body, which identifies a repeated request; None without a key."""
     if key is None:
         return None
     content = f"{request.scope['route'].path}\n{wanted.model_dump_json()}"
