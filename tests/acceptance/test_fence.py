@@ -108,7 +108,7 @@ def workers(tmp_path_factory: pytest.TempPathFactory, cmu: Path) -> Iterator[Wor
 @pytest.fixture(scope="module")
 def truth(workers: Workers) -> str:
     """Hash of the result of an undisturbed job."""
-    for name in ("warm", "truth"):  # each worker loads what it needs, most likely
+    for name in ("warm", "truth"):  # two jobs, so that probably both workers load the model
         workers.ask(name)
     hashes = {
         job.result.sha256
@@ -148,7 +148,7 @@ OFTEN = ("claimed", "joining", "packing", "packed")
 def test_worker_that_resumes_after_its_lease_does_not_change_the_result(
     workers: Workers, truth: str, phase: str
 ) -> None:
-    for turn in range(5):  # a phase may be over before it is seen
+    for turn in range(5):  # a phase may end before it is observed
         name = f"stopped-when-{phase}-{turn}"
         workers.ask(name)
         held = workers.until(name, lambda job: job.state.is_ended or PHASES[phase](workers, job))
@@ -160,7 +160,7 @@ def test_worker_that_resumes_after_its_lease_does_not_change_the_result(
             won = workers.until(name, lambda job: job.state.is_ended)
             assert (won.state, won.attempt) == (JobState.SUCCEEDED, 2), won
             assert_published(workers, won, truth)
-        time.sleep(2)  # the other finds out that it has lost the job
+        time.sleep(2)  # the resumed worker notices that it has lost the job
         assert workers.store.job(name) == won
         assert_published(workers, won, truth)
         assert [one.poll() for one in workers.processes] == [None, None]

@@ -1,4 +1,4 @@
-"""What is planted in a slide, its name and its place never comes out of the service: not in files, answers or logs."""
+"""A patient's name in a slide, its file name or its folder appears in no result, response about a job, or log."""
 
 import json
 import zipfile
@@ -14,7 +14,7 @@ FORBIDDEN = ("Zyxwvut", "Quisling", "CaseQX7")
 
 
 def write_slide(path: Path) -> Path:
-    """An Aperio-like slide with a patient in every free text, and a label."""
+    """Write an Aperio-like slide with a label, and a patient's name in every free text."""
     draw = np.random.default_rng(5)
     pixels = draw.integers(120, 240, (700, 900, 3), np.uint8)
     facts = f"AppMag = 20|MPP = 0.499|Filename = {PLANTED}|User = {PLANTED}|Title = CaseQX7"
@@ -36,13 +36,15 @@ def write_slide(path: Path) -> Path:
 
 
 @pytest.mark.parametrize("result_format", ["ome-tiff", "ome-zarr"])
-def test_no_word_of_a_patient_leaves_the_service(start_service: Any, tmp_path: Path, result_format: str) -> None:
+def test_patient_names_appear_in_no_result_response_or_log(
+    start_service: Any, tmp_path: Path, result_format: str
+) -> None:
     folder = tmp_path / "CaseQX7"
     folder.mkdir()
     slide_file = write_slide(folder / f"{PLANTED}.svs")
     service = start_service(tmp_path / "data", log_format="json" if result_format == "ome-tiff" else "text")
     uploaded = service.upload(slide_file)
-    assert PLANTED in uploaded["name"], "its owner knows it by that name"
+    assert PLANTED in uploaded["name"], "only the slide itself keeps its name"
     asked = {"slide": uploaded["id"], "model": "bicubic", "format": result_format, "entropy": 0}
     done = service.follow(service.submit(**asked)["id"])
     assert done["state"] == "succeeded", done

@@ -345,7 +345,7 @@ def test_region_of_interest_is_stored_unchanged(app: FastAPI, ask: Call, call: C
     said = ask(roi=feature).json()
     assert (said["roi_points"], said["region"]) == (4, None)
     job = app.state.context.store.job(said["id"])
-    assert (job.order.roi, job.order.roi_points) == (UnloadedRoi(), 4), "polygons are in their own column"
+    assert (job.order.roi, job.order.roi_points) == (UnloadedRoi(), 4), "the polygons are stored in another column"
     assert job.reserved_bytes < app.state.context.store.job(ask().json()["id"]).reserved_bytes
     claimed = app.state.context.store.claim("w")
     assert claimed.order.roi.polygons == (((((10.0, 10.0), (900.0, 10.0), (10.0, 700.0), (10.0, 10.0))),),)

@@ -177,7 +177,7 @@ def shared_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
 
 @pytest.fixture
 def api(tmp_path: Path) -> Iterator[Api]:
-    """API of one test, to be killed or to have its slides counted."""
+    """API for one test, which may kill it or count its slides."""
     api = Api(tmp_path / "data").start()
     yield api
     api.kill()
@@ -223,7 +223,9 @@ def budgets(seed: int, count: int) -> tuple[int, ...]:
 
 
 @pytest.mark.parametrize("seed", [1])
-def test_an_upload_over_broken_connections_arrives_complete_and_once(shared_api, proxy, connect, slide, seed) -> None:
+def test_an_upload_over_broken_connections_is_stored_completely_and_once(
+    shared_api, proxy, connect, slide, seed
+) -> None:
     broken = proxy(shared_api.port, budgets(seed, 4))
     before = {one.id for one in connect(shared_api.address).slides()}
     values = []
@@ -235,14 +237,14 @@ def test_an_upload_over_broken_connections_arrives_complete_and_once(shared_api,
     assert {one.id for one in connect(shared_api.address).slides()} - before == {uploaded.id}
 
 
-def test_a_lost_response_to_an_upload_makes_no_second_slide(shared_api, proxy, connect, slide) -> None:
+def test_a_lost_response_to_an_upload_creates_no_second_slide(shared_api, proxy, connect, slide) -> None:
     before = {one.id for one in connect(shared_api.address).slides()}
     deaf = proxy(shared_api.port, lost=(b"PUT /v1/slides",))
     uploaded = connect(deaf.address).upload(slide)
     assert {one.id for one in connect(shared_api.address).slides()} - before == {uploaded.id}
 
 
-def test_a_lost_response_to_submit_makes_no_second_job(shared_api, proxy, connect, slide) -> None:
+def test_a_lost_response_to_submit_creates_no_second_job(shared_api, proxy, connect, slide) -> None:
     slide_id = connect(shared_api.address).upload(slide).id
     deaf = proxy(shared_api.port, lost=(b"POST /v1/jobs", b"POST /v1/jobs"))
     job = connect(deaf.address).submit(slide_id, model="bicubic", region=(0, 0, 32, 32))
@@ -265,7 +267,7 @@ def test_a_download_over_broken_connections_is_continued(shared_api, proxy, conn
     assert not result.with_name(f"{result.name}.part").exists()
 
 
-def test_another_process_continues_a_download_but_not_of_another_result(
+def test_another_process_continues_a_download_of_the_same_result_only(
     shared_api, proxy, connect, slide, tmp_path
 ) -> None:
     client = connect(shared_api.address)
@@ -295,7 +297,7 @@ def test_a_changed_result_is_refused_and_leaves_no_file(shared_api, connect, sli
     assert [path for path in tmp_path.iterdir() if path.name.startswith("r.ome")] == []
 
 
-def test_downloading_without_a_result_gives_the_reason(shared_api, connect, slide, tmp_path) -> None:
+def test_download_without_a_result_raises_the_reason(shared_api, connect, slide, tmp_path) -> None:
     client = connect(shared_api.address)
     job = client.submit(client.upload(slide).id)
     for asked in (lambda: client.download(job.id, tmp_path / "r"), lambda: client.report(job.id)):
@@ -372,7 +374,7 @@ def test_a_token_gives_access_and_is_never_printed(api, connect, slide, caplog, 
     store = api.store
     store.add_token(token)
     store.close()
-    # The client's own variables stand beside the service's settings, and are none.
+    # SLIDELIFT_TOKEN and SLIDELIFT_SERVICE are variables of the client; the service ignores them.
     api.start(SLIDELIFT_AUTH="on", SLIDELIFT_TOKEN=TOKEN, SLIDELIFT_SERVICE="http://elsewhere")
     caplog.set_level(logging.DEBUG)
     for given, code in ((None, "access.token-missing"), (TOKEN, "access.token-invalid")):
@@ -391,7 +393,7 @@ def test_a_token_gives_access_and_is_never_printed(api, connect, slide, caplog, 
     assert secret not in caplog.text
 
 
-def test_wrong_addresses_and_files_are_named(connect, tmp_path, proxy, slide) -> None:
+def test_errors_name_wrong_addresses_and_files(connect, tmp_path, proxy, slide) -> None:
     nowhere = f"http://127.0.0.1:{free_port()}"
     started = time.monotonic()
     with pytest.raises(UnreachableError, match="does not answer"):
@@ -649,7 +651,7 @@ def test_a_slide_of_several_files_is_sent_as_one_tar(tus, connect, tmp_path) -> 
     assert found == contents
 
 
-def test_a_folder_of_dicom_is_one_tar_and_the_same_every_time(tmp_path) -> None:
+def test_a_folder_of_dicom_files_is_sent_as_the_same_tar_every_time(tmp_path) -> None:
     folder = tmp_path / "case 7"
     folder.mkdir()
     with pytest.raises(UnusableError, match=r"without \.dcm"):
@@ -678,7 +680,7 @@ class Request:
 
 
 Answer = tuple[int, dict[str, str], bytes] | None
-"""Status, headers, body; None closes the connection without a word."""
+"""Status, headers, body; None closes the connection without a response."""
 
 
 class FakeServer:

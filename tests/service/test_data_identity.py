@@ -70,7 +70,7 @@ def test_api_and_worker_refuse_a_folder_whose_database_is_missing(
 
 
 def test_new_database_is_refused_for_an_empty_folder_with_an_identity(settings: Settings) -> None:
-    """As for a worker started without its SLIDELIFT_DATABASE_URL before the first upload."""
+    """For example, a worker was started without SLIDELIFT_DATABASE_URL before the first upload."""
     create_app(settings).state.context.store.close()
     empty_database(settings)
     stop = threading.Event()

@@ -53,10 +53,10 @@ def test_metrics_include_queue_speed_bytes_and_failures(app: FastAPI, call: Call
     assert found["slidelift_disk_free_bytes", ()] > 0
     asked = (("method", "POST"), ("route", "/v1/jobs"), ("status", "202"))
     assert found["slidelift_requests_total", asked] == 2
-    assert failed not in str(found), "an id in a label would be a series a job"
+    assert failed not in str(found), "an id in a label would create a series per job"
 
 
-def test_invented_method_is_neither_a_series_nor_logged(call: Call, caplog: pytest.LogCaptureFixture) -> None:
+def test_unknown_http_method_appears_in_no_metric_and_no_log(call: Call, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         for number in range(20):
             assert call(f"SECRET{number}", "/v1/jobs").status_code == 405
@@ -197,7 +197,7 @@ def test_sweep_deletes_only_what_has_expired(
     assert call("GET", f"/v1/jobs/{done}/result").json()["code"] == "result.deleted"
     assert call("GET", f"/v1/jobs/{done}/report").status_code == 200
     assert call("GET", f"/v1/slides/{idle}").status_code == 404
-    assert call("GET", f"/v1/slides/{slide_id}").status_code == 200, "an unfinished job needs it"
+    assert call("GET", f"/v1/slides/{slide_id}").status_code == 200, "the slide of an unfinished job must be kept"
     passed = 250
     delete_expired(short, store, context.storage, clock)
     assert files() == {f"{done}/report.json"}
@@ -244,7 +244,7 @@ def test_clock_that_jumps_ahead_does_not_expire_anything(
     assert store.slide(slide_id) is not None
     restarted = RetentionClock(store, lambda: passed)
     delete_expired(kept, store, context.storage, restarted)
-    assert store.slide(slide_id) is not None, "a restart does not let the clock jump either"
+    assert store.slide(slide_id) is not None, "the limit must also apply after a restart"
     ahead, passed = 0.0, 3900.0
     delete_expired(kept, store, context.storage, restarted)
     assert store.slide(slide_id) is None, "its hour is over, by any clock"

@@ -108,7 +108,7 @@ os.abort()""")
     assert "/data" not in error.value.problem.detail
 
 
-def test_child_refuses_a_malformed_request_and_goes_on(tmp_path: Path) -> None:
+def test_child_refuses_a_malformed_request_and_continues(tmp_path: Path) -> None:
     child = ChildProcess(CHILD_MODULE, "probe")
     try:
         assert child.process.stdin is not None

@@ -205,7 +205,7 @@ def test_copied_cookie_is_refused_after_sign_out(guarded: FastAPI, client: Clien
     first.sign_in(secret)
     assert first("GET", "/v1/jobs").status_code == 200
     stale = thief.cookie
-    assert thief("DELETE", "/v1/session").status_code == 204  # with a session that is over nobody else's ends
+    assert thief("DELETE", "/v1/session").status_code == 204  # an ended session does not end others
     assert first("GET", "/v1/jobs").status_code == 200
     thief.cookie = stale
     assert code(thief("GET", "/v1/jobs")) == (401, "access.token-invalid")

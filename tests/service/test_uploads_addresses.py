@@ -338,7 +338,7 @@ def test_piece_for_a_failed_fetch_is_refused(app: FastAPI, call: Call) -> None:
     writer = upload_service.begin("a.svs", UploadMethod.URI)
     writer.append(b"half")
     writer.close()
-    upload_service.delete_expired()  # notes that nobody goes on with it, and removes its bytes
+    upload_service.delete_expired()  # marks the unfinished upload as failed and removes its bytes
     piece = {"Tus-Resumable": "1.0.0", "Upload-Offset": "4", "Content-Type": "application/offset+octet-stream"}
     answer = call("PATCH", f"/v1/uploads/{writer.upload.id}", headers=piece, content=b"rest")
     assert is_refused(answer, 409, "upload.offset")

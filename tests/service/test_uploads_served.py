@@ -61,7 +61,7 @@ class Service:
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """For tests that do not kill it."""
+    """A service for tests that do not kill it."""
     folder = tmp_path_factory.mktemp("shared")
     service = Service(folder / "data", folder / "log")
     yield service
@@ -70,7 +70,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Service]:
-    """For tests that kill it."""
+    """A service for a test that kills it."""
     made = Service(tmp_path / "data", tmp_path / "log")
     yield made
     made.stop()

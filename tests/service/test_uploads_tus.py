@@ -197,7 +197,7 @@ def test_piece_with_a_wrong_checksum_is_discarded(call: Call, settings: Settings
 
 
 def test_interrupted_piece_with_a_checksum_does_not_count(call: Call, app: FastAPI, settings: Settings) -> None:
-    """As after the process was killed: the bytes are stored but not checked."""
+    """The state after the process was killed: the bytes are stored but not checked."""
     url = begin(call, 100)
     patch(call, url, 0, b"checked")
     writer = app.state.context.upload_service.inbox.open(url.rpartition("/")[2])
