@@ -31,8 +31,8 @@ def test_patches_contain_tissue_and_unusable_slides_are_named(slidelift, cmu, da
     with openslide.OpenSlide(cmu) as slide:
         for patch in index["patches"]:
             x, y, *size = patch["region"]
-            truth = np.asarray(slide.read_region((x, y), 0, size).convert("RGB"))
-            assert (np.asarray(Image.open(out / patch["file"])) == truth).all()
+            expected = np.asarray(slide.read_region((x, y), 0, size).convert("RGB"))
+            assert (np.asarray(Image.open(out / patch["file"])) == expected).all()
             assert patch["entropy"] >= 3
 
 

@@ -300,9 +300,9 @@ def test_a_changed_result_is_refused_and_leaves_no_file(shared_api, connect, sli
 def test_download_without_a_result_raises_the_reason(shared_api, connect, slide, tmp_path) -> None:
     client = connect(shared_api.address)
     job = client.submit(client.upload(slide).id)
-    for asked in (lambda: client.download(job.id, tmp_path / "r"), lambda: client.report(job.id)):
+    for request in (lambda: client.download(job.id, tmp_path / "r"), lambda: client.report(job.id)):
         with pytest.raises(ServiceRefusedError) as refused:
-            asked()
+            request()
         assert refused.value.problem.code == "job.not-finished"
     client.cancel(job.id)
     with pytest.raises(ServiceRefusedError) as unknown:
@@ -442,22 +442,24 @@ def test_members_of_a_newer_service_are_ignored(connect) -> None:
 
 
 def test_addresses_in_responses_are_used_with_the_services_host_only(connect) -> None:
-    asked = []
+    requests = []
 
     def answer(request: "Request") -> "Answer":
-        asked.append((request.path, request.headers.get("authorization")))
-        page = {"jobs": [], "next": None if len(asked) > 1 else "http://elsewhere:1/prefix/v1/jobs?before=7"}
+        requests.append((request.path, request.headers.get("authorization")))
+        page = {"jobs": [], "next": None if len(requests) > 1 else "http://elsewhere:1/prefix/v1/jobs?before=7"}
         return 200, {}, json.dumps(page).encode()
 
     other = FakeServer(answer)
     assert list(connect(f"{other.address}/prefix/", TOKEN).jobs(state="queued")) == []
-    assert asked == [(path, f"Bearer {TOKEN}") for path in ("/prefix/v1/jobs?state=queued", "/prefix/v1/jobs?before=7")]
+    assert requests == [
+        (path, f"Bearer {TOKEN}") for path in ("/prefix/v1/jobs?state=queued", "/prefix/v1/jobs?before=7")
+    ]
     other.close()
 
 
 def test_a_busy_service_is_retried_after_the_time_that_it_states(connect) -> None:
     refusals = [(429, "queue.full", "1"), (503, "store.unavailable", "1")]
-    said: list[str] = []
+    messages: list[str] = []
 
     def answer(request: "Request") -> "Answer":
         if not refusals:
@@ -467,9 +469,9 @@ def test_a_busy_service_is_retried_after_the_time_that_it_states(connect) -> Non
 
     other = FakeServer(answer)
     started = time.monotonic()
-    assert list(connect(other.address, on_wait=said.append).jobs()) == []
+    assert list(connect(other.address, on_wait=messages.append).jobs()) == []
     assert time.monotonic() - started > 1.9
-    assert ["queue.full" in said[0], "trying again in 1 s" in said[1]] == [True, True]
+    assert ["queue.full" in messages[0], "trying again in 1 s" in messages[1]] == [True, True]
     refusals.extend([(429, "quota.bytes", "1"), (507, "storage.full", "1")])
     for code in ("quota.bytes", "storage.full"):
         with pytest.raises(ServiceRefusedError, match=code):

@@ -63,9 +63,9 @@ def test_api_and_worker_refuse_a_folder_whose_database_is_missing(
     if not identity_kept:
         (settings.data_dir / "identity").unlink()
     for start in (lambda: create_app(settings), lambda: worker.work(settings, threading.Event())):
-        words = refused(start)
-        assert "slidelift adopt" in words
-        assert "SLIDELIFT_DATABASE_URL" in words
+        detail = refused(start)
+        assert "slidelift adopt" in detail
+        assert "SLIDELIFT_DATABASE_URL" in detail
     assert contents(settings.data_dir) == used
 
 

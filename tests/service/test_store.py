@@ -639,15 +639,15 @@ class StoreContract:
                 except SlideInUseError:
                     pass
 
-            def ask(name: str = name, gate: threading.Barrier = gate, outcomes: list[str] = outcomes) -> None:
+            def add_job(name: str = name, gate: threading.Barrier = gate, outcomes: list[str] = outcomes) -> None:
                 gate.wait()
                 try:
                     add(store, f"job of {name}", JobOrder(name, model="bicubic"))
-                    outcomes.append("asked")
+                    outcomes.append("added")
                 except UnknownSlideError:
                     pass
 
-            threads = [threading.Thread(target=remove), threading.Thread(target=ask)]
+            threads = [threading.Thread(target=remove), threading.Thread(target=add_job)]
             for thread in threads:
                 thread.start()
             for thread in threads:

@@ -242,11 +242,11 @@ def test_documented_script_resumes_after_the_service_was_killed(service: Service
         service.kill()
         half = upload.stat().st_size
         service.start()
-        said = json.loads(running.communicate(timeout=60)[0])
+        uploaded = json.loads(running.communicate(timeout=60)[0])
     assert 0 < half < len(data)
-    assert (said["state"], said["bytes"]) == ("landed", len(data))
-    assert slide_bytes(service, said["slide"]) == data
-    assert httpx.get(f"{service.url}/v1/slides/{said['slide']}").json()["name"] == "Fall 7 é.svs"
+    assert (uploaded["state"], uploaded["bytes"]) == ("landed", len(data))
+    assert slide_bytes(service, uploaded["slide"]) == data
+    assert httpx.get(f"{service.url}/v1/slides/{uploaded['slide']}").json()["name"] == "Fall 7 é.svs"
     assert not Path(f"{slide}.upload").exists()
 
 
