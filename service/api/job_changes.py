@@ -164,8 +164,10 @@ class JobChanges:
                 if events:
                     await asyncio.sleep(0)  # 500 events for 200 subscriptions take a tenth of a second
             if self.is_closed:
-                for ready in [waiting.ready for waiting in (*self._waiters, *self._subscriptions)]:
-                    ready.set()
+                for waiter in self._waiters:
+                    waiter.ready.set()
+                for subscription in self._subscriptions:
+                    subscription.ready.set()
             await asyncio.sleep(POLL_SECONDS if len(events) < _BATCH_SIZE else 0)
 
     def _read(
