@@ -102,7 +102,7 @@ class ClusterExecutor:
         while answer is None:
             self._on_gpus = False
             client = self._connected()
-            with self._until_lost(client):
+            with self._disconnect_if_lost(client):
                 self._on_gpus = device != "cpu" and any(_has_gpu(worker) for worker in self._workers(client))
                 future = client.submit(load_on_worker, self._model, versions(), pure=False, resources=self._resources)
                 last_report = time.monotonic()
@@ -161,7 +161,7 @@ class ClusterExecutor:
             waiting = {stripe.number: stripe for stripe in stripes}
             while waiting:
                 client = self._connected()
-                with self._until_lost(client):
+                with self._disconnect_if_lost(client):
                     self._make_waiting(client, task, waiting, workspace, advance)
         finally:
             marker.unlink(missing_ok=True)
@@ -179,9 +179,9 @@ class ClusterExecutor:
         last_report = time.monotonic()
         while waiting:
             threads = sum(int(worker["nthreads"]) for worker in self._require_workers(client))
-            ahead = 2 * threads  # the rest is left for workers that join later
+            max_running = 2 * threads  # the rest is left for workers that join later
             for number in waiting:
-                if number not in running and len(running) < ahead:
+                if number not in running and len(running) < max_running:
                     running[number] = client.submit(make_on_worker, task, number, pure=False, resources=self._resources)
             self._pause()
             if time.monotonic() - last_report > _KEEP_ALIVE_SECONDS:  # so that a long stripe does not count as a stall
@@ -246,7 +246,7 @@ class ClusterExecutor:
             self._pause()
 
     @contextmanager
-    def _until_lost(self, client: Client) -> Iterator[None]:
+    def _disconnect_if_lost(self, client: Client) -> Iterator[None]:
         """Disconnect and continue after errors of a lost connection; the caller reconnects."""
         try:
             yield
