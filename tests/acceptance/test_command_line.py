@@ -241,7 +241,7 @@ def test_the_child_dies_with_a_killed_command(tmp_path, cmu) -> None:
     def upscales(child: psutil.Process) -> bool:
         try:
             return "upscale" in child.cmdline()
-        except psutil.Error:  # the probe's, which has just ended
+        except psutil.Error:  # the probe's process may have just ended
             return False
 
     while not any(map(upscales, parent.children())):

@@ -38,18 +38,18 @@ class Workers:
         order = JobOrder("s", model="bicubic", region=REGION, mpp=0.5, format=ResultFormat.OME_ZARR)
         self.store.add_jobs([Job(name, order, time.time())])
 
-    def until(self, name: str, is_so: Callable[[Job], bool], seconds: float = 60) -> Job:
+    def until(self, name: str, condition: Callable[[Job], bool], seconds: float = 60) -> Job:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             job = self.store.job(name)
             assert job is not None
-            if is_so(job):
+            if condition(job):
                 return job
             time.sleep(0.001)
-        raise AssertionError(f"still {job}")
+        raise AssertionError(f"not in time: {job}")
 
     def can_write(self) -> bool:
-        """False if a worker was suspended while it holds the write lock of the database."""
+        """Whether the database accepts writes; a suspended worker may hold the write lock."""
         try:
             self.store.check()
         except StoreUnavailableError:

@@ -555,7 +555,7 @@ def test_commands_keep_the_focus_when_a_job_changes(service: Any, open_page: Ope
     fold.locator("summary").click()
     copy = fold.get_by_role("button", name="Copy").first
     copy.focus()
-    fold.dispatch_event("toggle")  # as each change of the job does
+    fold.dispatch_event("toggle")  # each change of the job sends this event
     expect(copy).to_be_focused()
 
 

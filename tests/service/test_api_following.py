@@ -215,7 +215,7 @@ def test_jobs_are_listed_by_slide(ask: Call, call: Call, slide_id: str) -> None:
 
 @pytest.fixture
 def small_disk(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Free disk space, as a list of one number that a test can change."""
+    """Replace the free disk space by the first number of a list, which the test can change."""
     room = [10**10]
     monkeypatch.setattr("slidelift.service.storage.files.Storage.free_bytes", lambda _: room[0])
     return room

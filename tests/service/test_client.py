@@ -483,7 +483,7 @@ def test_a_busy_service_is_retried_after_the_time_that_it_states(connect) -> Non
 
 
 class TusContract:
-    """tus 1.0 with checksums and upload states, as the service implements them, with a `fault` for each PATCH."""
+    """A tus 1.0 server with the service's checksums and upload states, and a `fault` for each PATCH."""
 
     def __init__(self) -> None:
         self.uploads: dict[str, bytearray] = {}

@@ -198,7 +198,7 @@ def test_copied_cookie_is_refused_after_sign_out(guarded: FastAPI, client: Clien
     for ended in (thief, second):
         assert code(ended("GET", "/v1/jobs")) == (401, "access.token-invalid")
         assert ended("GET", "/v1/session").json()["signed_in"] is False
-    assert not caller.is_still_valid(guarded.state.context)  # its streams end
+    assert not caller.is_still_valid(guarded.state.context)  # the check that ends its streams
     assert stranger("GET", "/v1/jobs").status_code == 200
     by_header = {"Authorization": f"Bearer {secret}"}
     assert client(guarded)("GET", "/v1/jobs", headers=by_header).status_code == 200
@@ -375,7 +375,7 @@ def test_sessions_are_valid_in_all_processes_of_a_data_folder(open_app: Callable
 
 def test_cookie_path_is_the_prefix_of_the_service(open_app: Callable[..., FastAPI], client: Client) -> None:
     browser = Browser(open_app(auth="on", root_path="/apps/slidelift"), client)
-    for shown in ("", "/apps/slidelift"):  # whether or not the proxy takes it away
+    for shown in ("", "/apps/slidelift"):  # whether or not the proxy removes it
         answer = browser.sign_in(token(browser.app), f"{shown}/v1/session")
         assert morsel(answer)["path"] == "/apps/slidelift/"
         assert browser("GET", f"{shown}/v1/jobs").status_code == 200

@@ -326,7 +326,7 @@ def test_fetch_of_a_killed_process_is_recorded_as_failed(app: FastAPI, call: Cal
     writer = upload_service.begin("a.svs", UploadMethod.URI)
     writer.append(b"half")
     upload_id = writer.upload.id
-    writer.close()  # as the kernel does for a dead process
+    writer.close()  # the kernel does this when a process dies
     upload_service.delete_expired()
     seen = call("GET", f"/v1/uploads/{upload_id}").json()
     assert (seen["state"], seen["error"]["code"]) == ("failed", "upload.interrupted")

@@ -143,7 +143,7 @@ def test_malformed_forms_cause_no_internal_error() -> None:
         for _ in range(chance.randrange(1, 6)):
             body[chance.randrange(len(body))] = chance.randrange(256)
         kept = Kept()
-        with contextlib.suppress(ServiceError):  # whatever else is raised would be an error of ours
+        with contextlib.suppress(ServiceError):  # any other exception would be an internal error
             parser = FormFile(KIND, kept.begin)
             parser.write(bytes(body))
             parser.close()
@@ -160,7 +160,7 @@ def test_form_parser_version_limits_headers(file: str) -> None:
 
 def test_part_headers_are_limited() -> None:
     parser = FormFile(KIND, Kept().begin)
-    parser._parser.max_header_size = parser._parser.max_header_count = 2**40  # as the parser was before
+    parser._parser.max_header_size = parser._parser.max_header_count = 2**40  # the parser without its own limits
     parser.write(b"--XX\r\nContent-Disposition: " + b"x" * 8000)
     with pytest.raises(ServiceError, match="headers of a part"):
         parser.write(b"x" * 1000)

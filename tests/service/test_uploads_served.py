@@ -152,7 +152,7 @@ def test_upload_interrupted_at_random_offsets_gives_the_same_slide(shared: Servi
         piece = data[at : at + chance.randrange(1, 2**20)]
         with connect(shared, upload, at, len(data) - at) as connection:
             connection.sendall(piece)
-            if chance.random() < 0.5:  # reset in place of an orderly end: what lies in buffers is lost
+            if chance.random() < 0.5:  # a reset instead of a normal close, which discards buffered bytes
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         cuts += 1
         before, at = at, settled_offset(shared, upload)

@@ -342,7 +342,7 @@ def test_interrupted_finishing_is_completed_on_request(
     writer = app.state.context.upload_service.inbox.open(url.rpartition("/")[2])
     writer.append(tiff)
     writer.mark_complete()
-    (writer.folder / "slide").mkdir()  # as far as it came
+    (writer.folder / "slide").mkdir()  # the state after an interruption
     writer.close()
     assert call("GET", url).json()["state"] == "checking"
     seen = call("GET", url, headers={"Prefer": "wait=20"}).json()
