@@ -1,7 +1,7 @@
 """Sanitising of ICC profiles: colourimetric tags are kept; texts, names and dates are dropped.
 
 Profiles hold free text (description, copyright, private tags) and may name a device by make, model and serial number.
-Only tags of a list of colourimetric ones are copied, and of these only bytes that have a meaning in the tag's type.
+Only the tags in `_COLOURIMETRIC_TAGS` are copied, and of each tag only the bytes that its type defines.
 
 Source: ICC.1:2022, sections 7.2 (header), 9 (tags) and 10 (types).
 """
@@ -28,7 +28,7 @@ class _MalformedError(ValueError):
 
 
 def sanitise_profile(profile: bytes) -> bytes | None:
-    """Rebuild a profile with the same colour transform and without other data; None if it is invalid or not for RGB.
+    """Rebuild a profile with only its colour transform; None if it is invalid or not for RGB.
 
     Tables for floating-point processing (D2Bx, B2Dx) are dropped; the integer tables beside them are kept.
     """
@@ -75,7 +75,7 @@ def _rebuild(profile: bytes) -> bytes:
 
 
 def _copy_tags(profile: bytes) -> dict[bytes, bytes]:
-    """Sanitised bodies of the colourimetric tags, in the order of the list."""
+    """Return the sanitised bodies of the colourimetric tags, in the order of `_COLOURIMETRIC_TAGS`."""
     count = struct.unpack_from(">I", profile, _HEADER_BYTES)[0]
     _require(count <= _MAX_TAGS)
     table: dict[bytes, tuple[int, int]] = {}
@@ -114,20 +114,20 @@ def _require(condition: bool) -> None:
 
 
 def _clear_reserved(body: bytes, size: int) -> bytes:
-    """The first `size` bytes, with the four reserved ones set to 0."""
+    """Return the first `size` bytes, with the four reserved bytes set to 0."""
     _require(len(body) >= size)
     return body[:4] + b"\0" * 4 + body[8:size]
 
 
-def _xyz(body: bytes) -> bytes:
+def _sanitise_xyz(body: bytes) -> bytes:
     return _clear_reserved(body, 20)
 
 
-def _matrix(body: bytes) -> bytes:
+def _sanitise_matrix(body: bytes) -> bytes:
     return _clear_reserved(body, 8 + 9 * 4)
 
 
-def _curve(body: bytes) -> bytes:
+def _sanitise_curve(body: bytes) -> bytes:
     if body[:4] == b"curv":
         count = struct.unpack_from(">I", body, 8)[0]
         _require(count <= 1 << 16)
@@ -136,10 +136,10 @@ def _curve(body: bytes) -> bytes:
     function = struct.unpack_from(">H", body, 8)[0]
     _require(function < len(_PARAMETER_COUNTS))
     curve = _clear_reserved(body, 12 + 4 * _PARAMETER_COUNTS[function])
-    return curve[:10] + b"\0\0" + curve[12:]
+    return curve[:10] + b"\0\0" + curve[12:]  # bytes 10 and 11 are reserved
 
 
-def _lut(body: bytes) -> bytes:
+def _sanitise_lut(body: bytes) -> bytes:
     """Sanitise lut8Type and lut16Type: matrix, input tables, CLUT, output tables."""
     inputs, outputs, grid = body[8:11]
     _require(1 <= inputs <= 4 and 1 <= outputs <= 4)
@@ -150,10 +150,10 @@ def _lut(body: bytes) -> bytes:
         _require(2 <= input_entries <= 4096 and 2 <= output_entries <= 4096)
         size = 52 + 2 * (input_entries * inputs + grid**inputs * outputs + output_entries * outputs)
     table = _clear_reserved(body, size)
-    return table[:11] + b"\0" + table[12:]
+    return table[:11] + b"\0" + table[12:]  # byte 11 is padding
 
 
-def _lut_elements(body: bytes) -> bytes:
+def _sanitise_lut_elements(body: bytes) -> bytes:
     """Sanitise lutAToBType and lutBToAType: elements keep their offsets, and bytes between them are set to 0."""
     inputs, outputs = body[8:10]
     _require(1 <= inputs <= 4 and 1 <= outputs <= 4)
@@ -178,7 +178,7 @@ def _lut_elements(body: bytes) -> bytes:
 
 def _copy_curves(body: bytes, clean: bytearray, offset: int, count: int) -> None:
     for _ in range(count):
-        curve = _curve(body[offset:])
+        curve = _sanitise_curve(body[offset:])
         clean[offset : offset + len(curve)] = curve
         offset += len(curve) + -len(curve) % 4
 
@@ -205,14 +205,14 @@ def _encode_mluc(text: str) -> bytes:
 
 
 _SANITISERS: dict[bytes, Callable[[bytes], bytes]] = {
-    b"XYZ ": _xyz,
-    b"sf32": _matrix,
-    b"curv": _curve,
-    b"para": _curve,
-    b"mft1": _lut,
-    b"mft2": _lut,
-    b"mAB ": _lut_elements,
-    b"mBA ": _lut_elements,
+    b"XYZ ": _sanitise_xyz,
+    b"sf32": _sanitise_matrix,
+    b"curv": _sanitise_curve,
+    b"para": _sanitise_curve,
+    b"mft1": _sanitise_lut,
+    b"mft2": _sanitise_lut,
+    b"mAB ": _sanitise_lut_elements,
+    b"mBA ": _sanitise_lut_elements,
 }
 _TO_PCS_TYPES = (b"mft1", b"mft2", b"mAB ")
 _FROM_PCS_TYPES = (b"mft1", b"mft2", b"mBA ")

@@ -17,14 +17,14 @@ from slidelift.wsi.geometry import Region
 from slidelift.wsi.slide import Level, Pixels, SlideReader
 from slidelift.wsi.tile_mask import MaskCell
 
-# Bits. At about 1 µm per pixel all 127 patches (256 px or less) of six H&E sets, fat and pale stroma included, have
-# 3.46 bits or more. Evenly lit glass has at most 1.5; a mosaic of unequally bright fields reaches 3.35, and some of it
-# is upscaled in vain (docs/decisions/entropy.md). The 7 bits of Sun et al. suit their stain and scanner only: they
-# would keep 39 % of these patches, and 1 of the palest set's 37.
+# In bits. At about 1 µm per pixel, all 127 patches (at most 256 px) of six H&E sets have 3.46 bits or more, including
+# fat and pale stroma. Evenly lit glass has at most 1.5 bits. Glass in a mosaic of unequally bright fields has up to
+# 3.35 bits, so that some of it is upscaled needlessly (docs/decisions/entropy.md). The threshold of Sun et al., 7 bits,
+# suits only their stain and scanner: it would keep 39 % of these patches, and 1 of the 37 of the palest set.
 DEFAULT_ENTROPY = 3.0
 ENTROPY_BLOCK = 64
 
-# Most pixels of a survey; a tile should still cover several of them.
+# Maximum number of pixels of a survey. A tile should still cover several of them.
 SURVEY_PIXELS = 16_000_000
 _FLAT_RANGE = 8
 _GLASS_LUMA = 200
@@ -49,7 +49,7 @@ def shannon_entropy(grey: NDArray[np.uint8]) -> float:
 def is_tissue(pixels: Pixels, threshold: float) -> bool:
     """Whether a patch, or any of its 64-px blocks, has more entropy than `threshold` bits; 0 keeps everything.
 
-    The blocks find a sliver of tissue at the edge of a patch of glass: 5 % of tissue raise the entropy of the whole
+    The blocks detect a little tissue at the edge of a patch of glass: 5 % of tissue raises the entropy of the whole
     patch by only half a bit.
     """
     if threshold <= 0:
@@ -63,7 +63,7 @@ def is_tissue(pixels: Pixels, threshold: float) -> bool:
 
 
 def looks_dark(pixels: Pixels) -> bool:
-    """Whether under 5 % of the pixels have a luma over 100."""
+    """Whether fewer than 5 % of the pixels have a luma over 100."""
     return float((grey_levels(pixels) > _BRIGHT_LUMA).mean()) < _BRIGHT_SHARE
 
 
@@ -74,29 +74,30 @@ class Survey:
     Attributes
     ----------
     pixels
-        uint8 (h, w, 3); None where no level is small enough or it can't be read.
+        uint8 (h, w, 3); None if no level is small enough or it can't be read.
     per_pixel
-        Pixels of the surveyed level per pixel of this picture, along x and y.
+        Pixels of the surveyed level per pixel of `pixels`, along x and y.
     """
 
     pixels: Pixels | None
     per_pixel: tuple[float, float]
 
     def is_dark(self) -> bool:
-        """Whether hardly any pixel is bright, as in fluorescence; False for brightfield in a black frame."""
+        """Whether `looks_dark`, as in fluorescence; False for brightfield in a black frame."""
         return self.pixels is not None and looks_dark(self.pixels)
 
     def tissue_rows(self, tile: int, rows: int, columns: int) -> tuple[str, ...]:
-        """Return the mask of a grid of tiles, one string a row, one letter of `MaskCell` a tile.
+        """Return the mask of a grid of tiles: a string per row, with a letter of `MaskCell` per tile.
 
         A tile is glass if every pixel of it and of its neighbourhood differs from the glass colour by at most 8
-        levels in each channel. Without a bright, colourless, frequent colour no tile is glass.
+        levels in each channel. If no frequent colour is bright and nearly colourless, no tile is glass.
         """
-        everything = tuple(MaskCell.MAYBE_TISSUE * columns for _ in range(rows))
+        no_glass = tuple(MaskCell.MAYBE_TISSUE * columns for _ in range(rows))
         glass = None if self.pixels is None else _glass_colour(self.pixels)
         if self.pixels is None or glass is None:
-            return everything
+            return no_glass
         differs = (np.abs(self.pixels.astype(np.int16) - glass) > _FLAT_RANGE).any(axis=2)
+        # Summed-area table: the count of a rectangle takes four reads.
         sums = np.pad(differs.cumsum(0, dtype=np.int64).cumsum(1), ((1, 0), (1, 0)))
         tops, bottoms = _spans(rows, tile / self.per_pixel[1], differs.shape[0])
         lefts, rights = _spans(columns, tile / self.per_pixel[0], differs.shape[1])
@@ -110,9 +111,9 @@ class Survey:
 
 
 def survey(reader: SlideReader, level: int, region: Region) -> Survey:
-    """Read `region` of `level` from the finest coarser level on which it is small enough.
+    """Read `region` of `level` from that level or the next coarser one on which it has at most `SURVEY_PIXELS`.
 
-    Without such a level, or where it can't be read, the survey is empty and rejects no tile.
+    If there is no such level, or it can't be read, the survey is empty and rejects no tile.
     """
     levels = reader.info.levels
     for index in range(level, len(levels)):
@@ -128,15 +129,15 @@ def survey(reader: SlideReader, level: int, region: Region) -> Survey:
 
 
 def thumbnail(reader: SlideReader, level: int, region: Region, longest: int) -> Pixels | None:
-    """Read `region` of `level`, at most `longest` pixels wide and high, from the coarsest level that has as many.
+    """Read `region` of `level`, at most `longest` pixels wide and high, from the coarsest level that is large enough.
 
-    None where no level is small enough, or it can't be decoded.
+    None if the region of that level is too large, or can't be decoded.
     """
     levels = reader.info.levels
     for index in range(len(levels) - 1, level - 1, -1):
         source = _on_level(levels, level, region, index)
-        enough = max(source.width, source.height) >= longest or index == level
-        if enough and not source.is_empty:
+        is_large_enough = max(source.width, source.height) >= longest or index == level
+        if is_large_enough and not source.is_empty:
             if source.width * source.height > SURVEY_PIXELS:
                 return None
             try:
@@ -149,7 +150,7 @@ def thumbnail(reader: SlideReader, level: int, region: Region, longest: int) -> 
 
 
 def _on_level(levels: Sequence[Level], level: int, region: Region, index: int) -> Region:
-    """Return the region of level `index` that holds `region` of `level`."""
+    """Return the region of level `index` that covers `region` of `level`."""
     ratio_x = levels[level].size.width / levels[index].size.width
     ratio_y = levels[level].size.height / levels[index].size.height
     x, y = math.floor(region.x / ratio_x), math.floor(region.y / ratio_y)
@@ -167,7 +168,10 @@ def _spans(count: int, step: float, size: int) -> tuple[NDArray[np.int64], NDArr
 
 
 def _glass_colour(pixels: Pixels) -> NDArray[np.int16] | None:
-    """Return the brightest frequent colour, if it is nearly colourless; pale tissue is never brighter than glass."""
+    """Return the brightest frequent colour; None if it is not nearly colourless.
+
+    Pale tissue is never brighter than glass.
+    """
     grey = grey_levels(pixels)
     share = np.convolve(np.bincount(grey.ravel(), minlength=256) / grey.size, np.ones(3), "same")
     bright = [luma for luma in range(_GLASS_LUMA, 256) if share[luma] >= _GLASS_SHARE]

@@ -3,8 +3,9 @@
 Without tokens (a service that only this machine can reach) every caller may do everything, and nothing has an owner.
 
 A page of another site can make a browser send requests (CSRF). A request that changes something is therefore refused if
-Sec-Fetch-Site, or Origin where the browser sends no Sec-Fetch-Site (plain http), names another site. With the cookie it
-must also have a header that such a page could send only after a CORS preflight, which the service refuses.
+its header Sec-Fetch-Site names another site. Browsers do not send that header over plain http; there, Origin is checked
+instead. A request with the cookie must also have the header X-Slidelift. A page of another site can send that header
+only after a CORS preflight, which the service refuses.
 
 A service without tokens responds only to the names of this machine: an attacker's host name may resolve to it (DNS
 rebinding), and the browser then treats the attacker's pages as pages of this service.
@@ -74,22 +75,22 @@ class Caller:
         return scope in self.scopes or tokens.Scope.ADMIN in self.scopes
 
     def sees(self, owner: str | None) -> bool:
-        """Whether the caller may see what belongs to that owner. Anything else is reported as unknown."""
+        """Whether the caller may see the slides and jobs of that owner. Those of others are reported as unknown."""
         return self.only is None or owner == self.only
 
     def is_still_valid(self, context: Context) -> bool:
         """Whether the token or session is still valid; for responses that last for hours."""
         if self.token is None:
             return True
-        in_time = self.expires is None or context.clock() < self.expires
+        is_unexpired = self.expires is None or context.clock() < self.expires
         token = context.store.token(self.token.sha256)
-        return in_time and token is not None and (not self.by_cookie or token.generation == self.token.generation)
+        return is_unexpired and token is not None and (not self.by_cookie or token.generation == self.token.generation)
 
 
 ANONYMOUS = Caller()
 
 
-async def _of_request(request: Request) -> Caller:  # async, so that it runs without a thread
+async def _of_request(request: Request) -> Caller:  # async, because FastAPI runs other functions in threads
     return cast(Caller, request.scope["slidelift.caller"])
 
 
@@ -148,8 +149,8 @@ class Access:
         is_safe, by_browser = scope["method"] in _SAFE_METHODS, "authorization" not in connection.headers
         if by_browser and not is_safe and _is_cross_site(connection, context.settings.cors_origins):
             detail = (
-                "a page of another site may not do that; if a proxy calls the service by another name than the browser "
-                "does, let the proxy send X-Forwarded-Host"
+                "pages of other sites may not send this request; if a proxy changes the header Host, configure it to "
+                "send X-Forwarded-Host"
             )
             return problem("access.cross-site", detail)
         if not context.settings.asks_for_tokens and not _LOOPBACK_HOST.fullmatch(
@@ -179,7 +180,7 @@ class Access:
 
 
 def _is_cross_site(connection: HTTPConnection, allowed_origins: tuple[str, ...]) -> bool:
-    """Whether the browser says that a page of another site made the request; another port counts as another site."""
+    """Whether a page of another site made the request, by the browser's headers; another port is another site."""
     site, origin = connection.headers.get("sec-fetch-site"), connection.headers.get("origin")
     if origin in allowed_origins:
         return False
@@ -203,4 +204,4 @@ def _is_own_origin(origin: str, connection: HTTPConnection) -> bool:
 
 
 def _is_public(path: str) -> bool:
-    return path == "/" or any(path == one or path.startswith(f"{one}/") for one in PUBLIC_PATHS)
+    return path == "/" or any(path == public or path.startswith(f"{public}/") for public in PUBLIC_PATHS)

@@ -21,7 +21,7 @@ _PAGE = """<!DOCTYPE html>
 <script src="{assets}/swagger-ui-bundle.js"></script>
 <script src="{assets}/start.js"></script></body></html>
 """
-# The URL is relative to the page, so that it is right behind any proxy prefix.
+# The URL is relative to the page, so that it also works behind a proxy that adds a path prefix.
 _START = """SwaggerUIBundle({url: "openapi.json", dom_id: "#swagger-ui", deepLinking: true, validatorUrl: null,
   persistAuthorization: false});
 """
@@ -35,7 +35,7 @@ _SECURITY_SCHEMES = {
     "session": {"type": "apiKey", "in": "cookie", "name": COOKIE, "description": "Set by `sign_in`."},
 }
 _SECURITY: list[dict[str, list[str]]] = [{}, {"token": []}, {"session": []}]
-"""The empty entry: a service that only its own machine can reach requires no token."""
+"""The empty entry means that no token is needed, as for a service that only its own machine can reach."""
 
 
 def install(app: FastAPI) -> None:
@@ -57,7 +57,7 @@ def install(app: FastAPI) -> None:
         if app.openapi_schema is None:
             document = generate()
             document["components"]["securitySchemes"] = _SECURITY_SCHEMES
-            # The route reads this body itself, so that FastAPI does not know its schema.
+            # The route parses this body itself, so FastAPI does not add its schema.
             document["components"]["schemas"]["SlideSource"] = schemas.SlideSource.model_json_schema()
             document["security"] = _SECURITY
             app.openapi_schema = document

@@ -1,6 +1,6 @@
 """Server-sent events: streams of the changes of one job, and of all jobs that a caller may see.
 
-Browsers open at most six connections per host, so that a page with many jobs can use only one stream.
+A browser opens at most six connections per host. A page with many jobs therefore uses one stream for all of them.
 """
 
 import asyncio
@@ -112,7 +112,7 @@ def _encode(prefix: str, number: int, job: Job) -> bytes:
 
 
 async def _in_chunks(events: Sequence[JobEvent]) -> AsyncIterator[bytes]:
-    """Join events into chunks, and let other tasks run between them even if the client never blocks the stream."""
+    """Join events into chunks. Other tasks run between two chunks, even if sending never waits for the client."""
     buffer = bytearray()
     for event in events:
         buffer += event.data
@@ -138,14 +138,14 @@ class _TokenCheck:
         self._due = self._clock() + KEEP_ALIVE_SECONDS
         try:
             return await run_in_threadpool(self._caller.is_still_valid, self._context)
-        except StoreError:  # no change can be read either
+        except StoreError:  # the stream waits for the database, too
             return True
 
 
 async def _job_events(
     prefix: str, context: Context, caller: Caller, job: Job, after: int, last_revision: int
 ) -> AsyncIterator[bytes]:
-    """Send the job unless the client has that revision, then each change until the job or the service ends."""
+    """Send the job unless the client has `last_revision`, then each change until the job ends or the service stops."""
     yield format_sse_event(retry=_RETRY_MILLISECONDS, comment="slidelift")
     if job.revision < last_revision:  # the id is from another stream or data folder
         last_revision = -1
@@ -162,17 +162,17 @@ async def _job_events(
                 return
             if not events:
                 yield format_sse_event(comment="still here")
-            job = max([job, *(event.job for event in events)], key=lambda one: one.revision)
+            job = max([job, *(event.job for event in events)], key=lambda version: version.revision)
 
 
 def _can_resume(context: Context, number: int) -> bool:
-    """Whether a stream can continue after the change with that number."""
+    """Whether a stream can continue after change `number`."""
     last = context.store.last_change()
     return last - MAX_REPLAYED_CHANGES <= number <= last
 
 
 async def _all_events(context: Context, caller: Caller, events: list[JobEvent], after: int) -> AsyncIterator[bytes]:
-    """Send those events, then each change after that number until the token or the service ends."""
+    """Send `events`, then each change after number `after` until the token is invalid or the service stops."""
     yield format_sse_event(retry=_RETRY_MILLISECONDS, comment="slidelift")
     token = _TokenCheck(context, caller)
     with context.job_changes.subscribe(after, lambda job: caller.sees(job.owner)) as subscription:

@@ -18,7 +18,7 @@ from slidelift.service.jobs.job import Job
 from slidelift.service.jobs.store import Change, Store
 
 POLL_SECONDS = 0.25
-"""Maximum delay of a change. Each poll is one or two index reads."""
+"""Interval of polls: the maximum delay of a change. Each poll reads an index once or twice."""
 _BATCH_SIZE = 500
 """Maximum number of changes per poll; if there are more, the next poll follows immediately."""
 
@@ -62,7 +62,7 @@ class Subscription:
     Attributes
     ----------
     last_number
-        Number of the last change that it was given.
+        Number of the last change that `add` received.
     """
 
     last_number: int
@@ -81,9 +81,9 @@ class Subscription:
 
 
 class JobChanges:
-    """Notifies the requests of this process when jobs change. All methods but `close` belong to the event loop.
+    """Notifies the requests of this process when jobs change. All methods except `close` run in the event loop.
 
-    It keeps the last `Snapshot`, about 3 kB per job.
+    The last `Snapshot` is kept in memory, about 3 kB per job.
 
     Parameters
     ----------
@@ -117,7 +117,7 @@ class JobChanges:
 
     @contextmanager
     def subscribe(self, after: int, matches: Callable[[Job], bool]) -> Iterator[Subscription]:
-        """Subscribe to the changes after the one with that number."""
+        """Subscribe to the changes with numbers above `after`."""
         subscription = Subscription(after, matches)
         self._subscriptions.add(subscription)
         try:
@@ -130,7 +130,7 @@ class JobChanges:
         return await self._shared_snapshot()
 
     async def next_events(self, subscription: Subscription, seconds: float) -> list[JobEvent]:
-        """Wait for events; empty after `seconds` without one, or when the service is shutting down."""
+        """Return the next events; an empty list after `seconds` without events, or if the service shuts down."""
         await self._wait(subscription.ready, seconds)
         subscription.ready.clear()
         events = list(subscription.pending.values())
@@ -138,7 +138,7 @@ class JobChanges:
         return events
 
     def close(self) -> None:
-        """Release everyone who waits; safe to call from a signal handler."""
+        """Release all waiting requests and streams. Can be called from a signal handler."""
         self.is_closed = True
 
     async def _wait(self, ready: asyncio.Event, seconds: float) -> bool:
@@ -153,7 +153,7 @@ class JobChanges:
 
     async def _poll(self) -> None:
         while self._waiters or self._subscriptions:
-            # Copies: those who join while the database is read are not part of this read, and wait for the next.
+            # Copies, because waiters that are added during this read are only served by the next one.
             waiters, subscriptions = tuple(self._waiters), tuple(self._subscriptions)
             revisions, events = await run_in_threadpool(self._read, waiters, subscriptions)
             for waiter in waiters:
@@ -164,8 +164,10 @@ class JobChanges:
                 if events:
                     await asyncio.sleep(0)  # 500 events for 200 subscriptions take a tenth of a second
             if self.is_closed:
-                for ready in [waiter.ready for waiter in self._waiters] + [one.ready for one in self._subscriptions]:
-                    ready.set()
+                for waiter in self._waiters:
+                    waiter.ready.set()
+                for subscription in self._subscriptions:
+                    subscription.ready.set()
             await asyncio.sleep(POLL_SECONDS if len(events) < _BATCH_SIZE else 0)
 
     def _read(

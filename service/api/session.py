@@ -19,7 +19,7 @@ _BODY_MAX_BYTES = 4096
 
 router = APIRouter(prefix="/v1/session", tags=["session"], responses=error_responses(), max_body_size=_BODY_MAX_BYTES)
 
-_PRIVATE = {"Cache-Control": "no-store"}
+_NO_STORE = {"Cache-Control": "no-store"}
 _SIGNED_IN: ResponseDocs = {
     204: {
         "headers": {"Set-Cookie": {"schema": {"type": "string"}, "description": "The session."}},
@@ -31,17 +31,17 @@ _SIGNED_IN: ResponseDocs = {
 @get_and_head(router, "", operation_id="get_session", summary="Get the session", response_description="The caller.")
 def get_session(request: Request, response: Response, context: InContext) -> schemas.Session:
     """Return whether the service requires a token, and who the caller is."""
-    response.headers.update(_PRIVATE)
+    response.headers.update(_NO_STORE)
     needed = context.settings.asks_for_tokens
-    found = identify(request, context) if needed else ANONYMOUS
-    if isinstance(found, Problem):
+    caller = identify(request, context) if needed else ANONYMOUS
+    if isinstance(caller, Problem):
         return schemas.Session(needed=needed, signed_in=False, name=None, scopes=[], expires=None)
     return schemas.Session(
         needed=needed,
         signed_in=True,
-        name=found.token.name if found.token else None,
-        scopes=[scope for scope in tokens.Scope if found.may(scope)],
-        expires=schemas.utc(found.expires) if found.expires is not None else None,
+        name=caller.token.name if caller.token else None,
+        scopes=[scope for scope in tokens.Scope if caller.may(scope)],
+        expires=schemas.utc(caller.expires) if caller.expires is not None else None,
     )
 
 
@@ -57,12 +57,12 @@ def sign_in(credentials: schemas.Credentials, request: Request, context: InConte
     token = context.store.token(sha256)
     if token is None or not token.is_valid(now):
         invalid = problem("access.token-invalid", "the token is unknown, was revoked or has expired")
-        return problem_response(invalid, request, CHALLENGE | _PRIVATE)
-    started = new_session(sha256, now, token.expires, token.generation)
+        return problem_response(invalid, request, CHALLENGE | _NO_STORE)
+    session = new_session(sha256, now, token.expires, token.generation)
     with map_disk_full():
-        sealed = started.cookie(read_or_make_key(context.settings.data_dir))
-    response = Response(status_code=204, headers=_PRIVATE)
-    _send_cookie(response, request, sealed, int(started.expires - now))
+        cookie = session.cookie(read_or_make_key(context.settings.data_dir))
+    response = Response(status_code=204, headers=_NO_STORE)
+    _send_cookie(response, request, cookie, int(session.expires - now))
     return response
 
 
@@ -72,18 +72,18 @@ def sign_out(request: Request, context: InContext) -> Response:
 
     The token remains valid; revoke it if it may have been disclosed.
     """
-    found = identify(request, context) if context.settings.asks_for_tokens else ANONYMOUS
-    if isinstance(found, Caller) and found.token is not None and found.by_cookie:
+    caller = identify(request, context) if context.settings.asks_for_tokens else ANONYMOUS
+    if isinstance(caller, Caller) and caller.token is not None and caller.by_cookie:
         with suppress(UnknownTokenError):  # revoked meanwhile
-            context.store.end_sessions(found.token.id)
-    cached = {"Clear-Site-Data": '"cache"'}  # removes cached tiles from a shared computer
-    response = Response(status_code=204, headers=_PRIVATE | cached)
+            context.store.end_sessions(caller.token.id)
+    clear_cache = {"Clear-Site-Data": '"cache"'}  # removes cached tiles from a shared computer
+    response = Response(status_code=204, headers=_NO_STORE | clear_cache)
     _send_cookie(response, request, "", 0)
     return response
 
 
 def _send_cookie(response: Response, request: Request, value: str, seconds: int) -> None:
-    """Set the cookie for this service only, hidden from scripts and other sites; 0 seconds delete it."""
+    """Set the cookie for this service only, inaccessible to scripts and other sites; 0 seconds delete it."""
     response.set_cookie(
         COOKIE,
         value,

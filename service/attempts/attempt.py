@@ -1,4 +1,4 @@
-"""One attempt at a job: from the slide to the sealed result, or to the reason why there is none."""
+"""Runs one attempt at a job, from the slide to the sealed result or to the problem that prevented it."""
 
 import logging
 import threading
@@ -22,7 +22,7 @@ from slidelift.service.storage.disk import is_disk_full, remove
 from slidelift.service.storage.files import Storage
 
 PROGRESS_SECONDS = 0.5
-"""Shortest time between two writes of progress to the database, about what clients poll."""
+"""Minimum time between two writes of progress to the database; clients poll about as often."""
 
 _DISK_FULL = problem(
     "storage.full", "the disk is full; free some space, then retry the job: it continues from its last finished stripe"
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 class Pipeline(Protocol):
-    """What an attempt needs of `service.processes.runner.Runner`."""
+    """The part of `service.processes.runner.Runner` that an attempt uses."""
 
     def run(self, request: UpscaleRequest, on_progress: Callable[[Progress], None], cancel: CancelToken) -> Report:
         """Upscale one slide and return the report.
@@ -47,7 +47,7 @@ class Pipeline(Protocol):
         """
 
     def close(self) -> None:
-        """End the child process, from any thread and also in the middle of a run."""
+        """End the child process. Can be called from any thread, also during `run`."""
 
 
 class EarlyEnd(StrEnum):
@@ -85,7 +85,7 @@ class Attempt:
 
 @dataclass(slots=True)
 class WorkerState:
-    """What the threads of a worker share: its sign of life and its running attempt."""
+    """State that the threads of a worker share: its last status report (`sign`) and its running attempt."""
 
     sign: WorkerStatus
     attempt: Attempt | None = None
@@ -114,10 +114,10 @@ class AttemptRunner:
         self._lock = threading.Lock()
 
     def run(self, attempt: Attempt) -> Outcome:
-        """Run an attempt to its end, whatever that is."""
+        """Run an attempt and return how it ended; errors become outcomes."""
         try:
             return self._run(attempt)
-        except Exception as error:  # noqa: BLE001 - any failure ends the job, and the worker goes on
+        except Exception as error:  # noqa: BLE001 - the worker must survive any failure of a job
             if not isinstance(error, Cancelled):
                 self.close_pipeline()
             if attempt.early_end is EarlyEnd.DISK_FULL:
@@ -135,14 +135,14 @@ class AttemptRunner:
         return problem("runner.stalled", f"the process that decodes and computes made no progress for {seconds:g} s")
 
     def close_pipeline(self) -> None:
-        """End the pipeline's process; from any thread."""
+        """End the pipeline's process. Can be called from any thread."""
         with self._lock:
             pipeline, self._pipeline = self._pipeline, None
         if pipeline is not None:
             pipeline.close()
 
     def require_reserve(self, attempt: Attempt) -> None:
-        """End the attempt while the database can still write down that the disk is full."""
+        """End the attempt if only the disk's reserve is left; the database needs that to record the failure."""
         if not self._storage.has_reserve():
             attempt.finish_early(EarlyEnd.DISK_FULL)
 
@@ -162,9 +162,9 @@ class AttemptRunner:
         return Outcome(JobState.SUCCEEDED, result=result, warnings=report.warnings)
 
     def _seal_earlier_output(self, attempt: Attempt, output: Path) -> tuple[Report, Result] | None:
-        """Return the report and the result that an earlier attempt had finished but not sealed; None without any.
+        """Return the report and the result that an earlier attempt finished but did not seal; None if there is none.
 
-        The pipeline publishes its output as a whole and the report after it. An output without a report, or one that
+        The report is written after the complete output. An output without a report, or one that
         has changed since (after a power cut), is removed.
         """
         report = self._storage.read_report(attempt.job)
@@ -172,7 +172,7 @@ class AttemptRunner:
             try:
                 return report, _seal(attempt, output, report)
             except ResultChangedError as error:
-                log.warning("job %s: %s; it is made again", attempt.job.id, error)
+                log.warning("job %s: %s; the result is made again", attempt.job.id, error)
         self._storage.report_path(attempt.job).unlink(missing_ok=True)
         remove(output)
         return None
@@ -187,7 +187,7 @@ class AttemptRunner:
             scheduler=settings.scheduler,
             slide_sha256=slide.sha256,
         )
-        # The id, since the user's name for the slide may contain a patient's: jobs and logs must not.
+        # Problems and logs name the slide by its id, because its file name may contain a patient's name.
         request = replace(request, slide_name=f"slide {slide.id}")
         with self._lock:
             pipeline = self._pipeline = self._pipeline or self._make_pipeline()
@@ -201,7 +201,7 @@ class AttemptRunner:
         return report
 
     def _progress_writer(self, attempt: Attempt) -> Callable[[Progress], None]:
-        """Make the function that writes progress to the store: every new stage, else every `PROGRESS_SECONDS`."""
+        """Make the function that writes each new stage to the store, and progress once per `PROGRESS_SECONDS`."""
         written: tuple[str, float] | None = None
 
         def write(progress: Progress) -> None:
@@ -219,7 +219,7 @@ class AttemptRunner:
             except LeaseLostError:
                 attempt.finish_early(EarlyEnd.LEASE_LOST)
             except (StoreUnavailableError, StoreFullError):
-                log.exception("job %s: its progress can't be written", attempt.job.id)
+                log.exception("job %s: progress can't be written", attempt.job.id)
 
         return write
 
@@ -234,7 +234,7 @@ def _outcome_of_failure(job: Job, error: Exception) -> Outcome:
         if found.code == "runner.crashed":
             log.warning("job %s: %s", job.id, found.code)
             return Outcome(JobState.QUEUED, found, crashed=True)
-        if found.code == "cluster.unreachable":  # finished stripes are kept, and the pipeline has waited long enough
+        if found.code == "cluster.unreachable":  # the job is queued again and keeps its stripes
             log.warning("job %s: %s", job.id, found.detail)
             return Outcome(JobState.QUEUED)
         log.info("job %s: %s", job.id, found.code)
@@ -244,4 +244,4 @@ def _outcome_of_failure(job: Job, error: Exception) -> Outcome:
     if isinstance(error, ResultChangedError):
         return Outcome(JobState.FAILED, problem("result.verification", f"{error}; check the disk, then retry"))
     log.error("job %s failed", job.id, exc_info=error)
-    return Outcome(JobState.FAILED, problem("internal", "the worker failed unexpectedly; its log says more"))
+    return Outcome(JobState.FAILED, problem("internal", "the worker failed unexpectedly; see its log for details"))

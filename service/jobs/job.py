@@ -25,11 +25,11 @@ from slidelift.service.pipeline.request import UpscaleRequest
 from slidelift.wsi.roi import Roi
 
 MAX_CRASHES = 3
-"""Crashes in a row after which a job fails, so that it no longer keeps workers from other jobs."""
+"""Number of crashes in a row after which a job fails, so that it does not occupy workers for ever."""
 
 LEASE_SLACK_SECONDS = 60.0
-"""Tolerance for leases of other workers, which may have other settings or may have read the clock before a wait for the
-database."""
+"""How much longer than expected a lease may be. Other workers may have other settings, and a process may read the clock
+before it waits for the database."""
 
 
 class JobState(StrEnum):
@@ -54,7 +54,7 @@ UNFINISHED = frozenset(JobState) - ENDED
 
 TRANSITIONS: dict[JobState, frozenset[JobState]] = {
     JobState.QUEUED: frozenset({JobState.RUNNING, JobState.PAUSED, JobState.CANCELLED}),
-    JobState.RUNNING: frozenset(JobState),  # to itself: claimed from a dead worker
+    JobState.RUNNING: frozenset(JobState),  # RUNNING to RUNNING: claimed from a dead worker
     JobState.PAUSED: frozenset({JobState.QUEUED, JobState.CANCELLED}),
     JobState.SUCCEEDED: frozenset(),
     JobState.FAILED: frozenset({JobState.QUEUED}),
@@ -90,7 +90,7 @@ class UnloadedRoi:
 
 @dataclass(frozen=True, slots=True)
 class JobOrder(UpscaleOptions):
-    """The request of a job: an `UpscaleRequest` that does not yet know the paths of a machine.
+    """The request of a job: an `UpscaleRequest` without the paths of a machine.
 
     Attributes
     ----------
@@ -99,8 +99,8 @@ class JobOrder(UpscaleOptions):
     roi
         Region of interest; None if the order has none, `UnloadedRoi` if it has one that is not loaded.
     roi_points
-        Number of points of the region of interest, None without one. It is stored with the order, the polygons are
-        not, and is set from `roi` where that is loaded.
+        Number of points of the region of interest; None if the order has none. It is stored with the order, the
+        polygons are stored separately. A loaded `roi` sets it.
     chosen_because
         Reason for the recommended model; None if the user named the model.
     """
@@ -162,7 +162,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How an attempt ended; QUEUED returns the job with its finished stripes.
+    """How an attempt ended. The state QUEUED returns the job to the queue with its finished stripes.
 
     Attributes
     ----------
@@ -180,7 +180,7 @@ class Outcome:
         if self.state in (JobState.RUNNING, JobState.PAUSED):
             raise ForbiddenTransitionError("an attempt can't end in this state")
         if (self.state is JobState.SUCCEEDED) != (self.result is not None):
-            raise ForbiddenTransitionError("exactly the successful outcome has a result")
+            raise ForbiddenTransitionError("an outcome must have a result if it succeeded, and no result otherwise")
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,14 +254,14 @@ class Job:
         return replace(self, lease_until=now + lease_seconds)
 
     def is_held(self, attempt: int) -> bool:
-        """Whether that attempt may still write."""
+        """Whether that attempt still holds the job and may write."""
         return self.state is JobState.RUNNING and self.attempt == attempt
 
     def claimed(self, worker: str, now: float, lease_seconds: float) -> Self:
         """Claim the job for a worker, if it is queued or abandoned.
 
-        An abandoned job counts a crash. It ends or pauses instead of running if that was requested, or if it has
-        crashed too often: the caller must check the state of the returned job.
+        For an abandoned job, a crash is counted. If it was to be cancelled or paused, or has crashed too often, the
+        returned job is cancelled, paused or failed instead of running: the caller must check its state.
         """
         if self.state is JobState.RUNNING:
             if not self.is_abandoned(now):
@@ -292,7 +292,7 @@ class Job:
         return self._changed(progress=progress, written_bytes=written)
 
     def cancelled(self, now: float) -> Self:
-        """Cancel the job immediately if no worker holds it; otherwise request it from the worker."""
+        """Cancel the job immediately if no worker holds it; otherwise record a request to its worker."""
         if self.state in (JobState.QUEUED, JobState.PAUSED) or self.is_abandoned(now):
             return self._ended(JobState.CANCELLED, now, cancel_requested=True)
         if self.state is JobState.RUNNING:
@@ -300,7 +300,7 @@ class Job:
         raise ForbiddenTransitionError(f"job {self.id} is {self.state}: it can't be cancelled")
 
     def paused(self, now: float) -> Self:
-        """Pause the job immediately if no worker holds it; otherwise request it from the worker."""
+        """Pause the job immediately if no worker holds it; otherwise record a request to its worker."""
         if self.state is JobState.QUEUED:
             return self._moved(JobState.PAUSED)
         if self.is_abandoned(now):
@@ -380,7 +380,7 @@ class Job:
 
     def _moved(self, state: JobState, **changes: Any) -> Self:
         if state not in TRANSITIONS[self.state]:
-            raise ForbiddenTransitionError(f"job {self.id} can't go from {self.state} to {state}")
+            raise ForbiddenTransitionError(f"job {self.id} can't change from {self.state} to {state}")
         return self._changed(state=state, **changes)
 
     def _changed(self, **changes: Any) -> Self:

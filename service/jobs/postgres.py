@@ -1,8 +1,8 @@
 """Database in PostgreSQL, which the APIs and workers of several machines share.
 
 The tables are those of `service.jobs.sqlite`. Rows are locked between reading and writing (`FOR UPDATE`), workers skip
-jobs that others are claiming (`SKIP LOCKED`), and the server's clock times the leases, so that the machines' clocks do
-not matter.
+jobs that others are claiming (`SKIP LOCKED`). Leases are timed by the server's clock, so that the clocks of the
+machines need not agree.
 """
 
 from collections.abc import Iterator, Sequence
@@ -66,20 +66,20 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "WHERE state = 'failed' GROUP BY coalesce(code, 'internal')",
     ),
 )
-"""Step n brings a database from version n to n + 1. Steps are added, never changed."""
+"""Step n migrates a database from version n to n + 1. New steps are appended; existing steps are never changed."""
 
 CONNECTIONS = 16
 """Maximum per process; further threads wait."""
 
 WAIT_SECONDS = 10
-"""Timeout of a connection."""
+"""How long a thread waits for a free connection."""
 
 SILENT_SECONDS = 30
-"""The server ends a transaction that is idle for so long, such as one of a machine that lost power: all writers wait
-for it, because it holds the lock of the change number."""
+"""The server ends a transaction that is idle for this time, for example because its machine lost power. Until then, all
+writers wait for the lock of the change number, which the transaction holds."""
 
 _LOCK = 7_365_122_001
-"""Key of the advisory lock; any number that no other program uses."""
+"""Key of the advisory lock: an arbitrary number that no other program uses."""
 
 
 class Postgres:
@@ -95,7 +95,7 @@ class Postgres:
             max_size=CONNECTIONS,
             timeout=wait_seconds,
             check=ConnectionPool.check_connection,
-            configure=_configured,
+            configure=_configure,
             name="slidelift",
             open=True,
         )
@@ -115,7 +115,7 @@ class Postgres:
             return float(db.execute("SELECT extract(epoch FROM clock_timestamp())").fetchone()[0])
 
     def check(self) -> None:
-        """Write the schema version again."""
+        """Write the schema version again, to check that the database accepts writes."""
         with self.writing() as db:
             db.execute("UPDATE schema_version SET version = version")
 
@@ -152,7 +152,7 @@ class Postgres:
     writing = reading  # a pooled connection is one transaction, committed unless the body raises
 
 
-def _configured(connection: "psycopg.Connection[Any]") -> None:
+def _configure(connection: "psycopg.Connection[Any]") -> None:
     connection.execute(f"SET idle_in_transaction_session_timeout = '{SILENT_SECONDS}s'".encode())
     connection.commit()
 
@@ -165,5 +165,5 @@ class _Connection:
 
     def execute(self, sql: str, parameters: Sequence[Any] = (), /) -> Rows:
         # PostgreSQL text can't contain NUL, but an id from a client can; the replacement makes it an unknown id.
-        values = [one.replace("\0", "\ufffd") if isinstance(one, str) else one for one in parameters]
+        values = [value.replace("\0", "\ufffd") if isinstance(value, str) else value for value in parameters]
         return self._connection.execute(sql.replace("?", "%s").encode(), values)

@@ -1,8 +1,8 @@
 """Store of slides, jobs and tokens as JSON documents in SQL tables.
 
 Each row contains its entry as one JSON document; the columns that SQL queries use are generated from the document. The
-polygons of a region of interest, which may be large, have a column of their own: they are written once and read by the
-worker that claims the job. Every write is one short transaction: read, change (`service.jobs.job`), write. The database
+polygons of a region of interest may be large and have a separate column: they are written once, and read only when a
+worker claims the job. Every write is one short transaction: read, change (`service.jobs.job`), write. The database
 is a SQLite file or PostgreSQL (`service.jobs.database`).
 """
 
@@ -112,8 +112,8 @@ class SqlStore:
     ) -> tuple[list[Job], bool]:
         with self._database.writing() as db:
             self._database.alone(db)
-            if key is not None and (made := self._rows.jobs_of_key(db, key)) is not None:
-                return made, False
+            if key is not None and (existing := self._rows.jobs_of_key(db, key)) is not None:
+                return existing, False
             admit(self._rows.unfinished_jobs(db))
             for job, number in zip(jobs, next_change_numbers(db, len(jobs)), strict=True):
                 require_slide(db, job.order.slide)
@@ -204,7 +204,7 @@ class SqlStore:
         now = self._database.now()
         with self._database.writing() as db:
             self._bound_leases(db, now)
-            skipped = [""]  # never an id; an empty list would be NULL in SQL, for which NOT IN is never true
+            skipped = [""]  # no job has this id; PostgreSQL does not accept an empty list
             while row := db.execute(
                 "SELECT id, document, roi FROM jobs "
                 "WHERE (state = 'queued' OR (state = 'running' AND lease_until <= ?)) "
@@ -333,17 +333,17 @@ class SqlStore:
 
     def retention_time(self) -> float:
         with self._database.reading() as db:
-            kept = _finite(read_fact(db, "retention_time"))
-        if kept is None:
-            kept = self._database.now()
-            self.keep_retention_time(kept)
-        return kept
+            stored = _finite(read_fact(db, "retention_time"))
+        if stored is None:
+            stored = self._database.now()
+            self.keep_retention_time(stored)
+        return stored
 
     def keep_retention_time(self, moment: float) -> None:
         with self._database.writing() as db:
             self._database.alone(db)
-            kept = _finite(read_fact(db, "retention_time"))
-            if kept is None or kept < moment:
+            stored = _finite(read_fact(db, "retention_time"))
+            if stored is None or stored < moment:
                 save_fact(db, "retention_time", repr(moment))
 
     def check(self) -> None:
@@ -366,7 +366,7 @@ class SqlStore:
 
     @contextmanager
     def _held_job(self, job_id: str, attempt: int) -> Iterator[tuple[Connection, Job]]:
-        """Open a transaction with a job that the attempt holds."""
+        """Open a transaction and read the job. Raises LeaseLostError if the attempt no longer holds it."""
         with self._database.writing() as db:
             job = self._rows.find_job(db, job_id, self._database.for_update)
             if job is None or not job.is_held(attempt):

@@ -1,8 +1,8 @@
 """Makes stripes on the workers of a Dask cluster, one task per stripe.
 
-All machines must see the slide, the result and a user's own weights under the same paths. Tasks and problems are sent,
-never pixels: a worker reads the slide and writes the segments itself. A segment takes its name when it is whole, so
-that a stripe that is made twice, since its first worker was taken for dead, replaces an identical file.
+The slide, the result and a user's own weights must have the same paths on all machines. Only tasks and problems are
+sent, no pixels: each worker reads the slide and writes the segments itself. A segment gets its file name when it is
+complete. If a stripe is made twice, because its first worker seemed dead, the second file replaces an identical one.
 """
 
 import ipaddress
@@ -36,13 +36,13 @@ from slidelift.wsi.tiling import Stripe, TilePlan
 from slidelift.wsi.writers.segment import Segment
 
 PATIENCE_SECONDS = 120.0
-"""Longest time without a scheduler or a worker before a job fails."""
+"""Maximum time without a scheduler or a worker before a job fails."""
 
 _POLL_SECONDS = 0.2
-_SIGN_OF_LIFE_SECONDS = 15.0
-_ANSWER_SECONDS = 10.0
-_LOST = (CommClosedError, ConnectionError, CancelledError, TimeoutError)
-"""Errors of calls to a lost scheduler; TimeoutError is a result that was lost with its worker."""
+_KEEP_ALIVE_SECONDS = 15.0
+_TIMEOUT_SECONDS = 10.0
+_CONNECTION_ERRORS = (CommClosedError, ConnectionError, CancelledError, TimeoutError)
+"""Errors after the connection to the scheduler is lost. TimeoutError: a result was lost together with its worker."""
 
 
 class ClusterExecutor:
@@ -51,19 +51,19 @@ class ClusterExecutor:
     Parameters
     ----------
     address
-        Of the scheduler: ``tls://host:port``, or ``tcp://host:port`` on this machine. Certificates are those of Dask's
-        own configuration (``distributed.comm.tls``).
+        Address of the scheduler: ``tls://host:port``, or ``tcp://host:port`` on this machine. The certificates are
+        those of Dask's configuration (``distributed.comm.tls``).
     cancel
-        Checked wherever the executor waits.
+        Checked whenever the executor waits.
     on_wait
-        Called now and then while a model is loaded, which takes long where workers make other stripes.
+        Called every 15 seconds while a model is loaded. Loading takes long if the workers are making other stripes.
     patience_seconds
-        How long to wait for a scheduler and a worker, at the beginning and whenever they are lost.
+        How long to wait for a scheduler and a worker, at the start and whenever they are lost.
 
     Raises
     ------
     ServiceError
-        cluster.address: the address is not valid, or is another machine's without TLS, or no certificates are
+        cluster.address: the address is invalid or names another machine without TLS, or no certificates are
         configured.
     """
 
@@ -93,7 +93,8 @@ class ClusterExecutor:
         Raises
         ------
         ServiceError
-            As `models.upscaler.load_upscaler` on that worker; cluster.unreachable where no cluster answers.
+            The problem of `models.upscaler.load_upscaler` on that worker; cluster.unreachable if the scheduler or all
+            workers remain unavailable.
         """
         path = Path(model.model)
         self._model = Model(str(path.absolute()) if path.is_file() else model.model, scale, device, precision)
@@ -101,19 +102,19 @@ class ClusterExecutor:
         while answer is None:
             self._on_gpus = False
             client = self._connected()
-            with self._unless_lost(client):
+            with self._disconnect_if_lost(client):
                 self._on_gpus = device != "cpu" and any(_has_gpu(worker) for worker in self._workers(client))
-                future = client.submit(load_on_worker, self._model, versions(), pure=False, resources=self._needs)
-                last_sign = time.monotonic()
+                future = client.submit(load_on_worker, self._model, versions(), pure=False, resources=self._resources)
+                last_report = time.monotonic()
                 while future.status == "pending":
                     self._require_workers(client)
                     self._pause()
-                    if time.monotonic() - last_sign > _SIGN_OF_LIFE_SECONDS:
-                        last_sign = time.monotonic()
+                    if time.monotonic() - last_report > _KEEP_ALIVE_SECONDS:
+                        last_report = time.monotonic()
                         self._on_wait()
                 if future.status == "error":
-                    raise _failure(future.exception(timeout=_ANSWER_SECONDS), f"loading {model.model}")
-                answer = future.result(timeout=_ANSWER_SECONDS)
+                    raise _failure(future.exception(timeout=_TIMEOUT_SECONDS), f"loading {model.model}")
+                answer = future.result(timeout=_TIMEOUT_SECONDS)
         if "problem" in answer:
             raise ServiceError(Problem(**answer["problem"]))
         facts = cast(UpscalerFacts, SimpleNamespace(**answer["facts"]))
@@ -123,7 +124,7 @@ class ClusterExecutor:
         return facts
 
     def trial(self, plan: TilePlan, passed: int) -> float | None:  # noqa: ARG002 - part of the protocol
-        """None: one worker's seconds per patch do not predict the cluster's."""
+        """Return None: the speed of one worker does not predict the speed of the cluster."""
         return None
 
     def make(
@@ -135,7 +136,7 @@ class ClusterExecutor:
         workspace: Workspace,
         advance: Advance,
     ) -> None:
-        """See `StripeExecutor`; continues after workers or the scheduler were lost and came back.
+        """See `StripeExecutor`. Continues when lost workers or a lost scheduler are available again.
 
         Raises
         ------
@@ -160,12 +161,12 @@ class ClusterExecutor:
             waiting = {stripe.number: stripe for stripe in stripes}
             while waiting:
                 client = self._connected()
-                with self._unless_lost(client):
-                    self._make_some(client, task, waiting, workspace, advance)
+                with self._disconnect_if_lost(client):
+                    self._make_waiting(client, task, waiting, workspace, advance)
         finally:
             marker.unlink(missing_ok=True)
 
-    def _make_some(
+    def _make_waiting(
         self,
         client: Client,
         task: ClusterTask,
@@ -173,36 +174,37 @@ class ClusterExecutor:
         workspace: Workspace,
         advance: Advance,
     ) -> None:
-        """Make the waiting stripes; a made one is removed from `waiting`, even if the connection is lost afterwards."""
+        """Make the stripes in `waiting`. Each is removed when it is finished, and not repeated after a reconnection."""
         running: dict[int, Future] = {}
-        last_sign = time.monotonic()
+        last_report = time.monotonic()
         while waiting:
             threads = sum(int(worker["nthreads"]) for worker in self._require_workers(client))
-            ahead = 2 * threads  # not all, so that a worker that joins late gets some
+            max_running = 2 * threads  # the rest is left for workers that join later
             for number in waiting:
-                if number not in running and len(running) < ahead:
-                    running[number] = client.submit(make_on_worker, task, number, pure=False, resources=self._needs)
+                if number not in running and len(running) < max_running:
+                    running[number] = client.submit(make_on_worker, task, number, pure=False, resources=self._resources)
             self._pause()
-            if time.monotonic() - last_sign > _SIGN_OF_LIFE_SECONDS:  # a stripe may take longer than the stall limit
-                last_sign = time.monotonic()
+            if time.monotonic() - last_report > _KEEP_ALIVE_SECONDS:  # so that a long stripe does not count as a stall
+                last_report = time.monotonic()
                 advance(Tally(), None)
             for number, future in list(running.items()):
                 if future.status == "pending":
                     continue
                 del running[number]
                 if future.status == "error":
-                    raise _failure(future.exception(timeout=_ANSWER_SECONDS), f"stripe {number}")
-                answer = future.result(timeout=_ANSWER_SECONDS)
-                segment = self._accepted(answer, task.settings, waiting[number], workspace)
+                    raise _failure(future.exception(timeout=_TIMEOUT_SECONDS), f"stripe {number}")
+                answer = future.result(timeout=_TIMEOUT_SECONDS)
+                segment = self._open_segment(answer, task.settings, waiting[number], workspace)
                 del waiting[number]
                 advance(segment_tally(segment), None)
 
-    def _accepted(
+    def _open_segment(
         self, answer: Mapping[str, Any] | None, settings: StripeSettings, stripe: Stripe, workspace: Workspace
     ) -> Segment:
+        """Open the segment that a worker has written, or raise the worker's problem."""
         if answer is not None:
             raise ServiceError(Problem(**answer))
-        deadline = time.monotonic() + _ANSWER_SECONDS  # a network file system may show a new name late
+        deadline = time.monotonic() + _TIMEOUT_SECONDS  # a new file may appear late in a network file system
 
         def require(segment: Segment) -> None:
             require_finished(segment, settings, stripe)
@@ -212,21 +214,23 @@ class ClusterExecutor:
                 raise ServiceError(
                     problem(
                         "cluster.workers",
-                        f"a worker has made stripe {stripe.number}, but not in {workspace.folder.parent} as seen from "
-                        "here; let all machines see that folder under the same path",
+                        f"a worker has made stripe {stripe.number}, but its file does not appear in "
+                        f"{workspace.folder.parent} on this machine; mount that folder under the same path "
+                        "on all machines",
                     )
                 )
             self._pause()
         return segment
 
     def _connected(self) -> Client:
-        """Return a connection to a scheduler with a worker; reconnect where it was lost."""
+        """Return a client of a scheduler with workers; reconnect if the connection was lost."""
         deadline = time.monotonic() + self._patience
         missing = "no scheduler"
         while True:
             try:
                 if self._client is None:
-                    socket.create_connection((self._host, self._port), timeout=5).close()  # a failed Client leaks
+                    # A Client that can't connect leaks resources, so the port is tested first.
+                    socket.create_connection((self._host, self._port), timeout=5).close()
                     self._client = Client(
                         self._address, security=self._security, timeout=5, set_as_default=False, name="slidelift"
                     )
@@ -234,7 +238,7 @@ class ClusterExecutor:
                     self._without_workers_since = None
                     return self._client
                 missing = self._no_worker
-            except _LOST as error:
+            except _CONNECTION_ERRORS as error:
                 self._disconnect()
                 missing = f"no scheduler ({error})"
             if time.monotonic() > deadline:
@@ -242,13 +246,13 @@ class ClusterExecutor:
             self._pause()
 
     @contextmanager
-    def _unless_lost(self, client: Client) -> Iterator[None]:
-        """Drop the connection where it was lost; the caller reconnects and continues."""
+    def _disconnect_if_lost(self, client: Client) -> Iterator[None]:
+        """Disconnect and continue after errors of a lost connection; the caller reconnects."""
         try:
             yield
-        except _LOST:
+        except _CONNECTION_ERRORS:
             self._disconnect()
-        except RuntimeError:  # a client that noticed the loss itself
+        except RuntimeError:  # raised by a client that has noticed the loss
             if client.status == "running":
                 raise
             self._disconnect()
@@ -256,14 +260,14 @@ class ClusterExecutor:
     def _workers(self, client: Client) -> list[dict[str, Any]]:
         """Return the workers that can make a stripe now."""
         try:
-            info = client.sync(client.scheduler.identity, n_workers=-1, callback_timeout=_ANSWER_SECONDS)
+            info = client.sync(client.scheduler.identity, n_workers=-1, callback_timeout=_TIMEOUT_SECONDS)
         except TimeoutError as error:
-            raise CommClosedError("it does not answer") from error
+            raise CommClosedError("it does not respond") from error
         workers = [worker for worker in info["workers"].values() if worker.get("status", "running") == "running"]
         return [worker for worker in workers if _has_gpu(worker) or not self._on_gpus]
 
     def _require_workers(self, client: Client) -> list[dict[str, Any]]:
-        """As `_workers`; raises cluster.unreachable where there were none for too long."""
+        """Return `_workers`; raise cluster.unreachable if there have been none for `patience_seconds`."""
         workers = self._workers(client)
         self._without_workers_since = None if workers else self._without_workers_since or time.monotonic()
         if self._without_workers_since and time.monotonic() - self._without_workers_since > self._patience:
@@ -275,8 +279,8 @@ class ClusterExecutor:
         return "no worker with a GPU" if self._on_gpus else "no worker"
 
     @property
-    def _needs(self) -> dict[str, int] | None:
-        """One task per GPU, where the job began on workers that declare GPUs."""
+    def _resources(self) -> dict[str, int] | None:
+        """Dask resources of a task: one GPU, if the model was loaded on workers that declare GPUs."""
         return {"GPU": 1} if self._on_gpus else None
 
     def _pause(self) -> None:
@@ -298,18 +302,18 @@ def _endpoint(address: str) -> tuple[str, int, Security | None]:
     try:
         parts = urlsplit(address)
         host, port = parts.hostname, parts.port
-        bare = not (parts.path or parts.query or parts.fragment or parts.username)
+        is_bare = not (parts.path or parts.query or parts.fragment or parts.username)
     except ValueError:
-        host = port = bare = None
-    if not (host and port and bare and address.startswith(("tcp://", "tls://"))):
+        host = port = is_bare = None
+    if not (host and port and is_bare and address.startswith(("tcp://", "tls://"))):
         raise ServiceError(problem("cluster.address", f"{address}: not tls://HOST:PORT or tcp://HOST:PORT"))
     if parts.scheme == "tcp":
         if not _is_loopback(host):
             raise ServiceError(
                 problem(
                     "cluster.address",
-                    f"{address}: slides would travel in the clear and anybody could send the workers code; use tls:// "
-                    "(docs/cluster.md), or tcp:// on this machine alone",
+                    f"{address}: without TLS, slides are sent unencrypted and anyone can run code on the workers; use "
+                    "tls:// (docs/cluster.md), or tcp:// on this machine only",
                 )
             )
         return host, port, None
@@ -340,8 +344,8 @@ def _failure(error: BaseException | None, work: str) -> ServiceError:
         return ServiceError(
             problem(
                 "runner.crashed",
-                f"{work}: the workers that tried died, {error.allowed_failures + 1} of them; the slide may be damaged, "
-                "or memory ran out; the same job continues from the finished stripes",
+                f"{work}: {error.allowed_failures + 1} workers died one after another; the slide may be damaged, or "
+                "memory ran out; the same job continues from the finished stripes",
             )
         )
     return ServiceError(

@@ -43,7 +43,7 @@ OnProgress = Callable[[Progress], None]
 
 @dataclass(frozen=True, slots=True)
 class _MadeStripes:
-    """Segments of all stripes, in order; `resumed` of them are an earlier run's."""
+    """Segments of all stripes, in order. An earlier run made `resumed` of them."""
 
     segments: tuple[Segment, ...]
     resumed: int
@@ -55,9 +55,9 @@ def upscale(
 ) -> Report:
     """Upscale one slide and return the report.
 
-    The output appears under its name only when it is whole and was read back; just before it its page
-    (``.report.html``) and its tissue outlines (``.tissue.geojson``) appear beside it. An interrupted call leaves its
-    finished stripes in a hidden folder beside the output, and the same call continues from there.
+    The output gets its name only after it is complete and was read back. Its report page (``.report.html``) and its
+    tissue outlines (``.tissue.geojson``) are moved beside it just before. If the call is interrupted, its finished
+    stripes remain in a hidden folder beside the output, and the same call continues from them.
 
     Parameters
     ----------
@@ -69,38 +69,38 @@ def upscale(
     Returns
     -------
     Report
-        Holds no paths.
+        Contains no paths.
 
     Raises
     ------
     WsiError, ModelError, ServiceError
-        See the packages' `errors` modules. A failure that would repeat itself leaves nothing behind.
+        See the packages' `errors` modules. An error that would be the same in a second call leaves no files.
     """
     cancel = cancel or CancelToken()
     started = time.monotonic()
     output_format = format_for(request.output)
     _refuse_output(request, output_format)
-    watch = Stopwatch()
+    stopwatch = Stopwatch()
 
-    def tell(progress: Progress) -> None:
-        watch.enter(progress.stage)
+    def report_progress(progress: Progress) -> None:
+        stopwatch.enter(progress.stage)
         on_progress(progress)
 
-    tell(Progress(Stage.OPENING))
+    report_progress(Progress(Stage.OPENING))
     with ExitStack() as stack:
         reader = open_slide(request.slide, request.slide_name)
         stack.callback(reader.close)
         request = with_model(request, reader)
-        executor = _executor(request, stack, cancel, lambda: tell(Progress(Stage.PLANNING)))
+        executor = _executor(request, stack, cancel, lambda: report_progress(Progress(Stage.PLANNING)))
         workspace = stack.enter_context(Workspace(request.output))
-        with _kept_if_continuable(workspace):
-            tell(Progress(Stage.PLANNING))
-            job = prepare(request, reader, output_format, workspace, executor)
+        with _keep_if_continuable(workspace):
+            report_progress(Progress(Stage.PLANNING))
+            prepared = prepare(request, reader, output_format, workspace, executor)
             cancel.raise_if_cancelled()
-            made = _make_stripes(job, workspace, executor, tell)
-            builder = ReportBuilder(job, tuple(map(StripeRecord.of, made.segments)), made.resumed)
-            _join_and_verify(job, workspace, made, builder.bad_tiles, tell, cancel)
-            report = _report(builder, workspace, made.clock, watch, started, tell, cancel)
+            stripes = _make_stripes(prepared, workspace, executor, report_progress)
+            builder = ReportBuilder(prepared, tuple(map(StripeRecord.of, stripes.segments)), stripes.resumed)
+            _join_and_verify(prepared, workspace, stripes, builder.bad_tiles, report_progress, cancel)
+            report = _report(builder, workspace, stripes.clock, stopwatch, started, report_progress, cancel)
             write_companions(workspace, builder, report)
             cancel.raise_if_cancelled()
             _publish(request, output_format, workspace)
@@ -154,7 +154,7 @@ def _executor(
 
 
 @contextmanager
-def _kept_if_continuable(workspace: Workspace) -> Iterator[None]:
+def _keep_if_continuable(workspace: Workspace) -> Iterator[None]:
     """Keep finished stripes after a crash, a cancellation or a full disk, but not after errors that would repeat.
 
     An error before this request's own work has begun leaves an earlier request's stripes unchanged.
@@ -182,7 +182,7 @@ def _kept_if_continuable(workspace: Workspace) -> Iterator[None]:
 
 
 def _refuse_output(request: UpscaleRequest, output_format: OutputFormat) -> None:
-    """Raise if the result or a companion can't take its name, or would replace a file of another origin."""
+    """Raise if the result or a companion has an unusable name, or would replace a file that is no earlier result."""
     output = request.output
     refuse_long_names(output)
     refuse_inputs(output, _inputs(request))
@@ -209,7 +209,7 @@ def _refuse_output(request: UpscaleRequest, output_format: OutputFormat) -> None
 
 
 def _publish(request: UpscaleRequest, output_format: OutputFormat, workspace: Workspace) -> None:
-    """Publish the result and its companions; a file that appeared there meanwhile is not replaced."""
+    """Publish the result and its companions; other files that have appeared under their names are not replaced."""
     try:
         _refuse_output(request, output_format)
     except ServiceError:
@@ -219,72 +219,75 @@ def _publish(request: UpscaleRequest, output_format: OutputFormat, workspace: Wo
 
 
 def _inputs(request: UpscaleRequest) -> dict[Path, str]:
-    """Return the files that a request reads, and how messages call each."""
+    """Return the files that a request reads, each with its description in messages."""
     slide, model = request.slide, Path(request.model)
     files = dict.fromkeys(companion_files(slide), "a part of the slide") if slide.exists() else {}
     return {model: "the file of weights", **files, slide: "the slide"}
 
 
 def _make_stripes(
-    job: Prepared, workspace: Workspace, executor: StripeExecutor, on_progress: OnProgress
+    prepared: Prepared, workspace: Workspace, executor: StripeExecutor, on_progress: OnProgress
 ) -> _MadeStripes:
-    plan = job.plan
-    mark_bad = job.request.on_bad_tile is BadTilePolicy.MARK
-    settings = StripeSettings(plan, job.format.name, job.request.quality, mark_bad)
+    plan = prepared.plan
+    mark_bad = prepared.request.on_bad_tile is BadTilePolicy.MARK
+    settings = StripeSettings(plan, prepared.format.name, prepared.request.quality, mark_bad)
 
     def finished_segment(stripe: Stripe) -> Segment | None:
         return workspace.finished_segment(stripe.number, lambda segment: require_finished(segment, settings, stripe))
 
     finished = {stripe.number: finished_segment(stripe) for stripe in plan.stripes()}
-    whole = Tally(plan.rows * plan.columns, maybe_tissue_count(plan.mask))
+    total = Tally(plan.rows * plan.columns, maybe_tissue_count(plan.mask))
     resumed = sum((segment_tally(segment) for segment in finished.values() if segment), Tally())
-    on_progress(TileClock(whole, resumed).snapshot(Stage.UPSCALING))
-    clock = TileClock(whole, resumed, executor.trial(plan, whole.passed - resumed.passed))
+    on_progress(TileClock(total, resumed).snapshot(Stage.UPSCALING))
+    clock = TileClock(total, resumed, executor.trial(plan, total.passed - resumed.passed))
 
     def advance(tiles: Tally, busy_seconds: float | None) -> None:
         clock.advance(tiles, busy_seconds)
         on_progress(clock.snapshot(Stage.UPSCALING))
 
     missing = [stripe for stripe in plan.stripes() if finished[stripe.number] is None]
-    executor.make(job.request, job.reader, settings, missing, workspace, advance)
+    executor.make(prepared.request, prepared.reader, settings, missing, workspace, advance)
     segments = (finished[stripe.number] or Segment(workspace.segment_path(stripe.number)) for stripe in plan.stripes())
     return _MadeStripes(tuple(segments), sum(segment is not None for segment in finished.values()), clock)
 
 
 def _join_and_verify(
-    job: Prepared,
+    prepared: Prepared,
     workspace: Workspace,
-    made: _MadeStripes,
+    stripes: _MadeStripes,
     bad: Sequence[BadTileReport],
     on_progress: OnProgress,
     cancel: CancelToken,
 ) -> None:
-    plan, facts, quality = job.plan, job.facts, job.request.quality
-    on_progress(made.clock.snapshot(Stage.JOINING))
+    plan, facts, quality = prepared.plan, prepared.facts, prepared.request.quality
+    on_progress(stripes.clock.snapshot(Stage.JOINING))
     in_stripe = levels_in_stripe(plan.stripe_height, len(facts.sizes))
     top_levels = (
-        build_top_levels(workspace.top_levels, made.segments, facts.sizes, in_stripe, job.format.encoder(quality))
+        build_top_levels(
+            workspace.top_levels, stripes.segments, facts.sizes, in_stripe, prepared.format.encoder(quality)
+        )
         if len(facts.sizes) > in_stripe
         else None
     )
 
-    def between(stage: Stage) -> None:
+    def before_step(stage: Stage) -> None:
         cancel.raise_if_cancelled()
-        on_progress(made.clock.snapshot(stage))
+        on_progress(stripes.clock.snapshot(stage))
 
     def levels(stage: Stage) -> Iterator[Iterator[Entry]]:
         return assemble_levels(
-            made.segments, top_levels, plan.stripe_height, facts.sizes, in_stripe, lambda: between(stage)
+            stripes.segments, top_levels, plan.stripe_height, facts.sizes, in_stripe, lambda: before_step(stage)
         )
 
     workspace.clear_result()
-    job.format.write(workspace.result, levels(Stage.JOINING), facts, quality, lambda: between(Stage.JOINING))
-    made.clock.advance(Tally(bytes_written=_tile_bytes([*made.segments, *([top_levels] if top_levels else [])])), 0.0)
-    on_progress(made.clock.snapshot(Stage.VERIFYING))
-    read_back(workspace.result, job.format, levels(Stage.VERIFYING), quality)
+    prepared.format.write(workspace.result, levels(Stage.JOINING), facts, quality, lambda: before_step(Stage.JOINING))
+    joined = [*stripes.segments, *([top_levels] if top_levels else [])]
+    stripes.clock.advance(Tally(bytes_written=_tile_bytes(joined)), 0.0)
+    on_progress(stripes.clock.snapshot(Stage.VERIFYING))
+    read_back(workspace.result, prepared.format, levels(Stage.VERIFYING), quality)
     skip = tuple(Region(*tile.region) for tile in bad)
-    seed = int(job.provenance.identity[:8], 16)
-    verify(workspace.result, job.format.name, facts, quality, Source(job.reader, plan, skip), seed)
+    seed = int(prepared.provenance.identity[:8], 16)
+    verify(workspace.result, prepared.format.name, facts, quality, Source(prepared.reader, plan, skip), seed)
     cancel.raise_if_cancelled()
 
 
@@ -292,16 +295,16 @@ def _report(
     builder: ReportBuilder,
     workspace: Workspace,
     clock: TileClock,
-    watch: Stopwatch,
+    stopwatch: Stopwatch,
     started: float,
     on_progress: OnProgress,
     cancel: CancelToken,
 ) -> Report:
-    def between() -> None:
+    def before_step() -> None:
         cancel.raise_if_cancelled()
         on_progress(clock.snapshot(Stage.VERIFYING))
 
-    return builder.build(workspace.result, clock.snapshot(Stage.JOINING).device_busy, watch, started, between)
+    return builder.build(workspace.result, clock.snapshot(Stage.JOINING).device_busy, stopwatch, started, before_step)
 
 
 def _tile_bytes(segments: Iterable[Segment]) -> int:

@@ -18,8 +18,8 @@ from slidelift.service.pipeline.targets import COMPANIONS, companion
 from slidelift.wsi.errors import SegmentDamagedError
 from slidelift.wsi.writers.segment import Segment
 
-_IN_PIXELS = ("key", "precision", "plan")
-"""Members of the state that the result's bytes depend on; the state has a checksum of them."""
+_RESULT_MEMBERS = ("key", "precision", "plan")
+"""Members of the state on which the bytes of the result depend. The state contains a checksum of them."""
 
 
 WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
@@ -29,15 +29,16 @@ WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
 def no_locks(error: OSError) -> str:
     """Return the message about a file system without locks."""
     return (
-        f"this file system has no file locks ({error.strerror}), without which two runs could spoil each other's work; "
+        f"this file system has no file locks ({error.strerror}), so that two runs could overwrite each other's work; "
         "choose a folder on another disk"
     )
 
 
 class Workspace:
-    """A context manager that one process owns at a time, by a file lock that ends with the process.
+    """A context manager for the workspace of one result.
 
-    The folder's name holds no ``.zarr``, since readers take the first such part of a path for the image.
+    Only one process can use it at a time: it holds a file lock, which the kernel releases when the process ends. The
+    name of the folder does not contain ``.zarr``, because readers take the first such part of a path for the image.
     """
 
     def __init__(self, output: Path) -> None:
@@ -46,10 +47,10 @@ class Workspace:
         self._output = output
         self._kept = False
         self.adopted = False
-        """Whether the stored work belongs to this request: it was continued or begun."""
+        """Whether the stored work belongs to this request, because `adopt` or `begin` was called."""
 
     def __enter__(self) -> "Workspace":
-        while (lock := self._locked()) is None:
+        while (lock := self._try_lock()) is None:
             continue
         self._lock = lock
         return self
@@ -61,15 +62,15 @@ class Workspace:
             if not (self._kept and self.state() is not None):
                 self._clear()
                 (self.folder / "lock").unlink(missing_ok=True)
-                with suppress(OSError):  # another process has begun the next run
+                with suppress(OSError):  # another process already uses the folder
                     self.folder.rmdir()
         finally:
             os.close(self._lock)
 
-    def _locked(self) -> int | None:
-        """Lock the folder and return the descriptor; None if its last owner removed it meanwhile."""
+    def _try_lock(self) -> int | None:
+        """Lock the folder and return the descriptor; None if another process has just removed the folder."""
         try:
-            with suppress(FileExistsError):  # exist_ok would check again, when it may be gone
+            with suppress(FileExistsError):  # exist_ok=True fails if the folder is removed at this moment
                 self.folder.mkdir()
         except FileNotFoundError:
             raise ServiceError(
@@ -110,17 +111,17 @@ class Workspace:
                 _remove(old)
 
     def keep(self) -> None:
-        """Keep finished work when the context ends, to be continued; otherwise everything is removed."""
+        """Keep the finished work when the context ends, so that a later run can continue; else it is removed."""
         self._kept = True
 
     def adopt(self) -> None:
-        """Continue the stored work; unfinished files are removed."""
+        """Continue the stored work, and remove unfinished files."""
         self.adopted = True
         for partial in self.folder.glob("*.part"):
             partial.unlink(missing_ok=True)
 
     def state(self) -> dict[str, Any] | None:
-        """Return what `begin` stored, or None where it is missing or damaged."""
+        """Return what `begin` stored, or None if it is missing or damaged."""
         try:
             state = json.loads((self.folder / "plan.json").read_bytes())
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, RecursionError):
@@ -143,12 +144,12 @@ class Workspace:
         return f"stripe-{number:05}.segment"
 
     def finished_segment(self, number: int, require: Callable[[Segment], None]) -> Segment | None:
-        """Open a stripe's segment; a damaged one is removed, to be made again.
+        """Open a stripe's segment; None if it is missing. A damaged one is removed, so that it is made again.
 
         Parameters
         ----------
         require
-            Raises SegmentDamagedError where a whole segment is not this stripe's.
+            Raises SegmentDamagedError if a complete segment is not of this stripe.
         """
         path = self.segment_path(number)
         try:
@@ -163,7 +164,7 @@ class Workspace:
 
     @property
     def result(self) -> Path:
-        """Where the joined file is written before it is verified."""
+        """Path of the joined file until it is published."""
         return self.folder / ("joined" + "".join(self._output.suffixes[-2:]))
 
     @property
@@ -180,45 +181,46 @@ class Workspace:
         write_atomically(self.folder / name, text.encode("utf-8"))
 
     def publish(self) -> None:
-        """Move the verified result and its companions to their names, in place of earlier ones; the result is last.
+        """Move the companions and then the verified result to their final names, in place of earlier files.
 
-        Where one of them can't be moved, all earlier ones are restored.
+        If one of them can't be moved, all earlier files are restored.
         """
-        made = {companion(self._output, name): self.folder / name for name in COMPANIONS} | {self._output: self.result}
+        new_files = {companion(self._output, name): self.folder / name for name in COMPANIONS}
+        new_files[self._output] = self.result
         earlier = self.folder / "earlier"
         earlier.mkdir(exist_ok=True)
-        begun: list[Path] = []
+        started: list[Path] = []
         try:
-            for target, new in made.items():
-                begun.append(target)
-                _keep_aside(target, earlier / target.name)
+            for target, new in new_files.items():
+                started.append(target)
+                _back_up(target, earlier / target.name)
                 new.replace(target)
         except OSError:
-            for target in begun:
-                kept = earlier / target.name
-                if kept.exists():
+            for target in started:
+                backup = earlier / target.name
+                if backup.exists():
                     _remove(target)
-                    kept.rename(target)
-                elif not made[target].exists():
+                    backup.rename(target)
+                elif not new_files[target].exists():
                     _remove(target)
             raise
         sync_folder(self._output.parent)
 
 
-def _keep_aside(target: Path, kept: Path) -> None:
-    """Keep an earlier file under a second name (a folder under another name) until the new one is in place."""
-    _remove(kept)
+def _back_up(target: Path, backup: Path) -> None:
+    """Keep an earlier file under a second name until the new one is in place; an earlier folder is moved."""
+    _remove(backup)
     if target.is_dir():
-        target.rename(kept)
+        target.rename(backup)
     elif target.exists():
         with suppress(OSError):  # a file system without hard links
-            kept.hardlink_to(target)
+            backup.hardlink_to(target)
 
 
 def _is_state(state: Any) -> bool:
     return (
         isinstance(state, dict)
-        and state.keys() >= {*_IN_PIXELS, "warnings", "chosen_because", "checksum"}
+        and state.keys() >= {*_RESULT_MEMBERS, "warnings", "chosen_because", "checksum"}
         and state["checksum"] == _checksum(state)
         and isinstance(state["warnings"], list)
         and all(isinstance(warning, str) for warning in state["warnings"])
@@ -227,13 +229,13 @@ def _is_state(state: Any) -> bool:
 
 
 def _checksum(state: Mapping[str, Any]) -> str:
-    """SHA-256 of the members that pixels depend on."""
-    text = json.dumps([state[name] for name in _IN_PIXELS], sort_keys=True)
+    """Compute the SHA-256 of the members in `_RESULT_MEMBERS`."""
+    text = json.dumps([state[name] for name in _RESULT_MEMBERS], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _remove(path: Path) -> None:
-    """Remove a file or folder, if it exists; a worker of a cluster may have removed it before."""
+    """Remove a file or folder, if it exists; a cluster worker may already have removed it."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

@@ -35,7 +35,7 @@ def lock_upload(folder: Path, mode: int = fcntl.LOCK_EX) -> int:
 
 
 def lock_upload_soon(folder: Path) -> int:
-    """Lock an upload, and wait shortly for requests that only test whether it is locked.
+    """Lock an upload; wait up to 0.2 s, because other requests lock it briefly to test whether it is locked.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Real processes: the command line, the service, QuPath's reader."""
+"""Fixtures that run the command line, the service and QuPath's reader as real processes."""
 
 import json
 import os
@@ -24,7 +24,7 @@ SLIDELIFT = [sys.executable, "-m", "slidelift"]
 
 @dataclass
 class Done:
-    """A finished command; where it was watched, the peak of its memory (all processes, proportional set size)."""
+    """A finished command; `peak_bytes` is the peak memory of all its processes (PSS), 0 if it was not watched."""
 
     code: int
     out: str
@@ -63,19 +63,21 @@ def run_command(*arguments: object, timeout: float = 120, cwd: Path | None = Non
     try:
         out, err = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
-        pytest.fail(f"no end after {timeout:g} s; where it stood:\n{_where_it_stands(process)}")
+        pytest.fail(f"not finished after {timeout:g} s; processes, output and stacks:\n{_hung_state(process)}")
     finally:
         watcher.join()
     return Done(process.returncode, out, err, peak, time.monotonic() - started)
 
 
-def _where_it_stands(process: "subprocess.Popen[str]") -> str:
-    """End a hung command and its children, and tell each process's last words and the command's stacks."""
+def _hung_state(process: "subprocess.Popen[str]") -> str:
+    """End a hung command; return its processes, its output and the stacks of its threads."""
     hung = psutil.Process(process.pid)
-    words = [f"{one.pid} {one.status()} {' '.join(one.cmdline())}" for one in [hung, *hung.children(recursive=True)]]
+    processes = [
+        f"{one.pid} {one.status()} {' '.join(one.cmdline())}" for one in [hung, *hung.children(recursive=True)]
+    ]
     process.send_signal(signal.SIGABRT)  # faulthandler writes every thread's stack
     out, err = process.communicate()
-    return "\n".join([*words, out, err])
+    return "\n".join([*processes, out, err])
 
 
 @pytest.fixture(scope="session")
@@ -85,11 +87,11 @@ def slidelift() -> Callable[..., Done]:
 
 @pytest.fixture(scope="session")
 def qupath_view() -> Callable[[Path], dict[str, Any]]:
-    """What Bio-Formats, with which QuPath reads OME-TIFF, sees of a file."""
+    """Read a file's properties with Bio-Formats, which QuPath uses for OME-TIFF."""
     tool = ROOT.parent / "shared" / "tools" / "qupath-view"
     missing = [name for name in ("java", str(tool)) if shutil.which(name) is None]
     if missing:
-        reason = f"{', '.join(missing)}: not there, so QuPath's own reader can't be asked"
+        reason = f"{', '.join(missing)}: not found, so that QuPath's reader can't be tested"
         if os.environ.get("SLIDELIFT_REQUIRE_DATA"):
             pytest.fail(reason)
         pytest.skip(reason)
@@ -103,7 +105,7 @@ def qupath_view() -> Callable[[Path], dict[str, Any]]:
 
 
 class Service:
-    """`slidelift serve` in a process of its own, on a free port unless it is given one."""
+    """`slidelift serve` as a process, on `port` or a free port."""
 
     def __init__(self, folder: Path, *flags: str, port: int | None = None, **settings: object) -> None:
         with socket.socket() as probe:
@@ -131,7 +133,7 @@ class Service:
                 with urllib.request.urlopen(f"{self.address}/health/{health}"):
                     return
             except OSError:
-                assert time.monotonic() < deadline, f"the service did not get {health}"
+                assert time.monotonic() < deadline, f"the service did not become {health}"
                 assert self.process.poll() is None, "the service ended"
                 time.sleep(0.2)
 
@@ -147,9 +149,9 @@ class Service:
     def upload(self, slide: Path) -> dict[str, Any]:
         return json.loads(self.curl("-T", str(slide), f"{{service}}/v1/slides/{slide.name}".replace(" ", "%20")))
 
-    def submit(self, **asked: Any) -> dict[str, Any]:
+    def submit(self, **order: Any) -> dict[str, Any]:
         return json.loads(
-            self.curl("-H", "Content-Type: application/json", "-d", json.dumps(asked), "{service}/v1/jobs")
+            self.curl("-H", "Content-Type: application/json", "-d", json.dumps(order), "{service}/v1/jobs")
         )
 
     def job(self, identity: str) -> dict[str, Any]:
@@ -182,7 +184,7 @@ class Service:
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """One service for all tests that leave it as it was; its slides and jobs add up, its worker stays warm."""
+    """One service for all tests of a module that do not stop it. Their slides and jobs are kept."""
     shared = Service(tmp_path_factory.mktemp("service") / "data")
     yield shared
     shared.stop()
@@ -190,7 +192,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 @pytest.fixture
 def start_service(tmp_path: Path) -> Iterator[Callable[..., Service]]:
-    """Services of the test's own, to be killed or stopped."""
+    """Start services that the test may kill or stop."""
     started: list[Service] = []
 
     def start(folder: Path | None = None, *flags: str, **given: Any) -> Service:

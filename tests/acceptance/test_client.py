@@ -1,4 +1,4 @@
-"""The client and its commands against the real service: up, asked, followed, fetched, whatever is killed."""
+"""The client and its commands with the real service: upload, submit, follow and fetch, also after kills."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ import pytest
 from slidelift.service.client import Client
 
 REGION = "600,900,600,500"
-ASKED = ("--model", "bicubic", "--region", REGION)
+OPTIONS = ("--model", "bicubic", "--region", REGION)
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +41,7 @@ def test_submit_with_out_downloads_results_and_continues_after_a_failing_slide(
     monkeypatch.setenv("SLIDELIFT_SERVICE", service.address)
     damaged = data / "damaged" / "text.svs"
     out = tmp_path / "results – neu"
-    done = slidelift("submit", damaged, slide, *ASKED, "--quality", 80, "--on-bad-tile", "mark", "--out", out)
+    done = slidelift("submit", damaged, slide, *OPTIONS, "--quality", 80, "--on-bad-tile", "mark", "--out", out)
     assert done.code == 2, done.err
     assert "text.svs" in done.err
     (job_id,) = done.out.split()
@@ -56,27 +56,27 @@ def test_submit_with_out_downloads_results_and_continues_after_a_failing_slide(
     assert "data:image" in (out / "Fall Größe 7.report.html").read_text("utf-8")
     assert json.loads((out / "Fall Größe 7.tissue.geojson").read_text("utf-8"))["type"] == "FeatureCollection"
 
-    again = slidelift("submit", slide, *ASKED, "--out", out)
+    again = slidelift("submit", slide, *OPTIONS, "--out", out)
     assert (again.code, again.out) == (2, "")
     assert "already exists" in again.err
 
 
 def test_output_of_submit_status_and_fetch(service, slidelift, slide, tmp_path) -> None:
     here = ("--service", service.address)
-    asked = slidelift("submit", slide, *ASKED, "--format", "ome-zarr", *here)
-    assert asked.code == 0, asked.err
-    (job_id,) = asked.out.split()
+    submitted = slidelift("submit", slide, *OPTIONS, "--format", "ome-zarr", *here)
+    assert submitted.code == 0, submitted.err
+    (job_id,) = submitted.out.split()
     followed = slidelift("status", job_id, "--follow", *here)
     assert followed.code == 0, followed.err
     head, row = followed.out.splitlines()
     assert head.split() == ["job", "state", "tiles", "tiles/s", "left", "slide", "error"]
     assert row.split()[:2] == [job_id, "succeeded"]
     assert re.fullmatch(r"(\d+)/\1", row.split()[2])
-    (told,) = json.loads(slidelift("status", job_id, "--json", *here).out)
-    assert (told["id"], told["state"], told["region"]) == (job_id, "succeeded", [600, 900, 600, 500])
+    (job,) = json.loads(slidelift("status", job_id, "--json", *here).out)
+    assert (job["id"], job["state"], job["region"]) == (job_id, "succeeded", [600, 900, 600, 500])
     fetched = slidelift("fetch", job_id, "--report", *here, cwd=tmp_path)
     assert (fetched.code, fetched.out) == (0, f"{job_id}.ome.zarr.zip\n"), fetched.err
-    assert sha256(tmp_path / f"{job_id}.ome.zarr.zip") == told["result"]["sha256"]
+    assert sha256(tmp_path / f"{job_id}.ome.zarr.zip") == job["result"]["sha256"]
     assert json.loads((tmp_path / f"{job_id}.report.json").read_text("utf-8"))["seconds"] > 0
     assert slidelift("fetch", job_id, *here, cwd=tmp_path).code == 2
     unknown = slidelift("fetch", "0" * 32, *here, cwd=tmp_path)
@@ -130,9 +130,9 @@ def test_ctrl_c_while_waiting_keeps_the_job_and_prints_how_to_return(service, sl
     job_id = process.stdout.readline().strip()
     service.follow(job_id, lambda job: job["state"] == "running")
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=40)
+    _, err = process.communicate(timeout=40)
     assert process.returncode == 130
-    assert f"slidelift status --follow {job_id}" in said
+    assert f"slidelift status --follow {job_id}" in err
     assert service.job(job_id)["state"] == "running"
     with Client(service.address) as client:
         client.cancel(job_id)

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: exit codes, messages, nothing left behind."""
+"""The command line as a process: exit codes, messages, and no leftover files."""
 
 import json
 import os
@@ -125,7 +125,7 @@ def test_wrong_flags_exit_with_2(capsys) -> None:
     assert "Traceback" not in capsys.readouterr().err
 
 
-# One that is refused, one that is upscaled, and those whose namesakes are in a batch, have a command of their own.
+# These files have a separate command: a refused one, an upscaled one, and those whose stems occur twice in a batch.
 ALONE = ("text.svs", "fuzz/1e220caf5759.tif", *repeated_stems(damaged_files()))
 
 
@@ -173,7 +173,7 @@ def test_a_damaged_file_in_a_batch_is_refused_by_name_or_upscaled_correctly(batc
     answer, file = batch.answers[name], Path(name)
     left = [made for made in batch.left if made.startswith(f"{file.stem}.")]
     if "error" in answer:
-        assert answer["error"]["by_user"], "alone, its exit code would not be 2"
+        assert answer["error"]["by_user"], "a command with this file alone would not exit with 2"
         assert f"error: {answer['error']['detail']}" in batch.done.err
         assert file.name in answer["error"]["detail"]
         assert left == []
@@ -186,7 +186,7 @@ def test_a_batch_of_damaged_files_ends_normally(batches) -> None:
         assert batch.done.code == 2
         assert "Traceback" not in batch.done.err
         upscaled = [Path(name).stem for name, answer in batch.answers.items() if "error" not in answer]
-        assert len(batch.left) == 4 * len(upscaled), "something else was left behind"
+        assert len(batch.left) == 4 * len(upscaled), "other files were left"
 
 
 def start_upscale(slide: Path, output: Path, *options: str) -> "subprocess.Popen[str]":
@@ -241,7 +241,7 @@ def test_the_child_dies_with_a_killed_command(tmp_path, cmu) -> None:
     def upscales(child: psutil.Process) -> bool:
         try:
             return "upscale" in child.cmdline()
-        except psutil.Error:  # the probe's, which has just ended
+        except psutil.Error:  # the probe's process may have just ended
             return False
 
     while not any(map(upscales, parent.children())):

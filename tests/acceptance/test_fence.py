@@ -38,18 +38,18 @@ class Workers:
         order = JobOrder("s", model="bicubic", region=REGION, mpp=0.5, format=ResultFormat.OME_ZARR)
         self.store.add_jobs([Job(name, order, time.time())])
 
-    def until(self, name: str, is_so: Callable[[Job], bool], seconds: float = 60) -> Job:
+    def until(self, name: str, condition: Callable[[Job], bool], seconds: float = 60) -> Job:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             job = self.store.job(name)
             assert job is not None
-            if is_so(job):
+            if condition(job):
                 return job
             time.sleep(0.001)
-        raise AssertionError(f"still {job}")
+        raise AssertionError(f"not in time: {job}")
 
     def can_write(self) -> bool:
-        """False if a worker was suspended while it holds the write lock of the database."""
+        """Whether the database accepts writes; a suspended worker may hold the write lock."""
         try:
             self.store.check()
         except StoreUnavailableError:
@@ -106,9 +106,9 @@ def workers(tmp_path_factory: pytest.TempPathFactory, cmu: Path) -> Iterator[Wor
 
 
 @pytest.fixture(scope="module")
-def truth(workers: Workers) -> str:
+def expected_hash(workers: Workers) -> str:
     """Hash of the result of an undisturbed job."""
-    for name in ("warm", "truth"):  # each worker loads what it needs, most likely
+    for name in ("warm", "truth"):  # two jobs, so that probably both workers load the model
         workers.ask(name)
     hashes = {
         job.result.sha256
@@ -146,47 +146,47 @@ OFTEN = ("claimed", "joining", "packing", "packed")
     "phase", [one if one in OFTEN else pytest.param(one, marks=pytest.mark.soak) for one in PHASES]
 )
 def test_worker_that_resumes_after_its_lease_does_not_change_the_result(
-    workers: Workers, truth: str, phase: str
+    workers: Workers, expected_hash: str, phase: str
 ) -> None:
-    for turn in range(5):  # a phase may be over before it is seen
+    for turn in range(5):  # a phase may end before it is observed
         name = f"stopped-when-{phase}-{turn}"
         workers.ask(name)
-        held = workers.until(name, lambda job: job.state.is_ended or PHASES[phase](workers, job))
-        if held.state.is_ended:
+        running = workers.until(name, lambda job: job.state.is_ended or PHASES[phase](workers, job))
+        if running.state.is_ended:
             continue
-        with workers.stopped(held):
+        with workers.stopped(running):
             if (now := workers.store.job(name)) is None or now.state.is_ended or not workers.can_write():
                 continue
             won = workers.until(name, lambda job: job.state.is_ended)
             assert (won.state, won.attempt) == (JobState.SUCCEEDED, 2), won
-            assert_published(workers, won, truth)
-        time.sleep(2)  # the other finds out that it has lost the job
+            assert_published(workers, won, expected_hash)
+        time.sleep(2)  # the resumed worker notices that it has lost the job
         assert workers.store.job(name) == won
-        assert_published(workers, won, truth)
+        assert_published(workers, won, expected_hash)
         assert [one.poll() for one in workers.processes] == [None, None]
         return
     pytest.fail(f"no job could be stopped while {phase}")
 
 
-def test_suspended_decoding_process_does_not_block_the_queue(workers: Workers, truth: str) -> None:
+def test_suspended_decoding_process_does_not_block_the_queue(workers: Workers, expected_hash: str) -> None:
     """The worker sends heartbeats; its child is suspended and reports nothing."""
     for turn in range(5):
         name = f"child-stopped-{turn}"
         workers.ask(name)
-        held = workers.until(name, lambda job: job.state.is_ended or PHASES["upscaling"](workers, job))
-        holder = next(one for one in workers.processes if f"-{one.pid}-" in (held.worker or ""))
+        running = workers.until(name, lambda job: job.state.is_ended or PHASES["upscaling"](workers, job))
+        holder = next(one for one in workers.processes if f"-{one.pid}-" in (running.worker or ""))
         for child in psutil.Process(holder.pid).children(recursive=True):
             child.send_signal(signal.SIGSTOP)
         done = workers.until(name, lambda job: job.state.is_ended)
-        assert_published(workers, done, truth)
+        assert_published(workers, done, expected_hash)
         if done.attempt == 2:
             return
     pytest.fail("no child could be stopped while it computed")
 
 
-def assert_published(workers: Workers, job: Job, truth: str) -> None:
+def assert_published(workers: Workers, job: Job, expected_hash: str) -> None:
     assert job.result is not None
     path = workers.folder(job.id, job.attempt) / job.result.file
     found: Any = hashlib.sha256(path.read_bytes()).hexdigest()
-    assert found == job.result.sha256 == truth
+    assert found == job.result.sha256 == expected_hash
     assert path.stat().st_size == job.result.bytes

@@ -386,12 +386,12 @@ def test_finished_stripes_are_seen_while_the_job_runs(
     service.submit(slide=slide, model="nearest", region=[0, 0, 8, 8])
     job = service.submit(slide=slide, model="compact-x4-fast", region=[900, 0, 300, 2400])["id"]
     page = open_page(f"{service.address}/#/jobs/{job}", provoked=True)  # before the job has a plan
-    deadline, held = time.monotonic() + 120, None
-    while held is None:
+    deadline, decoder = time.monotonic() + 120, None
+    while decoder is None:
         assert time.monotonic() < deadline
         if list(service.folder.glob(f"jobs/{job}/attempt-1/.slidelift-*/stripe-00000.segment")):
-            (held,) = service.descendants("upscale")
-            held.send_signal(signal.SIGSTOP)
+            (decoder,) = service.descendants("upscale")
+            decoder.send_signal(signal.SIGSTOP)
         time.sleep(0.05)
     page.reload()
     expect(page.locator(".viewer-status")).to_contain_text("1 of 2 stripes")
@@ -401,7 +401,7 @@ def test_finished_stripes_are_seen_while_the_job_runs(
     before = canvas(page)
     assert service.job(job)["state"] == "running"
     with page.expect_request(re.compile(r"/result\.dzi$"), timeout=WAIT_MS):  # all stripes are finished
-        held.send_signal(signal.SIGCONT)
+        decoder.send_signal(signal.SIGCONT)
     expect(page.locator(".viewer-status")).to_have_text("")
     expect(page.locator(".name.right")).to_contain_text("Result, compact-x4-fast")
     after = canvas(page)
@@ -555,7 +555,7 @@ def test_commands_keep_the_focus_when_a_job_changes(service: Any, open_page: Ope
     fold.locator("summary").click()
     copy = fold.get_by_role("button", name="Copy").first
     copy.focus()
-    fold.dispatch_event("toggle")  # as each change of the job does
+    fold.dispatch_event("toggle")  # each change of the job sends this event
     expect(copy).to_be_focused()
 
 

@@ -1,4 +1,4 @@
-"""`slidelift patches` and `slidelift entropy` in processes of their own, on real slides."""
+"""`slidelift patches` and `slidelift entropy` as processes, on real slides."""
 
 import json
 import signal
@@ -14,7 +14,7 @@ from PIL import Image
 from slidelift.wsi.geometry import Region
 
 
-def test_a_real_slide_gives_patches_of_its_tissue_and_a_bad_one_is_named(slidelift, cmu, data, tmp_path) -> None:
+def test_patches_contain_tissue_and_unusable_slides_are_named(slidelift, cmu, data, tmp_path) -> None:
     out = tmp_path / "out"
     slides = [data / "damaged" / "text.svs", data / "slides" / "prostate-with-ink.jpeg", cmu]
     done = slidelift("patches", *slides, "--out", out, "--mpp", "0.499", "--size", "256", "--max", "12")
@@ -22,7 +22,7 @@ def test_a_real_slide_gives_patches_of_its_tissue_and_a_bad_one_is_named(slideli
     assert "text.svs" in done.err
     assert "--source-mpp" in done.err
     assert "Traceback" not in done.err
-    assert "\r" not in done.err, "a progress bar where nobody watches"
+    assert "\r" not in done.err, "no progress bar without a terminal"
     index = json.loads((out / "patches.json").read_text("utf-8"))
     assert len(index["patches"]) == index["slides"][0]["counts"]["kept"] == 12
     assert sorted(path.name for path in out.iterdir()) == sorted(
@@ -31,8 +31,8 @@ def test_a_real_slide_gives_patches_of_its_tissue_and_a_bad_one_is_named(slideli
     with openslide.OpenSlide(cmu) as slide:
         for patch in index["patches"]:
             x, y, *size = patch["region"]
-            truth = np.asarray(slide.read_region((x, y), 0, size).convert("RGB"))
-            assert (np.asarray(Image.open(out / patch["file"])) == truth).all()
+            expected = np.asarray(slide.read_region((x, y), 0, size).convert("RGB"))
+            assert (np.asarray(Image.open(out / patch["file"])) == expected).all()
             assert patch["entropy"] >= 3
 
 
@@ -43,7 +43,7 @@ def test_enlarging_is_refused_with_exit_code_2(slidelift, cmu, tmp_path) -> None
 
 
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
-def test_a_killed_run_completes_when_called_again_and_no_file_is_half_written(
+def test_a_killed_run_continues_when_repeated_and_leaves_no_partial_file(
     slidelift, tmp_path, write_pyramid, formula_pixels, kill
 ) -> None:
     slide = write_pyramid(tmp_path / "slide.tiff", formula_pixels(Region(0, 0, 2560, 2048)))
@@ -63,12 +63,12 @@ def test_a_killed_run_completes_when_called_again_and_no_file_is_half_written(
     assert process.returncode == (130 if kill is signal.SIGINT else -9)
     assert "Traceback" not in err
     made = {path: path.stat().st_ino for path in out.glob("*.png")}
-    assert 0 < len(made) < 26 * 21, "it was to be killed in the middle"
+    assert 0 < len(made) < 26 * 21, "the run must be killed before its end"
     for path in made:
         assert np.asarray(Image.open(path)).shape == (96, 96, 3)
     assert slidelift(*arguments, out).code == 0
     kept = [path for path, inode in made.items() if path.stat().st_ino == inode]
-    assert len(kept) >= len(made) - 1, "only the patch whose line was not yet written is made again"
+    assert len(kept) >= len(made) - 1, "only a patch without a line in the index may be made again"
     assert slidelift(*arguments, tmp_path / "whole").code == 0
     assert {path.name: path.read_bytes() for path in out.iterdir()} == {
         path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()

@@ -1,4 +1,4 @@
-"""What is planted in a slide, its name and its place never comes out of the service: not in files, answers or logs."""
+"""A patient's name in a slide, its file name or its folder appears in no result, response about a job, or log."""
 
 import json
 import zipfile
@@ -14,11 +14,11 @@ FORBIDDEN = ("Zyxwvut", "Quisling", "CaseQX7")
 
 
 def write_slide(path: Path) -> Path:
-    """An Aperio-like slide with a patient in every free text, and a label."""
+    """Write an Aperio-like slide with a label, and a patient's name in every free text."""
     draw = np.random.default_rng(5)
     pixels = draw.integers(120, 240, (700, 900, 3), np.uint8)
     facts = f"AppMag = 20|MPP = 0.499|Filename = {PLANTED}|User = {PLANTED}|Title = CaseQX7"
-    said = f"Aperio Image Library v12\n900x700 |{facts}"
+    image_description = f"Aperio Image Library v12\n900x700 |{facts}"
     extra = [(315, "s", 0, PLANTED, True), (33432, "s", 0, PLANTED, True), (316, "s", 0, PLANTED, True)]
     with tifffile.TiffWriter(path) as tiff:
         tiff.write(
@@ -26,7 +26,7 @@ def write_slide(path: Path) -> Path:
             tile=(256, 256),
             photometric="rgb",
             compression="jpeg",
-            description=said,
+            description=image_description,
             metadata=None,
             extratags=extra,
             software=PLANTED,
@@ -36,32 +36,34 @@ def write_slide(path: Path) -> Path:
 
 
 @pytest.mark.parametrize("result_format", ["ome-tiff", "ome-zarr"])
-def test_no_word_of_a_patient_leaves_the_service(start_service: Any, tmp_path: Path, result_format: str) -> None:
+def test_patient_names_appear_in_no_result_response_or_log(
+    start_service: Any, tmp_path: Path, result_format: str
+) -> None:
     folder = tmp_path / "CaseQX7"
     folder.mkdir()
     slide_file = write_slide(folder / f"{PLANTED}.svs")
     service = start_service(tmp_path / "data", log_format="json" if result_format == "ome-tiff" else "text")
     uploaded = service.upload(slide_file)
-    assert PLANTED in uploaded["name"], "its owner knows it by that name"
-    asked = {"slide": uploaded["id"], "model": "bicubic", "format": result_format, "entropy": 0}
-    done = service.follow(service.submit(**asked)["id"])
+    assert PLANTED in uploaded["name"], "only the slide itself keeps its name"
+    order = {"slide": uploaded["id"], "model": "bicubic", "format": result_format, "entropy": 0}
+    done = service.follow(service.submit(**order)["id"])
     assert done["state"] == "succeeded", done
-    wrong = service.submit(**{**asked, "target_mpp": 3})
-    said = [json.dumps(done), json.dumps(wrong), service.curl("{service}/metrics"), service.curl("{service}/v1/jobs")]
+    wrong = service.submit(**{**order, "target_mpp": 3})
+    texts = [json.dumps(done), json.dumps(wrong), service.curl("{service}/metrics"), service.curl("{service}/v1/jobs")]
     for kind in ("report", "report.html", "tissue.geojson"):
-        said.append(service.curl(f"{{service}}/v1/jobs/{done['id']}/{kind}"))
-        assert len(said[-1]) > 100
+        texts.append(service.curl(f"{{service}}/v1/jobs/{done['id']}/{kind}"))
+        assert len(texts[-1]) > 100
     result = tmp_path / "result"
     service.curl("-o", str(result), f"{{service}}{done['result']['href']}")
     headers = service.curl("-sI", f"{{service}}{done['result']['href']}")
     service.stop()
-    held = [result.read_bytes(), *(text.encode() for text in [*said, headers])]
-    held.append(Path(service.log.name).read_bytes())
-    held += [path.read_bytes() for path in (service.folder / "jobs").rglob("*") if path.is_file()]
+    contents = [result.read_bytes(), *(text.encode() for text in [*texts, headers])]
+    contents.append(Path(service.log.name).read_bytes())
+    contents += [path.read_bytes() for path in (service.folder / "jobs").rglob("*") if path.is_file()]
     if result_format == "ome-zarr":
         with zipfile.ZipFile(result) as archive:
-            held += [archive.read(name) for name in archive.namelist()]
+            contents += [archive.read(name) for name in archive.namelist()]
     for word in FORBIDDEN:
         for coded in (word.encode(), word.encode("utf-16-le"), word.lower().encode()):
-            assert not [1 for one in held if coded in one], word
+            assert not [1 for one in contents if coded in one], word
     assert b"upscaling" in Path(service.log.name).read_bytes() or b"attempt 1" in Path(service.log.name).read_bytes()

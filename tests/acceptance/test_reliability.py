@@ -411,7 +411,7 @@ def test_an_upload_of_two_gibibytes_needs_little_memory(start_service: Callable[
     assert peak_kib < 150 * 1024
 
 
-def test_a_zip_without_room_leaves_only_its_folder(small_disk: Path) -> None:
+def test_zip_on_a_full_disk_leaves_only_the_source_folder(small_disk: Path) -> None:
     folder = small_disk / "result.ome.zarr"
     (folder / "0").mkdir(parents=True)
     (folder / "0" / "chunk").write_bytes(os.urandom(4 * 2**20))

@@ -59,9 +59,9 @@ def test_an_uploaded_slide_becomes_a_pyramid_that_qupath_opens(service, cmu, tmp
         assert slide_again.properties["tiffslide.mpp-x"] == pytest.approx(0.12475, rel=1e-6)
 
     with openslide.OpenSlide(cmu) as source:
-        truth = np.asarray(source.read_region((0, 0), 0, source.dimensions).convert("RGB"))
+        expected = np.asarray(source.read_region((0, 0), 0, source.dimensions).convert("RGB"))
     shown = tifffile.imread(result, level=2)
-    assert np.abs(shown.astype(int) - truth).mean() < 5
+    assert np.abs(shown.astype(int) - expected).mean() < 5
 
 
 def test_an_ome_zarr_is_one_zip_that_zarr_and_ome_zarr_open(service, cmu, tmp_path) -> None:

@@ -1,4 +1,4 @@
-"""What the service's tests share: a client without a server, a small real slide, a stand-in for the probe."""
+"""Fixtures of the service's tests: a client without a server, a small real slide, a fake probe."""
 
 import asyncio
 import os
@@ -26,7 +26,7 @@ time.sleep(60)
 
 
 class Client:
-    """Synchronous calls into an ASGI application; an exception that leaves it is an error of the test."""
+    """Synchronous calls into an ASGI application; an unhandled exception fails the test."""
 
     def __init__(self, app: FastAPI) -> None:
         self.app = app
@@ -50,7 +50,7 @@ def tiff() -> bytes:
 
 @pytest.fixture
 def facts() -> dict[str, Any]:
-    """What the stand-in probe says; a test may change it."""
+    """What the fake probe returns; a test may change it."""
     return {
         "width": 2220,
         "height": 2967,
@@ -81,7 +81,7 @@ def app(settings: Settings, facts: dict[str, Any]) -> Iterator[FastAPI]:
 
 @pytest.fixture
 def open_app(tmp_path: Path, facts: dict[str, Any]) -> Iterator[Callable[..., FastAPI]]:
-    """Make applications with settings of the test's own, over one data folder."""
+    """Make applications with other settings and the same data folder."""
     made: list[FastAPI] = []
 
     def make(**given: Any) -> FastAPI:
@@ -96,7 +96,7 @@ def open_app(tmp_path: Path, facts: dict[str, Any]) -> Iterator[Callable[..., Fa
 
 @pytest.fixture
 def start_instead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Make `Runner` start a program of the test's own as its child."""
+    """Make `Runner` and the viewer pool start the given program as their child."""
 
     def replace(program: str) -> None:
         folder = tmp_path / "modules"
@@ -111,7 +111,7 @@ def start_instead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[
 
 @pytest.fixture
 def deaf_child(start_instead: Callable[[str], None]) -> None:
-    """A child that reports progress once and then neither reads nor answers."""
+    """A child that reports progress once and then hangs."""
     start_instead(DEAF)
 
 

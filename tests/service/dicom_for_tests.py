@@ -1,4 +1,4 @@
-"""Writes the least DICOM whole-slide instance that decoders read: PS3.10, explicit VR, tiles as JPEG."""
+"""Writes minimal DICOM whole-slide instances that decoders can read: PS3.10, explicit VR, tiles as JPEG."""
 
 import io
 import struct
@@ -22,7 +22,7 @@ def _sequence(group: int, tag: int, items: Iterable[bytes]) -> bytes:
 
 
 def instance(image: Image.Image, series: str, number: int, mpp: float) -> bytes:
-    """One level of a slide, its sides multiples of `TILE`."""
+    """Encode one level of a slide; its width and height must be multiples of `TILE`."""
     width, height = image.size
     frames = []
     for y in range(0, height, TILE):

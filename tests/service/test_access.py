@@ -59,7 +59,7 @@ def test_requests_without_a_token_are_refused(guarded: Guarded, method: str, url
 
 def test_body_of_a_refused_upload_is_not_read(guarded: Guarded) -> None:
     async def body() -> Any:
-        raise AssertionError("the body was asked for")
+        raise AssertionError("the body was read")
         yield b""
 
     assert code(guarded(None, "PUT", "/v1/slides/a.svs", content=body())) == (401, "access.token-missing")

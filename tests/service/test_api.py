@@ -23,8 +23,8 @@ Call = Callable[..., httpx.Response]
 
 
 def is_problem(answer: httpx.Response, status: int, code: str) -> bool:
-    said = answer.json()
-    assert (answer.status_code, said["status"], said["code"]) == (status, status, code), answer.text
+    body = answer.json()
+    assert (answer.status_code, body["status"], body["code"]) == (status, status, code), answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     return True
 
@@ -200,8 +200,8 @@ def test_api_and_worker_import_neither_torch_nor_a_decoder() -> None:
         "heavy = 'torch openslide tifffile tiffslide imagecodecs PIL zarr dask numcodecs skimage scipy'.split();"
         "print([name for name in heavy if name in sys.modules])"
     )
-    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
-    assert told.stdout.strip() == "[]"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "[]"
 
 
 def test_settings_are_read_from_the_environment_and_frozen(monkeypatch: pytest.MonkeyPatch) -> None:

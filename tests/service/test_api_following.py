@@ -123,7 +123,7 @@ def test_event_stream_contains_each_change_until_the_end(app: FastAPI, store: Sq
     worker.join()
     assert [number for number, _ in seen] == sorted({number for number, _ in seen})
     assert seen[0][1]["state"] == "queued"
-    assert {said["progress"]["tiles_done"] for _, said in seen} == {0, 1, 2}
+    assert {job["progress"]["tiles_done"] for _, job in seen} == {0, 1, 2}
     assert seen[-1][1]["state"] == "failed"
 
 
@@ -132,8 +132,8 @@ def test_event_stream_continues_after_last_event_id(app: FastAPI, store: SqlStor
     store.claim("w")
     store.settle(job_id, 1, FAILED)
     address = f"/v1/jobs/{job_id}/events"
-    ((last, said),) = events(app, address)
-    assert said["state"] == "failed"
+    ((last, job),) = events(app, address)
+    assert job["state"] == "failed"
     assert events(app, address, {"Last-Event-ID": str(last)}) == []
     assert len(events(app, address, {"Last-Event-ID": str(last - 1)})) == 1
     for odd in ("", "x", "-1", "99999999999999999999", "9" * 5000):
@@ -170,12 +170,12 @@ def test_batch_creates_and_cancels_one_job_per_slide(store: SqlStore, call: Call
     other = call("PUT", "/v1/slides/b.svs", content=tiff).json()["id"]
     wanted = {"slides": [slide_id, other], "model": "bicubic"}
     answer = call("POST", "/v1/batches", json=wanted, headers={"Idempotency-Key": "k"})
-    said = answer.json()
-    assert (answer.status_code, said["total"], said["states"], said["ended"]) == (202, 2, {"queued": 2}, False)
-    assert call("POST", "/v1/batches", json=wanted, headers={"Idempotency-Key": "k"}).json() == said
-    listed = call("GET", said["jobs"]).json()["jobs"]
+    body = answer.json()
+    assert (answer.status_code, body["total"], body["states"], body["ended"]) == (202, 2, {"queued": 2}, False)
+    assert call("POST", "/v1/batches", json=wanted, headers={"Idempotency-Key": "k"}).json() == body
+    listed = call("GET", body["jobs"]).json()["jobs"]
     assert {job["slide"] for job in listed} == {slide_id, other}
-    assert {job["batch"] for job in listed} == {said["id"]}
+    assert {job["batch"] for job in listed} == {body["id"]}
     job = store.claim("w")
     assert job is not None
     store.settle(job.id, 1, FAILED)
@@ -215,7 +215,7 @@ def test_jobs_are_listed_by_slide(ask: Call, call: Call, slide_id: str) -> None:
 
 @pytest.fixture
 def small_disk(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Free disk space, as a list of one number that a test can change."""
+    """Replace the free disk space by the first number of a list, which the test can change."""
     room = [10**10]
     monkeypatch.setattr("slidelift.service.storage.files.Storage.free_bytes", lambda _: room[0])
     return room

@@ -22,8 +22,8 @@ PIXELS = bytes(range(256)) * 10
 
 
 def is_problem(answer: httpx.Response, status: int, code: str) -> bool:
-    said = answer.json()
-    assert (answer.status_code, said["status"], said["code"]) == (status, status, code), answer.text
+    body = answer.json()
+    assert (answer.status_code, body["status"], body["code"]) == (status, status, code), answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     return True
 
@@ -55,22 +55,22 @@ def test_job_is_queued_with_the_requested_options(ask: Call, call: Call, slide_i
     wanted = {"model": "bicubic", "mpp": 0.5, "target_mpp": 0.25, "level": 0, "region": [1, 2, 30, 40]}
     wanted |= {"format": "ome-zarr", "on_bad_tile": "mark", "entropy": 4.5, "quality": 80}
     answer = ask(**wanted)
-    said = answer.json()
+    body = answer.json()
     assert answer.status_code == 202
-    assert answer.headers["location"] == f"/v1/jobs/{said['id']}"
+    assert answer.headers["location"] == f"/v1/jobs/{body['id']}"
     assert int(answer.headers["retry-after"]) >= 1
-    assert {key: said[key] for key in wanted} == wanted
-    assert (said["slide"], said["state"], said["stage"], said["result"]) == (slide_id, "queued", None, None)
-    assert said["progress"] == dict.fromkeys(("tiles_per_second", "eta_seconds", "device_busy")) | dict.fromkeys(
+    assert {key: body[key] for key in wanted} == wanted
+    assert (body["slide"], body["state"], body["stage"], body["result"]) == (slide_id, "queued", None, None)
+    assert body["progress"] == dict.fromkeys(("tiles_per_second", "eta_seconds", "device_busy")) | dict.fromkeys(
         ("tiles_done", "tiles_total", "resumed_tiles"), 0
     )
-    assert call("GET", answer.headers["location"]).json() == said
+    assert call("GET", answer.headers["location"]).json() == body
 
 
 def test_job_without_a_model_uses_the_recommended_one_with_the_reason(ask: Call, call: Call, slide_id: str) -> None:
-    said, advice = ask().json(), call("GET", f"/v1/slides/{slide_id}/recommendation").json()
-    assert (said["model"], said["level"]) == (advice["model"], advice["level"]) == ("compact-x2", 0)
-    assert said["chosen_because"] == advice["reason"]
+    job, advice = ask().json(), call("GET", f"/v1/slides/{slide_id}/recommendation").json()
+    assert (job["model"], job["level"]) == (advice["model"], advice["level"]) == ("compact-x2", 0)
+    assert job["chosen_because"] == advice["reason"]
     assert "0.249 µm per pixel" in advice["reason"]
     assert ask(model="compact-x2").json()["chosen_because"] is None
 
@@ -83,8 +83,8 @@ def test_recommendation_depends_on_effort_and_resolution(
     chosen = {effort: ask(slide=slide, effort=effort).json()["model"] for effort in ("fast", "balanced", "best")}
     assert chosen == {"fast": "compact-x4-fast", "balanced": "compact-x4", "best": "realesrgan-x4"}
     assert ask(slide=slide, target_mpp=0.5).json()["model"] == "compact-x2"
-    asked = call("GET", f"/v1/slides/{slide}/recommendation?target_mpp=0.5&effort=best").json()
-    assert (asked["model"], asked["scale"], asked["mpp"]) == ("compact-x2", 2, 0.5)
+    recommended = call("GET", f"/v1/slides/{slide}/recommendation?target_mpp=0.5&effort=best").json()
+    assert (recommended["model"], recommended["scale"], recommended["mpp"]) == ("compact-x2", 2, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -217,9 +217,9 @@ def test_running_job_has_progress_and_retry_after(app: FastAPI, ask: Call, call:
     store.claim("w")
     store.advance(job_id, 1, Progress(Stage.UPSCALING, 30, 90, 2.0, 120.0, 10, 0.5))
     answer = call("GET", f"/v1/jobs/{job_id}")
-    said = answer.json()
-    assert (said["state"], said["stage"], said["attempt"]) == ("running", "upscaling", 1)
-    assert said["progress"] == {
+    body = answer.json()
+    assert (body["state"], body["stage"], body["attempt"]) == ("running", "upscaling", 1)
+    assert body["progress"] == {
         "tiles_done": 30,
         "tiles_total": 90,
         "tiles_per_second": 2.0,
@@ -277,8 +277,8 @@ def test_unfinished_job_has_no_result_yet(ask: Call, call: Call) -> None:
 
 
 def test_result_is_downloaded_completely_or_in_ranges(call: Call, finished: str) -> None:
-    said = call("GET", f"/v1/jobs/{finished}").json()
-    assert said["result"] == {
+    job = call("GET", f"/v1/jobs/{finished}").json()
+    assert job["result"] == {
         "href": f"/v1/jobs/{finished}/result",
         "format": "ome-tiff",
         "bytes": len(PIXELS),
@@ -287,25 +287,25 @@ def test_result_is_downloaded_completely_or_in_ranges(call: Call, finished: str)
         "summary": "The model enhanced 14 of 62 tissue tiles.",
         "few_enhanced": True,
     }
-    whole = call("GET", said["result"]["href"])
+    whole = call("GET", job["result"]["href"])
     assert whole.content == PIXELS
     assert whole.headers["content-type"] == "image/tiff"
     assert whole.headers["etag"] == '"5ha"'
     assert whole.headers["content-disposition"] == f'attachment; filename="{finished}.ome.tiff"'
-    part = call("GET", said["result"]["href"], headers={"Range": "bytes=256-511", "If-Range": '"5ha"'})
+    part = call("GET", job["result"]["href"], headers={"Range": "bytes=256-511", "If-Range": '"5ha"'})
     assert (part.status_code, part.content) == (206, PIXELS[256:512])
     assert part.headers["content-range"] == f"bytes 256-511/{len(PIXELS)}"
-    stale = call("GET", said["result"]["href"], headers={"Range": "bytes=256-511", "If-Range": '"old"'})
+    stale = call("GET", job["result"]["href"], headers={"Range": "bytes=256-511", "If-Range": '"old"'})
     assert (stale.status_code, stale.content) == (200, PIXELS)
-    known = call("GET", said["result"]["href"], headers={"If-None-Match": '"5ha"'})
+    known = call("GET", job["result"]["href"], headers={"If-None-Match": '"5ha"'})
     assert (known.status_code, known.content) == (304, b"")
-    head = call("HEAD", said["result"]["href"])
+    head = call("HEAD", job["result"]["href"])
     assert (head.status_code, head.headers["content-length"], head.content) == (200, str(len(PIXELS)), b"")
 
 
-@pytest.mark.parametrize(("asked", "status"), [("bytes=99999-", 416), ("pages=1-2", 400), ("bytes=9-1", 400)])
-def test_invalid_range_is_a_problem(call: Call, finished: str, asked: str, status: int) -> None:
-    answer = call("GET", f"/v1/jobs/{finished}/result", headers={"Range": asked})
+@pytest.mark.parametrize(("range_header", "status"), [("bytes=99999-", 416), ("pages=1-2", 400), ("bytes=9-1", 400)])
+def test_invalid_range_is_a_problem(call: Call, finished: str, range_header: str, status: int) -> None:
+    answer = call("GET", f"/v1/jobs/{finished}/result", headers={"Range": range_header})
     assert answer.status_code == status
     assert answer.headers["content-type"] == "application/problem+json"
     if status == 416:
@@ -318,23 +318,23 @@ def test_deleting_a_result_keeps_the_job_and_its_report(call: Call, finished: st
     for _ in range(2):
         assert call("DELETE", f"/v1/jobs/{finished}/result").status_code == 204
     assert is_problem(call("GET", f"/v1/jobs/{finished}/result"), 410, "result.deleted")
-    said = call("GET", f"/v1/jobs/{finished}").json()
-    assert (said["state"], said["result"], said["report"]) == ("succeeded", None, f"/v1/jobs/{finished}/report")
-    assert call("GET", said["report"]).json() == {"tiles": 4}
+    job = call("GET", f"/v1/jobs/{finished}").json()
+    assert (job["state"], job["result"], job["report"]) == ("succeeded", None, f"/v1/jobs/{finished}/report")
+    assert call("GET", job["report"]).json() == {"tiles": 4}
     assert [path.name for path in folder.iterdir()] == ["report.json"]
 
 
 def test_report_page_and_tissue_are_deleted_with_the_result(call: Call, finished: str) -> None:
-    said = call("GET", f"/v1/jobs/{finished}").json()
-    page, tissue = call("GET", said["report_html"]), call("GET", said["tissue"])
+    job = call("GET", f"/v1/jobs/{finished}").json()
+    page, tissue = call("GET", job["report_html"]), call("GET", job["tissue"])
     assert (page.status_code, page.headers["content-type"].split(";")[0]) == (200, "text/html")
     assert "default-src 'none'" in page.headers["content-security-policy"]
     assert (tissue.json(), tissue.headers["content-type"]) == ({}, "application/geo+json")
     call("DELETE", f"/v1/jobs/{finished}/result")
-    for address in (said["report_html"], said["tissue"]):
+    for address in (job["report_html"], job["tissue"]):
         assert is_problem(call("GET", address), 410, "result.deleted")
-    said = call("GET", f"/v1/jobs/{finished}").json()
-    assert (said["report_html"], said["tissue"]) == (None, None)
+    job = call("GET", f"/v1/jobs/{finished}").json()
+    assert (job["report_html"], job["tissue"]) == (None, None)
 
 
 TRIANGLE = {"type": "Polygon", "coordinates": [[[10, 10], [900, 10], [10, 700], [10, 10]]]}
@@ -342,10 +342,10 @@ TRIANGLE = {"type": "Polygon", "coordinates": [[[10, 10], [900, 10], [10, 700], 
 
 def test_region_of_interest_is_stored_unchanged(app: FastAPI, ask: Call, call: Call) -> None:
     feature = {"type": "FeatureCollection", "features": [{"type": "Feature", "geometry": TRIANGLE, "properties": {}}]}
-    said = ask(roi=feature).json()
-    assert (said["roi_points"], said["region"]) == (4, None)
-    job = app.state.context.store.job(said["id"])
-    assert (job.order.roi, job.order.roi_points) == (UnloadedRoi(), 4), "polygons are in their own column"
+    body = ask(roi=feature).json()
+    assert (body["roi_points"], body["region"]) == (4, None)
+    job = app.state.context.store.job(body["id"])
+    assert (job.order.roi, job.order.roi_points) == (UnloadedRoi(), 4), "the polygons are stored in another column"
     assert job.reserved_bytes < app.state.context.store.job(ask().json()["id"]).reserved_bytes
     claimed = app.state.context.store.claim("w")
     assert claimed.order.roi.polygons == (((((10.0, 10.0), (900.0, 10.0), (10.0, 700.0), (10.0, 10.0))),),)
@@ -389,10 +389,10 @@ def test_jobs_are_listed_in_pages_and_by_state(ask: Call, call: Call) -> None:
 
 
 def test_models_are_listed_with_their_properties(call: Call) -> None:
-    said = call("GET", "/v1/models").json()
-    assert said["default"] == "auto"
-    assert {model["effort"] for model in said["models"]} == {"fast", "balanced", "best", None}
-    bicubic = next(model for model in said["models"] if model["name"] == "bicubic")
+    body = call("GET", "/v1/models").json()
+    assert body["default"] == "auto"
+    assert {model["effort"] for model in body["models"]} == {"fast", "balanced", "best", None}
+    bicubic = next(model for model in body["models"] if model["name"] == "bicubic")
     assert 4 in bicubic["scales"]
     assert "/" not in str(bicubic["scales"])
 
@@ -451,8 +451,8 @@ def test_file_deleted_after_the_response_started_is_sent_completely(
     path = f"/v1/jobs/{finished}/{name}"
     scope = {"type": "http", "method": "GET", "path": path, "raw_path": path.encode(), "root_path": ""}
     scope |= {"scheme": "http", "query_string": b"", "server": ("test", 80), "http_version": "1.1"}
-    said = [(b"range", f"bytes={part.start}-{part.stop - 1}".encode())] if part else []
-    scope |= {"asgi": {"version": "3.0", "spec_version": "2.3"}, "headers": [(b"host", b"localhost"), *said]}
+    headers = [(b"range", f"bytes={part.start}-{part.stop - 1}".encode())] if part else []
+    scope |= {"asgi": {"version": "3.0", "spec_version": "2.3"}, "headers": [(b"host", b"localhost"), *headers]}
     asyncio.run(app(scope, receive, send))
     assert sent[0]["status"] == (206 if part else 200)
     assert b"".join(message.get("body", b"") for message in sent) == content[part or slice(None)]

@@ -28,25 +28,25 @@ def leftovers(settings: Settings) -> list[Path]:
 
 
 def is_problem(answer: httpx.Response, status: int, code: str) -> bool:
-    said = answer.json()
-    assert (answer.status_code, said["status"], said["code"]) == (status, status, code), answer.text
+    body = answer.json()
+    assert (answer.status_code, body["status"], body["code"]) == (status, status, code), answer.text
     assert answer.headers["content-type"] == "application/problem+json"
-    assert said.keys() >= {"type", "title", "detail", "instance"}
+    assert body.keys() >= {"type", "title", "detail", "instance"}
     return True
 
 
 def test_uploaded_slide_is_stored_hashed_and_described(call: Call, settings: Settings, tiff: bytes) -> None:
     answer = call("PUT", "/v1/slides/Patient%20M%C3%BCller.OME.tif", content=tiff)
     assert answer.status_code == 201
-    said = answer.json()
-    assert answer.headers["location"] == f"/v1/slides/{said['id']}"
-    assert (said["name"], said["bytes"]) == ("Patient Müller.OME.tif", len(tiff))
-    assert said["sha256"] == hashlib.sha256(tiff).hexdigest()
-    assert (said["width"], said["height"], said["mpp"], said["objective"]) == (2220, 2967, [0.499, 0.499], 20.0)
-    stored = settings.data_dir / "slides" / said["id"] / "slide.ome.tif"
+    slide = answer.json()
+    assert answer.headers["location"] == f"/v1/slides/{slide['id']}"
+    assert (slide["name"], slide["bytes"]) == ("Patient Müller.OME.tif", len(tiff))
+    assert slide["sha256"] == hashlib.sha256(tiff).hexdigest()
+    assert (slide["width"], slide["height"], slide["mpp"], slide["objective"]) == (2220, 2967, [0.499, 0.499], 20.0)
+    stored = settings.data_dir / "slides" / slide["id"] / "slide.ome.tif"
     assert stored.read_bytes() == tiff
-    assert call("GET", f"/v1/slides/{said['id']}").json() == said
-    assert call("GET", "/v1/slides").json() == {"slides": [said], "next": None}
+    assert call("GET", f"/v1/slides/{slide['id']}").json() == slide
+    assert call("GET", "/v1/slides").json() == {"slides": [slide], "next": None}
 
 
 def test_slides_name_is_not_in_any_path(call: Call, settings: Settings, slide_id: str) -> None:

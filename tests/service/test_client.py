@@ -177,7 +177,7 @@ def shared_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
 
 @pytest.fixture
 def api(tmp_path: Path) -> Iterator[Api]:
-    """API of one test, to be killed or to have its slides counted."""
+    """API for one test, which may kill it or count its slides."""
     api = Api(tmp_path / "data").start()
     yield api
     api.kill()
@@ -223,7 +223,9 @@ def budgets(seed: int, count: int) -> tuple[int, ...]:
 
 
 @pytest.mark.parametrize("seed", [1])
-def test_an_upload_over_broken_connections_arrives_complete_and_once(shared_api, proxy, connect, slide, seed) -> None:
+def test_an_upload_over_broken_connections_is_stored_completely_and_once(
+    shared_api, proxy, connect, slide, seed
+) -> None:
     broken = proxy(shared_api.port, budgets(seed, 4))
     before = {one.id for one in connect(shared_api.address).slides()}
     values = []
@@ -235,14 +237,14 @@ def test_an_upload_over_broken_connections_arrives_complete_and_once(shared_api,
     assert {one.id for one in connect(shared_api.address).slides()} - before == {uploaded.id}
 
 
-def test_a_lost_response_to_an_upload_makes_no_second_slide(shared_api, proxy, connect, slide) -> None:
+def test_a_lost_response_to_an_upload_creates_no_second_slide(shared_api, proxy, connect, slide) -> None:
     before = {one.id for one in connect(shared_api.address).slides()}
     deaf = proxy(shared_api.port, lost=(b"PUT /v1/slides",))
     uploaded = connect(deaf.address).upload(slide)
     assert {one.id for one in connect(shared_api.address).slides()} - before == {uploaded.id}
 
 
-def test_a_lost_response_to_submit_makes_no_second_job(shared_api, proxy, connect, slide) -> None:
+def test_a_lost_response_to_submit_creates_no_second_job(shared_api, proxy, connect, slide) -> None:
     slide_id = connect(shared_api.address).upload(slide).id
     deaf = proxy(shared_api.port, lost=(b"POST /v1/jobs", b"POST /v1/jobs"))
     job = connect(deaf.address).submit(slide_id, model="bicubic", region=(0, 0, 32, 32))
@@ -265,7 +267,7 @@ def test_a_download_over_broken_connections_is_continued(shared_api, proxy, conn
     assert not result.with_name(f"{result.name}.part").exists()
 
 
-def test_another_process_continues_a_download_but_not_of_another_result(
+def test_another_process_continues_a_download_of_the_same_result_only(
     shared_api, proxy, connect, slide, tmp_path
 ) -> None:
     client = connect(shared_api.address)
@@ -295,12 +297,12 @@ def test_a_changed_result_is_refused_and_leaves_no_file(shared_api, connect, sli
     assert [path for path in tmp_path.iterdir() if path.name.startswith("r.ome")] == []
 
 
-def test_downloading_without_a_result_gives_the_reason(shared_api, connect, slide, tmp_path) -> None:
+def test_download_without_a_result_raises_the_reason(shared_api, connect, slide, tmp_path) -> None:
     client = connect(shared_api.address)
     job = client.submit(client.upload(slide).id)
-    for asked in (lambda: client.download(job.id, tmp_path / "r"), lambda: client.report(job.id)):
+    for request in (lambda: client.download(job.id, tmp_path / "r"), lambda: client.report(job.id)):
         with pytest.raises(ServiceRefusedError) as refused:
-            asked()
+            request()
         assert refused.value.problem.code == "job.not-finished"
     client.cancel(job.id)
     with pytest.raises(ServiceRefusedError) as unknown:
@@ -372,7 +374,7 @@ def test_a_token_gives_access_and_is_never_printed(api, connect, slide, caplog, 
     store = api.store
     store.add_token(token)
     store.close()
-    # The client's own variables stand beside the service's settings, and are none.
+    # SLIDELIFT_TOKEN and SLIDELIFT_SERVICE are variables of the client; the service ignores them.
     api.start(SLIDELIFT_AUTH="on", SLIDELIFT_TOKEN=TOKEN, SLIDELIFT_SERVICE="http://elsewhere")
     caplog.set_level(logging.DEBUG)
     for given, code in ((None, "access.token-missing"), (TOKEN, "access.token-invalid")):
@@ -391,7 +393,7 @@ def test_a_token_gives_access_and_is_never_printed(api, connect, slide, caplog, 
     assert secret not in caplog.text
 
 
-def test_wrong_addresses_and_files_are_named(connect, tmp_path, proxy, slide) -> None:
+def test_errors_name_wrong_addresses_and_files(connect, tmp_path, proxy, slide) -> None:
     nowhere = f"http://127.0.0.1:{free_port()}"
     started = time.monotonic()
     with pytest.raises(UnreachableError, match="does not answer"):
@@ -440,22 +442,24 @@ def test_members_of_a_newer_service_are_ignored(connect) -> None:
 
 
 def test_addresses_in_responses_are_used_with_the_services_host_only(connect) -> None:
-    asked = []
+    requests = []
 
     def answer(request: "Request") -> "Answer":
-        asked.append((request.path, request.headers.get("authorization")))
-        page = {"jobs": [], "next": None if len(asked) > 1 else "http://elsewhere:1/prefix/v1/jobs?before=7"}
+        requests.append((request.path, request.headers.get("authorization")))
+        page = {"jobs": [], "next": None if len(requests) > 1 else "http://elsewhere:1/prefix/v1/jobs?before=7"}
         return 200, {}, json.dumps(page).encode()
 
     other = FakeServer(answer)
     assert list(connect(f"{other.address}/prefix/", TOKEN).jobs(state="queued")) == []
-    assert asked == [(path, f"Bearer {TOKEN}") for path in ("/prefix/v1/jobs?state=queued", "/prefix/v1/jobs?before=7")]
+    assert requests == [
+        (path, f"Bearer {TOKEN}") for path in ("/prefix/v1/jobs?state=queued", "/prefix/v1/jobs?before=7")
+    ]
     other.close()
 
 
 def test_a_busy_service_is_retried_after_the_time_that_it_states(connect) -> None:
     refusals = [(429, "queue.full", "1"), (503, "store.unavailable", "1")]
-    said: list[str] = []
+    messages: list[str] = []
 
     def answer(request: "Request") -> "Answer":
         if not refusals:
@@ -465,9 +469,9 @@ def test_a_busy_service_is_retried_after_the_time_that_it_states(connect) -> Non
 
     other = FakeServer(answer)
     started = time.monotonic()
-    assert list(connect(other.address, on_wait=said.append).jobs()) == []
+    assert list(connect(other.address, on_wait=messages.append).jobs()) == []
     assert time.monotonic() - started > 1.9
-    assert ["queue.full" in said[0], "trying again in 1 s" in said[1]] == [True, True]
+    assert ["queue.full" in messages[0], "trying again in 1 s" in messages[1]] == [True, True]
     refusals.extend([(429, "quota.bytes", "1"), (507, "storage.full", "1")])
     for code in ("quota.bytes", "storage.full"):
         with pytest.raises(ServiceRefusedError, match=code):
@@ -479,7 +483,7 @@ def test_a_busy_service_is_retried_after_the_time_that_it_states(connect) -> Non
 
 
 class TusContract:
-    """tus 1.0 with checksums and upload states, as the service implements them, with a `fault` for each PATCH."""
+    """A tus 1.0 server with the service's checksums and upload states, and a `fault` for each PATCH."""
 
     def __init__(self) -> None:
         self.uploads: dict[str, bytearray] = {}
@@ -649,7 +653,7 @@ def test_a_slide_of_several_files_is_sent_as_one_tar(tus, connect, tmp_path) -> 
     assert found == contents
 
 
-def test_a_folder_of_dicom_is_one_tar_and_the_same_every_time(tmp_path) -> None:
+def test_a_folder_of_dicom_files_is_sent_as_the_same_tar_every_time(tmp_path) -> None:
     folder = tmp_path / "case 7"
     folder.mkdir()
     with pytest.raises(UnusableError, match=r"without \.dcm"):
@@ -678,7 +682,7 @@ class Request:
 
 
 Answer = tuple[int, dict[str, str], bytes] | None
-"""Status, headers, body; None closes the connection without a word."""
+"""Status, headers, body; None closes the connection without a response."""
 
 
 class FakeServer:

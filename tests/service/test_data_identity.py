@@ -63,14 +63,14 @@ def test_api_and_worker_refuse_a_folder_whose_database_is_missing(
     if not identity_kept:
         (settings.data_dir / "identity").unlink()
     for start in (lambda: create_app(settings), lambda: worker.work(settings, threading.Event())):
-        words = refused(start)
-        assert "slidelift adopt" in words
-        assert "SLIDELIFT_DATABASE_URL" in words
+        detail = refused(start)
+        assert "slidelift adopt" in detail
+        assert "SLIDELIFT_DATABASE_URL" in detail
     assert contents(settings.data_dir) == used
 
 
 def test_new_database_is_refused_for_an_empty_folder_with_an_identity(settings: Settings) -> None:
-    """As for a worker started without its SLIDELIFT_DATABASE_URL before the first upload."""
+    """For example, a worker was started without SLIDELIFT_DATABASE_URL before the first upload."""
     create_app(settings).state.context.store.close()
     empty_database(settings)
     stop = threading.Event()

@@ -42,8 +42,8 @@ def shown(open_app: Callable[..., FastAPI], client: Any, cmu: Path) -> Iterator[
 def finished(shown: tuple[FastAPI, Call, str]) -> str:
     """The id of a finished job for a corner of the slide."""
     app, call, slide = shown
-    asked = {"slide": slide, "model": "bicubic", "region": [256, 512, 300, 200]}
-    job_id = str(call("POST", "/v1/jobs", json=asked).json()["id"])
+    order = {"slide": slide, "model": "bicubic", "region": [256, 512, 300, 200]}
+    job_id = str(call("POST", "/v1/jobs", json=order).json()["id"])
     context = app.state.context
     job = context.store.claim("w")
     output = context.storage.begin_attempt(job)
@@ -72,11 +72,11 @@ def test_tiles_of_a_slide_equal_its_pixels(shown: tuple[FastAPI, Call, str], cmu
     assert described.headers["content-type"] == "application/xml"
     assert 'Width="2220" Height="2967"' in described.text
     with openslide.OpenSlide(cmu) as opened:
-        truth = np.asarray(opened.read_region((1024, 512), 0, (512, 512)).convert("RGB"))
-    assert (picture(call("GET", f"/v1/slides/{slide}_files/12/2_1.png")) == truth).all()
+        expected = np.asarray(opened.read_region((1024, 512), 0, (512, 512)).convert("RGB"))
+    assert (picture(call("GET", f"/v1/slides/{slide}_files/12/2_1.png")) == expected).all()
     lossy = call("GET", f"/v1/slides/{slide}_files/12/2_1.jpeg")
     assert lossy.headers["content-type"] == "image/jpeg"
-    assert np.abs(picture(lossy).astype(int) - truth).mean() < 3
+    assert np.abs(picture(lossy).astype(int) - expected).mean() < 3
     assert picture(call("GET", f"/v1/slides/{slide}_files/12/4_5.jpeg")).shape == (2967 - 2560, 2220 - 2048, 3)
     assert picture(call("GET", f"/v1/slides/{slide}_files/0/0_0.jpeg")).shape == (1, 1, 3)
 
@@ -126,9 +126,9 @@ def test_result_is_shown_with_its_position_on_the_slide(shown: tuple[FastAPI, Ca
     tile = call("GET", f"/v1/jobs/{finished}/result_files/11/2_1.jpeg?n=3")
     assert picture(tile).shape == (800 - 512, 1200 - 1024, 3)
     assert "immutable" in tile.headers["cache-control"]
-    told = call("GET", f"/v1/jobs/{finished}/map").json()
-    assert told["place"] == [256, 512, 300, 200]
-    assert told["complete"]
+    position = call("GET", f"/v1/jobs/{finished}/map").json()
+    assert position["place"] == [256, 512, 300, 200]
+    assert position["complete"]
 
 
 def test_result_before_its_plan_and_after_its_deletion_is_a_problem(
@@ -195,7 +195,7 @@ def meanwhile(shown: tuple[FastAPI, Call, str], monkeypatch: pytest.MonkeyPatch)
     app, call, _ = shown
     ask = app.state.context.decoders._request
 
-    def asked(url: str, happens: Callable[[], Any]) -> httpx.Response:
+    def send(url: str, happens: Callable[[], Any]) -> httpx.Response:
         waits = [happens]
 
         async def late(*given: Any) -> Any:
@@ -206,7 +206,7 @@ def meanwhile(shown: tuple[FastAPI, Call, str], monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr(app.state.context.decoders, "_request", late)
         return call("GET", url)
 
-    return asked
+    return send
 
 
 def test_image_deleted_while_it_is_decoded_is_reported_as_deleted(
@@ -243,8 +243,8 @@ def test_result_finished_while_it_is_decoded_is_shown(
 ) -> None:
     app, call, slide = shown
     context, region = app.state.context, [256, 512, 300, 200]
-    asked = {"slide": slide, "model": "bicubic", "region": region}
-    job = str(call("POST", "/v1/jobs", json=asked).json()["id"])
+    order = {"slide": slide, "model": "bicubic", "region": region}
+    job = str(call("POST", "/v1/jobs", json=order).json()["id"])
     claimed = context.store.claim("w")
 
     def finish() -> None:

@@ -90,9 +90,16 @@ def tarred(files: Mapping[str, bytes]) -> bytes:
 
 
 def vms(image: str | Path) -> bytes:
-    said = {"ImageFile": image, "MapFile": image, "NoLayers": 1, "NoJpegColumns": 1, "NoJpegRows": 1, "SourceLens": 20}
-    said |= {"PhysicalWidth": 100000, "PhysicalHeight": 50000}
-    return ("[Virtual Microscope Specimen]\n" + "".join(f"{key}={value}\n" for key, value in said.items())).encode()
+    values = {
+        "ImageFile": image,
+        "MapFile": image,
+        "NoLayers": 1,
+        "NoJpegColumns": 1,
+        "NoJpegRows": 1,
+        "SourceLens": 20,
+    }
+    values |= {"PhysicalWidth": 100000, "PhysicalHeight": 50000}
+    return ("[Virtual Microscope Specimen]\n" + "".join(f"{key}={value}\n" for key, value in values.items())).encode()
 
 
 def code(answer: httpx.Response) -> tuple[int, str]:

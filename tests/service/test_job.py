@@ -1,4 +1,4 @@
-"""The moves of a job, as values."""
+"""Transitions of a job, without a database."""
 
 from dataclasses import replace
 
@@ -29,8 +29,8 @@ OUTCOMES = [
     Outcome(JobState.CANCELLED),
     Outcome(JobState.FAILED, problem("slide.unreadable", "no")),
 ]
-WORDS = ("claim", "extend", "advance", "cancel", "pause", "resume", "retry", "delete")
-MOVES = st.one_of(st.sampled_from(WORDS), st.sampled_from(OUTCOMES))
+COMMANDS = ("claim", "extend", "advance", "cancel", "pause", "resume", "retry", "delete")
+MOVES = st.one_of(st.sampled_from(COMMANDS), st.sampled_from(OUTCOMES))
 
 
 def new() -> Job:
@@ -58,7 +58,7 @@ def move(job: Job, step: object, now: float) -> Job:
 
 
 @given(st.lists(st.tuples(MOVES, st.floats(0, 2 * LEASE)), max_size=30))
-def test_any_sequence_of_moves_keeps_the_rules(steps: list[tuple[object, float]]) -> None:
+def test_any_sequence_of_transitions_keeps_the_invariants(steps: list[tuple[object, float]]) -> None:
     job, now = new(), 0.0
     for step, wait in steps:
         now += wait
@@ -66,7 +66,7 @@ def test_any_sequence_of_moves_keeps_the_rules(steps: list[tuple[object, float]]
             after = move(job, step, now)
         except ForbiddenTransitionError:
             continue
-        assert not job.state.is_ended or step in ("retry", "delete"), "an end is left unasked"
+        assert not job.state.is_ended or step in ("retry", "delete"), "only a retry or a deletion changes an ended job"
         assert after.state is job.state or after.state in TRANSITIONS[job.state] or job.is_abandoned(now)
         assert job.attempt <= after.attempt <= job.attempt + 1
         assert (after.attempt > job.attempt) == (step == "claim" and after.state is JobState.RUNNING)
@@ -82,20 +82,20 @@ def test_any_sequence_of_moves_keeps_the_rules(steps: list[tuple[object, float]]
         job = after
 
 
-def test_living_worker_keeps_its_job() -> None:
+def test_running_job_cannot_be_claimed_before_its_lease_expires() -> None:
     job = new().claimed("w", 0, LEASE)
     with pytest.raises(ForbiddenTransitionError, match="held by another worker"):
         job.claimed("other", LEASE - 0.1, LEASE)
 
 
-def test_abandoned_job_is_taken_over_with_a_new_fence() -> None:
+def test_abandoned_job_is_claimed_with_a_new_attempt_number() -> None:
     job = new().claimed("w", 0, LEASE).claimed("other", LEASE, LEASE)
     assert (job.worker, job.attempt, job.crashes, job.started) == ("other", 2, 1, 0)
     assert not job.is_held(1)
     assert job.is_held(2)
 
 
-def test_three_crashes_of_the_decoder_blame_the_slide() -> None:
+def test_job_fails_with_a_slide_problem_after_three_decoder_crashes() -> None:
     job = new()
     for _ in range(MAX_CRASHES):
         job = job.claimed("w", 0, LEASE).settled(CRASH, 1)
@@ -104,18 +104,18 @@ def test_three_crashes_of_the_decoder_blame_the_slide() -> None:
     assert (job.problem.code, job.problem.by_user) == ("slide.crashes-decoder", True)
 
 
-def test_a_crash_after_new_stripes_does_not_count_with_those_before() -> None:
+def test_crashes_are_counted_again_from_one_after_a_finished_stripe() -> None:
     job = new()
-    for stripes in range(3 * MAX_CRASHES):  # killed again and again, and each time a stripe further
+    for stripes in range(3 * MAX_CRASHES):  # each attempt finishes one stripe and crashes
         job = job.claimed("w", 0, LEASE).advanced(Progress(Stage.UPSCALING, 8, 99, resumed_tiles=8 * stripes))
         job = job.settled(CRASH, 1)
         assert (job.state, job.crashes) == (JobState.QUEUED, 1)
-    for _ in range(MAX_CRASHES - 1):  # and now no further
+    for _ in range(MAX_CRASHES - 1):  # these attempts finish no stripe
         job = job.claimed("w", 0, LEASE).settled(CRASH, 1)
     assert job.state is JobState.FAILED
 
 
-def test_three_silent_workers_do_not_blame_the_slide() -> None:
+def test_job_fails_without_a_slide_problem_after_three_dead_workers() -> None:
     job, now = new().claimed("w", 0, LEASE), 0.0
     while job.state is JobState.RUNNING:
         now += LEASE
@@ -125,44 +125,44 @@ def test_three_silent_workers_do_not_blame_the_slide() -> None:
     assert (job.problem.code, job.problem.by_user) == ("job.crashed-repeatedly", False)
 
 
-def test_handing_back_is_no_crash() -> None:
+def test_job_returned_by_a_worker_counts_no_crash() -> None:
     job = new()
     for _ in range(10):
         job = job.claimed("w", 0, LEASE).settled(Outcome(JobState.QUEUED), 1)
     assert (job.state, job.crashes, job.attempt) == (JobState.QUEUED, 0, 10)
 
 
-def test_cancelling_a_dead_workers_job_needs_no_worker() -> None:
+def test_job_of_a_dead_worker_is_cancelled_immediately() -> None:
     assert new().claimed("w", 0, LEASE).cancelled(LEASE).state is JobState.CANCELLED
 
 
-def test_result_that_is_ready_wins_over_a_late_cancellation() -> None:
+def test_job_that_finishes_after_a_cancel_request_succeeds() -> None:
     job = new().claimed("w", 0, LEASE).cancelled(1)
     assert (job.state, job.cancel_requested) == (JobState.RUNNING, True)
     assert job.settled(DONE, 2).state is JobState.SUCCEEDED
 
 
-def test_cancellation_wins_over_handing_back() -> None:
+def test_job_returned_after_a_cancel_request_is_cancelled() -> None:
     assert new().claimed("w", 0, LEASE).cancelled(1).settled(Outcome(JobState.QUEUED), 2).state is JobState.CANCELLED
 
 
-def test_success_without_a_result_can_not_be_said() -> None:
+def test_successful_outcome_requires_a_result() -> None:
     with pytest.raises(ForbiddenTransitionError):
         Outcome(JobState.SUCCEEDED)
 
 
-def test_a_wish_to_pause_that_nobody_heard_can_be_taken_back() -> None:
+def test_resume_withdraws_a_pause_request_of_a_running_job() -> None:
     job = new().claimed("w", 0, LEASE).paused(1)
     assert job.pause_requested
     assert job.resumed().settled(Outcome(JobState.QUEUED), 2).state is JobState.QUEUED
 
 
-def test_cancelling_wins_over_pausing() -> None:
+def test_cancel_request_takes_precedence_over_a_pause_request() -> None:
     job = new().claimed("w", 0, LEASE).paused(1).cancelled(2)
     assert job.settled(Outcome(JobState.QUEUED), 3).state is JobState.CANCELLED
 
 
-def test_a_retried_job_has_three_crashes_again() -> None:
+def test_retry_resets_the_crashes() -> None:
     job = new()
     for _ in range(MAX_CRASHES):
         job = job.claimed("w", 0, LEASE).settled(CRASH, 1)
@@ -170,13 +170,13 @@ def test_a_retried_job_has_three_crashes_again() -> None:
     assert (job.state, job.crashes, job.attempt) == (JobState.RUNNING, 0, MAX_CRASHES + 1)
 
 
-def test_what_succeeded_is_not_tried_again() -> None:
+def test_succeeded_job_cannot_be_retried() -> None:
     with pytest.raises(ForbiddenTransitionError):
         new().claimed("w", 0, LEASE).settled(DONE, 1).retried()
 
 
-def test_what_is_written_is_a_number_that_goes_with_the_files() -> None:
-    """An attempt that has not counted its stripes yet changes nothing; a retry knows of the stripes that were kept."""
+def test_written_bytes_follow_the_progress_and_the_deletion_of_files() -> None:
+    """Progress without a byte count changes nothing; a retry keeps the bytes of the stripes that were kept."""
     job = replace(new(), reserved_bytes=100).claimed("w", 0, LEASE)
     job = job.advanced(Progress(Stage.UPSCALING, 1, 2, bytes_written=70)).advanced(Progress(Stage.OPENING))
     assert (job.written_bytes, job.bytes_to_come) == (70, 30)

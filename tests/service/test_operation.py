@@ -51,12 +51,12 @@ def test_metrics_include_queue_speed_bytes_and_failures(app: FastAPI, call: Call
     assert found["slidelift_slides_bytes", ()] == len(tiff)
     assert found["slidelift_uploaded_bytes_total", ()] == len(tiff)
     assert found["slidelift_disk_free_bytes", ()] > 0
-    asked = (("method", "POST"), ("route", "/v1/jobs"), ("status", "202"))
-    assert found["slidelift_requests_total", asked] == 2
-    assert failed not in str(found), "an id in a label would be a series a job"
+    labels = (("method", "POST"), ("route", "/v1/jobs"), ("status", "202"))
+    assert found["slidelift_requests_total", labels] == 2
+    assert failed not in str(found), "an id in a label would create a series per job"
 
 
-def test_invented_method_is_neither_a_series_nor_logged(call: Call, caplog: pytest.LogCaptureFixture) -> None:
+def test_unknown_http_method_appears_in_no_metric_and_no_log(call: Call, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         for number in range(20):
             assert call(f"SECRET{number}", "/v1/jobs").status_code == 405
@@ -85,10 +85,10 @@ def test_requests_are_logged_with_ids_and_never_with_names(
         answer = call("PUT", "/v1/slides/Patient Müller.svs", content=tiff)
         call("GET", f"/v1/slides/{answer.json()['id']}")
         call("GET", "/Patient Müller")
-    told = [record for record in caplog.records if record.name == "slidelift.service.api.request_log"]
-    assert [record.status for record in told] == [201, 200, 404]  # type: ignore[attr-defined]
-    assert answer.headers["x-request-id"] in told[0].getMessage()
-    assert answer.json()["id"] in told[1].getMessage()
+    logged = [record for record in caplog.records if record.name == "slidelift.service.api.request_log"]
+    assert [record.status for record in logged] == [201, 200, 404]  # type: ignore[attr-defined]
+    assert answer.headers["x-request-id"] in logged[0].getMessage()
+    assert answer.json()["id"] in logged[1].getMessage()
     everything = "".join(JsonFormatter().format(record) for record in caplog.records if record.name != "httpx")
     assert "Patient" not in everything
     assert "ller" not in everything
@@ -100,9 +100,9 @@ def test_json_log_line_contains_the_job_and_the_traceback() -> None:
     except ValueError as error:
         record = logging.LogRecord("x", logging.ERROR, "", 0, "it %s", ("broke",), (ValueError, error, None))
     with logged_job("j1"):
-        said = json.loads(JsonFormatter().format(record))
-    assert (said["message"], said["level"], said["job"]) == ("it broke", "ERROR", "j1")
-    assert "ValueError: no" in said["exception"]
+        line = json.loads(JsonFormatter().format(record))
+    assert (line["message"], line["level"], line["job"]) == ("it broke", "ERROR", "j1")
+    assert "ValueError: no" in line["exception"]
     assert "job" not in json.loads(JsonFormatter().format(record))
 
 
@@ -135,13 +135,13 @@ def test_every_url_has_the_prefix_of_the_proxy(open_app: Callable[..., FastAPI],
 
 
 def test_cors_allows_only_configured_origins(open_app: Callable[..., FastAPI], client: Any) -> None:
-    asked = {"Origin": "https://viewer.example", "Access-Control-Request-Method": "GET"}
-    closed = client(open_app())("OPTIONS", "/v1/jobs", headers=asked)
+    preflight = {"Origin": "https://viewer.example", "Access-Control-Request-Method": "GET"}
+    closed = client(open_app())("OPTIONS", "/v1/jobs", headers=preflight)
     assert "access-control-allow-origin" not in closed.headers
     opened = client(open_app(cors_origins=("https://viewer.example",), auth="on"))
-    answer = opened("OPTIONS", "/v1/jobs", headers=asked)
+    answer = opened("OPTIONS", "/v1/jobs", headers=preflight)
     assert answer.headers["access-control-allow-origin"] == "https://viewer.example"
-    other = opened("OPTIONS", "/v1/jobs", headers=asked | {"Origin": "https://evil.example"})
+    other = opened("OPTIONS", "/v1/jobs", headers=preflight | {"Origin": "https://evil.example"})
     assert "access-control-allow-origin" not in other.headers
 
 
@@ -197,7 +197,7 @@ def test_sweep_deletes_only_what_has_expired(
     assert call("GET", f"/v1/jobs/{done}/result").json()["code"] == "result.deleted"
     assert call("GET", f"/v1/jobs/{done}/report").status_code == 200
     assert call("GET", f"/v1/slides/{idle}").status_code == 404
-    assert call("GET", f"/v1/slides/{slide_id}").status_code == 200, "an unfinished job needs it"
+    assert call("GET", f"/v1/slides/{slide_id}").status_code == 200, "the slide of an unfinished job must be kept"
     passed = 250
     delete_expired(short, store, context.storage, clock)
     assert files() == {f"{done}/report.json"}
@@ -216,8 +216,8 @@ def test_job_that_is_retried_during_the_sweep_does_not_stop_it(
         store.settle(job_id, 1, Outcome(JobState.FAILED, problem("storage.full", "no")))
     find = store.ended
 
-    def ended(*asked: Any) -> Any:
-        found = find(*asked)
+    def ended(*arguments: Any) -> Any:
+        found = find(*arguments)
         if any(job.id == retried for job in found):
             store.retry(retried)
         return found
@@ -244,7 +244,7 @@ def test_clock_that_jumps_ahead_does_not_expire_anything(
     assert store.slide(slide_id) is not None
     restarted = RetentionClock(store, lambda: passed)
     delete_expired(kept, store, context.storage, restarted)
-    assert store.slide(slide_id) is not None, "a restart does not let the clock jump either"
+    assert store.slide(slide_id) is not None, "the limit must also apply after a restart"
     ahead, passed = 0.0, 3900.0
     delete_expired(kept, store, context.storage, restarted)
     assert store.slide(slide_id) is None, "its hour is over, by any clock"

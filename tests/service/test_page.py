@@ -133,11 +133,13 @@ def test_scripts_are_small() -> None:
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda one: one.name)
-def test_script_has_a_caption_and_makes_no_markup_of_data(script: Path) -> None:
+def test_script_starts_with_a_comment_and_does_not_create_markup_from_data(script: Path) -> None:
     text = script.read_text("utf-8")
     assert re.match(r"/\*\* .+[.:].* ?\*/\n|/\*\*\n \* .+\.\n", text), "the first comment is one sentence"
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", text)
-    assert not re.search(r"localStorage|sessionStorage|document\.cookie", text), "the page keeps nothing itself"
+    assert not re.search(r"localStorage|sessionStorage|document\.cookie", text), (
+        "the page must store nothing in the browser"
+    )
 
 
 @pytest.mark.parametrize("file", [*SCRIPTS, *sorted(WEB.glob("*.css")), WEB / "index.html"], ids=lambda one: one.name)

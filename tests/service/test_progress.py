@@ -25,7 +25,7 @@ def run(
 ) -> tuple[Sequence[tuple[float, Progress]], Callable[[float], float]]:
     """Every snapshot with its time, and the naive remaining time at a share of the tiles.
 
-    `kinds`: a letter a tile, t through the model, r rejected by entropy, g known to be glass.
+    `kinds` has a letter per tile: t for upscaled by the model, r for rejected by entropy, g for known to be glass.
     """
     now = Clock()
     whole = Tally(len(kinds), len(kinds) - kinds.count("g"))
@@ -67,7 +67,7 @@ def test_any_order_of_tissue_and_glass_is_estimated_within_half(kinds, share) ->
 
 
 def test_estimate_adapts_to_unexpected_tissue() -> None:
-    """Without a mask every tile might be tissue, and the first 600 are not."""
+    """Without a mask, any tile may be tissue; here, the first 600 are not."""
     seen, _ = run("r" * 600 + "t" * 400)
     assert 1 / 2 < off(seen, 0.7) < 1.5
     assert 1 / 1.5 < off(seen, 0.9) < 1.5

@@ -1,4 +1,4 @@
-"""Messages between a process and its children: every message survives the way, a malformed one is refused."""
+"""Messages between a process and its children: each is decoded as it was encoded, and malformed ones are refused."""
 
 import json
 from pathlib import Path

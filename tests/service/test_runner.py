@@ -108,7 +108,7 @@ os.abort()""")
     assert "/data" not in error.value.problem.detail
 
 
-def test_child_refuses_a_malformed_request_and_goes_on(tmp_path: Path) -> None:
+def test_child_refuses_a_malformed_request_and_continues(tmp_path: Path) -> None:
     child = ChildProcess(CHILD_MODULE, "probe")
     try:
         assert child.process.stdin is not None
@@ -216,8 +216,8 @@ def test_hard_limit_of_processor_time_is_above_the_soft_limit(tmp_path: Path) ->
 @pytest.mark.parametrize("command", ["info", "upscale"])
 def test_lower_inherited_limits_are_kept(tmp_path: Path, write_png, command: str, limit: str) -> None:
     slide = write_png(64, 64)
-    asked = [str(slide)]
-    asked += [str(tmp_path / "out.ome.tiff"), "--model", "bicubic", "--mpp", "0.5"] if command == "upscale" else []
+    arguments = [str(slide)]
+    arguments += [str(tmp_path / "out.ome.tiff"), "--model", "bicubic", "--mpp", "0.5"] if command == "upscale" else []
     shell = [
         "bash",
         "-c",
@@ -227,7 +227,7 @@ def test_lower_inherited_limits_are_kept(tmp_path: Path, write_png, command: str
         "-m",
         "slidelift.service.cli",
         command,
-        *asked,
+        *arguments,
     ]
     done = subprocess.run(shell, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -235,7 +235,7 @@ def test_lower_inherited_limits_are_kept(tmp_path: Path, write_png, command: str
 
 def test_exceeded_file_size_limit_is_explained(tmp_path: Path, write_png) -> None:
     slide = write_png(400, 400)
-    asked = ["upscale", str(slide), str(tmp_path / "out.ome.tiff"), "--model", "bicubic", "--mpp", "0.5"]
-    shell = ["bash", "-c", 'ulimit -f 8; exec "$@"', "-", sys.executable, "-m", "slidelift", *asked]
+    arguments = ["upscale", str(slide), str(tmp_path / "out.ome.tiff"), "--model", "bicubic", "--mpp", "0.5"]
+    shell = ["bash", "-c", 'ulimit -f 8; exec "$@"', "-", sys.executable, "-m", "slidelift", *arguments]
     done = subprocess.run(shell, capture_output=True, text=True)
     assert "larger than its file system takes" in done.stderr

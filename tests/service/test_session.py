@@ -90,15 +90,15 @@ def test_session_names_its_token(browser: Browser, open_app: Callable[..., FastA
     assert browser("GET", "/v1/session").json() == stranger
     browser.sign_in(token(browser.app, Scope.ADMIN))
     answer = browser("GET", "/v1/session")
-    said = answer.json()
+    session = answer.json()
     assert answer.headers["cache-control"] == "no-store"
-    assert (said["signed_in"], said["name"], said["scopes"]) == (True, "lab", ["read", "write", "admin"])
-    assert said["expires"].endswith("Z")
+    assert (session["signed_in"], session["name"], session["scopes"]) == (True, "lab", ["read", "write", "admin"])
+    assert session["expires"].endswith("Z")
     browser.cookie = "x"
     assert browser("GET", "/v1/session").json() == stranger
     by_header = {"Authorization": f"Bearer {token(browser.app, Scope.READ)}"}
-    said = browser("GET", "/v1/session", headers=by_header).json()
-    assert said == {"needed": True, "signed_in": True, "name": "lab", "scopes": ["read"], "expires": None}
+    session = browser("GET", "/v1/session", headers=by_header).json()
+    assert session == {"needed": True, "signed_in": True, "name": "lab", "scopes": ["read"], "expires": None}
     everybody = client(open_app())("GET", "/v1/session").json()
     assert everybody == {**stranger, "needed": False, "signed_in": True, "scopes": ["read", "write", "admin"]}
 
@@ -198,14 +198,14 @@ def test_copied_cookie_is_refused_after_sign_out(guarded: FastAPI, client: Clien
     for ended in (thief, second):
         assert code(ended("GET", "/v1/jobs")) == (401, "access.token-invalid")
         assert ended("GET", "/v1/session").json()["signed_in"] is False
-    assert not caller.is_still_valid(guarded.state.context)  # its streams end
+    assert not caller.is_still_valid(guarded.state.context)  # the check that ends its streams
     assert stranger("GET", "/v1/jobs").status_code == 200
     by_header = {"Authorization": f"Bearer {secret}"}
     assert client(guarded)("GET", "/v1/jobs", headers=by_header).status_code == 200
     first.sign_in(secret)
     assert first("GET", "/v1/jobs").status_code == 200
     stale = thief.cookie
-    assert thief("DELETE", "/v1/session").status_code == 204  # with a session that is over nobody else's ends
+    assert thief("DELETE", "/v1/session").status_code == 204  # an ended session does not end others
     assert first("GET", "/v1/jobs").status_code == 200
     thief.cookie = stale
     assert code(thief("GET", "/v1/jobs")) == (401, "access.token-invalid")
@@ -262,13 +262,13 @@ def test_foreign_origin_is_refused_without_sec_fetch_site(
     call = client(open_app())
     browser.sign_in(token(browser.app))
     for origin in FOREIGN:
-        said = {"Origin": origin}
-        assert code(call("PUT", "/v1/slides/a.svs", headers=said, content=tiff)) == (403, "access.cross-site"), origin
+        sent = {"Origin": origin}
+        assert code(call("PUT", "/v1/slides/a.svs", headers=sent, content=tiff)) == (403, "access.cross-site"), origin
         for method, url in (("PUT", "/v1/slides/a.svs"), ("POST", "/v1/jobs"), ("POST", "/v1/session")):
-            refused = browser(method, url, headers=PAGE | said, content=tiff)
+            refused = browser(method, url, headers=PAGE | sent, content=tiff)
             assert code(refused) == (403, "access.cross-site"), (origin, url)
-        assert code(browser("DELETE", "/v1/session", headers=said)) == (403, "access.cross-site")
-        assert browser("GET", "/v1/jobs", headers=said).status_code == 200
+        assert code(browser("DELETE", "/v1/session", headers=sent)) == (403, "access.cross-site")
+        assert browser("GET", "/v1/jobs", headers=sent).status_code == 200
     by_header = {"Authorization": f"Bearer {token(browser.app)}", "Origin": FOREIGN[0]}
     assert browser("PUT", "/v1/slides/a.svs", headers=by_header, content=tiff).status_code == 201
 
@@ -291,8 +291,8 @@ def test_own_origin_is_accepted_behind_a_proxy(
     browser: Browser, tiff: bytes, origin: str, headers: dict[str, str]
 ) -> None:
     browser.sign_in(token(browser.app))
-    said = PAGE | headers | {"Origin": origin}
-    assert browser("PUT", "/v1/slides/a.svs", headers=said, content=tiff).status_code == 201
+    sent = PAGE | headers | {"Origin": origin}
+    assert browser("PUT", "/v1/slides/a.svs", headers=sent, content=tiff).status_code == 201
     other = {"Host": "slides.example:8001"}
     assert code(browser("PUT", "/v1/slides/a.svs", headers=PAGE | {"Origin": origin} | other)) == (
         403,
@@ -342,9 +342,9 @@ def test_token_appears_in_no_response_and_no_log(browser: Browser, caplog: pytes
         cookie = browser.cookie
         browser.cookie += "x"
         answers += [browser("GET", "/v1/jobs")]
-    told = "".join(answer.text + str(answer.headers) for answer in answers)
+    responses = "".join(answer.text + str(answer.headers) for answer in answers)
     written = "".join(f"{record.getMessage()} {vars(record)}" for record in caplog.records)
-    assert kept not in told + written
+    assert kept not in responses + written
     assert cookie not in written
     assert cookie not in "".join(answer.text for answer in answers)
     metrics = browser.app.state.context.counters
@@ -375,7 +375,7 @@ def test_sessions_are_valid_in_all_processes_of_a_data_folder(open_app: Callable
 
 def test_cookie_path_is_the_prefix_of_the_service(open_app: Callable[..., FastAPI], client: Client) -> None:
     browser = Browser(open_app(auth="on", root_path="/apps/slidelift"), client)
-    for shown in ("", "/apps/slidelift"):  # whether or not the proxy takes it away
+    for shown in ("", "/apps/slidelift"):  # whether or not the proxy removes it
         answer = browser.sign_in(token(browser.app), f"{shown}/v1/session")
         assert morsel(answer)["path"] == "/apps/slidelift/"
         assert browser("GET", f"{shown}/v1/jobs").status_code == 200

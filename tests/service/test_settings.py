@@ -1,4 +1,4 @@
-"""What one process is told, the next one hears."""
+"""Settings are passed to other processes in the environment."""
 
 import pytest
 
@@ -13,14 +13,14 @@ from slidelift.service.settings import Settings
         {"scheduler": "tls://scheduler:8786", "device": "cpu", "port": 0, "lease_seconds": 2.5},
     ],
 )
-def test_another_process_reads_the_settings_that_this_one_was_given(given, tmp_path, monkeypatch) -> None:
+def test_settings_are_read_back_from_their_environment(given, tmp_path, monkeypatch) -> None:
     settings = Settings(data_dir=tmp_path, **given)
     for name, value in settings.as_environment().items():
         monkeypatch.setenv(name, value)
     assert Settings() == settings
 
 
-def test_a_variable_that_is_empty_leaves_the_default(monkeypatch) -> None:
+def test_empty_variable_means_the_default(monkeypatch) -> None:
     monkeypatch.setenv("SLIDELIFT_SCHEDULER", "")
     monkeypatch.setenv("SLIDELIFT_PORT", "")
     assert (Settings().scheduler, Settings().port) == (None, 8000)

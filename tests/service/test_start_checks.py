@@ -84,10 +84,10 @@ def serve(settings: Settings, *more: str, limit: str = "true") -> "subprocess.Co
 def test_low_limit_is_reported_once_at_the_start(tmp_path: Path, limit: str, word: str) -> None:
     found = serve(Settings(data_dir=tmp_path / "data"), limit=limit)
     assert found.returncode == 2, found.stderr
-    said = [line for line in found.stderr.splitlines() if word in line]
-    assert len(said) == 1, found.stderr
-    assert limit.rpartition(" ")[0] in said[0]
-    assert "raise it" in said[0]
+    lines = [line for line in found.stderr.splitlines() if word in line]
+    assert len(lines) == 1, found.stderr
+    assert limit.rpartition(" ")[0] in lines[0]
+    assert "raise it" in lines[0]
     assert "Traceback" not in found.stderr
 
 

@@ -287,7 +287,7 @@ class StoreContract:
         (change,) = store.changes(start + 3, 9)
         assert (change.number, change.job) == (start + 4, claimed)
         store.heartbeat("a", 1)
-        assert store.last_change() == start + 4, "nobody sees a heartbeat"
+        assert store.last_change() == start + 4, "a heartbeat is not a change"
         store.settle("a", 1, DONE)
         store.cancel("b")
         assert [one.job.id for one in store.changes(start, 9)] == ["c", "a", "b"]
@@ -543,7 +543,7 @@ class StoreContract:
         assert (ids(store.slides(9)), store.slide("b"), store.has_slide("b")) == (["c", "a"], None, True)
         assert (ids(store.jobs(9)), store.job("j"), store.has_job("j")) == (["k"], None, True)
         assert [change.job.id for change in (*store.changes(0, 9), *store.unfinished())] == ["k", "k"]
-        assert [change.job.id for change in store.changes(0, 1)] == ["k"], "an unreadable page hides no later change"
+        assert [change.job.id for change in store.changes(0, 1)] == ["k"], "an invalid row must not hide later changes"
         assert [one.id for one in store.idle_slides(9)] == ["c"]
         assert (store.tokens(), store.token(token.sha256)) == ([], None)
         claimed = store.claim("w")
@@ -583,7 +583,7 @@ class StoreContract:
         for _ in "jkl":
             store.claim("of a wrong clock")
         clock.now -= 86400
-        assert store.claim("w") is None, "its holder may live"
+        assert store.claim("w") is None, "its worker may still be running"
         store.heartbeat("j", 1)
         clock.now += 0.9 * LEASE
         store.heartbeat("j", 1)
@@ -639,15 +639,15 @@ class StoreContract:
                 except SlideInUseError:
                     pass
 
-            def ask(name: str = name, gate: threading.Barrier = gate, outcomes: list[str] = outcomes) -> None:
+            def add_job(name: str = name, gate: threading.Barrier = gate, outcomes: list[str] = outcomes) -> None:
                 gate.wait()
                 try:
                     add(store, f"job of {name}", JobOrder(name, model="bicubic"))
-                    outcomes.append("asked")
+                    outcomes.append("added")
                 except UnknownSlideError:
                     pass
 
-            threads = [threading.Thread(target=remove), threading.Thread(target=ask)]
+            threads = [threading.Thread(target=remove), threading.Thread(target=add_job)]
             for thread in threads:
                 thread.start()
             for thread in threads:
@@ -854,7 +854,7 @@ class TestSqlite(StoreContract):
         assert ids(store.jobs(9)) == []
 
 
-def test_processes_may_all_start_on_a_new_database_at_once(tmp_path: Path) -> None:
+def test_several_processes_can_start_on_a_new_database_at_once(tmp_path: Path) -> None:
     script = "import sys, pathlib; from slidelift.service.jobs.sqlite import Sqlite; Sqlite(pathlib.Path(sys.argv[1]))"
     started = [subprocess.Popen([sys.executable, "-c", script, tmp_path / "new.sqlite3"]) for _ in range(4)]
     assert [process.wait(60) for process in started] == [0] * 4
@@ -876,7 +876,7 @@ for number in range(10**6):
 """
 
 
-def test_kill_minus_nine_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
+def test_kill_9_loses_no_acknowledged_job(tmp_path: Path) -> None:
     database, acknowledged = tmp_path / "jobs.sqlite3", []
     for life in range(5):
         with subprocess.Popen(

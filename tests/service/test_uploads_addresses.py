@@ -60,17 +60,17 @@ def is_refused(answer: httpx.Response, status: int, code: str) -> bool:
 def test_file_below_a_root_becomes_a_slide(call: Call, settings: Settings, root: Path, tiff: bytes, name: str) -> None:
     answer = ask(call, f"file://{root}/{name}", name="mine.svs")
     assert answer.status_code == 202, answer.text
-    said = answer.json()
-    assert answer.headers["location"] == f"/v1/uploads/{said['id']}"
-    assert (said["state"], said["bytes"], said["total_bytes"]) == ("landed", len(tiff), len(tiff))
-    slide = call("GET", f"/v1/slides/{said['slide']}").json()
+    uploaded = answer.json()
+    assert answer.headers["location"] == f"/v1/uploads/{uploaded['id']}"
+    assert (uploaded["state"], uploaded["bytes"], uploaded["total_bytes"]) == ("landed", len(tiff), len(tiff))
+    slide = call("GET", f"/v1/slides/{uploaded['slide']}").json()
     assert (slide["name"], slide["bytes"]) == ("mine.svs", len(tiff))
-    assert call("GET", answer.headers["location"]).json() == said
+    assert call("GET", answer.headers["location"]).json() == uploaded
 
 
 def test_name_is_the_end_of_the_address(call: Call, root: Path) -> None:
-    said = ask(call, f"file://{root}/deep/Fall%207.svs").json()
-    assert call("GET", f"/v1/slides/{said['slide']}").json()["name"] == "Fall 7.svs"
+    uploaded = ask(call, f"file://{root}/deep/Fall%207.svs").json()
+    assert call("GET", f"/v1/slides/{uploaded['slide']}").json()["name"] == "Fall 7.svs"
 
 
 @pytest.mark.parametrize(
@@ -221,10 +221,10 @@ class Answers(http.server.BaseHTTPRequestHandler):
     """A server under a host name that cannot be resolved."""
 
     payload = b""
-    asked: list[tuple[str, str]]
+    received: list[tuple[str, str]]
 
     def do_GET(self) -> None:
-        self.asked.append((self.headers["Host"], self.path))
+        self.received.append((self.headers["Host"], self.path))
         if self.path == "/moved":
             self.send_response(302)
             self.send_header("Location", "https://127.0.0.1/secret")
@@ -256,7 +256,7 @@ def server(tiff: bytes) -> Iterator[Callable[[str], https.CheckedHost]]:
     authority.issue_cert("slides.example").configure_cert(secret)
     trust = ssl.create_default_context()
     authority.configure_trust(trust)
-    handler = type("Handler", (Answers,), {"payload": tiff, "asked": []})
+    handler = type("Handler", (Answers,), {"payload": tiff, "received": []})
     listening = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     listening.socket = secret.wrap_socket(listening.socket, server_side=True)
     listening.daemon_threads = True
@@ -266,7 +266,7 @@ def server(tiff: bytes) -> Iterator[Callable[[str], https.CheckedHost]]:
     def checked(target: str, host: str = "slides.example") -> https.CheckedHost:
         return https.CheckedHost(host, target, "127.0.0.1", listening.server_address[1], trust)
 
-    checked.asked = handler.asked  # type: ignore[attr-defined]
+    checked.received = handler.received  # type: ignore[attr-defined]
     yield checked
     listening.shutdown()
     thread.join()
@@ -286,12 +286,12 @@ def fetched(app: FastAPI, host: https.CheckedHost) -> Any:
 def test_slide_is_fetched_from_the_checked_address_with_the_host_name(app: FastAPI, server: Any, tiff: bytes) -> None:
     seen = fetched(app, server("/a.svs?key=1"))
     assert (seen.state, seen.bytes) == (UploadState.LANDED, len(tiff))
-    assert server.asked[0][0].startswith("slides.example")
-    assert server.asked[0][1] == "/a.svs?key=1"
+    assert server.received[0][0].startswith("slides.example")
+    assert server.received[0][1] == "/a.svs?key=1"
 
 
 @pytest.mark.parametrize(
-    ("path", "code", "said"),
+    ("path", "code", "reason"),
     [
         ("/moved", "upload.source", "redirects are not followed"),
         ("/none", "upload.source", "answered with status 404"),
@@ -302,18 +302,18 @@ def test_slide_is_fetched_from_the_checked_address_with_the_host_name(app: FastA
     ],
 )
 def test_failed_fetch_records_its_reason(
-    app: FastAPI, settings: Settings, server: Any, path: str, code: str, said: str
+    app: FastAPI, settings: Settings, server: Any, path: str, code: str, reason: str
 ) -> None:
     seen = fetched(app, server(path))
     assert (seen.state, seen.upload.error.code) == (UploadState.FAILED, code)
-    assert said in seen.upload.error.detail
-    assert len(server.asked) == 1
+    assert reason in seen.upload.error.detail
+    assert len(server.received) == 1
     assert list((settings.data_dir / "uploads").glob("*/data")) == []
 
 
 def test_certificate_of_another_name_is_not_trusted(app: FastAPI, server: Any) -> None:
     seen = fetched(app, server("/a.svs", host="other.example"))
-    assert (seen.upload.error.code, server.asked) == ("upload.source", [])
+    assert (seen.upload.error.code, server.received) == ("upload.source", [])
 
 
 def test_silent_server_times_out(server: Any) -> None:
@@ -326,7 +326,7 @@ def test_fetch_of_a_killed_process_is_recorded_as_failed(app: FastAPI, call: Cal
     writer = upload_service.begin("a.svs", UploadMethod.URI)
     writer.append(b"half")
     upload_id = writer.upload.id
-    writer.close()  # as the kernel does for a dead process
+    writer.close()  # the kernel does this when a process dies
     upload_service.delete_expired()
     seen = call("GET", f"/v1/uploads/{upload_id}").json()
     assert (seen["state"], seen["error"]["code"]) == ("failed", "upload.interrupted")
@@ -338,7 +338,7 @@ def test_piece_for_a_failed_fetch_is_refused(app: FastAPI, call: Call) -> None:
     writer = upload_service.begin("a.svs", UploadMethod.URI)
     writer.append(b"half")
     writer.close()
-    upload_service.delete_expired()  # notes that nobody goes on with it, and removes its bytes
+    upload_service.delete_expired()  # marks the unfinished upload as failed and removes its bytes
     piece = {"Tus-Resumable": "1.0.0", "Upload-Offset": "4", "Content-Type": "application/offset+octet-stream"}
     answer = call("PATCH", f"/v1/uploads/{writer.upload.id}", headers=piece, content=b"rest")
     assert is_refused(answer, 409, "upload.offset")

@@ -88,10 +88,10 @@ JSON = {"Content_Type": "application/json"}
 def test_stalled_json_body_is_408(server: Server, path: str, begun: bytes) -> None:
     started = time.monotonic()
     with server.connect(f"POST {path}", begun, Content_Length="100", **JSON) as connection:
-        said = answer(connection)
-    assert said.startswith(b"HTTP/1.1 408 "), said
-    assert b"application/problem+json" in said
-    assert b'"code":"request.timeout"' in said.replace(b": ", b":")
+        response = answer(connection)
+    assert response.startswith(b"HTTP/1.1 408 "), response
+    assert b"application/problem+json" in response
+    assert b'"code":"request.timeout"' in response.replace(b": ", b":")
     assert time.monotonic() - started < 15
 
 
@@ -102,11 +102,11 @@ def test_json_body_sent_byte_by_byte_is_408(server: Server) -> None:
         for _ in range(60):
             connection.sendall(b" ")
             try:
-                said = connection.recv(65536)
+                response = connection.recv(65536)
                 break
             except TimeoutError:
                 continue
-    assert said.startswith(b"HTTP/1.1 408 ")
+    assert response.startswith(b"HTTP/1.1 408 ")
     assert time.monotonic() - started < 10
 
 
@@ -120,9 +120,9 @@ def test_slow_but_steady_body_is_accepted(server: Server) -> None:
 
 def test_stalled_upload_gets_an_answer_and_leaves_nothing(server: Server) -> None:
     with server.connect("PUT /v1/slides/a.svs", b"II*\0", Content_Length="100") as connection:
-        said = answer(connection)
-    assert said.startswith(b"HTTP/1.1 400 ")
-    assert b"upload.incomplete" in said
+        response = answer(connection)
+    assert response.startswith(b"HTTP/1.1 400 ")
+    assert b"upload.incomplete" in response
     assert list(server.data.glob("uploads/*/")) == []
 
 
@@ -165,12 +165,12 @@ def test_refusal_in_mid_body_reaches_curl(small: Server, tmp_path: Path, why: st
         "1.0": ["--http1.0", "-H", "Expect:"],
     }[how]
     named = [part for name, value in headers.items() for part in ("-H", f"{name}: {value}")]
-    out = ["-o", str(tmp_path / "said"), "-w", "%{http_code}"]
+    out = ["-o", str(tmp_path / "response"), "-w", "%{http_code}"]
     command = ["curl", "-sS", "--max-time", "60", "-X", method, "-T", str(body), *named, *more, *out]
     found = subprocess.run([*command, small.url + path], capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
     assert int(found.stdout) in statuses
-    assert (tmp_path / "said").read_text().startswith("{")
+    assert (tmp_path / "response").read_text().startswith("{")
 
 
 @pytest.mark.parametrize("why", REFUSED)

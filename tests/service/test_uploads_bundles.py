@@ -124,10 +124,10 @@ def test_mrxs_with_its_folder_is_stored_under_plain_names(
     data = pack(MRXS)
     answer = put(call, name, data)
     assert answer.status_code == 201, answer.text
-    said = answer.json()
-    assert (said["name"], said["bytes"], said["sha256"]) == (name, len(data), hashlib.sha256(data).hexdigest())
+    slide = answer.json()
+    assert (slide["name"], slide["bytes"], slide["sha256"]) == (name, len(data), hashlib.sha256(data).hexdigest())
     parts = ("Index.dat", "Data0000.dat", "Data0001.dat", "Slidedat.ini")
-    assert set(stored(settings, said["id"])) == {"slide.mrxs", *(f"slide/{part}" for part in parts)}
+    assert set(stored(settings, slide["id"])) == {"slide.mrxs", *(f"slide/{part}" for part in parts)}
     assert list((settings.data_dir / "uploads").glob("*/")) == []
 
 
@@ -169,9 +169,9 @@ def test_dicom_series_is_read_with_all_its_levels(real: Call, settings: Settings
     }
     answer = put(real, "case.tar", tarred(series))
     assert answer.status_code == 201, answer.text
-    said = answer.json()
-    assert ([level["width"] for level in said["levels"]], said["mpp"]) == ([256, 128], [0.5, 0.5])
-    assert set(stored(settings, said["id"])) == {"slide.dcm", "00001.dcm"}
+    slide = answer.json()
+    assert ([level["width"] for level in slide["levels"]], slide["mpp"]) == ([256, 128], [0.5, 0.5])
+    assert set(stored(settings, slide["id"])) == {"slide.dcm", "00001.dcm"}
     other = {**series, "Patient 7/DICOM/other.dcm": dicom.instance(image, "1.2.840.11", 1, 0.5)}
     answer = put(real, "case.tar", tarred(other))
     assert (answer.json()["code"], "found 2" in answer.json()["detail"]) == ("upload.bundle", True)
@@ -188,7 +188,7 @@ def test_slide_with_empty_files_is_refused_by_the_probe_and_removed(real: Call, 
 
 
 @pytest.mark.parametrize(
-    ("files", "said"),
+    ("files", "message"),
     [
         ({"a/b.mrxs": b"x"}, "slide.multi-file: b.mrxs needs the folder b/ beside it, with Slidedat.ini"),
         ({"b.mrxs": b"x", "b/Index.dat": b"x"}, "slide.multi-file: b.mrxs needs the folder b/"),
@@ -203,8 +203,10 @@ def test_slide_with_empty_files_is_refused_by_the_probe_and_removed(real: Call, 
         ({**MRXS, "Müller, Eva/Slidedat.ini": b"FILE_0 = /etc/passwd\n"}, "names a file elsewhere"),
     ],
 )
-def test_archive_without_one_complete_slide_is_refused_with_the_reason(tmp_path: Path, files: Files, said: str) -> None:
-    assert said in refused(tmp_path, zipped(files))
+def test_archive_without_one_complete_slide_is_refused_with_the_reason(
+    tmp_path: Path, files: Files, message: str
+) -> None:
+    assert message in refused(tmp_path, zipped(files))
 
 
 @pytest.mark.parametrize("name", ["a.mrxs", "a.VMS", "a.vmu"])

@@ -20,7 +20,8 @@ KIND = "multipart/form-data; boundary=XX"
 
 def form(*parts: tuple[str, bytes], end: bytes = b"--XX--\r\n") -> bytes:
     heads = (
-        f"--XX\r\nContent-Disposition: form-data; {said}\r\n\r\n".encode() + data + b"\r\n" for said, data in parts
+        f"--XX\r\nContent-Disposition: form-data; {disposition}\r\n\r\n".encode() + data + b"\r\n"
+        for disposition, data in parts
     )
     return b"".join(heads) + end
 
@@ -36,11 +37,11 @@ def leftovers(settings: Settings) -> list[Path]:
 def test_form_becomes_a_slide(call: Call, settings: Settings, tiff: bytes) -> None:
     answer = call("POST", "/v1/slides", files={"file": ("Patient Müller.svs", tiff)}, data={"note": "hi"})
     assert answer.status_code == 201, answer.text
-    said = answer.json()
-    assert (said["name"], said["sha256"]) == ("Patient Müller.svs", hashlib.sha256(tiff).hexdigest())
-    assert answer.headers["location"] == f"/v1/slides/{said['id']}"
+    slide = answer.json()
+    assert (slide["name"], slide["sha256"]) == ("Patient Müller.svs", hashlib.sha256(tiff).hexdigest())
+    assert answer.headers["location"] == f"/v1/slides/{slide['id']}"
     assert answer.headers["repr-digest"].startswith("sha-256=:")
-    assert (settings.data_dir / "slides" / said["id"] / "slide.svs").read_bytes() == tiff
+    assert (settings.data_dir / "slides" / slide["id"] / "slide.svs").read_bytes() == tiff
     assert len(leftovers(settings)) == 1
 
 
@@ -142,7 +143,7 @@ def test_malformed_forms_cause_no_internal_error() -> None:
         for _ in range(chance.randrange(1, 6)):
             body[chance.randrange(len(body))] = chance.randrange(256)
         kept = Kept()
-        with contextlib.suppress(ServiceError):  # whatever else is raised would be an error of ours
+        with contextlib.suppress(ServiceError):  # any other exception would be an internal error
             parser = FormFile(KIND, kept.begin)
             parser.write(bytes(body))
             parser.close()
@@ -151,15 +152,15 @@ def test_malformed_forms_cause_no_internal_error() -> None:
 @pytest.mark.parametrize("file", ["pyproject.toml", "constraints.txt"])
 def test_form_parser_version_limits_headers(file: str) -> None:
     """Versions before 0.0.31 accept endless headers."""
-    said = (Path(__file__).resolve().parents[2] / file).read_text("utf-8")
-    found = re.search(r"python-multipart[>=]=(\d+)\.(\d+)\.(\d+)", said)
+    text = (Path(__file__).resolve().parents[2] / file).read_text("utf-8")
+    found = re.search(r"python-multipart[>=]=(\d+)\.(\d+)\.(\d+)", text)
     assert found
     assert tuple(map(int, found.groups())) >= (0, 0, 31)
 
 
 def test_part_headers_are_limited() -> None:
     parser = FormFile(KIND, Kept().begin)
-    parser._parser.max_header_size = parser._parser.max_header_count = 2**40  # as the parser was before
+    parser._parser.max_header_size = parser._parser.max_header_count = 2**40  # the parser without its own limits
     parser.write(b"--XX\r\nContent-Disposition: " + b"x" * 8000)
     with pytest.raises(ServiceError, match="headers of a part"):
         parser.write(b"x" * 1000)

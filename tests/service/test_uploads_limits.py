@@ -27,7 +27,7 @@ def test_child_sets_its_limits_before_it_opens_the_file(
     command: list[str], wanted: Mapping[str, int], tmp_path: Path
 ) -> None:
     pipe = tmp_path / "archive"
-    subprocess.run(["mkfifo", pipe], check=True)  # opening it waits, so that there is time to look
+    subprocess.run(["mkfifo", pipe], check=True)  # a child that opens it blocks, so that its limits can be read
     request = UnpackArchive(pipe, "tar", tmp_path, most_bytes=5000, free_bytes=5000)
     with subprocess.Popen(
         [sys.executable, "-m", *command], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True

@@ -42,8 +42,8 @@ def test_name_with_a_control_character_is_refused_by_put(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_name_with_a_control_character_is_refused_in_pieces(call: Call, name: str) -> None:
-    said = base64.b64encode(name.encode()).decode()
-    headers = {"Tus-Resumable": "1.0.0", "Upload-Length": "5", "Upload-Metadata": f"filename {said}"}
+    encoded = base64.b64encode(name.encode()).decode()
+    headers = {"Tus-Resumable": "1.0.0", "Upload-Length": "5", "Upload-Metadata": f"filename {encoded}"}
     answer = call("POST", "/v1/uploads", headers=headers)
     assert (answer.status_code, answer.json()["code"]) == (422, "upload.name")
 

@@ -72,7 +72,7 @@ def test_many_announcements_of_one_owner_reserve_little(upload_service: UploadSe
 
 def test_received_bytes_reserve_space_against_other_owners(upload_service: UploadService) -> None:
     coming = upload_service.begin("a.svs", UploadMethod.PUT, owner="a", total_bytes=40 * GIB)
-    os.truncate(coming.data, 20 * GIB)  # sparse: as if it had come
+    os.truncate(coming.data, 20 * GIB)  # a sparse file, as if the bytes had been received
     with pytest.raises(ServiceError) as error:
         upload_service.begin("b.svs", UploadMethod.PUT, owner="b", total_bytes=45 * GIB)
     assert (error.value.problem.code, error.value.problem.status) == ("storage.full", 507)

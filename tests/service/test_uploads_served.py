@@ -61,7 +61,7 @@ class Service:
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """For tests that do not kill it."""
+    """A service for tests that do not kill it."""
     folder = tmp_path_factory.mktemp("shared")
     service = Service(folder / "data", folder / "log")
     yield service
@@ -70,7 +70,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Service]:
-    """For tests that kill it."""
+    """A service for a test that kills it."""
     made = Service(tmp_path / "data", tmp_path / "log")
     yield made
     made.stop()
@@ -152,7 +152,7 @@ def test_upload_interrupted_at_random_offsets_gives_the_same_slide(shared: Servi
         piece = data[at : at + chance.randrange(1, 2**20)]
         with connect(shared, upload, at, len(data) - at) as connection:
             connection.sendall(piece)
-            if chance.random() < 0.5:  # reset in place of an orderly end: what lies in buffers is lost
+            if chance.random() < 0.5:  # a reset instead of a normal close, which discards buffered bytes
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         cuts += 1
         before, at = at, settled_offset(shared, upload)
@@ -242,11 +242,11 @@ def test_documented_script_resumes_after_the_service_was_killed(service: Service
         service.kill()
         half = upload.stat().st_size
         service.start()
-        said = json.loads(running.communicate(timeout=60)[0])
+        uploaded = json.loads(running.communicate(timeout=60)[0])
     assert 0 < half < len(data)
-    assert (said["state"], said["bytes"]) == ("landed", len(data))
-    assert slide_bytes(service, said["slide"]) == data
-    assert httpx.get(f"{service.url}/v1/slides/{said['slide']}").json()["name"] == "Fall 7 é.svs"
+    assert (uploaded["state"], uploaded["bytes"]) == ("landed", len(data))
+    assert slide_bytes(service, uploaded["slide"]) == data
+    assert httpx.get(f"{service.url}/v1/slides/{uploaded['slide']}").json()["name"] == "Fall 7 é.svs"
     assert not Path(f"{slide}.upload").exists()
 
 

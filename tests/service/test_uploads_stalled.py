@@ -109,8 +109,8 @@ def source(authority: trustme.CA, port: int, mute: int) -> Source:
     authority.configure_trust(trust)
 
     def checked(path: str) -> CheckedSource:
-        asked = mute if path == "/handshake" else port
-        host = https.CheckedHost("slides.example", path, "127.0.0.1", asked, trust)
+        target_port = mute if path == "/handshake" else port
+        host = https.CheckedHost("slides.example", path, "127.0.0.1", target_port, trust)
         return CheckedSource("a.svs", urlsplit(""), _host=host)
 
     return checked
@@ -254,13 +254,13 @@ def test_unresponsive_name_server_blocks_no_other_request(
     async def ask() -> None:
         client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost", timeout=None)
         order = {"uri": "https://tarpit.example/a.svs"}
-        asked = [asyncio.ensure_future(client.post("/v1/slides", json=order)) for _ in range(60)]
+        tasks = [asyncio.ensure_future(client.post("/v1/slides", json=order)) for _ in range(60)]
         await asyncio.sleep(0.5)
         answer = await asyncio.wait_for(client.put("/v1/slides/a.svs", content=tiff), 10)
         assert answer.status_code == 201
         assert (await asyncio.wait_for(client.get("/v1/slides"), 5)).status_code == 200
         answers.set()
-        assert {answer.status_code for answer in await asyncio.gather(*asked)} <= {403, 422}
+        assert {answer.status_code for answer in await asyncio.gather(*tasks)} <= {403, 422}
 
     asyncio.run(ask())
     app.state.context.store.close()

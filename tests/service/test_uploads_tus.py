@@ -59,8 +59,8 @@ def folder(settings: Settings, url: str) -> Path:
 
 
 def is_refused(answer: httpx.Response, status: int, code: str) -> bool:
-    said = answer.json()
-    assert (answer.status_code, said["status"], said["code"]) == (status, status, code), answer.text
+    body = answer.json()
+    assert (answer.status_code, body["status"], body["code"]) == (status, status, code), answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.headers["tus-resumable"] == "1.0.0"
     return True
@@ -197,7 +197,7 @@ def test_piece_with_a_wrong_checksum_is_discarded(call: Call, settings: Settings
 
 
 def test_interrupted_piece_with_a_checksum_does_not_count(call: Call, app: FastAPI, settings: Settings) -> None:
-    """As after the process was killed: the bytes are stored but not checked."""
+    """The state after the process was killed: the bytes are stored but not checked."""
     url = begin(call, 100)
     patch(call, url, 0, b"checked")
     writer = app.state.context.upload_service.inbox.open(url.rpartition("/")[2])
@@ -342,7 +342,7 @@ def test_interrupted_finishing_is_completed_on_request(
     writer = app.state.context.upload_service.inbox.open(url.rpartition("/")[2])
     writer.append(tiff)
     writer.mark_complete()
-    (writer.folder / "slide").mkdir()  # as far as it came
+    (writer.folder / "slide").mkdir()  # the state after an interruption
     writer.close()
     assert call("GET", url).json()["state"] == "checking"
     seen = call("GET", url, headers={"Prefer": "wait=20"}).json()
@@ -378,8 +378,8 @@ def test_upload_interrupted_between_commit_and_record_gives_one_slide(
     url = begin(call, len(tiff))
     slide = patch(call, url, 0, tiff).headers["slide-id"]
     info = folder(settings, url) / "info.json"
-    said = json.loads(info.read_text())
-    info.write_text(json.dumps({**said, "slide": None, "bytes": None}))
+    record = json.loads(info.read_text())
+    info.write_text(json.dumps({**record, "slide": None, "bytes": None}))
     (folder(settings, url) / "data").write_bytes(tiff)
     app.state.context.upload_service.delete_expired()
     seen = call("GET", url, headers={"Prefer": "wait=20"}).json()
@@ -481,7 +481,7 @@ def odd_texts(seed: int) -> list[bytes]:
         b"\x00",
         b"\xff\xfe",
     ]
-    words = [
+    metadata = [
         b"filename",
         b"filename =",
         b"filename a",
@@ -495,7 +495,7 @@ def odd_texts(seed: int) -> list[bytes]:
     names = [base64.b64encode(name) for name in (b"", b"\x00.svs", b"../a", b"\xed\xa0\x80.svs", b"x" * 300, b"a.mrxs")]
     chance = random.Random(seed)
     noise = [bytes(chance.randrange(1, 256) for _ in range(chance.randrange(1, 40))) for _ in range(10)]
-    return [*fixed, *words, *(b"filename " + name for name in names), *noise, b"filename " + b"A" * 9000]
+    return [*fixed, *metadata, *(b"filename " + name for name in names), *noise, b"filename " + b"A" * 9000]
 
 
 @pytest.mark.parametrize(

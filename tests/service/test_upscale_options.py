@@ -32,7 +32,7 @@ OTHER: dict[str, Any] = {
 """A value other than the default for each option."""
 
 
-def test_each_option_has_another_value_in_these_tests() -> None:
+def test_these_tests_have_a_non_default_value_for_each_option() -> None:
     assert set(OTHER) == OPTIONS
     assert all(OTHER[name] != getattr(DEFAULTS, name) for name in OPTIONS)
 
@@ -59,7 +59,7 @@ def test_the_api_has_the_same_options_and_defaults(openapi: dict[str, Any], path
     assert members["format"]["default"] == JobOrder("s").format
 
 
-def test_a_recommendation_takes_some_of_the_options_with_their_defaults(openapi: dict[str, Any]) -> None:
+def test_parameters_of_a_recommendation_are_options_with_the_same_defaults(openapi: dict[str, Any]) -> None:
     parameters = openapi["paths"]["/v1/slides/{slide}/recommendation"]["get"]["parameters"]
     defaults = {one["name"]: one["schema"].get("default") for one in parameters if one["in"] == "query"}
     assert set(defaults) < OPTIONS
@@ -75,7 +75,7 @@ def test_the_client_has_the_same_options() -> None:
     assert set(get_args(hints["format"])) == set(ResultFormat)
 
 
-def test_a_job_has_every_option_but_the_effort(openapi: dict[str, Any]) -> None:
+def test_a_job_has_every_option_except_the_effort(openapi: dict[str, Any]) -> None:
     members = schema_of(openapi, openapi["paths"]["/v1/jobs"]["post"]["responses"]["202"])["properties"]
     assert set(members) >= OPTIONS - {"effort"}
     assert {field.name for field in fields(client_values.Job)} >= OPTIONS - {"effort"}
@@ -93,7 +93,7 @@ def test_the_command_line_has_the_same_options(command: str) -> None:
     assert set(actions["on_bad_tile"].choices or ()) == set(BadTilePolicy)
 
 
-def test_a_job_hands_every_option_to_the_pipeline() -> None:
+def test_a_job_passes_every_option_to_the_pipeline() -> None:
     order = JobOrder("s", roi=ROI, **{**OTHER, "region": None})
     request = order.request(Path("a.svs"), Path("b.ome.tiff"), device="cpu", scheduler=None, slide_sha256="0")
     assert request.option_values() == {**OTHER, "region": None}

@@ -328,7 +328,7 @@ def test_neither_problem_nor_report_of_a_real_run_contains_a_path(
 
 
 def test_slide_that_a_real_run_cannot_open_is_named_by_its_id(settings: Settings, store: SqlStore) -> None:
-    add(store, "j", JobOrder("s", model="bicubic"))  # its file holds three letters
+    add(store, "j", JobOrder("s", model="bicubic"))  # its file contains three letters
     with working(settings, Runner):
         job = until(store, "j", ended, seconds=120)
     assert job.problem is not None

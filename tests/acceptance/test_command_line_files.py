@@ -1,4 +1,4 @@
-"""What the command line does with names, folders and broken surroundings, in processes of its own."""
+"""File names, folders, file systems and incomplete installations: how the command line handles them."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from slidelift.durable import sync_folder, write_atomically
 
 
 def run(*arguments: object, path: Path | None = None, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """The command, with a folder of modules before all others."""
+    """Run the command; modules in the folder `path` take precedence."""
     known = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
     paths = os.pathsep.join([str(path)] * (path is not None) + [one for one in known if one])
     command = [sys.executable, "-m", "slidelift", *(os.fsencode(str(one)) for one in arguments)]
@@ -22,21 +22,21 @@ def run(*arguments: object, path: Path | None = None, cwd: Path | None = None) -
 
 @pytest.fixture
 def small(data, tmp_path) -> Path:
-    """A slide that takes a moment, under a name of its own."""
+    """A small slide named one.tiff."""
     slide = tmp_path / "one.tiff"
     slide.write_bytes((data / "slides" / "cmu-0-small.tiff").read_bytes())
     return slide
 
 
 @pytest.mark.parametrize("out", ["new/", "new", "new/deep/", "v1.2/"])
-def test_one_slide_into_a_folder_that_is_made(small, tmp_path, out) -> None:
+def test_missing_output_folder_is_created(small, tmp_path, out) -> None:
     done = run("upscale", small, f"{tmp_path}/{out}", "--model", "nearest")
     assert done.returncode == 0, done.stderr
     names = sorted(path.name for path in (tmp_path / out).iterdir())
     assert names == ["one.ome.tiff", "one.report.html", "one.report.json", "one.tissue.geojson"]
 
 
-def test_a_folder_that_can_not_be_made_is_the_users_to_change(small, tmp_path) -> None:
+def test_unusable_output_is_a_user_error(small, tmp_path) -> None:
     (tmp_path / "file").touch()
     for out in ("file/", "file", "file/new/", "o.png"):
         done = run("upscale", small, f"{tmp_path}/{out}", "--model", "nearest", "--json")
@@ -46,7 +46,7 @@ def test_a_folder_that_can_not_be_made_is_the_users_to_change(small, tmp_path) -
     assert (tmp_path / "file").read_bytes() == b""
 
 
-def test_an_empty_name_is_not_this_folder(tmp_path, small) -> None:
+def test_empty_output_name_is_refused(tmp_path, small) -> None:
     done = run("upscale", small, "", "--model", "nearest", cwd=tmp_path)
     assert done.returncode == 2
     assert "OUT is empty" in done.stderr
@@ -56,7 +56,7 @@ def test_an_empty_name_is_not_this_folder(tmp_path, small) -> None:
 @pytest.mark.parametrize(
     ("name", "code", "exit_code"), [("none.svs", "slide.unreadable", 2), ("text.svs", "slide.unreadable", 2)]
 )
-def test_info_says_errors_as_json_too(tmp_path, name, code, exit_code) -> None:
+def test_info_prints_errors_as_json(tmp_path, name, code, exit_code) -> None:
     if name == "text.svs":
         (tmp_path / name).write_text("no slide")
     done = run("info", "--json", tmp_path / name)
@@ -68,7 +68,7 @@ def test_info_says_errors_as_json_too(tmp_path, name, code, exit_code) -> None:
 
 
 def broken(folder: Path, *modules: str) -> Path:
-    """Modules that can't be imported, as where they are not installed."""
+    """Write modules that raise ModuleNotFoundError, as if they were not installed."""
     for name in modules:
         (folder / name).mkdir(parents=True)
         text = f"No module named '{name}'"
@@ -77,7 +77,7 @@ def broken(folder: Path, *modules: str) -> Path:
 
 
 @pytest.mark.parametrize("missing", [("torch",), ("openslide", "tiffslide"), ("pydantic",)])
-def test_doctor_says_what_is_missing(tmp_path, missing) -> None:
+def test_doctor_lists_missing_modules(tmp_path, missing) -> None:
     done = run("doctor", path=broken(tmp_path / "modules", *missing), cwd=tmp_path)
     assert (done.returncode, done.stderr) == (1, "")
     lines = [line for line in done.stdout.splitlines() if line.startswith("MISSING")]
@@ -87,7 +87,7 @@ def test_doctor_says_what_is_missing(tmp_path, missing) -> None:
     assert len(lines) <= 2 * len(missing) + 1
 
 
-def test_a_name_in_latin_1_survives_from_end_to_end(small, tmp_path) -> None:
+def test_names_that_are_not_utf_8_are_kept(small, tmp_path) -> None:
     folder = tmp_path / os.fsdecode(b"M\xfcller")
     folder.mkdir()
     slide = small.rename(folder / os.fsdecode(b"Gr\xf6\xdfe.tiff"))
@@ -97,8 +97,8 @@ def test_a_name_in_latin_1_survives_from_end_to_end(small, tmp_path) -> None:
     roi.write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
     done = run("upscale", slide, output, "--model", "nearest", "--roi", roi, "--json")
     assert done.returncode == 0, done.stderr
-    for told in (json.loads(done.stdout), json.loads(output.with_name(f"{slide.stem}.report.json").read_bytes())):
-        assert (told["slide"]["path"], told["output"]["path"]) == (str(slide), str(output))
+    for report in (json.loads(done.stdout), json.loads(output.with_name(f"{slide.stem}.report.json").read_bytes())):
+        assert (report["slide"]["path"], report["output"]["path"]) == (str(slide), str(output))
     assert "\\udcf6" in done.stderr
     assert (folder / f"{slide.stem}.report.html").read_text("utf-8").startswith("<!DOCTYPE html>")
     json.loads((folder / f"{slide.stem}.tissue.geojson").read_text("utf-8"))
@@ -110,7 +110,7 @@ def test_a_name_in_latin_1_survives_from_end_to_end(small, tmp_path) -> None:
     assert again.returncode == 0, again.stderr
 
 
-def test_a_drawn_region_of_interest_is_never_replaced_by_the_outlines(small, tmp_path) -> None:
+def test_region_of_interest_file_is_not_overwritten_by_the_tissue_outlines(small, tmp_path) -> None:
     roi = tmp_path / "one.tissue.geojson"
     roi.write_text(json.dumps({"type": "Polygon", "coordinates": [[[0, 0], [200, 0], [200, 200], [0, 0]]]}))
     before = roi.read_bytes()
@@ -124,7 +124,7 @@ def test_a_drawn_region_of_interest_is_never_replaced_by_the_outlines(small, tmp
     assert not (tmp_path / "one.ome.tiff").exists()
 
 
-def test_no_slide_of_a_command_is_anothers_result(small, tmp_path) -> None:
+def test_output_that_is_another_slide_of_the_command_is_refused(small, tmp_path) -> None:
     other = tmp_path / "one.ome.tiff"
     other.write_bytes(small.read_bytes())
     done = run("upscale", small, other, tmp_path, "--model", "nearest")
@@ -140,17 +140,17 @@ fcntl.flock = flock
 """
 _NO_SYNC = """
 import errno, os, stat
-whole = os.fsync
+original = os.fsync
 def fsync(descriptor):
     if stat.S_ISDIR(os.fstat(descriptor).st_mode): raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-    whole(descriptor)
+    original(descriptor)
 os.fsync = fsync
 """
 
 
 @pytest.mark.parametrize("number", ["ENOLCK", "EOPNOTSUPP", "ENOSYS", "EINVAL"])
-def test_a_file_system_without_locks_is_refused_in_words(small, tmp_path, number) -> None:
-    """The calls fail in the command's own processes as they do there."""
+def test_file_system_without_locks_is_refused(small, tmp_path, number) -> None:
+    """A sitecustomize module makes `flock` fail in the command's processes."""
     (tmp_path / "modules").mkdir()
     (tmp_path / "modules" / "sitecustomize.py").write_text(_NO_LOCKS.format(number=number))
     done = run("upscale", small, tmp_path / "o.ome.tiff", "--model", "nearest", path=tmp_path / "modules")
@@ -160,7 +160,7 @@ def test_a_file_system_without_locks_is_refused_in_words(small, tmp_path, number
 
 
 @pytest.mark.parametrize("name", ["o.ome.tiff", "o.ome.zarr"])
-def test_a_file_system_that_syncs_no_folders_is_written_to(small, tmp_path, name) -> None:
+def test_file_system_that_cannot_sync_folders_is_accepted(small, tmp_path, name) -> None:
     (tmp_path / "modules").mkdir()
     (tmp_path / "modules" / "sitecustomize.py").write_text(_NO_SYNC)
     done = run("upscale", small, tmp_path / name, "--model", "nearest", path=tmp_path / "modules")
@@ -168,7 +168,7 @@ def test_a_file_system_that_syncs_no_folders_is_written_to(small, tmp_path, name
     assert (tmp_path / "o.report.json").is_file()
 
 
-def test_a_disk_that_fails_while_a_folder_is_synced_is_told(tmp_path, monkeypatch) -> None:
+def test_disk_error_while_syncing_a_folder_is_raised(tmp_path, monkeypatch) -> None:
     def fail(_descriptor: int) -> None:
         raise OSError(5, "Input/output error")
 
@@ -177,14 +177,14 @@ def test_a_disk_that_fails_while_a_folder_is_synced_is_told(tmp_path, monkeypatc
         sync_folder(tmp_path)
 
 
-def test_a_file_with_the_longest_name_is_written_whole(tmp_path) -> None:
+def test_file_with_the_longest_possible_name_is_written_atomically(tmp_path) -> None:
     path = tmp_path / ("n" * 255)
     write_atomically(path, b"all of it")
     assert path.read_bytes() == b"all of it"
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_picture_of_which_no_tile_goes_through_the_model_says_so_in_the_first_line(data, tmp_path) -> None:
+def test_first_line_says_that_no_tile_was_enhanced(data, tmp_path) -> None:
     picture = data / "odd" / "k03-dithered-gif-colours.png"
     done = run("upscale", picture, tmp_path / "o.ome.tiff", "--mpp", "1", "--model", "compact-x4", "--json")
     assert done.returncode == 0, done.stderr
