@@ -89,7 +89,7 @@ class Settings(BaseSettings):
     """How long a job stays assigned to a worker without heartbeats: several beats, and a short wait after a crash."""
 
     heartbeat_seconds: float = Field(default=2, gt=0)
-    """Interval of a worker's heartbeats, at which it also learns of cancellations; a beat costs a commit of 0.3 ms."""
+    """Interval of a worker's heartbeats, at which it also receives cancellations; each costs a commit of 0.3 ms."""
 
     stall_seconds: float = Field(default=900, gt=0)
     """How long a job may make no progress before its process is ended and the job retried. Many times as long as the

@@ -42,7 +42,7 @@ _LOOPBACK_HOST = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]*)?", re.IG
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who makes a request.
+    """The sender of a request.
 
     Attributes
     ----------
@@ -179,7 +179,7 @@ class Access:
 
 
 def _is_cross_site(connection: HTTPConnection, allowed_origins: tuple[str, ...]) -> bool:
-    """Whether the browser says that a page of another site made the request; another port counts as another site."""
+    """Whether the browser's headers name a page of another site as the sender; another port is another site."""
     site, origin = connection.headers.get("sec-fetch-site"), connection.headers.get("origin")
     if origin in allowed_origins:
         return False

@@ -138,7 +138,7 @@ class JobChanges:
         return events
 
     def close(self) -> None:
-        """Release everyone who waits; safe to call from a signal handler."""
+        """Release all waiting requests; safe to call from a signal handler."""
         self.is_closed = True
 
     async def _wait(self, ready: asyncio.Event, seconds: float) -> bool:
@@ -153,7 +153,7 @@ class JobChanges:
 
     async def _poll(self) -> None:
         while self._waiters or self._subscriptions:
-            # Copies: those who join while the database is read are not part of this read, and wait for the next.
+            # Copies: waiters that are added during this read are notified after the next read.
             waiters, subscriptions = tuple(self._waiters), tuple(self._subscriptions)
             revisions, events = await run_in_threadpool(self._read, waiters, subscriptions)
             for waiter in waiters:

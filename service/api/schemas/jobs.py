@@ -54,7 +54,7 @@ class _OptionFields(BaseModel):
 
 
 class JobRequest(_OptionFields):
-    """What to make of which slide."""
+    """Request for a job: a slide and the options."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"slide": "0" * 32, "region": [0, 0, 1024, 1024]}]})
 
@@ -72,7 +72,7 @@ class JobRequest(_OptionFields):
 
 
 class BatchRequest(_OptionFields):
-    """What to make of which slides."""
+    """Request for a batch: slides and the options."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"slides": ["0" * 32, "1" * 32], "model": "bicubic"}]})
 
