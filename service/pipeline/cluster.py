@@ -1,8 +1,8 @@
 """Makes stripes on the workers of a Dask cluster, one task per stripe.
 
 All machines must see the slide, the result and a user's own weights under the same paths. Tasks and problems are sent,
-never pixels: a worker reads the slide and writes the segments itself. A segment takes its name when it is whole, so
-that a stripe that is made twice, since its first worker was taken for dead, replaces an identical file.
+never pixels: a worker reads the slide and writes the segments itself. A complete segment is renamed to its final name.
+If a stripe is made twice, because its first worker was considered dead, the second file replaces an identical one.
 """
 
 import ipaddress

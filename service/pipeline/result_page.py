@@ -28,7 +28,7 @@ _MARKS: dict[TileMark, tuple[str, tuple[int, int, int]]] = {
     TileMark.REJECTED: ("too plain for tissue (entropy), resampled", (170, 203, 230)),
     TileMark.GLASS: ("glass (mask), resampled", (236, 236, 236)),
     TileMark.OUTSIDE: ("outside the region of interest, resampled", (255, 255, 255)),
-    TileMark.STRAYED: ("the model was not believed, resampled: see the table", (221, 136, 34)),
+    TileMark.STRAYED: ("model output rejected, resampled: see the table", (221, 136, 34)),
     TileMark.BAD: ("unreadable in part, or not computed: see the table", (204, 51, 17)),
 }
 

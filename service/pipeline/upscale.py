@@ -74,7 +74,7 @@ def upscale(
     Raises
     ------
     WsiError, ModelError, ServiceError
-        See the packages' `errors` modules. A failure that would repeat itself leaves nothing behind.
+        See the packages' `errors` modules. After a failure that would repeat itself all files are removed.
     """
     cancel = cancel or CancelToken()
     started = time.monotonic()
@@ -219,7 +219,7 @@ def _publish(request: UpscaleRequest, output_format: OutputFormat, workspace: Wo
 
 
 def _inputs(request: UpscaleRequest) -> dict[Path, str]:
-    """Return the files that a request reads, and how messages call each."""
+    """Return the files that a request reads, and their names in messages."""
     slide, model = request.slide, Path(request.model)
     files = dict.fromkeys(companion_files(slide), "a part of the slide") if slide.exists() else {}
     return {model: "the file of weights", **files, slide: "the slide"}

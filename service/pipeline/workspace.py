@@ -35,7 +35,7 @@ def no_locks(error: OSError) -> str:
 
 
 class Workspace:
-    """A context manager that one process owns at a time, by a file lock that ends with the process.
+    """Context manager of a workspace, which a file lock reserves for one process until the process ends.
 
     The folder's name holds no ``.zarr``, since readers take the first such part of a path for the image.
     """
