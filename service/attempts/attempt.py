@@ -1,4 +1,4 @@
-"""One attempt at a job: from the slide to the sealed result, or to the reason why there is none."""
+"""One attempt at a job, which ends with a sealed result or with an error."""
 
 import logging
 import threading
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 class Pipeline(Protocol):
-    """What an attempt needs of `service.processes.runner.Runner`."""
+    """The methods of `service.processes.runner.Runner` that an attempt uses."""
 
     def run(self, request: UpscaleRequest, on_progress: Callable[[Progress], None], cancel: CancelToken) -> Report:
         """Upscale one slide and return the report.
@@ -51,7 +51,7 @@ class Pipeline(Protocol):
 
 
 class EarlyEnd(StrEnum):
-    """Why an attempt must end before it is done."""
+    """Reason for ending an attempt early."""
 
     STOPPED = "the worker stops"
     PAUSED = "paused on request"
@@ -85,7 +85,7 @@ class Attempt:
 
 @dataclass(slots=True)
 class WorkerState:
-    """What the threads of a worker share: its sign of life and its running attempt."""
+    """State shared by the threads of a worker: its status and its running attempt."""
 
     sign: WorkerStatus
     attempt: Attempt | None = None
@@ -114,10 +114,10 @@ class AttemptRunner:
         self._lock = threading.Lock()
 
     def run(self, attempt: Attempt) -> Outcome:
-        """Run an attempt to its end, whatever that is."""
+        """Run an attempt and return its outcome, also after an error."""
         try:
             return self._run(attempt)
-        except Exception as error:  # noqa: BLE001 - any failure ends the job, and the worker goes on
+        except Exception as error:  # noqa: BLE001 - any failure ends the job but not the worker
             if not isinstance(error, Cancelled):
                 self.close_pipeline()
             if attempt.early_end is EarlyEnd.DISK_FULL:
@@ -142,7 +142,7 @@ class AttemptRunner:
             pipeline.close()
 
     def require_reserve(self, attempt: Attempt) -> None:
-        """End the attempt while the database can still write down that the disk is full."""
+        """End the attempt if the disk's reserve is in use, so that the database can still record the full disk."""
         if not self._storage.has_reserve():
             attempt.finish_early(EarlyEnd.DISK_FULL)
 
@@ -244,4 +244,4 @@ def _outcome_of_failure(job: Job, error: Exception) -> Outcome:
     if isinstance(error, ResultChangedError):
         return Outcome(JobState.FAILED, problem("result.verification", f"{error}; check the disk, then retry"))
     log.error("job %s failed", job.id, exc_info=error)
-    return Outcome(JobState.FAILED, problem("internal", "the worker failed unexpectedly; its log says more"))
+    return Outcome(JobState.FAILED, problem("internal", "the worker failed unexpectedly; see its log"))

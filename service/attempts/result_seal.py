@@ -27,7 +27,7 @@ def seal(output: Path, report: Report, output_format: ResultFormat, raise_if_can
     Raises
     ------
     ResultChangedError
-        The output has another hash than the report says.
+        The output's hash differs from the one in the report.
     """
     if not output.exists():
         raise FileNotFoundError(f"the pipeline reported success and wrote no {output.name}")

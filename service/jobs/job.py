@@ -85,12 +85,12 @@ class ResultFormat(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class UnloadedRoi:
-    """Stands for a region of interest whose polygons were not read from the database; `Store.claim` reads them."""
+    """Placeholder for a region of interest whose polygons were not read; `Store.claim` reads them."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobOrder(UpscaleOptions):
-    """The request of a job: an `UpscaleRequest` that does not yet know the paths of a machine.
+    """The request of a job: an `UpscaleRequest` without the paths of a machine.
 
     Attributes
     ----------
@@ -206,7 +206,7 @@ class Job:
     crashed_at
         Number of finished tiles when the last crashed attempt started, to detect attempts that finished a stripe.
     cancel_requested, pause_requested
-        A request to stop, which the worker sees at its next heartbeat.
+        A request to stop, which the worker receives at its next heartbeat.
     result_deleted
         When its files were deleted, on request or by retention.
     """
