@@ -212,8 +212,8 @@ class ClusterExecutor:
                 raise ServiceError(
                     problem(
                         "cluster.workers",
-                        f"a worker has made stripe {stripe.number}, but not in {workspace.folder.parent} as seen from "
-                        "here; let all machines see that folder under the same path",
+                        f"a worker has made stripe {stripe.number}, but it is not in {workspace.folder.parent} on "
+                        "this machine; let all machines see that folder under the same path",
                     )
                 )
             self._pause()
@@ -308,7 +308,7 @@ def _endpoint(address: str) -> tuple[str, int, Security | None]:
             raise ServiceError(
                 problem(
                     "cluster.address",
-                    f"{address}: slides would travel in the clear and anybody could send the workers code; use tls:// "
+                    f"{address}: without TLS, anybody could read the data and send code to the workers; use tls:// "
                     "(docs/cluster.md), or tcp:// on this machine alone",
                 )
             )
@@ -340,7 +340,7 @@ def _failure(error: BaseException | None, work: str) -> ServiceError:
         return ServiceError(
             problem(
                 "runner.crashed",
-                f"{work}: the workers that tried died, {error.allowed_failures + 1} of them; the slide may be damaged, "
+                f"{work}: {error.allowed_failures + 1} workers died while they made it; the slide may be damaged, "
                 "or memory ran out; the same job continues from the finished stripes",
             )
         )

@@ -154,7 +154,7 @@ def _make_segment(task: ClusterTask, number: int, upscaler: PatchUpscaler) -> No
 def _invisible_folder(folder: Path) -> Problem:
     return problem(
         "cluster.workers",
-        f"worker {get_worker().name} does not see {folder.parent} as the job's own machine does; let all machines see "
+        f"worker {get_worker().name} has other files in {folder.parent} than the job's machine; let all machines see "
         "that folder under the same path",
     )
 

@@ -98,7 +98,7 @@ class ModelReport(_Documented):
     """What the model gained on sources that are compressed as this slide is."""
     brightfield_only: bool
     back_projection: bool
-    """True where a step after the network holds the result to its source."""
+    """True if a back-projection step follows the network."""
     trained_on: str | None
     licence: str | None
     citation: str | None
@@ -214,7 +214,7 @@ class TilesReport(_Documented):
     few_enhanced: bool
     """True where fewer than nine in ten tissue tiles were enhanced."""
     map: tuple[str, ...]
-    """One string a row, one letter a tile."""
+    """One string per row, with one letter per tile."""
     consistency: ConsistencyReport | None
     """Null where the model made no tile."""
     bad: tuple[BadTileReport, ...]
@@ -261,7 +261,7 @@ class Report(_Documented):
     """One sentence: how many of the tissue tiles the model enhanced."""
     software: str
     statement: str
-    """That the image is computed and not for primary diagnosis."""
+    """Statement that the image is computed and not for primary diagnosis."""
     slide: SlideReport
     model: ModelReport
     output: OutputReport
@@ -274,7 +274,7 @@ class Report(_Documented):
     """Share of the upscaling stage in which the model computed, 0 to 1; null where a cluster made the stripes."""
     warnings: tuple[str, ...]
     incidents: tuple[str, ...]
-    """What the model had to do differently, such as a halved batch."""
+    """Deviations from the plan, such as a halved batch."""
     seconds: float
     """Seconds from the opening of the slide to the published result."""
 

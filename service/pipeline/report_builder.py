@@ -288,7 +288,7 @@ class ReportBuilder:
         row, column, worst = self.median_and_worst[-1]
         place = self.output_region(row, column)
         return (
-            f"{len(high)} of {len(self.scores)} tiles, reduced again, differ from their source by more than "
+            f"{len(high)} of {len(self.scores)} tiles, when reduced, differ from their source by more than "
             f"{STRAY_RMSE:g} grey levels (RMSE), the worst by {worst:.1f} at x {place.x}, y {place.y} "
             "of the result: the model may have invented structures; check these tiles",
         )

@@ -178,9 +178,9 @@ def _consistency(consistency: ConsistencyReport | None, grid: NDArray[np.float64
 
 def _seam(seam: SeamReport, *, exact: bool) -> str:
     kind = (
-        "Tiles of this model join exactly: each pixel is what it would be without tiles."
+        "Tiles of this model join exactly: each pixel is the same as without tiles."
         if exact
-        else "Tiles of this model are cross-faded, since what it draws depends on more context than a tile has."
+        else "Tiles of this model are cross-faded, since its output depends on more context than a tile has."
     )
     if seam.figure is None:
         figure = "There is no border between tiles with tissue to be measured."
@@ -227,7 +227,9 @@ def _model_facts(model: ModelReport) -> dict[str, str | None]:
         "licence": model.licence,
         "citation": model.citation,
         "tiles": "join exactly" if model.tiles_join_exactly else "are cross-faded",
-        "back-projection": "one step holds the result to its source" if model.back_projection else None,
+        "back-projection": "one step after the network corrects the result by the source"
+        if model.back_projection
+        else None,
         "computed in": f"{model.precision} on {model.device.partition(':')[0]}",
         "notes": model.notes,
     }

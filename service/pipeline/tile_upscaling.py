@@ -69,7 +69,7 @@ class TileUpscaler:
     advance
         Called from the thread that iterates.
     recorder
-        Receives what becomes of each tile.
+        Records the outcome of each tile.
     """
 
     plan: TilePlan

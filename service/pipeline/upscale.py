@@ -55,9 +55,9 @@ def upscale(
 ) -> Report:
     """Upscale one slide and return the report.
 
-    The output appears under its name only when it is whole and was read back; just before it its page
-    (``.report.html``) and its tissue outlines (``.tissue.geojson``) appear beside it. An interrupted call leaves its
-    finished stripes in a hidden folder beside the output, and the same call continues from there.
+    The output gets its name only after it is complete and was read back. Its page (``.report.html``) and its tissue
+    outlines (``.tissue.geojson``) are published just before it. An interrupted call leaves its finished stripes in a
+    hidden folder beside the output, and the same call continues from there.
 
     Parameters
     ----------

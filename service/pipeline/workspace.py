@@ -148,7 +148,7 @@ class Workspace:
         Parameters
         ----------
         require
-            Raises SegmentDamagedError where a whole segment is not this stripe's.
+            Raises SegmentDamagedError if an undamaged segment is that of another stripe.
         """
         path = self.segment_path(number)
         try:
