@@ -148,8 +148,8 @@ class Access:
         is_safe, by_browser = scope["method"] in _SAFE_METHODS, "authorization" not in connection.headers
         if by_browser and not is_safe and _is_cross_site(connection, context.settings.cors_origins):
             detail = (
-                "a page of another site may not do that; if a proxy calls the service by another name than the browser "
-                "does, let the proxy send X-Forwarded-Host"
+                "pages of another site may not send this request; if a proxy uses another host name than the browser, "
+                "let the proxy send X-Forwarded-Host"
             )
             return problem("access.cross-site", detail)
         if not context.settings.asks_for_tokens and not _LOOPBACK_HOST.fullmatch(

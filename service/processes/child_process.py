@@ -57,9 +57,9 @@ class ChildProcess:
         Raises
         ------
         TimeoutError
-            There was none in time.
+            No message arrived in time.
         ChildEndedError
-            There will be none.
+            The child has ended.
         """
         try:
             answer = self._answers.get(timeout=timeout_seconds)

@@ -55,7 +55,7 @@ class Runner:
         Raises
         ------
         ServiceError
-            The problem that the child met; code ``runner.crashed`` if the child itself died.
+            The problem that the child reported; code ``runner.crashed`` if the child itself died.
         Cancelled
             `cancel` was set. A child that does not stop within `CANCEL_SECONDS` is killed.
         """
