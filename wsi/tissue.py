@@ -19,7 +19,7 @@ from slidelift.wsi.tile_mask import MaskCell
 
 # Bits. At about 1 µm per pixel all 127 patches (256 px or less) of six H&E sets, fat and pale stroma included, have
 # 3.46 bits or more. Evenly lit glass has at most 1.5; a mosaic of unequally bright fields reaches 3.35, and some of it
-# is upscaled in vain (docs/decisions/entropy.md). The 7 bits of Sun et al. suit their stain and scanner only: they
+# is enhanced needlessly (docs/decisions/entropy.md). The 7 bits of Sun et al. suit their stain and scanner only: they
 # would keep 39 % of these patches, and 1 of the palest set's 37.
 DEFAULT_ENTROPY = 3.0
 ENTROPY_BLOCK = 64

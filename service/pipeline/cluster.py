@@ -340,8 +340,8 @@ def _failure(error: BaseException | None, work: str) -> ServiceError:
         return ServiceError(
             problem(
                 "runner.crashed",
-                f"{work}: {error.allowed_failures + 1} workers died while they made it; the slide may be damaged, "
-                "or memory ran out; the same job continues from the finished stripes",
+                f"{work}: {error.allowed_failures + 1} workers died during this task; the slide may be damaged, or "
+                "memory ran out; the same job continues from the finished stripes",
             )
         )
     return ServiceError(
