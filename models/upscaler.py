@@ -95,7 +95,7 @@ class OpenedModel:
     Attributes
     ----------
     card
-        The catalog's card, or one made from what a file of weights says of itself.
+        The catalog's card, or one made from the metadata of a file of weights.
 
     Raises
     ------

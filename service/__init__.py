@@ -1,1 +1,1 @@
-"""What joins slides and networks: one pipeline, a command line, a REST service and its worker."""
+"""Upscaling of slides by networks: the pipeline, the command line, the REST service and its worker."""

@@ -1,4 +1,4 @@
-"""The command line: parses, runs one of `service.commands`, answers with an exit code.
+"""The command line: parses the arguments, runs one of `service.commands`, and returns an exit code.
 
 Exit codes: 0 done; 2 the request or its slide must be changed by the user; 1 anything else; 130 interrupted.
 """
@@ -67,11 +67,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (SlideliftError, OSError) as error:
         found = _described(error)
         print_message(f"error: {found.detail}")
-        if getattr(options, "json", None) is True:  # where it is a file's name, standard output is for people
+        if getattr(options, "json", None) is True:  # a string is the name of a JSON file
             print_result(json.dumps({"error": found.as_dict()}, indent=2))
         return found.exit_code
     except ValueError as error:
-        kind = type(error).__name__  # pydantic's: a setting is wrong; imported by `serve` alone
+        kind = type(error).__name__  # pydantic's error for a wrong setting; only `serve` imports pydantic
         if kind not in ("ValidationError", "SettingsError"):
             raise
         print_message(f"error: {_settings_said(error) if kind == 'ValidationError' else error}")

@@ -42,7 +42,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def log_config(log_format: Literal["text", "json"]) -> dict[str, Any]:
-    """Return the argument of `logging.config.dictConfig`: everything from INFO on goes to standard error."""
+    """Return the argument of `logging.config.dictConfig`: messages from INFO on are written to standard error."""
     formatter: dict[str, Any] = (
         {"()": JsonFormatter} if log_format == "json" else {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}
     )

@@ -64,8 +64,8 @@ class Settings(BaseSettings):
     """How long the finished stripes of a failed job are kept for a retry."""
 
     keep_set_aside_seconds: float = Field(default=7 * 86400, ge=86400)
-    """How long files that are not in the database are kept, at least a day. After an older database was restored, that
-    is the time in which somebody must notice."""
+    """How long files that are not in the database are kept, at least a day. After an older database was restored, they
+    can be recovered during this time."""
 
     sweep_seconds: float = Field(default=300, gt=0)
     """Interval between searches for expired slides, results and uploads; a search reads one index."""
@@ -86,10 +86,10 @@ class Settings(BaseSettings):
     should read."""
 
     lease_seconds: float = Field(default=15, gt=0)
-    """How long a job stays assigned to a worker without heartbeats: several beats, and a short wait after a crash."""
+    """How long a job stays assigned to a worker without heartbeats: several heartbeats, but short after a crash."""
 
     heartbeat_seconds: float = Field(default=2, gt=0)
-    """Interval of a worker's heartbeats, at which it also learns of cancellations; a beat costs a commit of 0.3 ms."""
+    """Interval of a worker's heartbeats, at which it also receives cancellations; each costs a commit of 0.3 ms."""
 
     stall_seconds: float = Field(default=900, gt=0)
     """How long a job may make no progress before its process is ended and the job retried. Many times as long as the

@@ -59,7 +59,7 @@ class Worker:
         self._runner = AttemptRunner(settings, store, storage, make_pipeline, self._state)
 
     def work(self) -> None:
-        """Claim and run jobs until told to stop."""
+        """Claim and run jobs until `stop` is set."""
         heartbeat = Heartbeat(self._settings, self._store, self._state, self._runner, self._stop)
         heartbeat.start()
         try:
@@ -119,7 +119,7 @@ def work(settings: Settings, stop: threading.Event, make_pipeline: Callable[[], 
 
 
 def main(settings: Settings | None = None, make_pipeline: Callable[[], Pipeline] | None = None) -> int:
-    """Run a worker until SIGTERM or SIGINT; the running job is handed back and goes on where it was."""
+    """Run a worker until SIGTERM or SIGINT; the running job is queued again with its finished stripes."""
     settings = settings or Settings()
     configure(settings.log_format)
     require_usable(settings)

@@ -1,8 +1,9 @@
 """The files that belong to one slide, and checks that a slide refers to no others.
 
-A MRXS file lies beside a folder of the same name, whose Slidedat.ini lists the other files. A VMS or VMU file lists
-images beside it. A DICOM slide is the files of one folder that share a SeriesInstanceUID. Decoders open every file that
-such a list names, so each name must be without a path, and each file must lie in that folder and not be a link.
+A MRXS file is beside a folder of the same name, whose Slidedat.ini lists the other files. A VMS or VMU file lists
+images in its own folder. A DICOM slide consists of the files in one folder that share a SeriesInstanceUID. Decoders
+open every listed file. Therefore a listed name must not contain a path, and a file must be in the slide's folder and
+must not be a link.
 """
 
 import hashlib
@@ -15,7 +16,7 @@ from slidelift.wsi.dicom import Instance, is_dicom, read_instance
 from slidelift.wsi.errors import ForeignFileError, SlideUnreadableError
 
 _INDEX_MAX_BYTES = 2**20
-"""Decoders refuse longer files, so no name can be hidden behind the part that is checked."""
+"""Decoders refuse longer index files, so the checked part contains every name."""
 
 _MRXS_KEY = re.compile(r"FILE_\d+|INDEXFILE", re.IGNORECASE)
 _VMS_KEY = re.compile(r"\w*File\w*(?:\(.*?\))?|MacroImage", re.IGNORECASE)
@@ -30,33 +31,34 @@ def companion_files(path: Path, name: str | None = None) -> list[Path]:
     path
         The slide's main file, or the folder of a DICOM series.
     name
-        How messages call the slide; None for the name of its file.
+        Name of the slide in messages; None for the name of its file.
 
     Raises
     ------
     ForeignFileError
-        It refers to a file that is not its own: in another folder, or a link.
+        The slide refers to a file in another folder, or to a link.
     SlideUnreadableError
-        A folder that does not hold exactly one DICOM slide.
+        The folder does not contain exactly one DICOM slide.
     """
     if path.is_dir():
         return series_of_folder(path, name)
     name = name or path.name
     if path.suffix.lower() == ".mrxs":
-        return [path, *_of_mrxs(path, name)]
+        return [path, *_mrxs_files(path, name)]
     if is_dicom(path):
-        return _of_dicom(path, name)
+        return _dicom_files(path, name)
     if is_key_file(path):
-        return [path, *_listed(path, vms_names(path, name), name)]
+        return [path, *_listed_files(path, vms_names(path, name), name)]
     for other in (f"{path.stem}.Full", f"{path.name}-journal", f"{path.name}-wal"):  # Trestle's map, Sakura's database
         _require_own(path.with_name(other), name, other)
     return [path]
 
 
 def content_hash(path: Path) -> str:
-    """SHA-256 of a slide's bytes in hex; of the hashes of its files if there are several.
+    """Return the SHA-256 of a slide in hex.
 
-    The files are in the order of their names. In a DICOM series names have no meaning: it is hashed as a set.
+    For several files it is the hash of their concatenated hashes, in the order of `companion_files`. The names of DICOM
+    files have no meaning, so their hashes are sorted instead, without duplicates.
     """
     files, hashes = companion_files(path), []
     for file in files:
@@ -84,38 +86,38 @@ def vms_names(index: Path, name: str | None = None) -> list[str]:
 
 
 def entries(index: Path, name: str | None = None) -> list[tuple[str, str]]:
-    """List keys and values of a file in the format of a Slidedat.ini, of all its groups."""
+    """List the keys and values of all groups of a file in the format of a Slidedat.ini."""
     with index.open("rb") as file:
         data = file.read(_INDEX_MAX_BYTES + 1)
     if len(data) > _INDEX_MAX_BYTES:
         raise SlideUnreadableError(
-            f"{name or index.name}: longer than any list of a slide's files; copy the slide again"
+            f"{name or index.name}: too long for a list of a slide's files; copy the slide again"
         )
     lines = (line.partition("=") for line in _text(data).split("\n"))
     return [(key.strip(), value.strip()) for key, equals, value in lines if equals]
 
 
 def is_key_file(path: Path) -> bool:
-    """Whether decoders take it for a VMS or VMU file, which they recognise by its content and not by its suffix."""
+    """Whether decoders open the file as VMS or VMU; they recognise these by content, not by suffix."""
     if path.stat().st_size > _INDEX_MAX_BYTES:
         return False
     return _VMS_GROUP.search(_text(path.read_bytes())) is not None
 
 
 def series_of_folder(folder: Path, name: str | None = None) -> list[Path]:
-    """List the files of the one DICOM slide of a folder, the largest first: it holds the finest level.
+    """List the files of the only DICOM slide of a folder; the first is the largest and contains the finest level.
 
     Parameters
     ----------
     name
-        How messages call the slide; None for the path of the folder.
+        Name of the slide in messages; None for the path of the folder.
 
     Raises
     ------
     SlideUnreadableError
-        There is none, or several.
+        The folder contains no DICOM slide, or several.
     ForeignFileError
-        A link lies among them.
+        The folder contains a link, or a file that is not a regular file.
     """
     slides = slides_in(_regular_files(folder))
     if not slides:
@@ -129,7 +131,7 @@ def series_of_folder(folder: Path, name: str | None = None) -> list[Path]:
 
 
 def slides_in(files: Iterable[Path]) -> dict[str, list[Path]]:
-    """Group the files that are levels of DICOM slides by SeriesInstanceUID, the largest of each first."""
+    """Group the files that contain levels of DICOM slides by SeriesInstanceUID; each group starts with the largest."""
     slides: dict[str, list[Path]] = {}
     for file in files:
         instance = read_instance(file)
@@ -142,22 +144,20 @@ def _text(data: bytes) -> str:
     return data.decode("utf-8-sig", errors="surrogateescape")
 
 
-def _of_dicom(path: Path, name: str) -> list[Path]:
+def _dicom_files(path: Path, name: str) -> list[Path]:
     main = read_instance(path)
     if main is None:
-        raise SlideUnreadableError(
-            f"{name}: its header does not name the DICOM series that it belongs to; export it again"
-        )
+        raise SlideUnreadableError(f"{name}: its header contains no identifier of a DICOM series; export it again")
     others = (file for file in _regular_files(path.parent) if file.name != path.name)
-    return [path, *(file for file in others if _is_of(main, read_instance(file)))]
+    return [path, *(file for file in others if _is_in_series(main, read_instance(file)))]
 
 
-def _is_of(main: Instance, other: Instance | None) -> bool:
+def _is_in_series(main: Instance, other: Instance | None) -> bool:
     return other is not None and other.is_slide and other.series == main.series
 
 
 def _regular_files(folder: Path) -> list[Path]:
-    """List a folder's files by name; raises ForeignFileError for a link or pipe, which decoders would open."""
+    """List a folder's files by name; raise ForeignFileError for a link or pipe, which decoders would open."""
     files = []
     for file in sorted(folder.iterdir()):
         mode = file.lstat().st_mode
@@ -166,17 +166,17 @@ def _regular_files(folder: Path) -> list[Path]:
         elif not stat.S_ISDIR(mode) and not file.is_dir():
             kind = "a link" if stat.S_ISLNK(mode) else "no regular file"
             raise ForeignFileError(
-                f"{file.name}: it lies in the folder of a DICOM slide and is {kind}, which is not followed; put the "
-                "slide's own files into a folder of their own"
+                f"{file.name}: it is in the folder of a DICOM slide and is {kind}, which is not opened; put the "
+                "slide's own files into a separate folder"
             )
     return files
 
 
-def _of_mrxs(main: Path, name: str) -> list[Path]:
+def _mrxs_files(main: Path, name: str) -> list[Path]:
     folder, index = main.with_suffix(""), mrxs_index(main)
     _require_own(folder, name, folder.name)
     if not folder.is_dir():
-        return []  # the reader names what is missing
+        return []  # the reader reports missing files
     files = sorted(file for file in folder.rglob("*") if file.is_symlink() or not file.is_dir())
     for file in files:
         _require_own(file, name, f"{folder.name}/{file.relative_to(folder)}")
@@ -185,15 +185,15 @@ def _of_mrxs(main: Path, name: str) -> list[Path]:
     return files
 
 
-def _listed(index: Path, names: Iterable[str], slide_name: str) -> list[Path]:
+def _listed_files(index: Path, names: Iterable[str], slide_name: str) -> list[Path]:
     files = [index.with_name(name) for name in names if name != index.name]
     for file in files:
         _require_own(file, slide_name, file.name)
-    return [file for file in files if file.exists()]  # the reader names what is missing
+    return [file for file in files if file.exists()]  # the reader reports missing files
 
 
 def _without_folders(index_name: str, names: Iterable[str]) -> list[str]:
-    """Sort the names that a list of files contains; raise ForeignFileError for a name with a path."""
+    """Return the names without duplicates, sorted; raise ForeignFileError for a name with a path."""
     unique = sorted({name for name in names if name})
     for name in unique:
         if "/" in name or "\\" in name or name in (".", "..") or "\0" in name:
@@ -209,6 +209,6 @@ def _require_own(file: Path, slide_name: str, shown: str) -> None:
     if not file.is_symlink() and (file.is_file() or file.is_dir() or not file.exists()):
         return
     raise ForeignFileError(
-        f"{slide_name}: {shown}, which belongs to it, is a link or not a regular file and is not opened: copy the "
-        "slide's own files into one folder"
+        f"{slide_name}: its file {shown} is a link or not a regular file, so it is not opened; copy the slide's own "
+        "files into one folder"
     )

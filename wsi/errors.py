@@ -110,18 +110,18 @@ class SegmentDamagedError(VerificationError):
 
 
 def without_path(text: str, path: Path, name: str) -> str:
-    """Replace a file's path in the message of a library or a process; the one place where this is done.
+    """Replace a file's path in the message of a library or a process.
 
-    Messages of this package call a file by `name` from the start. Decoder libraries know only its path.
+    This package's own messages contain the name. Those of decoder libraries contain the path.
 
     Parameters
     ----------
     text
         The message.
     path
-        The file as it was given to the library. The names of files beside it stay, without their folder.
+        The file as it was given to the library. The names of files beside it are kept, without their folder.
     name
-        What to put in the place of the path.
+        Replacement of the path.
     """
     if path == Path(path.name):
         return text

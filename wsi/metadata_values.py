@@ -53,7 +53,7 @@ class MetadataParser:
         return self._bounded(value, name, unit, _MPP_RANGE)
 
     def pixel_size_xy(self, x: float | None, y: float | None) -> tuple[float, float] | None:
-        """Pixel size along both axes; None if one is unknown, since one axis does not tell the other."""
+        """Pixel size along both axes; None if one is unknown, since the axes may differ."""
         if x is not None and y is not None:
             return x, y
         if x is not None or y is not None:

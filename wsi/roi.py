@@ -48,8 +48,8 @@ class Roi:
         Raises
         ------
         RoiError
-            The value is none of these or holds other geometries than areas, a ring is open or has other values than
-            finite numbers, or there are more than 100,000 points, or none.
+            The value is not such an object, or contains geometries that are not areas; a ring is open or has values
+            that are not finite numbers; there are no points, or more than 100,000.
         """
         polygons, points = [], 0
         for coordinates in _areas(value, 0):

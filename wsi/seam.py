@@ -1,8 +1,8 @@
 """Visibility of tile borders: differences across them divided by differences across parallel lines inside the tiles.
 
-Neighbouring pixels differ anyway, and more at some places than at others: an enlarged image at the borders of the
-source's pixels, a compressed source at those of its blocks. The lines inside tiles therefore lie 64 source pixels
-apart, where all of these grids repeat, and the ratio is divided by that of the source, which may have seams of its own.
+Neighbouring pixels also differ elsewhere: in an enlarged image at the borders of the source's pixels, in a compressed
+source at the borders of its blocks. The lines inside tiles are therefore 64 source pixels apart, where all of these
+grids repeat. The ratio is divided by that of the source, which may contain seams of its own.
 """
 
 from collections.abc import Iterable, Sequence

@@ -66,7 +66,7 @@ class Compression:
     quantization_tables: tuple[tuple[int, ...], ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """Values for JSON, without the tables."""
+        """Return values for JSON, without the tables."""
         return {"codec": str(self.codec), "quality": self.quality, "sampling": self.sampling}
 
 
@@ -87,14 +87,14 @@ class SlideInfo:
     icc_profile
         ICC colour profile.
     warnings
-        Conversions and unclear metadata, one sentence each.
+        Warnings of converted or unclear metadata, one sentence each.
     compression
         Compression of level 0; None if unknown.
 
     Raises
     ------
     ValueError
-        A number is NaN, infinite, zero or negative, or there is no level: an error in the reader.
+        A number is NaN, infinite, zero or negative, or there is no level. The reader has an error.
     """
 
     name: str
@@ -174,7 +174,7 @@ class SlideInfo:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Values for JSON, with the size of the colour profile in its place."""
+        """Return values for JSON, with the size of the colour profile instead of the profile."""
         return {
             "width": self.size.width,
             "height": self.size.height,
@@ -226,7 +226,7 @@ class SlideReader(Protocol):
         Raises
         ------
         TileReadError
-            The region can't be decoded; other regions stay readable.
+            The region can't be decoded; other regions can still be read.
         """
         ...
 

@@ -62,7 +62,7 @@ class PatchBatch:
     pixels
         uint8 (N, patch, patch, 3), mirrored beyond the slide's edge.
     tissue
-        bool (N,): whether the patch is tissue, which goes through the network.
+        bool (N,): whether the patch is tissue, which the network enlarges.
     bad
         Tiles with unreadable source pixels.
     """

@@ -79,7 +79,7 @@ class TilePlan:
     entropy
         Threshold in bits of the second, per-patch test.
     mask
-            One string per row, one letter of `MaskCell` a tile.
+            One string per row, with one letter of `MaskCell` per tile.
     """
 
     level: int

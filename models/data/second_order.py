@@ -1,8 +1,9 @@
 """Real-ESRGAN's second-order degradation, in batches.
 
-USM(high) -> blur, resize, noise, JPEG -> the same again, milder -> final size, sinc, JPEG, 8 bits. As in the reference
-implementation, kernels, noise levels, grey noise and qualities are drawn per sample; resize factor and filter, kind of
-noise, skipping of the second blur and the order of the last two steps per batch.
+The steps are: unsharp masking; blur, resize, noise, JPEG; the same again, milder; resize to the final size, sinc
+filter, JPEG; rounding to 8 bits. As in the reference implementation, some parameters are drawn per sample: kernels,
+noise levels, grey noise and JPEG qualities. The others are drawn per batch: resize factor and filter, kind of noise,
+whether the second blur is skipped, and the order of the last two steps.
 
 Source: Wang, Xie, Dong, Shan, "Real-ESRGAN", ICCVW 2021 (section 3, figure 2), and its published options.
 """
@@ -49,7 +50,7 @@ class DegradationRanges:
     sigmas
         Standard deviations of the kernel in pixels.
     resize_shares
-        Probabilities of enlarging, reducing, keeping the size.
+        Probabilities of enlarging, of reducing and of keeping the size.
     factors
         Smallest and largest resize factor.
     noises
@@ -86,15 +87,15 @@ def realesrgan(
     final_sinc_share: float = 0.8,
     final_side: int | None = None,
 ) -> Pair:
-    """Apply both degradations; the target is sharpened, the discriminator's real image is not.
+    """Apply both degradations. The target is sharpened; the real image for the discriminator is not.
 
     Parameters
     ----------
     high
         (N, 3, s*h, s*w) in [0, 1]; at s = 4 at least 80 pixels a side, so that blurs can reflect the border.
     usm_weight
-        Strength of the sharpening of target and input; 0 for none. On tissue, sharpened targets teach edges that do not
-        exist.
+        Strength of the sharpening of target and input; 0 for none. From sharpened targets a network learns edges that
+        the tissue does not have.
     final_sinc_share
         Probability of a final low-pass filter.
     final_side
@@ -102,8 +103,9 @@ def realesrgan(
         that reflected borders are not learned.
     """
     target = sharpen(high, usm_weight) if usm_weight else high
-    fine, size = target.shape[2:], (high.shape[2] // scale, high.shape[3] // scale)
-    image = _degrade_once(target, FIRST, (fine[0], fine[1]), rng)
+    height, width = high.shape[2:]
+    size = height // scale, width // scale
+    image = _degrade_once(target, FIRST, (height, width), rng)
     image = _blur_resize_noise(image, SECOND, size, rng)
     sinc = _final_kernels(len(high), final_sinc_share, rng)
     if chance(0.5, rng):
@@ -117,7 +119,7 @@ def realesrgan(
 
 
 def sharpen(images: Tensor, weight: float = 0.5, threshold: float = 10 / 255) -> Tensor:
-    """Unsharp masking (51 px, sigma 8) where the residual exceeds the threshold; the mask has the same blur."""
+    """Unsharp masking (51 px, sigma 8) where the residual exceeds the threshold; the mask is blurred likewise."""
     residual = images - _smooth(images)
     mask = _smooth((residual.abs() > threshold).to(images.dtype))
     return torch.lerp(images, (images + weight * residual).clamp(0, 1), mask)
@@ -127,8 +129,8 @@ def _smooth(images: Tensor) -> Tensor:
     """Apply the USM's Gaussian along rows, then along columns."""
     channels = images.shape[1]
     steps = torch.arange(_USM_SIZE) - _USM_SIZE // 2
-    bell = torch.exp(-(steps**2) / (2 * _USM_SIGMA**2)).to(images.device)
-    weights = (bell / bell.sum()).expand(channels, 1, 1, _USM_SIZE)
+    gaussian = torch.exp(-(steps**2) / (2 * _USM_SIGMA**2)).to(images.device)
+    weights = (gaussian / gaussian.sum()).expand(channels, 1, 1, _USM_SIZE)
     margin = _USM_SIZE // 2
     mode = "reflect" if margin < min(images.shape[2:]) else "replicate"
     padded = F.pad(images, (margin,) * 4, mode=mode)
@@ -173,7 +175,7 @@ def blur_kernels(count: int, ranges: DegradationRanges, rng: torch.Generator) ->
 
 
 def _beta(count: int, bounds: Range, rng: torch.Generator) -> Tensor:
-    """Draw half of the values below 1 and half above; all above if the range begins at 1."""
+    """Draw half of the values below 1 and half above; if the range begins at 1, the first half are 1."""
     below, above = uniform(count, (bounds[0], 1.0), rng), uniform(count, (1.0, bounds[1]), rng)
     return torch.where(chances(count, 0.5, rng), below, above)
 
@@ -185,7 +187,7 @@ def _final_kernels(count: int, share: float, rng: torch.Generator) -> Tensor:
 
 
 def _resize(image: Tensor, size: tuple[int, int], rng: torch.Generator) -> Tensor:
-    """Resize by area, bilinear or bicubic at random, without antialiasing, as the reference implementation."""
+    """Resize by area, bilinear or bicubic at random, without antialiasing, as in the reference implementation."""
     return F.interpolate(image, size, mode=_FILTERS[int(choose((1.0,) * len(_FILTERS), 1, rng))])
 
 
@@ -210,7 +212,11 @@ def _add_poisson(image: Tensor, factor: Tensor, grey: Tensor, rng: torch.Generat
 
 
 def _poisson_noise(levels: Tensor, rng: torch.Generator) -> Tensor:
-    """Draw shot noise of images in 0..255; white is as many photons as the image has levels, rounded up to 2^n."""
+    """Draw shot noise of images in 0..255.
+
+    As in the reference implementation, 255 corresponds to as many photons as the image has distinct levels, rounded up
+    to a power of two.
+    """
     flat = levels.flatten(1).long()
     is_used = torch.zeros(len(flat), 256, device=levels.device).scatter_(1, flat, 1.0)
     photons = 2 ** is_used.sum(1).log2().ceil()[:, None, None, None]

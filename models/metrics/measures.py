@@ -52,7 +52,7 @@ MEASURES = (
     Measure("rrmse", "RRMSE", "", False, 4, "Root of the squared error relative to the truth's norm, over RGB."),
     Measure("ms_ssim", "MS-SSIM", "", True, 4, "Structural similarity at five scales; sensitive to noise."),
     Measure("qilv", "QILV", "", True, 4, "Similarity of the maps of local variance; sensitive to blur."),
-    Measure("consistency", "consistency", "dB", True, 2, "PSNR between the result, reduced again, and the source."),
+    Measure("consistency", "consistency", "dB", True, 2, "PSNR between the reduced result and the source."),
     Measure("ssim_inside", "SSIM inside", "", True, 4, "SSIM-Y of the windows inside the mask."),
     Measure("ssim_outside", "SSIM outside", "", True, 4, "SSIM-Y of the windows outside the mask."),
     Measure("stain_angle_h", "angle of H", "°", False, 2, "Angle between the haematoxylin vectors (Macenko)."),

@@ -1,1 +1,1 @@
-"""One file an architecture; `table.py` lists them."""
+"""One file per architecture; `table.py` lists them."""

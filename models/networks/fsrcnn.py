@@ -1,7 +1,7 @@
 """FSRCNN: SRCNN at source resolution, with narrow convolutions and a transposed convolution.
 
 Keys are those of yjn870's FSRCNN-pytorch. One-channel weights are luma. The transposed convolution has a 9x9 kernel at
-every scale, so the weights do not tell the scale.
+every scale, so the scale can't be inferred from the weights.
 
 Source: Dong, Loy, Tang, "Accelerating the Super-Resolution Convolutional Neural Network", ECCV 2016.
 """
@@ -92,7 +92,7 @@ def recognise(state: StateDict) -> bool:
 
 
 def hyperparameters(state: StateDict) -> dict[str, int]:
-    """Infer widths and depth from shapes; the weights do not tell the scale."""
+    """Infer widths and depth from shapes, which do not depend on the scale."""
     features, channels, *_ = state["first_part.0.weight"].shape
     last = next(index for index in count(2, 2) if f"mid_part.{index + 2}.weight" not in state)
     mapped = state["mid_part.0.weight"].shape[0]

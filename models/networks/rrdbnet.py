@@ -137,7 +137,7 @@ def canonical(state: StateDict) -> dict[str, Tensor]:
 
 
 def _numbered_layers(last: int) -> dict[str, str]:
-    """Map ESRGAN's numbered layers; each doubling has three numbers, so the last layer's tells how many there are."""
+    """Map ESRGAN's numbered layers; each doubling has three numbers, so `last` determines how many there are."""
     doublings = range(1, min((last - 4) // 3, 3) + 1)  # x8 at most; the number comes from an untrusted file
     layers = {f"model.{3 * number}.": f"conv_up{number}." for number in doublings}
     return layers | {"model.0.": "conv_first.", f"model.{last - 2}.": "conv_hr.", f"model.{last}.": "conv_last."}

@@ -44,7 +44,7 @@ class NetworkSpec:
     canonical
         Converts the keys of other implementations to those of the module that `build` returns.
     hyperparameters
-        Infers widths, depth and scale from a canonical state dict's shapes; without `scale` if they do not tell it.
+        Infers widths, depth and scale from a canonical state dict's shapes; no `scale` if they do not determine it.
     build
         Returns the module for these hyperparameters, randomly initialised. Input and output are RGB in [0, 1],
         (N, 3, h, w) -> (N, 3, scale*h, scale*w).

@@ -1,7 +1,7 @@
 """SRCNN: three convolutions that sharpen a bicubic enlargement.
 
-Keys are those of yjn870's SRCNN-pytorch: `conv1`, `conv2`, `conv3`. One-channel weights are luma. The weights do not
-tell the scale, because the input is already enlarged.
+Keys are those of yjn870's SRCNN-pytorch: `conv1`, `conv2`, `conv3`. One-channel weights are luma. The scale can't
+be inferred from the weights, because the input is already enlarged.
 
 Source: Dong, Loy, He, Tang, "Image Super-Resolution Using Deep Convolutional Networks", TPAMI 2016.
 """
@@ -64,7 +64,7 @@ def recognise(state: StateDict) -> bool:
 
 
 def hyperparameters(state: StateDict) -> dict[str, int]:
-    """Infer widths and kernel size from shapes; the weights do not tell the scale."""
+    """Infer widths and kernel size from shapes, which do not depend on the scale."""
     features, channels, *_ = state["conv1.weight"].shape
     mapped, _, kernel, _ = state["conv2.weight"].shape
     return {"features": features, "mapped": mapped, "kernel": kernel, "channels": channels}

@@ -1,8 +1,8 @@
 """VDSR: twenty convolutions that learn the residual of a bicubic enlargement.
 
 Keys are those of twtygqyy's pytorch-vdsr: `input`, `residual_layer.N.conv`, `output`, without biases; its earlier flat
-list `features.N` is converted. One-channel weights are luma. The weights do not tell the scale: the paper trains one
-network for 2, 3 and 4.
+list `features.N` is converted. One-channel weights are luma. The scale can't be inferred from the weights: the paper
+trains one network for 2, 3 and 4.
 
 Source: Kim, Lee, Lee, "Accurate Image Super-Resolution Using Very Deep Convolutional Networks", CVPR 2016.
 """
@@ -94,7 +94,7 @@ def recognise(state: StateDict) -> bool:
 
 
 def hyperparameters(state: StateDict) -> dict[str, int]:
-    """Infer width and depth from shapes; the weights do not tell the scale."""
+    """Infer width and depth from shapes, which do not depend on the scale."""
     features, channels, *_ = state["input.weight"].shape
     body = next(index for index in count() if f"residual_layer.{index}.conv.weight" not in state)
     return {"features": features, "layers": body + 2, "channels": channels}

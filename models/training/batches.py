@@ -42,7 +42,7 @@ class Batches:
         self._pool = PairPool(recipe.data.pool) if recipe.data.pool else None
 
     def next(self, rng: torch.Generator) -> Pair:
-        """Return the next batch; `rng` lives on the CPU."""
+        """Return the next batch; `rng` is a generator on the CPU."""
         if not self._remaining:
             self._draw({"generator": rng.get_state(), "batches": self._at_once}, rng)
         pair = self._remaining.pop(0)

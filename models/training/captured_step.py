@@ -1,8 +1,8 @@
 """Training step captured as a CUDA graph: one launch instead of thousands of kernel launches.
 
-The first steps run without a graph, on the stream used for capture, so that cuDNN, cuBLAS and the optimisers allocate
-what they allocate once. They are ordinary training steps. Capture itself computes nothing and changes no weight, so a
-failed capture needs no rollback.
+The first steps run without a graph, on the stream used for capture, so that cuDNN, cuBLAS and the optimisers make
+their one-time allocations. They are ordinary training steps. Capture itself computes nothing and changes no weight, so
+a failed capture needs no rollback.
 
 Source: "CUDA Graphs", https://docs.pytorch.org/docs/stable/notes/cuda.html, whole-network capture.
 """

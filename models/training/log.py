@@ -9,15 +9,15 @@ from slidelift.durable import atomic_file
 
 
 class Log:
-    """Appends rows to a CSV file; the file is closed after each row, so that a killed run loses none.
+    """Appends rows to a CSV file. The file is closed after each row, so a killed run loses no row.
 
     Parameters
     ----------
     path
-        An existing log is continued.
+        The CSV file; rows are appended to an existing one.
     columns
-        Names of the losses; the columns stage, iteration, learning_rate and seconds (of the row's iterations) precede
-        them.
+        Names of the losses. They follow the columns stage, iteration, learning_rate and seconds (the duration of the
+        row's iterations).
     """
 
     def __init__(self, path: Path, columns: Sequence[str]) -> None:
@@ -25,7 +25,7 @@ class Log:
         self._columns = ["stage", "iteration", "learning_rate", "seconds", *columns]
 
     def cut(self, stage_order: Sequence[str], stage: int, iteration: int) -> None:
-        """Drop the rows after this iteration, which a resumed run writes again."""
+        """Delete the rows after this iteration; the resumed run writes them again."""
         rows = []
         if self._path.exists():
             with self._path.open(newline="", encoding="utf-8") as file:
@@ -41,7 +41,7 @@ class Log:
             file.write(text.getvalue().encode())
 
     def write(self, row: Mapping[str, float | int | str]) -> None:
-        """Append one row; floats with six significant digits."""
+        """Append one row; floats are rounded to six significant digits."""
         shown = {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()}
         with self._path.open("a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, self._columns).writerow(shown)

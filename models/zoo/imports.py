@@ -40,7 +40,7 @@ def import_model(
         Name of the model; None for architecture, scale and fingerprint. The file's name is never used, because a
         model's name is written into images.
     scale
-        Enlargement, if the weights do not tell it.
+        Enlargement, if the weights do not determine it.
     licence, source_mpp
         For the card: terms of use, and least and greatest µm per pixel of the source that the model was trained for.
 

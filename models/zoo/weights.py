@@ -119,7 +119,7 @@ def load_weights(
     sha256
         Expected hash of the files' concatenated bytes, from their card.
     scale
-        Enlargement of a network whose weights and file do not tell it (SRCNN, FSRCNN, VDSR).
+        Enlargement of a network whose weights and file do not state it (SRCNN, FSRCNN, VDSR).
     self_test
         False to load weights that fail the self-test, such as those trained on corrupted images.
 

@@ -1,1 +1,1 @@
-"""The REST surface: rooms of routes that turn requests into orders and jobs into JSON."""
+"""The REST API: its routes, schemas and middleware."""

@@ -1,4 +1,4 @@
-"""Batches: one order over many slides, asked for, watched and cancelled together."""
+"""Routes of batches: create, poll and cancel the jobs of many slides together."""
 
 import uuid
 from typing import Annotated
@@ -27,10 +27,10 @@ _LINKS: ResponseDocs = {
         },
     }
 }
-_MOST = 100_000
+_MAX_JOBS = 100_000
 
 
-@router.post("", status_code=202, operation_id="create_batch", summary="Ask for many upscales", responses=_LINKS)
+@router.post("", status_code=202, operation_id="create_batch", summary="Create a batch of jobs", responses=_LINKS)
 def create_batch(
     wanted: schemas.BatchRequest,
     request: Request,
@@ -39,7 +39,7 @@ def create_batch(
     caller: InCaller,
     key: KeyHeader = None,
 ) -> schemas.Batch:
-    """Queue the same job for each slide, all of them or none: one slide that can't be taken refuses the batch."""
+    """Queue the same job for each slide. If one slide can't be used, the batch is refused and no job is queued."""
     keyed = idempotency_key(caller, key, request, wanted)
     jobs = context.store.jobs_of_key(keyed) if keyed else None
     if not jobs:
@@ -50,26 +50,26 @@ def create_batch(
     return schemas.Batch.of(found, jobs, url_path(request, f"/v1/jobs?batch={found}"))
 
 
-@get_and_head(router, "/{batch}", operation_id="get_batch", summary="State of a batch")
+@get_and_head(router, "/{batch}", operation_id="get_batch", summary="Get a batch")
 def get_batch(batch: BatchId, request: Request, context: InContext, caller: InCaller) -> schemas.Batch:
-    """Tell how many of a batch's jobs are in each state."""
-    return schemas.Batch.of(batch, _known(context, caller, batch), url_path(request, f"/v1/jobs?batch={batch}"))
+    """Count a batch's jobs by state."""
+    return schemas.Batch.of(batch, _jobs_of(context, caller, batch), url_path(request, f"/v1/jobs?batch={batch}"))
 
 
 @router.delete("/{batch}", operation_id="cancel_batch", status_code=202, summary="Cancel a batch")
 def cancel_batch(batch: BatchId, request: Request, context: InContext, caller: InCaller) -> schemas.Batch:
-    """Cancel those of its jobs that have not ended; results that are there stay."""
-    for job in _known(context, caller, batch):
+    """Cancel the batch's jobs that have not ended; existing results are kept."""
+    for job in _jobs_of(context, caller, batch):
         if not job.state.is_ended:
             try:
                 context.storage.tidy_job(context.store.cancel(job.id))
-            except ForbiddenTransitionError:  # it has just ended
+            except ForbiddenTransitionError:  # the job has just ended
                 continue
-    return schemas.Batch.of(batch, _known(context, caller, batch), url_path(request, f"/v1/jobs?batch={batch}"))
+    return schemas.Batch.of(batch, _jobs_of(context, caller, batch), url_path(request, f"/v1/jobs?batch={batch}"))
 
 
-def _known(context: Context, caller: Caller, batch: str) -> list[Job]:
-    found = context.store.jobs(_MOST, None, JobFilter(batch=batch, owner=caller.only)).entries
+def _jobs_of(context: Context, caller: Caller, batch: str) -> list[Job]:
+    found = context.store.jobs(_MAX_JOBS, None, JobFilter(batch=batch, owner=caller.only)).entries
     if not found:
         raise refusal("batch.unknown", f"{batch}: no such id")
     return list(reversed(found))

@@ -14,7 +14,7 @@ from slidelift.service.errors import problem
 router = APIRouter(prefix="/health", tags=["health"], responses=error_responses())
 
 
-@get_and_head(router, "/live", operation_id="get_liveness", summary="Is the process there?")
+@get_and_head(router, "/live", operation_id="get_liveness", summary="Check that the process runs")
 async def get_liveness() -> schemas.Liveness:
     """Respond without checking anything."""
     return schemas.Liveness()
@@ -25,7 +25,7 @@ async def get_liveness() -> schemas.Liveness:
     "/ready",
     operation_id="get_readiness",
     response_model=schemas.Readiness,
-    summary="Can the service take work?",
+    summary="Check that the service can process jobs",
 )
 async def get_readiness(request: Request, context: InContext) -> Response:
     """Check database, disk, worker and device; 503 names the checks that failed or took over two seconds."""

@@ -334,7 +334,7 @@ def _require_succeeded(job: Job) -> Job:
     if not job.state.is_ended:
         raise refusal("job.not-finished", f"job {job.id} is {job.state}; poll it until its state is succeeded")
     if job.state is not JobState.SUCCEEDED:
-        raise refusal("job.no-result", f"job {job.id} is {job.state}; its error says why")
+        raise refusal("job.no-result", f"job {job.id} is {job.state}; see its error")
     return job
 
 

@@ -18,7 +18,7 @@ _WAIT = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?([0-9]{1,6})\"?\s*(?:[,;]|$)", r
 
 
 def wait_seconds(prefer: str | None) -> int:
-    """Seconds that the client wants to wait; 0 without a valid preference."""
+    """Seconds that the client is willing to wait; 0 without a valid preference."""
     match = _WAIT.search(prefer or "")
     return min(int(match[1]), WAIT_MAX_SECONDS) if match else 0
 
@@ -29,7 +29,7 @@ Prefer = Annotated[
 
 
 async def wait_for_upload(context: Context, upload_id: str, seconds: int) -> UploadStatus:
-    """Return an upload when it has landed or failed, or after `seconds`."""
+    """Return an upload when it has become a slide or failed, or after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
         seen = await run_in_threadpool(context.upload_service.inbox.status, upload_id)

@@ -54,7 +54,7 @@ _CODE_BY_STATUS = {
     416: "request.range",
 }
 _RETRY_SECONDS = {429: "30", 503: "5", 507: "60"}
-"""`Retry-After` by status: a queue moves in minutes, a database returns in seconds, people free disk space."""
+"""`Retry-After` in seconds by status: for a full queue, an unavailable database and a full disk."""
 _DETAILS = {
     413: "the body is too large for this address; upload slides to /v1/slides",
     404: "this address does not exist; /openapi.json lists all addresses",

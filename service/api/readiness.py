@@ -12,7 +12,7 @@ from slidelift.service.settings import Settings
 from slidelift.service.storage.files import Storage
 
 ANSWER_SECONDS = 2.0
-"""Time limit of each check. A load balancer asks every few seconds and gives up after a similar time."""
+"""Time limit of each check. Load balancers check every few seconds, with a similar time limit."""
 
 
 class Readiness:

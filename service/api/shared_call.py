@@ -35,7 +35,7 @@ async def run_in_own_thread(function: Callable[[], Result]) -> Result:
 class SharedCall(Generic[Result]):
     """Shares the calls of a function among concurrent callers. Belongs to the event loop.
 
-    A call that is already running may not see what the caller wants to see, so that new callers share the next call.
+    A running call may miss recent changes, so a new caller never joins it but shares the next call.
 
     Parameters
     ----------

@@ -194,7 +194,7 @@ class _RecommendationQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    mpp: schemas.Mpp | None = Field(default=None, description="The source's µm per pixel: gives or confirms it.")
+    mpp: schemas.Mpp | None = Field(default=None, description="µm per pixel of the source, to state or confirm it.")
     target_mpp: schemas.Mpp | None = Field(default=None, description="Desired µm per pixel of the result.")
     level: Annotated[int, Field(ge=0, lt=2**31)] | None = Field(default=None, description="Source level.")
     effort: Effort = Field(default=Effort.BALANCED, description="Whether auto prefers speed or image quality.")

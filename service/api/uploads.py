@@ -253,7 +253,7 @@ def _require_fitting(writer: Writer, announced: int, most: int) -> None:
 
 
 async def _append_body(request: Request, writer: Writer, checksum: Digest | None) -> None:
-    """Append the body: the received part of it without a checksum, all or nothing with one."""
+    """Append the body. With a checksum it must be complete; without one a received part is kept."""
     start = writer.bytes
     found = writer.hash_from_here(checksum.algorithm) if checksum is not None else None
     if found is not None:

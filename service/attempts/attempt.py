@@ -51,7 +51,7 @@ class Pipeline(Protocol):
 
 
 class EarlyEnd(StrEnum):
-    """Why an attempt must end before it is done."""
+    """Reason for ending an attempt early."""
 
     STOPPED = "the worker stops"
     PAUSED = "paused on request"

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 class Heartbeat(threading.Thread):
-    """Reports to the store that the worker lives, and cancels its attempt when the attempt must end.
+    """Reports to the store that the worker is alive, and cancels its attempt when the attempt must end.
 
     An attempt must end when its lease is lost, it was cancelled or paused, the worker stops, the disk is full, or the
     pipeline makes no progress.
@@ -23,7 +23,7 @@ class Heartbeat(threading.Thread):
     Parameters
     ----------
     stop
-        Set when the worker is told to stop.
+        Set when the worker must stop.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Heartbeat(threading.Thread):
         self.join()
 
     def run(self) -> None:
-        """HeartbeatReply until `finish` is called."""
+        """Send heartbeats until `finish` is called."""
         while True:
             attempt = self._state.attempt
             self._beat(attempt)
@@ -50,13 +50,13 @@ class Heartbeat(threading.Thread):
                 return
 
     def _beat(self, attempt: Attempt | None) -> None:
-        """Report to the store, and pass on what it answers."""
+        """Send a heartbeat to the store, and end the attempt if the store requests it."""
         try:
             self._store.record_worker(self._state.sign)
             if attempt is not None:
-                beat = self._store.heartbeat(attempt.job.id, attempt.job.attempt)
-                if beat is not HeartbeatReply.CONTINUE:
-                    attempt.finish_early(EarlyEnd.CANCELLED if beat is HeartbeatReply.CANCEL else EarlyEnd.PAUSED)
+                reply = self._store.heartbeat(attempt.job.id, attempt.job.attempt)
+                if reply is not HeartbeatReply.CONTINUE:
+                    attempt.finish_early(EarlyEnd.CANCELLED if reply is HeartbeatReply.CANCEL else EarlyEnd.PAUSED)
             self._last_beat = time.monotonic()
         except LeaseLostError:
             if attempt is not None and attempt is self._state.attempt:
@@ -78,7 +78,7 @@ class Heartbeat(threading.Thread):
             self._runner.close_pipeline()
 
     def _pause_seconds(self) -> float:
-        """HeartbeatReply faster while an attempt is ending, so that its end is noticed soon."""
+        """Seconds until the next heartbeat; fewer while an attempt is ending, so that its end is noticed soon."""
         attempt, seconds = self._state.attempt, self._settings.heartbeat_seconds
         is_ending = self._stop_worker.is_set() or (attempt is not None and attempt.early_end is not None)
         return min(_ENDING_SECONDS, seconds) if is_ending else seconds

@@ -19,15 +19,15 @@ def seal(output: Path, report: Report, output_format: ResultFormat, raise_if_can
     Parameters
     ----------
     report
-        Report of the verified output, with its hash. The output is read again, since only that finds a file of
-        unchanged size that the disk or another program altered after it was verified.
+        Report of the verified output, with its hash. The output is read again, to detect changes that
+        were made after the verification and that keep the file's size.
     raise_if_cancelled
         Called between chunks.
 
     Raises
     ------
     ResultChangedError
-        The output has another hash than the report says.
+        The output's hash differs from the one in the report.
     """
     if not output.exists():
         raise FileNotFoundError(f"the pipeline reported success and wrote no {output.name}")

@@ -1,4 +1,4 @@
-"""Browser sessions: a signed cookie stands for an access token, so that the page need not store the token.
+"""Browser sessions: a signed cookie replaces the access token, so that the page need not store the token.
 
 The cookie holds the token's SHA-256, the end of the session and an HMAC-SHA256 over both and the token's generation.
 The database alone (hashes of all tokens) or the key file alone does not suffice to forge a cookie; both together do. A

@@ -31,7 +31,7 @@ _FIRST_CONTACT_SECONDS = 5.0
 """An address that has never answered is more likely wrong than temporarily down."""
 _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS, _LONGEST_RETRY_AFTER_SECONDS = 0.25, 15.0, 120.0
 _RETRY_STATUSES = {408, 423, 429, 460, 500, 502, 503, 504}
-"""Statuses that may pass; not 507, since somebody must free disk space first."""
+"""Statuses of temporary failures; not 507, since disk space must be freed first."""
 _NO_RETRY_CODES = {"quota.bytes"}
 """Codes with one of these statuses for which waiting does not help."""
 

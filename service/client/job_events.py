@@ -1,6 +1,6 @@
 """Follows a job until it ends, by server-sent events, or by long polling if a proxy buffers events.
 
-Both continue after a restart of the service or a broken connection; changes missed meanwhile arrive as one change.
+Both continue after a restart of the service or a broken connection. Missed changes are reported as one change.
 """
 
 import json
@@ -17,7 +17,8 @@ OnChange = Callable[[Job], None]
 _SILENCE_SECONDS = 25.0
 """The service sends at least a comment every 15 s."""
 _POLL_SECONDS = 30
-_LEAST_SECONDS = 1.0
+_REQUEST_SECONDS = 1.0
+"""Minimum time from the start of one request to the next."""
 
 
 def follow(connection: Connection, job_id: str, on_change: OnChange | None) -> Job:
@@ -37,7 +38,7 @@ def follow(connection: Connection, job_id: str, on_change: OnChange | None) -> J
                     job = changed
                     if on_change:
                         on_change(job)
-            time.sleep(max(0.0, started + _LEAST_SECONDS - time.monotonic()))
+            time.sleep(max(0.0, started + _REQUEST_SECONDS - time.monotonic()))
         except _NoEventsError:
             changes = _long_poll
         except ClientError as error:
@@ -78,7 +79,7 @@ def _long_poll(connection: Connection, path: str, job: Job) -> Iterator[Job | No
 
 
 def _data_of_events(answer: Answer) -> Iterator[object]:
-    """JSON of each event, None for a comment. Only LF and CRLF end a line, since JSON may hold other separators."""
+    """Yield the JSON of each event, None for a comment. Lines end with LF or CRLF: JSON may hold other separators."""
     rest, data = b"", b""
     for piece in answer.iter_bytes():
         *lines, rest = (rest + piece).split(b"\n")

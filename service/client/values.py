@@ -17,7 +17,7 @@ _SUFFIXES = {"ome-tiff": ".ome.tiff", "ome-zarr": ".ome.zarr.zip"}
 
 
 class JobOptions(TypedDict, total=False):
-    """What to make of a slide; what is left out is the service's to choose. See `JobRequest` in docs/reference.md."""
+    """Options of a job; the service chooses those that are left out. See `JobRequest` in docs/reference.md."""
 
     model: str
     effort: Literal["fast", "balanced", "best"]

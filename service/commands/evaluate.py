@@ -23,7 +23,7 @@ def add(commands: Any) -> None:
         "evaluate",
         help="measure models on sharp images or on a slide",
         description="Reduce sharp images, or the finest level of a slide, enlarge them again with each model and with "
-        "bicubic, and compare with the original. A Markdown table goes to standard output.",
+        "bicubic, and compare with the original. A Markdown table is printed.",
     )
     what = evaluate.add_mutually_exclusive_group(required=True)
     what.add_argument(

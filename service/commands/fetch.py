@@ -15,7 +15,7 @@ def add(commands: Any) -> None:
         "fetch",
         help="download a job's result from a service",
         description="Download a job's result and verify its SHA-256. Run the same command again to continue an "
-        "interrupted download. The file's name goes to standard output.",
+        "interrupted download. The file's name is printed.",
     )
     fetch.add_argument("job", metavar="JOB", help="id of the job")
     fetch.add_argument(

@@ -23,7 +23,7 @@ def add(commands: Any) -> None:
     submit = commands.add_parser(
         "submit",
         help="upscale slides on a service",
-        description="Upload slides to a service and create a job for each; the job ids go to standard output, one per "
+        description="Upload slides to a service and create a job for each; the job ids are printed, one per "
         "line. Run the same command again to continue an interrupted upload. The service chooses the values of options "
         "that are not given.",
         epilog="Exit codes: 0 done; 2 the request or its slide must be changed; 1 any other error; 130 interrupted.",

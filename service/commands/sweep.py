@@ -62,18 +62,18 @@ def _run(options: argparse.Namespace) -> int:
     files = image_files(options.held_out)
     images = read_images(options.images, experiment[0].recipe, options.device)
 
-    def learn(cell: sweep.Cell, folder: Path) -> Path | None:
+    def train_cell(cell: sweep.Cell, folder: Path) -> Path | None:
         return train(cell.recipe, images, folder, device=options.device, checkpoint_seconds=options.checkpoint_seconds)
 
     def score(weights: Path) -> dict[str, float]:
         loaded = load_weights(weights, self_test=False)
-        learnt = NetworkUpscaler.from_weights(loaded, name=loaded.name, device=options.device, precision="auto")
-        upscalers = {BASELINE: load_upscaler(BASELINE, scale=scale), learnt.name: learnt}
-        found = card_metrics(evaluate(upscalers, files, scale).models[learnt.name])
+        trained = NetworkUpscaler.from_weights(loaded, name=loaded.name, device=options.device, precision="auto")
+        upscalers = {BASELINE: load_upscaler(BASELINE, scale=scale), trained.name: trained}
+        found = card_metrics(evaluate(upscalers, files, scale).models[trained.name])
         return {name: found[name] for name in _MEASURES}
 
     rows: list[sweep.Row] = []
-    for row in sweep.run(experiment, learn, score, options.out):
+    for row in sweep.run(experiment, train_cell, score, options.out):
         rows.append(row)
         if row.failure:
             print_message(f"error: {row.cell.folder}: {row.failure}")

@@ -19,7 +19,7 @@ def add(commands: Any) -> None:
         epilog="Exit codes: 0 done; 2 the request or its slide must be changed; 1 any other error; 130 interrupted.",
     )
     upscale.add_argument("slides", type=Path, nargs="+", metavar="SLIDE", help="file, or folder of one DICOM slide")
-    # OUT stays text, since a slash at its end says that it is a folder.
+    # OUT is not a Path, which would drop the trailing slash of a folder.
     upscale.add_argument("out", metavar="OUT", help="file or folder of the results")
     upscale.add_argument(
         "--model",

@@ -1,1 +1,1 @@
-"""Jobs and slides as the database knows them: states, moves, and the stores that keep them."""
+"""Jobs and slides: their records, states and transitions, and the stores that keep them in a database."""

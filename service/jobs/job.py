@@ -85,7 +85,7 @@ class ResultFormat(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class UnloadedRoi:
-    """Stands for a region of interest whose polygons were not read from the database; `Store.claim` reads them."""
+    """Placeholder for a region of interest whose polygons were not read; `Store.claim` reads them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +206,7 @@ class Job:
     crashed_at
         Number of finished tiles when the last crashed attempt started, to detect attempts that finished a stripe.
     cancel_requested, pause_requested
-        A request to stop, which the worker sees at its next heartbeat.
+        A request to stop, which the worker receives at its next heartbeat.
     result_deleted
         When its files were deleted, on request or by retention.
     """

@@ -36,9 +36,9 @@ class SlideFacts:
     Attributes
     ----------
     mpp
-        (x, y) in µm per pixel of level 0, None if the slide does not say.
+        (x, y) in µm per pixel of level 0, None if the slide does not state it.
     compression
-        Of level 0; None if the file does not say.
+        Of level 0; None if unknown.
     is_dark
         Whether its sampled pixels are mostly black, as in fluorescence.
     bounds

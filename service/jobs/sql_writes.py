@@ -29,7 +29,7 @@ def next_change_numbers(db: Connection, count: int) -> range:
 
 
 def save_key(db: Connection, key: IdempotencyKey, jobs: Sequence[Job]) -> None:
-    """Remember which jobs a request with the key created."""
+    """Store which jobs a request with the key created."""
     db.execute(
         "INSERT INTO keys (owner, key, fingerprint, jobs, created) VALUES (?, ?, ?, ?, ?)",
         (key.owner, key.key, key.fingerprint, json.dumps([job.id for job in jobs]), jobs[0].created),

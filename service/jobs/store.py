@@ -290,7 +290,7 @@ class Store(Protocol):
         """Save the time of the last retention run; an earlier time than the saved one is ignored."""
 
     def check(self) -> None:
-        """Check that the store is writable; raises what prevents it."""
+        """Check that the store is writable; raises the error if it is not."""
 
     def close(self) -> None:
         """Close files and connections."""

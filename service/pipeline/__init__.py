@@ -1,1 +1,1 @@
-"""The one place that knows slides and networks; free of FastAPI and SQL, so that every surface calls the same."""
+"""The upscaling pipeline, shared by command line, worker and Python code; imports neither FastAPI nor SQL."""

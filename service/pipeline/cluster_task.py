@@ -134,7 +134,7 @@ def _make_segment(task: ClusterTask, number: int, upscaler: PatchUpscaler) -> No
     except OSError as error:
         raise ServiceError(problem("cluster.workers", f"{here} can't read {name}: {error.strerror}")) from error
     if not is_same:
-        raise ServiceError(problem("cluster.workers", f"{here} sees other files at {name} than the job's own machine"))
+        raise ServiceError(problem("cluster.workers", f"{here} has other files at {name} than the job's machine"))
     cancel = _MarkerToken(task)
     if cancel.is_set:
         raise ServiceError(_invisible_folder(folder))
@@ -154,7 +154,7 @@ def _make_segment(task: ClusterTask, number: int, upscaler: PatchUpscaler) -> No
 def _invisible_folder(folder: Path) -> Problem:
     return problem(
         "cluster.workers",
-        f"worker {get_worker().name} does not see {folder.parent} as the job's own machine does; let all machines see "
+        f"worker {get_worker().name} has other files in {folder.parent} than the job's machine; let all machines see "
         "that folder under the same path",
     )
 

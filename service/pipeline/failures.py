@@ -33,7 +33,7 @@ _CODES: tuple[tuple[type[Exception], str], ...] = (
 
 
 def describe(error: Exception) -> Problem:
-    """Return the Problem of an exception; one of no package is an internal error."""
+    """Return the Problem of an exception; an unexpected exception is an internal error."""
     if isinstance(error, ServiceError):
         return error.problem
     for kind, code in _CODES:
@@ -42,8 +42,8 @@ def describe(error: Exception) -> Problem:
     if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return problem("storage.full", "the disk is full; make space, then try again")
     if isinstance(error, OSError) and error.errno == errno.EFBIG:
-        said = "a file grew larger than its file system takes (FAT32: 4 GiB) or than `ulimit -f` allows"
-        return problem("storage.unusable", f"{said}; write to another disk, or raise the limit")
+        cause = "a file grew larger than its file system takes (FAT32: 4 GiB) or than `ulimit -f` allows"
+        return problem("storage.unusable", f"{cause}; write to another disk, or raise the limit")
     if isinstance(error, OSError) and error.filename is not None:
         return problem("storage.unusable", f"{error.filename}: {error.strerror}")
     if isinstance(error, MemoryError):

@@ -1,7 +1,7 @@
-"""Checks that a segment holds the stripe that its name says.
+"""Checks that a segment contains the stripe of its file name.
 
-Checksums find what a disk altered (`wsi.writers.segment`). A segment that was whole when it was written may still be
-another stripe's, or of another version of the program; it is made anew.
+Checksums detect changes after writing (`wsi.writers.segment`). An unchanged segment may still be that of another stripe
+or of another version of the program; it is then made again.
 """
 
 import numpy as np
@@ -16,13 +16,13 @@ from slidelift.wsi.writers.segment import Segment
 
 
 def require_finished(segment: Segment, settings: StripeSettings, stripe: Stripe) -> None:
-    """Raise SegmentDamagedError unless the segment's tiles, rest and record are those of the stripe."""
+    """Raise SegmentDamagedError unless the segment's tiles, remainder and record are those of the stripe."""
     if not (_has_record(segment, settings.plan, stripe) and _has_tiles(segment, settings, stripe)):
         raise SegmentDamagedError(segment.path, "it does not hold this stripe")
 
 
 def _has_tiles(segment: Segment, settings: StripeSettings, stripe: Stripe) -> bool:
-    """Whether each tile of each level is there once, and the rest where one is wanted."""
+    """Whether the segment has each tile of each level once, and the remainder that coarser levels need."""
     index, size = segment.index, stripe.output.size
     for level in range(settings.levels):
         here, part = size.halved(level), index[(index["level"] == level) & (index["part"] == 0)]
@@ -30,9 +30,9 @@ def _has_tiles(segment: Segment, settings: StripeSettings, stripe: Stripe) -> bo
         rows, columns = -(-here.height // TILE), -(-here.width // TILE)
         if len(part) != rows * columns or cells != {(row, column) for row in range(rows) for column in range(columns)}:
             return False
-    rest = size.halved(settings.levels)
-    wanted = (rest.height, rest.width, 3) if settings.has_top_levels else (0, 0, 3)
-    return segment.remainder_shape == wanted and not np.any(index["level"] >= settings.levels)
+    remainder = size.halved(settings.levels)
+    expected = (remainder.height, remainder.width, 3) if settings.has_top_levels else (0, 0, 3)
+    return segment.remainder_shape == expected and not np.any(index["level"] >= settings.levels)
 
 
 def _has_record(segment: Segment, plan: TilePlan, stripe: Stripe) -> bool:

@@ -24,7 +24,7 @@ class ImageSource:
     path
         The file of the slide or of the result. Of stripes: the future path of the result.
     name
-        How messages call the image; they never contain `path`.
+        Name of the image in messages, which never contain `path`.
     format
         Name of the output format; None for a slide.
     slide, mpp

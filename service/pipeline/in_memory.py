@@ -86,4 +86,4 @@ class _ArrayReader:
         return self._pixels[region.y : region.bottom, region.x : region.right]
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing; no file is held open."""

@@ -1,7 +1,7 @@
 """Conversion of frozen dataclasses to JSON values and back, with a check of every value.
 
-Supports what the pipeline stores: nested dataclasses, tuples, unions with None, strings, enumerations of strings, whole
-and finite numbers. Tuples are lists in JSON.
+Supports what the pipeline stores: nested dataclasses, tuples, unions with None, strings, enumerations of strings,
+booleans, integers and finite floats. Tuples are lists in JSON.
 """
 
 import math
@@ -29,7 +29,7 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(kind: type[Value], value: Any) -> Value:
-    """Build a dataclass from parsed JSON; members that it does not have are ignored.
+    """Build a dataclass from parsed JSON; unknown members are ignored.
 
     Raises
     ------
@@ -48,18 +48,18 @@ def _convert(kind: Any, value: Any, place: str) -> Any:
     if get_origin(kind) is tuple:
         return _convert_tuple(get_args(kind), value, place)
     if kind is bool:
-        is_right = isinstance(value, bool)
+        is_valid = isinstance(value, bool)
     elif kind is int:
-        is_right = isinstance(value, int) and not isinstance(value, bool)
+        is_valid = isinstance(value, int) and not isinstance(value, bool)
     elif kind is float:
-        is_right = _is_finite_number(value)
+        is_valid = _is_finite_number(value)
     elif isinstance(kind, type) and issubclass(kind, StrEnum):
         if value in set(kind):
             return kind(value)
-        is_right = False
+        is_valid = False
     else:
-        is_right = isinstance(value, kind)
-    if not is_right:
+        is_valid = isinstance(value, kind)
+    if not is_valid:
         raise JsonMismatchError(f"{place or 'the value'} is not of type {kind.__name__}")
     return value
 
@@ -77,8 +77,8 @@ def _convert_object(kind: Any, value: Any, place: str) -> Any:
 
 
 def _convert_optional(kind: Any, value: Any, place: str) -> Any:
-    (wanted,) = (one for one in get_args(kind) if one is not NoneType)
-    return None if value is None else _convert(wanted, value, place)
+    (inner,) = (one for one in get_args(kind) if one is not NoneType)
+    return None if value is None else _convert(inner, value, place)
 
 
 def _convert_tuple(kinds: tuple[Any, ...], value: Any, place: str) -> tuple[Any, ...]:
@@ -104,5 +104,5 @@ def _is_finite_number(value: Any) -> bool:
         return False
     try:
         return math.isfinite(value)
-    except OverflowError:  # JSON allows whole numbers beyond the range of a float
+    except OverflowError:  # JSON allows integers beyond the range of a float
         return False

@@ -7,7 +7,7 @@ from typing import Any
 from slidelift.service.errors import refusal
 
 AUTO = "auto"
-"""Model name that stands for the recommended model (`service.pipeline.recommendation`)."""
+"""Model name that selects the recommended model (`service.pipeline.recommendation`)."""
 
 MIN_MPP, MAX_MPP = 0.001, 1000
 """µm per pixel. Wider than any microscope, so that an unusual value can be confirmed; others are typing errors."""

@@ -1,7 +1,7 @@
 """A folder of training patches: their files, the index `patches.json`, and a journal of the slide in progress.
 
-A patch's file is written before its line in the journal, so that after a kill each line stands for a whole file and the
-same command continues after the last line. A slide enters the index when it is finished.
+A patch's file is written before its line in the journal, so that each line has a complete file even after a kill. The
+same command then continues after the last line. A slide is added to the index when it is finished.
 """
 
 import fcntl
@@ -34,13 +34,13 @@ class PatchOptions:
     mpp, size
         µm per pixel, and side in pixels.
     entropy
-        Least Shannon entropy of a whole patch in bits; 0 keeps everything and makes no survey.
+        Minimum Shannon entropy of a patch in bits. With 0 all patches are kept, and background is not detected.
     most
-        Most patches of a slide, drawn by `seed`; None for all.
+        Maximum number of patches per slide, selected at random by `seed`; None for all.
     format
         ``png`` or ``jpg`` (quality 95, full chroma).
     source_mpp
-        µm per pixel of the slides' level 0, where the files have none.
+        µm per pixel of level 0 of slides whose files do not state it.
     """
 
     mpp: float
@@ -59,14 +59,14 @@ class PatchOptions:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What became of one patch.
+    """Whether one patch is kept, and why.
 
     Attributes
     ----------
     region
         In level-0 pixels.
     entropy
-        In bits; None where the patch can't be decoded, for the reason `cause`.
+        In bits; None if the patch can't be decoded, and `cause` is the reason.
     """
 
     region: Region
@@ -76,7 +76,7 @@ class Verdict:
 
 
 class PatchFolder:
-    """A context manager that one process owns at a time, by a lock on the folder that ends with the process.
+    """Context manager of a patch folder, which a lock reserves for one process until the process ends.
 
     Raises
     ------
@@ -90,7 +90,7 @@ class PatchFolder:
 
     def __enter__(self) -> "PatchFolder":
         if self.path.exists() and not self.path.is_dir():
-            raise _refused(f"{self.path}: a file; name a folder")
+            raise _refused(f"{self.path}: it is a file; choose a folder")
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -129,13 +129,15 @@ class PatchFolder:
         except (ValueError, RecursionError, KeyError, TypeError):
             raise _refused(f"{self.path / INDEX}: not what this command writes; choose another folder") from None
         wanted = self.options.as_parameters()
-        wrong = [f"{name} {found.get(name)}, not {wanted[name]}" for name in wanted if found.get(name) != wanted[name]]
-        if wrong and (slides or any(self.path.glob(".*.diary"))):
-            raise _refused(f"{self.path}: its patches were made with {'; '.join(wrong)}; choose another folder")
+        differences = [
+            f"{name} {found.get(name)}, not {wanted[name]}" for name in wanted if found.get(name) != wanted[name]
+        ]
+        if differences and (slides or any(self.path.glob(".*.diary"))):
+            raise _refused(f"{self.path}: its patches were made with {'; '.join(differences)}; choose another folder")
         self._slides = {slide["stem"]: {**slide, "patches": []} for slide in slides}
         for patch in patches:
             self._slides[patch["stem"]]["patches"].append(patch)
-        if wrong:
+        if differences:
             self._write_index()
 
     def _write_index(self) -> None:
@@ -151,7 +153,7 @@ class PatchFolder:
         )
 
     def finished(self, stem: str, origin: dict[str, Any]) -> dict[str, Any] | None:
-        """Return the record of a finished slide; None where a patch is missing.
+        """Return the record of a finished slide; None if the slide is not finished or a patch is missing.
 
         Raises
         ------
@@ -173,8 +175,8 @@ class PatchFolder:
         """Raise ServiceError unless the record `found` is of the slide `origin`."""
         if any(found.get(key) != value for key, value in origin.items()):
             raise _refused(
-                f"{origin['name']}: {self.path} has patches of {found.get('name')} under the same name, which is "
-                "another file or was given another µm per pixel; rename the slide, or choose another folder"
+                f"{origin['name']}: {self.path} has patches of {found.get('name')} under the same name, from another "
+                "file or with another µm per pixel; rename the slide, or choose another folder"
             )
 
     def patch_name(self, stem: str, region: Region) -> str:
@@ -193,7 +195,7 @@ class PatchJournal:
     Attributes
     ----------
     earlier
-        Verdicts of an earlier run, by column and row.
+        Verdicts of an earlier run by (column, row).
     """
 
     def __init__(self, folder: PatchFolder, stem: str, origin: dict[str, Any]) -> None:
@@ -209,7 +211,7 @@ class PatchJournal:
             self._folder.refuse_another({key: self._header[key] for key in ("name", "sha256", "mpp")}, header)
         if header == self._header:
             self.earlier = {cell: verdict for cell, verdict in lines if self._has_file(verdict)}
-        else:  # other versions of the libraries may write other bytes
+        else:  # other library versions may produce other bytes
             for _, verdict in lines:
                 (self._folder.path / self._folder.patch_name(self._stem, verdict.region)).unlink(missing_ok=True)
         self._all = dict(self.earlier)
@@ -259,11 +261,11 @@ class PatchJournal:
             "entropy": len(verdicts) - len(kept) - len(unreadable),
             "unreadable": len(unreadable),
         }
-        rest = counts["grid"] - counts["background"] - len(verdicts)
+        not_needed = counts["grid"] - counts["background"] - len(verdicts)
         record = {
             "stem": self._stem,
             **self._header,
-            "counts": {**counts, **decided, "not_needed": rest},
+            "counts": {**counts, **decided, "not_needed": not_needed},
             "unreadable": [{"region": _box(one.region), "cause": one.cause} for one in unreadable],
             "patches": [self._entry(verdict) for verdict in kept],
         }

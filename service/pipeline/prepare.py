@@ -242,7 +242,9 @@ def _warnings(
         )
     warnings += [*compression_warnings(card, info), *card.warnings]
     if is_dark and card.kind is ModelKind.NETWORK:
-        warnings.append("most of the slide is black, as in fluorescence; was the model trained on such?")
+        warnings.append(
+            "most of the slide is black, as in fluorescence; check whether the model was trained on such slides"
+        )
     if request.roi and not Region(0, 0, info.size.width, info.size.height).contains(request.roi.bounds):
         warnings.append("the region of interest reaches over the slide's edge and was cut off there")
     return tuple(warnings)

@@ -73,7 +73,7 @@ class CancelToken:
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """Counts of tiles by what they cost.
+    """Counts of tiles by their cost.
 
     Attributes
     ----------
@@ -101,11 +101,11 @@ class Tally:
         )
 
 
-# Where the model's time is unknown: a tile of it costs about this many resampled ones (compact-x4 on a CPU).
+# While the model's time is unknown, one tile of it counts as this many resampled tiles (compact-x4 on a CPU).
 _MODEL_WEIGHT = 20
-# Prior: share of the tiles that pass the mask which are tissue, and the number of tiles that it counts as.
+# Prior: the share of tissue among the tiles that pass the mask, and its weight as a number of tiles.
 _PRIOR_SHARE, _PRIOR_TILES = 0.9, 8
-# Tissue lies together: the recent share is averaged over this share of the plan, but over 32 tiles at least.
+# Tissue is contiguous, so the recent share is averaged over this share of the plan, or 32 tiles if that is more.
 _RECENT, _LEAST_RECENT = 1 / 16, 32
 
 

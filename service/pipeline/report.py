@@ -1,4 +1,4 @@
-"""The report of a finished job: which slide, model and plan made the result, and what became of each tile.
+"""The report of a finished job: which slide, model and plan made the result, and the outcome of each tile.
 
 `Report.as_bytes` is ``report.json``, which the REST API, the command line and the viewer read.
 """
@@ -56,7 +56,7 @@ class SlideReport(_Documented):
     width: int
     height: int
     mpp: tuple[float, float] | None
-    """µm per pixel of level 0 along x and y, as the file says; null where it does not."""
+    """µm per pixel of level 0 along x and y, as stated by the file; null if it states none."""
     objective: float | None
     """Magnification of the scan."""
     vendor: str | None
@@ -67,7 +67,7 @@ class SlideReport(_Documented):
     icc_profile_bytes: int
     warnings: tuple[str, ...]
     compression: CompressionReport | None
-    """Null where the reader can't tell."""
+    """Null if the reader does not know it."""
     mpp_used: tuple[float, float]
     """µm per pixel of level 0 that the result is scaled by."""
 
@@ -98,7 +98,7 @@ class ModelReport(_Documented):
     """What the model gained on sources that are compressed as this slide is."""
     brightfield_only: bool
     back_projection: bool
-    """True where a step after the network holds the result to its source."""
+    """True if a back-projection step follows the network."""
     trained_on: str | None
     licence: str | None
     citation: str | None
@@ -164,7 +164,7 @@ class WorstTileReport(_Documented):
 
 @dataclass(frozen=True, slots=True)
 class ConsistencyReport(_Documented):
-    """RMSE in grey levels between the source tiles and the result reduced again."""
+    """RMSE in grey levels between the source tiles and the result reduced to their size."""
 
     measured: int
     """Number of tiles that were measured."""
@@ -189,12 +189,12 @@ class BadTileReport(_Documented):
     """The part that was affected: x, y, width, height in pixels of the source level."""
     cause: str
     remedy: str
-    """What stands in the result instead."""
+    """What the result contains instead."""
 
 
 @dataclass(frozen=True, slots=True)
 class TilesReport(_Documented):
-    """What became of the tiles."""
+    """Outcome of the tiles."""
 
     total: int
     tissue: int
@@ -214,7 +214,7 @@ class TilesReport(_Documented):
     few_enhanced: bool
     """True where fewer than nine in ten tissue tiles were enhanced."""
     map: tuple[str, ...]
-    """One string a row, one letter a tile."""
+    """One string per row, with one letter per tile."""
     consistency: ConsistencyReport | None
     """Null where the model made no tile."""
     bad: tuple[BadTileReport, ...]
@@ -222,7 +222,7 @@ class TilesReport(_Documented):
 
 @dataclass(frozen=True, slots=True)
 class SeamReport(_Documented):
-    """How much the borders of tiles show."""
+    """Visibility of the borders of tiles."""
 
     figure: float | None
     """Ratio of the result divided by the ratio of the source; null where no border could be measured."""
@@ -261,7 +261,7 @@ class Report(_Documented):
     """One sentence: how many of the tissue tiles the model enhanced."""
     software: str
     statement: str
-    """That the image is computed and not for primary diagnosis."""
+    """Statement that the image is computed and not for primary diagnosis."""
     slide: SlideReport
     model: ModelReport
     output: OutputReport
@@ -274,7 +274,7 @@ class Report(_Documented):
     """Share of the upscaling stage in which the model computed, 0 to 1; null where a cluster made the stripes."""
     warnings: tuple[str, ...]
     incidents: tuple[str, ...]
-    """What the model had to do differently, such as a halved batch."""
+    """Deviations from the plan, such as a halved batch."""
     seconds: float
     """Seconds from the opening of the slide to the published result."""
 

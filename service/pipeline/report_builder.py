@@ -40,32 +40,33 @@ from slidelift.wsi.suffixes import suffix_of
 
 SEAM_EXPLAINED = (
     "Mean difference of neighbouring pixels across the borders of tiles with tissue, divided by that across parallel "
-    "lines inside them, and divided by the same ratio of the source, whose own seams and blocks are not the tiles' "
-    "doing: 1.00 where borders can't be told from the rest. Before compression; borders between stripes are left out."
+    "lines inside them. This ratio is divided by that of the source, which may contain seams and blocks of its own. At "
+    "1.00 the borders can't be distinguished from other lines. Measured before compression; borders between stripes "
+    "are left out."
 )
 CONSISTENCY_EXPLAINED = (
-    "RMSE over RGB, in grey levels of 255, between each source tile and the result reduced again by plain means. "
-    "Measured for the tiles that the model made, before they are cross-faded or compressed. Enlarging by bicubic "
-    "interpolation gives a few grey levels too; what counts is a tile that is far above the others."
+    "RMSE over RGB, in grey levels of 255, between each source tile and the result reduced to its size by averaging. "
+    "Measured for the tiles that the model made, before they are cross-faded or compressed. Bicubic interpolation also "
+    "gives a few grey levels; check a tile whose value is far above the others."
 )
 
 FEW_ENHANCED = 0.9
-"""Share of the tissue tiles below which the report says that few were enhanced."""
+"""`few_enhanced` is true if a smaller share of the tissue tiles was enhanced."""
 
 STRAY_RMSE = 8.0
-"""Grey levels of RMSE from which on the report warns; bicubic enlargement of H&E has 4 at most."""
+"""The report warns of a greater RMSE, in grey levels; bicubic enlargement of H&E has at most 4."""
 
 
 @dataclass(slots=True)
 class Stopwatch:
-    """Seconds of each stage; the last stage ends when `seconds` is read."""
+    """Measures the seconds of each stage; the last stage ends when `seconds` is called."""
 
     _stage: Stage | None = None
     _since: float = 0.0
     _spent: dict[Stage, float] = field(default_factory=dict)
 
     def enter(self, stage: Stage) -> None:
-        """Begin a stage and end the one before."""
+        """Begin a stage and end the previous one."""
         now = time.monotonic()
         if self._stage is not None:
             self._spent[self._stage] = self._spent.get(self._stage, 0.0) + now - self._since
@@ -85,9 +86,9 @@ class ReportBuilder:
     Attributes
     ----------
     stripes
-        Of all stripes, in order.
+        Records of all stripes, in order.
     resumed
-        Number of stripes that an earlier run made.
+        Number of stripes that were made by an earlier run.
     """
 
     job: Prepared
@@ -96,11 +97,11 @@ class ReportBuilder:
 
     @cached_property
     def map(self) -> tuple[str, ...]:
-        """One string a row, one letter of `TileMark` a tile."""
+        """One string per row, with one letter of `TileMark` per tile."""
         return tuple(row for stripe in self.stripes for row in stripe.map)
 
     def cells(self, mark: TileMark) -> NDArray[np.bool_]:
-        """Tiles of one mark, (rows, columns)."""
+        """Return which tiles have the mark, as booleans (rows, columns)."""
         return np.array([[letter == mark for letter in row] for row in self.map])
 
     @cached_property
@@ -115,7 +116,7 @@ class ReportBuilder:
 
     @cached_property
     def tiles(self) -> TilesReport:
-        """What became of the tiles."""
+        """Counts, map and consistency of the tiles."""
         counts = {mark: sum(row.count(mark) for row in self.map) for mark in TileMark}
         tissue = sum(counts[mark] for mark in TISSUE_MARKS)
         return TilesReport(
@@ -144,7 +145,7 @@ class ReportBuilder:
 
     @property
     def median_and_worst(self) -> tuple[tuple[int, int, float], ...]:
-        """The scores of median and worst consistency; the upper, then leftmost of equal ones."""
+        """The scores with the median and the worst consistency; of equal ones the topmost, then the leftmost."""
         if not self.scores:
             return ()
         worst = min(self.scores, key=lambda score: (-score[2], score))
@@ -172,9 +173,9 @@ class ReportBuilder:
         result
             The finished file or folder, which is hashed.
         started
-            `time.monotonic` of the beginning.
+            Value of `time.monotonic` at the start of the job.
         between
-            Called while the result is hashed; may raise to stop.
+            Called repeatedly while the result is hashed; may raise to stop.
         """
         sha256 = result_hash(result, between)
         return Report(
@@ -280,16 +281,16 @@ class ReportBuilder:
         )
 
     def _warnings_of_high_errors(self) -> tuple[str, ...]:
-        """Warn of tiles that differ much from their source; interpolation can't."""
+        """Warn of a network's tiles that differ much from their source."""
         high = [score for score in self.scores if score[2] > STRAY_RMSE]
         if not high or self.job.card.kind is not ModelKind.NETWORK:
             return ()
         row, column, worst = self.median_and_worst[-1]
         place = self.output_region(row, column)
         return (
-            f"{len(high)} of {len(self.scores)} tiles, reduced again, differ from their source by more than "
+            f"{len(high)} of {len(self.scores)} tiles, when reduced, differ from their source by more than "
             f"{STRAY_RMSE:g} grey levels (RMSE), the worst by {worst:.1f} at x {place.x}, y {place.y} "
-            "of the result: the model may have drawn what is not there; look at them",
+            "of the result: the model may have invented structures; check these tiles",
         )
 
     def _warnings_of_strayed_tiles(self) -> tuple[str, ...]:
@@ -299,8 +300,8 @@ class ReportBuilder:
             return ()
         place = self.output_region(strayed[0].row, strayed[0].column)
         return (
-            f"{len(strayed)} tiles were resampled plainly, since {STRAYED_CAUSE} there (ink and dirt can do that), the "
-            f"first at x {place.x}, y {place.y} of the result; the report lists them",
+            f"{len(strayed)} tiles were resampled plainly, since {STRAYED_CAUSE} there (ink or dirt can cause this), "
+            f"the first at x {place.x}, y {place.y} of the result; the report lists them",
         )
 
     def _consistency(self) -> ConsistencyReport | None:
@@ -320,7 +321,7 @@ class ReportBuilder:
         )
 
     def _grid(self) -> tuple[tuple[float | None, ...], ...]:
-        """RMSE of each tile at its place, None where the model made none."""
+        """RMSE of each tile, row by row; None for a tile that the model did not make."""
         scores = {(row, column): rmse for row, column, rmse in self.scores}
         rows, columns = range(self.job.plan.rows), range(self.job.plan.columns)
         return tuple(tuple(scores.get((row, column)) for column in columns) for row in rows)

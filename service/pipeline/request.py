@@ -29,7 +29,7 @@ class UpscaleRequest(UpscaleOptions):
     chosen_because
         Reason for the recommended model; None if the user named the model.
     slide_name
-        How messages call the slide; None for the name of its file.
+        Name of the slide in messages; None for the name of its file.
 
     Raises
     ------

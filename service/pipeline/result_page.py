@@ -28,7 +28,7 @@ _MARKS: dict[TileMark, tuple[str, tuple[int, int, int]]] = {
     TileMark.REJECTED: ("too plain for tissue (entropy), resampled", (170, 203, 230)),
     TileMark.GLASS: ("glass (mask), resampled", (236, 236, 236)),
     TileMark.OUTSIDE: ("outside the region of interest, resampled", (255, 255, 255)),
-    TileMark.STRAYED: ("the model was not believed, resampled: see the table", (221, 136, 34)),
+    TileMark.STRAYED: ("model output rejected, resampled: see the table", (221, 136, 34)),
     TileMark.BAD: ("unreadable in part, or not computed: see the table", (204, 51, 17)),
 }
 
@@ -178,9 +178,9 @@ def _consistency(consistency: ConsistencyReport | None, grid: NDArray[np.float64
 
 def _seam(seam: SeamReport, *, exact: bool) -> str:
     kind = (
-        "Tiles of this model join exactly: each pixel is what it would be without tiles."
+        "Tiles of this model join exactly: each pixel is the same as without tiles."
         if exact
-        else "Tiles of this model are cross-faded, since what it draws depends on more context than a tile has."
+        else "Tiles of this model are cross-faded, since its output depends on more context than a tile has."
     )
     if seam.figure is None:
         figure = "There is no border between tiles with tissue to be measured."
@@ -227,7 +227,9 @@ def _model_facts(model: ModelReport) -> dict[str, str | None]:
         "licence": model.licence,
         "citation": model.citation,
         "tiles": "join exactly" if model.tiles_join_exactly else "are cross-faded",
-        "back-projection": "one step holds the result to its source" if model.back_projection else None,
+        "back-projection": "one step after the network corrects the result by the source"
+        if model.back_projection
+        else None,
         "computed in": f"{model.precision} on {model.device.partition(':')[0]}",
         "notes": model.notes,
     }

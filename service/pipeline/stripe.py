@@ -110,7 +110,7 @@ class StripeMaker:
         TileReadError, NonFiniteOutputError
             A tile can't be read or computed, and bad tiles are not to be marked.
         Cancelled
-            The work was cancelled; nothing is left behind.
+            The work was cancelled; no file is left.
         """
         recorder = StripeRecorder(stripe, self.settings.plan.columns)
         gauge = SeamGauge(self.settings.plan)

@@ -1,4 +1,4 @@
-"""What became of each tile of a stripe, stored in its segment, so that a resumed job can report it."""
+"""Records of the tiles of each stripe, stored in its segment so that a resumed job can report them."""
 
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -16,25 +16,25 @@ from slidelift.wsi.tiling import Stripe, Tile
 from slidelift.wsi.writers.segment import Segment
 
 UNREADABLE_CAUSE = "it can't be decoded"
-"""The decoder's own message may name or quote the file, and the report is passed on without it."""
+"""Replaces the decoder's message in the report, since that may contain the file's name or content."""
 
-STRAYED_CAUSE = "the model drew what its source does not hold"
+STRAYED_CAUSE = "the model's output was too different from the source"
 RESAMPLED = "tile resampled plainly"
 
 
 @dataclass(frozen=True, slots=True)
 class StripeRecord:
-    """What became of the tiles of one stripe.
+    """Record of the tiles of one stripe.
 
     Attributes
     ----------
     number
-        Of the stripe.
+        Number of the stripe.
     map
-        One string a row of tiles, one letter of `TileMark` a tile.
+        One string per row of tiles, with one letter of `TileMark` per tile.
     consistency
-        Row, column and RMSE in grey levels (`models.metrics.consistency.mean_consistency`) of each tile's core that the
-        model made, before cross-fading.
+        Row, column and RMSE in grey levels (`models.metrics.consistency.mean_consistency`) of each tile that the model
+        made. The RMSE is that of the core before cross-fading.
     """
 
     number: int
@@ -59,7 +59,7 @@ class StripeRecord:
 
 
 def segment_tally(segment: Segment) -> Tally:
-    """Count the tiles of a finished stripe, and the bytes of its file."""
+    """Return the numbers of tiles of a finished stripe, and the size of its file."""
     marks = "".join(StripeRecord.of(segment).map)
     computed, masked = (sum(marks.count(mark) for mark in group) for group in (TISSUE_MARKS, MASKED_MARKS))
     return Tally(len(marks), len(marks) - masked, computed, segment.path.stat().st_size)
@@ -67,10 +67,10 @@ def segment_tally(segment: Segment) -> Tally:
 
 @dataclass(slots=True)
 class StripeRecorder:
-    """Collects what becomes of each tile while a stripe is made.
+    """Collects the record of a stripe while the stripe is made.
 
     A stripe also computes the tiles of the next row that are cross-faded into it; these belong to the next stripe and
-    are ignored here. `add_strayed` and `add_failed` may be called from another thread than the other methods.
+    are ignored here. `add_strayed` and `add_failed` may be called from a different thread than the other methods.
     """
 
     stripe: Stripe
@@ -105,7 +105,7 @@ class StripeRecorder:
         self._scores.append((tile, score))
 
     def record(self, seam: SeamSums, incidents: tuple[str, ...]) -> StripeRecord:
-        """Sum up a finished stripe; waits for the scores."""
+        """Return the record of a finished stripe; waits for the scores."""
         bad = sorted(self._bad, key=lambda one: (one[1].row, one[1].column))
         marks = self._marks | {(tile.row, tile.column): mark for mark, tile in bad}
         rows = range(self.stripe.first_row, self.stripe.first_row + self.stripe.rows)

@@ -43,8 +43,8 @@ def refuse_long_names(output: Path) -> None:
         most = 255
     if len(os.fsencode(longest)) > most:
         raise _refused(
-            f"{longest}, a name of {len(os.fsencode(longest))} bytes, stands beside the result, and there a name has "
-            f"{most} at most; choose a shorter output"
+            f"{longest}: a file beside the result needs this name of {len(os.fsencode(longest))} bytes, but the file "
+            f"system allows {most}; choose a shorter output"
         )
 
 
@@ -54,7 +54,7 @@ def refuse_inputs(output: Path, inputs: Mapping[Path, str]) -> None:
     Parameters
     ----------
     inputs
-        Files that are read, and how messages call each.
+        Files that are read, and their names in messages.
     """
     for target in targets(output):
         for path, word in inputs.items():
@@ -69,7 +69,7 @@ def refuse_strangers(output: Path, names: Iterable[str] = (*COMPANIONS, REPORT))
         target = companion(output, name)
         if target.is_dir():
             raise _refused(
-                f"{target}: a folder, in the place of a file that stands beside the result; choose another output"
+                f"{target}: a file beside the result needs this name, but it is a folder; choose another output"
             )
         if os.path.lexists(target) and _beside(target, name) != suffix:
             raise _refused(

@@ -102,7 +102,7 @@ class TileDecoder:
         return size.width, size.height
 
     def map(self, source: ImageSource) -> dict[str, Any]:
-        """Return where a result lies on its slide, and what became of each of its tiles.
+        """Return a result's position on its slide, and the outcome of each of its tiles.
 
         Returns
         -------
@@ -243,11 +243,11 @@ def _read_plan(workspace: Workspace, stamp: tuple[int, ...]) -> _UnfinishedResul
 
 
 def _not_planned() -> ServiceError:
-    return refusal("job.not-finished", "the job has not planned its tiles yet, so nothing of it can be shown")
+    return refusal("job.not-finished", "the job has not planned its tiles yet, so it can't be shown")
 
 
 def _read_segments(workspace: Workspace, result: _UnfinishedResult) -> dict[tuple[int, int], Segment]:
-    """Open the segments that are there and whole; those already open are kept."""
+    """Open the segments that exist and are undamaged; those already open are kept."""
     segments = {}
     for stripe in result.plan.stripes():
         path = workspace.segment_path(stripe.number)
@@ -262,7 +262,7 @@ def _by_number(stripes: dict[tuple[int, int], Segment]) -> dict[int, Segment]:
 
 
 def _placement(plan: TilePlan | PlanReport, levels: Sequence[Level], mpp: Sequence[float] | None) -> dict[str, Any]:
-    """Where the result lies on the slide, in pixels of the slide's finest level, and its own size."""
+    """Position of the result on the slide, in pixels of the slide's finest level, and the result's size."""
     source, scale = plan.source, plan.scale
     step = exact_downsample(levels[plan.level], levels)
     return {

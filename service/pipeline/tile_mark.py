@@ -1,4 +1,4 @@
-"""What became of a tile, as one letter of the tile map."""
+"""Outcome of a tile, as one letter of the tile map."""
 
 from enum import StrEnum
 

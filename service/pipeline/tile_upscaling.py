@@ -69,7 +69,7 @@ class TileUpscaler:
     advance
         Called from the thread that iterates.
     recorder
-        Receives what becomes of each tile.
+        Records the outcome of each tile.
     """
 
     plan: TilePlan
@@ -83,7 +83,7 @@ class TileUpscaler:
     recorder: StripeRecorder
 
     def upscale(self, batches: Iterable[PatchBatch]) -> Iterator[UpscaledTile]:
-        """Yield tiles in the plan's order; the model works one group ahead of what is yielded.
+        """Yield tiles in the plan's order; the model computes one group ahead.
 
         Raises
         ------
@@ -162,7 +162,7 @@ class TileUpscaler:
         return self._resampled(patch)
 
     def consistency(self, made: UpscaledTile) -> float:
-        """RMSE in grey levels between a tile's source and its result reduced again."""
+        """RMSE in grey levels between a tile's source and its result reduced to the source's size."""
         return mean_consistency(*self._core(made))
 
     def _core(self, made: UpscaledTile) -> tuple[Upscaled, Pixels]:

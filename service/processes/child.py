@@ -80,7 +80,7 @@ class _AnswerStream:
 def main() -> None:
     """Carry out requests until standard input ends."""
     answers = _AnswerStream()
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # our errors say what it logs about damaged files
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # our errors already report damaged files
     _set_limits(sys.argv[1])
     requests: queue.Queue[tuple[Request, CancelToken] | ServiceError] = queue.Queue()
     threading.Thread(target=_read_requests, args=(requests,), daemon=True).start()

@@ -57,9 +57,9 @@ class ChildProcess:
         Raises
         ------
         TimeoutError
-            There was none in time.
+            No message arrived in time.
         ChildEndedError
-            There will be none.
+            The child has ended.
         """
         try:
             answer = self._answers.get(timeout=timeout_seconds)
@@ -90,7 +90,7 @@ class ChildProcess:
         Parameters
         ----------
         name, path
-            How the message calls the file that the child was given; and the file, whose path is kept out of it.
+            Name of the child's file in the message; and the file's path, which the message never contains.
         """
         end = self.cause_of_death()
         self._stderr_reader.join(timeout=_CLOSE_SECONDS)
@@ -104,7 +104,7 @@ class ChildProcess:
 
     @property
     def was_killed_from_outside(self) -> bool:
-        """Whether its end says nothing about the file that it worked on."""
+        """Whether a signal from outside ended it, so that its file is not the cause."""
         return not self.is_malformed and -self.process.wait() in _OUTSIDE_SIGNALS
 
     @property
@@ -113,7 +113,7 @@ class ChildProcess:
         return self._malformed is not None
 
     def cause_of_death(self) -> str:
-        """Say how it ended, as the end of a sentence about it."""
+        """Describe how it ended, as a predicate whose subject is the process."""
         if self._malformed is not None:
             return f"sent a malformed message ({self._malformed})"
         code = self.process.wait()

@@ -1,4 +1,4 @@
-"""Facts of a slide, read by opening it and decoding samples of it."""
+"""Probes a slide: reads its metadata and checks that samples of it can be decoded."""
 
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,12 @@ _SAMPLE_SIDE = 256
 
 
 def probe(path: Path, name: str | None = None) -> dict[str, Any]:
-    """Open a slide and decode nine samples of its finest level, and one of each other level.
+    """Return a slide's metadata after decoding nine samples of its finest level, and one of each other level.
 
     Parameters
     ----------
     name
-        How messages call the slide; None for the name of its file.
+        Name of the slide in messages; None for the name of its file.
 
     Raises
     ------
@@ -34,16 +34,18 @@ def probe(path: Path, name: str | None = None) -> dict[str, Any]:
         samples, failures = _decode(reader, regions)
         if not samples:
             raise SlideUnreadableError(
-                f"{name}: it opens, but none of {len(failures)} sample tiles can be decoded ({failures[0].cause}); it "
-                "is damaged: copy or export it again"
+                f"{name}: none of its {len(failures)} sample tiles can be decoded ({failures[0].cause}); the slide is "
+                "damaged: copy or export it again"
             )
         facts = {**reader.info.as_dict(), "is_dark": looks_dark(np.concatenate(samples))}
         try:
             reader.info.resolve_mpp(None)
         except PixelSizeImplausibleError:
-            facts["warnings"].append("no slide scanner has this µm per pixel: a job must give or confirm it as mpp")
+            facts["warnings"].append(
+                "the µm per pixel is implausible for a slide scanner; a job must correct or confirm it as mpp"
+            )
         except PixelSizeMissingError:
-            pass  # mpp is None
+            pass  # `mpp` is None in the facts
         facts["warnings"].extend(_warnings_of_levels(reader))
         if failures:
             facts["warnings"].append(f"{len(failures)} of {len(regions)} sample tiles can't be decoded")
@@ -75,12 +77,12 @@ def _warnings_of_levels(reader: SlideReader) -> list[str]:
         try:
             reader.read_region(number, Region(x, y, side.width, side.height))
         except TileReadError as error:
-            warnings.append(f"level {number} can't be decoded in its middle ({error.cause}): no job should read it")
+            warnings.append(f"level {number} can't be decoded in its middle ({error.cause}); do not use it for a job")
     return warnings
 
 
 def _decode(reader: SlideReader, regions: list[Region]) -> tuple[list[Pixels], list[TileReadError]]:
-    """Decode what can be decoded of the regions, and collect the failures of the others."""
+    """Decode each region; return the decoded pixels, and the errors of the other regions."""
     samples, failures = [], []
     for region in regions:
         try:

@@ -55,7 +55,7 @@ class Runner:
         Raises
         ------
         ServiceError
-            The problem that the child met; code ``runner.crashed`` if the child itself died.
+            The problem that the child reported; code ``runner.crashed`` if the child itself died.
         Cancelled
             `cancel` was set. A child that does not stop within `CANCEL_SECONDS` is killed.
         """
@@ -116,7 +116,7 @@ def probe(
     Parameters
     ----------
     name
-        How messages call the slide; None for the name of its file.
+        Name of the slide in messages; None for the name of its file.
     between
         Called every 0.2 s while the child runs; may raise to stop it.
 
@@ -143,11 +143,11 @@ def _retried_if_killed(work: Callable[[], T], between: Callable[[], None]) -> T:
 
 
 class _KilledError(ServiceError):
-    """A child was killed from outside, which says nothing about the file."""
+    """A child was killed from outside; the file is not the cause."""
 
     def __init__(self, name: str, cause: str) -> None:
         detail = f"{name}: the process that checks it {cause}, most likely because memory has run out"
-        super().__init__(problem("slide.not-checked", f"{detail}; this says nothing against the file: try again later"))
+        super().__init__(problem("slide.not-checked", f"{detail}; the file is not the cause: try again later"))
 
 
 class _CrashedError(ServiceError):
@@ -224,7 +224,7 @@ def unpack(
     Parameters
     ----------
     name
-        How messages call the archive.
+        Name of the archive in messages.
     most_bytes, free_bytes
         Limits of the unpacked size: in all, and before the disk's reserve is touched.
     between

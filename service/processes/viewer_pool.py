@@ -68,7 +68,7 @@ class DecoderPool:
         Parameters
         ----------
         is_disconnected
-            Called when a child is free for this tile: a viewer that has moved on no longer wants it.
+            Called when a child is free for this tile, which is then decoded only if the viewer still waits.
 
         Raises
         ------
@@ -130,7 +130,8 @@ class DecoderPool:
         except ChildEndedError:
             _end(child)
             # Without the child's last error output, which may be about an earlier request and another user's slide.
-            detail = f"{source.name}: the process that decodes {child.cause_of_death()}; this part of it may be damaged"
+            death = child.cause_of_death()
+            detail = f"{source.name}: the process that decodes {death}; this part of the image may be damaged"
             raise ServiceError(problem("slide.tile-unreadable", detail)) from None
         except BaseException:
             _end(child)
@@ -142,7 +143,7 @@ class DecoderPool:
         return answer
 
     def _idle_child(self) -> ChildProcess | None:
-        """Take an idle child that is alive; one that has died since its last answer costs no tile."""
+        """Take an idle child that is alive; one that has died since its last answer is discarded."""
         while True:
             with self._lock:
                 child = self._idle.pop() if self._idle else None

@@ -1,1 +1,1 @@
-"""Files of slides and results: where they lie, how they arrive, when they go."""
+"""Files of slides and results: their paths, how they are added, and when they are deleted."""

@@ -46,7 +46,7 @@ def _refuse_mismatch(
     if folder_identity is not None and database_identity is not None:
         reason = "the folder belongs to another database"
     elif stored and not known:
-        reason = f"the folder holds {len(stored)} slides and jobs, and the database knows none of them"
+        reason = f"the folder holds {len(stored)} slides and jobs, and the database lists none of them"
     elif folder_identity is not None and not known:  # the database gets its identity before the folder
         reason = "the folder was used with another database, and this one is new"
     elif not stored and store.has_entries():

@@ -21,7 +21,7 @@ def locked_file(path: Path, mode: int) -> Iterator[None]:
     Raises
     ------
     BlockingIOError
-        If the file is locked already and `mode` (of `fcntl.flock`) says not to wait.
+        The file is locked already and `mode` (of `fcntl.flock`) contains LOCK_NB.
     """
     descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:

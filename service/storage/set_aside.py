@@ -1,7 +1,7 @@
 """Files that the database does not know: moved to the folder set-aside first, deleted later.
 
-They may be left by a crash. They may also be wanted, after an older database was restored; so they are not deleted at
-once.
+Such files may be left by a crash. They may also be needed, if an older database was restored, so they are not deleted
+at once.
 """
 
 import logging

@@ -57,7 +57,7 @@ def main() -> int:
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--slide", type=Path, help="your own slide (default: an image from scikit-image)")
-    parser.add_argument("--mpp", type=float, help="µm per pixel of the slide, if its file does not tell")
+    parser.add_argument("--mpp", type=float, help="µm per pixel of the slide, if its file does not state it")
     parser.add_argument("--model", help="default: the recommended model for your slide, else compact-x4")
     parser.add_argument("--out", type=Path, default=Path("demo-output"), help="folder for the results")
     return parser.parse_args()

@@ -28,7 +28,7 @@ class Admission:
         expected_bytes
             0 if unknown: then only the disk reserve must be free.
         owner
-            Id of the uploader's access token, None if the service asks for no tokens.
+            Id of the uploader's access token, None if the service requires no tokens.
         upload_id, received_bytes
             Id and received bytes of an upload that has begun already.
 

@@ -11,7 +11,7 @@ class ServiceStoppingError(ServiceError):
 
 
 def unknown_upload(upload_id: str) -> ServiceError:
-    """Make the error for an id that names no upload, or an upload of somebody else."""
+    """Make the error for an id that names no upload, or an upload of another owner."""
     return refusal("upload.unknown", f"{upload_id}: no such upload, or it has expired; begin a new upload")
 
 

@@ -40,7 +40,7 @@ class Upload:
     name
         The slide's name, given by the user.
     owner
-        Id of the access token that began the upload, None if the service asks for no tokens.
+        Id of the access token that began the upload, None if the service requires no tokens.
     total_bytes
         Announced size, None while unknown.
     expected_bytes
@@ -92,7 +92,7 @@ class UploadStatus:
 
     @property
     def needs_finishing(self) -> bool:
-        """True if all bytes are there and nobody is finishing it, because the process that did was killed."""
+        """True if all bytes are there but the process that was finishing the upload was killed."""
         return self._has_all_bytes and not self.upload.is_finished and not self.is_locked
 
     @property

@@ -137,7 +137,7 @@ class UploadService:
             writer.touch()
 
     def finish(self, writer: Writer) -> Future[Slide]:
-        """Make a slide of a complete upload, on a thread that goes on if the client disconnects.
+        """Make a slide of a complete upload, on a thread that continues if the client disconnects.
 
         The thread closes the writer.
         """

@@ -30,7 +30,7 @@ def open_slide(path: str | Path, name: str | None = None) -> SlideReader:
     path
         Its file, or a folder that holds one DICOM slide.
     name
-        How messages call the slide, the user's name for it; None for the name of the file. Messages never contain
+        The user's name of the slide, for messages; None for the name of the file. Messages never contain
         the path if a name is given.
 
     Raises
@@ -38,7 +38,7 @@ def open_slide(path: str | Path, name: str | None = None) -> SlideReader:
     SlideUnreadableError
         There is no such file, no reader accepts it, or the reader that does can't open it.
     ForeignFileError
-        It refers to a file that is not its own: in another folder, or a link.
+        The slide refers to a file in another folder, or to a link.
     UnsupportedPixelsError
         Its pixels are not 8-bit RGB or grey.
     """

@@ -29,7 +29,7 @@ _APERIO_JPEG_2000_YCBCR = 33003
 _UNSUPPORTED_BY_OPENSLIDE = {34712, 34925, 50000, 50001, 50002, 52546}
 """JPEG 2000, LZMA, Zstandard, WebP, JPEG XL."""
 _WITH_COLOUR_TRANSFORM = {33003, 34712, 50001, 50002, 52546}
-"""Codecs with a colour transform of their own, for which the tag YCbCr does not tell whether they decode to RGB."""
+"""Codecs with a colour transform of their own, for which the tag YCbCr does not show whether they decode to RGB."""
 _UNSPECIFIED, _ASSOCIATED_ALPHA, _UNASSOCIATED_ALPHA = 0, 1, 2
 _SUPPORTED_EXTRA_SAMPLES = {
     _RGB: {(_UNSPECIFIED,), (_ASSOCIATED_ALPHA,), (_UNASSOCIATED_ALPHA,)},

@@ -49,7 +49,7 @@ def require_alone(path: Path, name: str) -> None:
     Parameters
     ----------
     name
-        How messages call the slide.
+        Name of the slide in messages.
 
     Raises
     ------

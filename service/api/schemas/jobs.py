@@ -31,8 +31,8 @@ class _OptionFields(BaseModel):
         description="A name of GET /v1/models, or auto for the recommended one.",
         json_schema_extra={"enum": [AUTO, *catalog()]},
     )
-    effort: Effort = Field(default=DEFAULTS.effort, description="What auto gives more weight to: time or the picture.")
-    mpp: Mpp | None = Field(default=None, description="The source's µm per pixel: gives or confirms it.")
+    effort: Effort = Field(default=DEFAULTS.effort, description="Whether auto prefers speed or image quality.")
+    mpp: Mpp | None = Field(default=None, description="µm per pixel of the source, to state or confirm it.")
     target_mpp: Mpp | None = Field(default=None, description="Wanted µm per pixel of the result.")
     level: Pixel | None = Field(default=None, description="Source level.")
     region: Annotated[list[Pixel], Field(min_length=4, max_length=4)] | None = Field(
@@ -40,10 +40,10 @@ class _OptionFields(BaseModel):
     )
     format: ResultFormat = ResultFormat.OME_TIFF
     on_bad_tile: BadTilePolicy = Field(
-        default=DEFAULTS.on_bad_tile, description="What a tile that can't be decoded does to the job."
+        default=DEFAULTS.on_bad_tile, description="What to do with a tile that can't be decoded."
     )
     entropy: float | None = Field(
-        default=None, ge=0, le=MAX_ENTROPY, description="Minimum entropy of tissue in bits; 0 takes all."
+        default=None, ge=0, le=MAX_ENTROPY, description="Minimum entropy of tissue in bits; 0 rejects nothing."
     )
     quality: Quality = Field(default=DEFAULTS.quality, description="JPEG quality of an OME-TIFF.")
 
@@ -54,7 +54,7 @@ class _OptionFields(BaseModel):
 
 
 class JobRequest(_OptionFields):
-    """What to make of which slide."""
+    """Request for a job: a slide and the options."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"slide": "0" * 32, "region": [0, 0, 1024, 1024]}]})
 
@@ -72,7 +72,7 @@ class JobRequest(_OptionFields):
 
 
 class BatchRequest(_OptionFields):
-    """What to make of which slides."""
+    """Request for a batch: slides and the options."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"slides": ["0" * 32, "1" * 32], "model": "bicubic"}]})
 
@@ -202,7 +202,7 @@ def _roi(geojson: dict[str, Any] | None) -> Roi | None:
     except RoiError as error:
         raise refusal("request.roi", str(error)) from error
     if roi.points > ROI_MAX_POINTS:
-        raise refusal("request.roi", f"{roi.points} points; {ROI_MAX_POINTS} are the most here: simplify the outlines")
+        raise refusal("request.roi", f"{roi.points} points; the maximum is {ROI_MAX_POINTS}: simplify the outlines")
     return roi
 
 

@@ -43,5 +43,5 @@ class Model(BaseModel):
 class ModelList(BaseModel):
     """The available models."""
 
-    default: str = Field(description="The model of a job that names none: auto.")
+    default: str = Field(description="Model of a job that does not name one: auto.")
     models: list[Model]

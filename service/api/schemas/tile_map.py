@@ -27,7 +27,7 @@ class TileMap(BaseModel):
     mpp: tuple[float, float] | None = Field(description="µm per pixel (x, y) of the result.")
     map: list[str] = Field(
         description="One string per row of tiles, one letter per tile: t tissue, r rejected by its entropy, g glass, "
-        "o outside the region of interest, s model output replaced for straying from the source, b bad, . pending."
+        "o outside the region of interest, s model output rejected and resampled, b bad, . pending."
     )
     consistency: list[list[float | None]] = Field(
         description="Per tile, RMSE in grey levels between the source and the downscaled model output, or null."

@@ -18,7 +18,7 @@ class SlideSource(BaseModel):
     uri: str = Field(
         min_length=1,
         max_length=4096,
-        description="A file, s3 or https URI; the service's settings say which are allowed.",
+        description="A file, s3 or https URI; the service's settings define which are allowed.",
         examples=["https://example.org/slide.svs"],
     )
     name: str | None = Field(
