@@ -204,7 +204,7 @@ def test_waiting_for_a_busy_worker_reports_progress(machines, tall, undisturbed,
 
     from slidelift.service.pipeline import cluster
 
-    monkeypatch.setattr(cluster, "_SIGN_OF_LIFE_SECONDS", 0.1)
+    monkeypatch.setattr(cluster, "_KEEP_ALIVE_SECONDS", 0.1)
     machines.start_worker()  # the only one
     output, enough, told = tmp_path / "out.ome.tiff", tmp_path / "enough", list[Stage]()
 
