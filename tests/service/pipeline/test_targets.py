@@ -201,7 +201,7 @@ def test_longest_name_is_checked_before_the_work(request_of, stem, fits, suffix)
         assert request.output.exists()
         return
     found = refused(request)
-    assert ("255 at most" in found.detail, found.by_user) == (True, True)
+    assert ("allows 255" in found.detail, found.by_user) == (True, True)
 
 
 @pytest.mark.parametrize("suffix", [".ome.tiff", ".ome.zarr"])

@@ -296,24 +296,24 @@ def test_map_of_a_running_job_equals_the_final_map(
     slide, output = write_png(WIDTH, HEIGHT, pixels=pixels), tmp_path / "result.ome.zarr"
     request = request_of(slide, output, entropy=entropy, roi=roi)
     source = stop_after_a_stripe(request)
-    begun = decoder.answer({"what": "map", "of": source})["map"]
-    all_rows: dict[str, Any] = {}
+    map_after_a_stripe = decoder.map(source)
+    map_at_the_join: dict[str, Any] = {}
 
-    def look_at_the_join(progress: Progress) -> None:
-        if progress.stage == "joining" and not all_rows:
-            all_rows.update(decoder.answer({"what": "map", "of": source})["map"])
+    def read_map_at_the_join(progress: Progress) -> None:
+        if progress.stage == "joining" and not map_at_the_join:
+            map_at_the_join.update(decoder.map(source))
 
-    report = upscale(request, look_at_the_join)
-    assert tuple(all_rows["map"]) == report.tiles.map
-    finished = [row for row in begun["map"] if "." not in row]
+    report = upscale(request, read_map_at_the_join)
+    assert tuple(map_at_the_join["map"]) == report.tiles.map
+    finished = [row for row in map_after_a_stripe["map"] if "." not in row]
     assert 0 < len(finished) < len(report.tiles.map)
     assert tuple(finished) == report.tiles.map[: len(finished)]
     letters = set("".join(report.tiles.map))
     assert letters == {"t"} | ({"o"} if roi else set()) | (set() if entropy == 0 else {"g", "r"})
     path = tmp_path / "report.json"
     path.write_bytes(report.as_bytes())
-    told = decoder.answer({"what": "map", "of": {"kind": "result", "report": str(path)}})["map"]
-    assert tuple(told["map"]) == report.tiles.map
+    final = decoder.map(ImageSource("result", output, "the result", "ome-zarr", report=path))
+    assert tuple(final["map"]) == report.tiles.map
 
 
 @pytest.mark.parametrize("text", [b"", b"{}", b"[]", b"null", b'{"tiles": 4}', b"[" * 9999])
@@ -321,5 +321,5 @@ def test_damaged_report_is_a_clear_error(decoder: TileDecoder, tmp_path: Path, t
     path = tmp_path / "report.json"
     path.write_bytes(text)
     with pytest.raises(ServiceError, match="report is damaged") as refused:
-        decoder.answer({"what": "map", "of": {"kind": "result", "report": str(path)}})
+        decoder.map(ImageSource("result", tmp_path / "result.ome.tiff", "the result", "ome-tiff", report=path))
     assert refused.value.problem.code == "job.no-result"
