@@ -102,7 +102,7 @@ def test_files_of_an_adopted_folder_are_set_aside_and_deleted_later(
 ) -> None:
     empty_database(settings)
     assert main(["adopt", "--data-dir", str(settings.data_dir)]) == 0
-    assert "2 of 2 slides and jobs in the folder are unknown" in capsys.readouterr().err
+    assert "2 of 2 slides and jobs in the folder are not in the database" in capsys.readouterr().err
     context = create_app(settings).state.context
     passed = 0.0
     clock = RetentionClock(context.store, lambda: passed)
