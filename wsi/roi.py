@@ -150,6 +150,12 @@ class Roi:
         return tuple(row.decode("ascii") for row in touched)
 
 
+def require_single_area(region: tuple[int, int, int, int] | None, roi: Roi | None) -> None:
+    """Raise RoiError if both a region and a region of interest are given."""
+    if region is not None and roi is not None:
+        raise RoiError("give a region or a region of interest, not both")
+
+
 def _areas(value: Any, depth: int) -> Iterator[Any]:
     """Yield the coordinates of every polygon; a Feature without a geometry has none."""
     if depth > _DEEPEST:

@@ -9,7 +9,6 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from enum import StrEnum
 
 import dask
 import dask.threaded
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from slidelift.wsi.bad_tile import BadTile, Remedy
 from slidelift.wsi.errors import TileReadError
 from slidelift.wsi.geometry import Region
 from slidelift.wsi.slide import Pixels, SlideReader
@@ -28,29 +28,6 @@ SALVAGE_SIZE = 64
 
 # A constant, because on levels with a fractional downsample the pixels depend on the origin of the read.
 RUN_LENGTH = 16
-
-
-class Remedy(StrEnum):
-    """How a tile of the result was made whose source pixels could not all be decoded."""
-
-    MIRRORED_CONTEXT = "upscaled, with its unreadable surroundings mirrored"
-    COARSER_LEVEL = "tile resampled plainly, its unreadable part from a coarser level"
-    BLANK = "tile resampled plainly, its unreadable part left blank"
-
-
-@dataclass(frozen=True, slots=True)
-class BadTile:
-    """A tile with unreadable source pixels, for the report.
-
-    `unreadable` is the bounding box of these pixels, in pixels of the plan's level.
-    """
-
-    row: int
-    column: int
-    core: Region
-    unreadable: Region
-    cause: str
-    remedy: Remedy
 
 
 @dataclass(frozen=True, slots=True)

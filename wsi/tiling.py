@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from slidelift.wsi.errors import NoSuchLevelError, PlanError, RegionError, RoiError
+from slidelift.wsi.errors import NoSuchLevelError, PlanError, RegionError
 from slidelift.wsi.geometry import Region, Size
-from slidelift.wsi.roi import Roi
+from slidelift.wsi.roi import Roi, require_single_area
 from slidelift.wsi.slide import SlideInfo
 from slidelift.wsi.tile_mask import MaskCell
 
@@ -222,12 +222,6 @@ def plan_source(
     trusted = info.resolve_mpp(mpp)
     chosen, scale = choose_level(info, trusted, scales, default_scale, target_mpp, level)
     return SourcePlan(trusted, chosen, scale, source_region(info, chosen, box, outward=roi is not None))
-
-
-def require_single_area(region: tuple[int, int, int, int] | None, roi: Roi | None) -> None:
-    """Raise RoiError if both a region and a region of interest are given."""
-    if region is not None and roi is not None:
-        raise RoiError("give a region or a region of interest, not both")
 
 
 def require_inside(info: SlideInfo, region: Region | None) -> None:

@@ -6,8 +6,7 @@ from pathlib import Path
 from slidelift.service.errors import refusal
 from slidelift.service.pipeline.options import UpscaleOptions
 from slidelift.wsi.errors import RoiError
-from slidelift.wsi.roi import Roi
-from slidelift.wsi.tiling import require_single_area
+from slidelift.wsi.roi import Roi, require_single_area
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,10 @@ from slidelift.service.pipeline.json_values import JsonMismatchError, from_json,
 from slidelift.service.pipeline.progress import Tally
 from slidelift.service.pipeline.report import BadTileReport
 from slidelift.service.pipeline.tile_mark import MASKED_MARKS, TISSUE_MARKS, TileMark, mark_of
+from slidelift.wsi.bad_tile import BadTile
 from slidelift.wsi.errors import SegmentDamagedError
 from slidelift.wsi.geometry import Region
 from slidelift.wsi.seam import SeamSums
-from slidelift.wsi.tiler import BadTile
 from slidelift.wsi.tiling import Stripe, Tile
 from slidelift.wsi.writers.segment import Segment
 

@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from slidelift.wsi.bad_tile import Remedy
 from slidelift.wsi.errors import TileReadError
 from slidelift.wsi.geometry import Region, Size
-from slidelift.wsi.tiler import Remedy, Tiler
+from slidelift.wsi.tiler import Tiler
 from slidelift.wsi.tiling import TilePlan
 
 
