@@ -8,8 +8,9 @@ import pytest
 
 from slidelift.service.errors import ServiceError, problem
 from slidelift.service.pipeline.image_source import ImageSource, TileFormat
+from slidelift.service.pipeline.options import BadTilePolicy, Effort
 from slidelift.service.pipeline.progress import Progress, Stage
-from slidelift.service.pipeline.request import BadTilePolicy, Effort, UpscaleRequest
+from slidelift.service.pipeline.request import UpscaleRequest
 from slidelift.service.processes.protocol import (
     Answer,
     Cancel,
