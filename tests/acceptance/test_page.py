@@ -434,7 +434,7 @@ def test_a_failed_job_and_a_refused_file_show_their_problem(
     expect(job.get_by_role("button", name="Retry")).to_be_visible()
     assert_accessible(page)
     go(page, "/jobs/nothing")
-    expect(page.get_by_role("alert")).to_contain_text("no such job")
+    expect(page.get_by_role("alert")).to_contain_text("Job not found")
 
 
 def test_an_upload_continues_after_a_lost_connection(service: Any, open_page: Open, tmp_path: Path) -> None:
